@@ -1,0 +1,406 @@
+"""What is an algorithm? Four parts (initialise, select parents, vary, survive) behind one ask/tell."""
+
+from __future__ import annotations
+
+import math
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy
+from deap import base, tools
+
+from lightning_evo.algorithms.fame import HallOfFame, ParetoFront
+from lightning_evo.algorithms.individual import Fitness, Individual
+from lightning_evo.algorithms.operators import Operator, Role
+from lightning_evo.algorithms.randomness import streams
+from lightning_evo.algorithms.selection import selection
+from lightning_evo.algorithms.variation import mating, mutation
+from lightning_evo.genome import FAILED, Candidate, Genome, Objective, Result, SearchSpace, SpaceError, derive_seed
+
+__all__ = ["Algorithm", "check_at_least", "check_probability"]
+
+STATISTICS: dict[str, Callable[..., float]] = {
+    "min": numpy.min,
+    "mean": numpy.mean,
+    "max": numpy.max,
+    "std": numpy.std,
+}
+
+
+class Algorithm(ABC):
+    """Asks for candidates and is told how they ended; a subclass says how to select parents, vary and survive.
+
+    The whole of an algorithm of your own (steady state: it breeds whenever it is asked, and never makes a slot wait):
+
+    >>> from lightning_evo.algorithms import Algorithm
+    >>> class KeepTheBest(Algorithm):
+    ...     def select_parents(self):
+    ...         return self.toolbox.select(self.population, 1)
+    ...
+    ...     def vary(self, parents):
+    ...         return self.toolbox.mutate(parents[0].genome)
+    ...
+    ...     def survive(self, population):
+    ...         return self.toolbox.survive(population, self.population_size)
+
+    and its use:
+
+    >>> from lightning_evo.genome import Integer, Objective, Result, SearchSpace
+    >>> algorithm = KeepTheBest(population_size=4, select=Operator("selTournament", {"tournsize": 2}))
+    >>> algorithm.bind(SearchSpace({"model.x": Integer(0, 100)}), [Objective("val_acc")], seed=1)
+    >>> for _ in range(60):
+    ...     candidate = algorithm.ask()
+    ...     algorithm.tell(candidate, Result("completed", fitness=(-abs(candidate.genome["model.x"] - 42),)))
+    >>> algorithm.hall_of_fame[0].genome["model.x"]
+    42
+
+    Inside the four methods :attr:`rng`, Python's global ``random`` (DEAP's operators use it) and NumPy's global state
+    are seeded for that one call, so that the run's seed, the candidate's id and the results told so far decide
+    everything. Keep no state that :meth:`ask` changes: a resumed search recalls candidates without breeding them.
+
+    Set ``synchronous = True`` for an algorithm in generations: it is asked for ``population_size`` candidates
+    (:attr:`generation_size` after the first), then makes the slots wait (:meth:`ask` returns ``None``) until all are
+    told, and only then calls :meth:`survive`; so it gives the same candidates on any number of slots.
+
+    Args:
+        population_size: How many individuals live at a time; so many are sampled before any is bred (default 16).
+        select: Operator registered as ``toolbox.select`` (parents). Default: tournament of 3; with several objectives
+            ``selTournamentDCD``.
+        mate: Operator registered as ``toolbox.mate``. Default: ``uniform``.
+        mutate: Operator registered as ``toolbox.mutate``. Default: ``per_gene``.
+        survive: Operator registered as ``toolbox.survive``. Default: ``selBest``; with several objectives ``selNSGA2``.
+        initial: Genomes to start from, as config path -> value; what one leaves out is sampled.
+        duplicate_retries: How often a genome that was asked before is bred again (default 10) before it is returned
+            with ``duplicate_of`` set.
+        hall_of_fame_size: How many of the best to keep (default 10); with several objectives the whole front is kept.
+
+    Raises:
+        ValueError: For a value out of range, or an operator that doesn't exist or doesn't take its arguments.
+    """
+
+    synchronous: bool = False
+    """Whether :meth:`ask` returns ``None``, making slots wait, until a generation is complete."""
+    survival_draws: bool = True
+    """Whether :meth:`survive` needs random numbers; ``False`` saves a steady-state algorithm 0.15 ms per tell."""
+
+    space: SearchSpace
+    objectives: tuple[Objective, ...]
+    seed: int
+    rng: random.Random
+    """Random numbers for the search space's methods, seeded anew for each ask."""
+    toolbox: base.Toolbox
+    """DEAP's: ``select(individuals, k)``, ``mate(genome, genome)``, ``mutate(genome)``, ``survive(individuals, k)``."""
+    population: list[Individual]
+    """Those that :meth:`survive` kept: all told, none failed."""
+    hall_of_fame: HallOfFame | ParetoFront
+    logbook: tools.Logbook
+    """One record per generation, or per :attr:`log_every` tells: ``gen``, ``nevals``, ``failed``, ``diversity`` (the
+    fraction of distinct phenotypes), and for each objective a chapter with ``min``, ``mean``, ``max``, ``std``, all
+    over the population."""
+
+    def __init__(
+        self,
+        population_size: int = 16,
+        select: Operator | None = None,
+        mate: Operator | None = None,
+        mutate: Operator | None = None,
+        survive: Operator | None = None,
+        initial: list[dict[str, Any]] | None = None,
+        duplicate_retries: int = 10,
+        hall_of_fame_size: int = 10,
+    ) -> None:
+        check_at_least("population_size", population_size, 1)
+        check_at_least("duplicate_retries", duplicate_retries, 0)
+        check_at_least("hall_of_fame_size", hall_of_fame_size, 1)
+        self.population_size = population_size
+        self.duplicate_retries = duplicate_retries
+        self.hall_of_fame_size = hall_of_fame_size
+        self.initial = list(initial or [])
+        chosen: dict[Role, Operator | None] = {"select": select, "mate": mate, "mutate": mutate, "survive": survive}
+        self._operators = {role: operator for role, operator in chosen.items() if operator is not None}
+        for role, operator in self._operators.items():
+            operator.resolve(role)
+
+    # -- the four parts ------------------------------------------------------------------------------------------------
+
+    def initialise(self) -> Genome:
+        """Make a genome without parents; by default drawn from the whole space."""
+        return self.space.sample(self.rng)
+
+    @abstractmethod
+    def select_parents(self) -> list[Individual]:
+        """Choose the parents of one child from :attr:`population`, which holds at least one individual."""
+
+    @abstractmethod
+    def vary(self, parents: list[Individual]) -> Genome:
+        """Make one child's genome."""
+
+    @abstractmethod
+    def survive(self, population: list[Individual]) -> list[Individual]:
+        """Choose who lives on.
+
+        Args:
+            population: Those alive (:attr:`population`, in its order), then the newcomers by age; a steady-state
+                algorithm gets one newcomer at a time. None of them failed.
+        """
+
+    # -- what an algorithm may change besides --------------------------------------------------------------------------
+
+    @property
+    def generation_size(self) -> int:
+        """How many candidates each generation after the first asks for (synchronous algorithms)."""
+        return self.population_size
+
+    @property
+    def log_every(self) -> int:
+        """How many tells make a record in the logbook (steady-state algorithms)."""
+        return self.population_size
+
+    def default_operators(self) -> dict[Role, Operator]:
+        """The operators used where the user names none; :attr:`objectives` are known by then."""
+        several = len(self.objectives) > 1
+        return {
+            "select": Operator("selTournamentDCD") if several else Operator("selTournament", {"tournsize": 3}),
+            "mate": Operator("uniform"),
+            "mutate": Operator("per_gene"),
+            "survive": Operator("selNSGA2") if several else Operator("selBest"),
+        }
+
+    def recombine(self, parents: list[Individual], mutation_probability: float = 1.0) -> Genome:
+        """Mate two parents, then mutate with ``mutation_probability``; of a single parent a mutant in any case."""
+        child = parents[0].genome
+        if len(parents) > 1:
+            child, _ = self.toolbox.mate(child, parents[1].genome)
+        if len(parents) == 1 or self.rng.random() < mutation_probability:
+            child = self.toolbox.mutate(child)
+        return child
+
+    # -- ask and tell --------------------------------------------------------------------------------------------------
+
+    def bind(self, space: SearchSpace, objectives: Sequence[Objective], seed: int) -> None:
+        """Start afresh on a search space.
+
+        Raises:
+            ValueError: If there is no objective, one twice, or an operator or initial genome doesn't fit.
+        """
+        monitors = [objective.monitor for objective in objectives]
+        if not monitors or len(set(monitors)) < len(monitors):
+            raise ValueError(f"objectives {monitors}: give at least one, and none twice")
+        _check_initial(self.initial, space)
+        self.space, self.objectives, self.seed = space, tuple(objectives), seed
+        self.rng = random.Random()
+        self._origin: list[str] = []
+        with streams(self.rng, seed, "bind"):
+            self.toolbox = self._make_toolbox()
+        self.population = []
+        several = len(monitors) > 1
+        self.hall_of_fame = ParetoFront(len(monitors)) if several else HallOfFame(self.hall_of_fame_size)
+        self.logbook, self._statistics = _make_logbook(monitors)
+        self._pending: dict[int, Individual] = {}
+        self._first_asked: dict[str, int] = {}
+        self._asked = self._told = self._failed = 0
+        self._sampled = max(self.population_size, len(self.initial))
+        self._generation = range(self._sampled)  # ids of the generation in progress, where synchronous
+        self._ended: dict[int, Individual] = {}  # those of it that are told
+
+    def ask(self) -> Candidate | None:
+        """The next candidate, or ``None`` where a synchronous algorithm has to be told first."""
+        if not hasattr(self, "space"):
+            raise RuntimeError(
+                f"{type(self).__name__} has no search space yet: call bind(space, objectives, seed) first"
+            )
+        if self.synchronous and self._asked >= self._generation.stop:
+            return None
+        individual = self._breed(self._asked)
+        self._register(individual)
+        return individual.candidate
+
+    def recall(self, candidate: Candidate) -> None:
+        """Register a candidate that an earlier process asked, exactly as :meth:`ask` did then.
+
+        To resume, recall all candidates by id and tell what ended in the order in which it was told.
+
+        Raises:
+            ValueError: If another id comes next.
+        """
+        if candidate.id != self._asked:
+            raise ValueError(f"candidate {candidate.id} is recalled where {self._asked} comes next; recall them by id")
+        self._register(self._individual(candidate, self.space.phenotype(candidate.genome)))
+
+    def tell(self, candidate: Candidate, result: Result) -> None:
+        """Record how a candidate ended; one that failed, or whose fitness isn't finite, never becomes a parent.
+
+        Raises:
+            ValueError: If the candidate is not waited for, or its fitness hasn't one value per objective.
+        """
+        individual = self._pending.get(candidate.id)
+        if individual is None:
+            raise ValueError(f"candidate {candidate.id} was told before, or never asked")
+        fitness = self._usable_fitness(candidate, result)
+        del self._pending[candidate.id]
+        self._told += 1
+        if fitness is None:
+            self._failed += 1
+        else:
+            individual.fitness.values = fitness
+            self.hall_of_fame.update([individual])
+        if self.synchronous:
+            self._ended[candidate.id] = individual
+            while all(i in self._ended for i in self._generation):
+                self._end_generation()
+            return
+        if individual.fitness.valid:
+            self._survive([individual], self._told)
+        if self._told % self.log_every == 0:
+            self._log(self._told // self.log_every - 1, self.log_every)
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _breed(self, id: int) -> Individual:
+        """A new individual, bred again from other streams while its phenotype is known and retries are left."""
+        for attempt in range(self.duplicate_retries + 1):
+            with streams(self.rng, self.seed, "breed", id, attempt):
+                genome, parents, origin = self._make_genome(id)
+            phenotype = self.space.phenotype(genome)
+            if phenotype not in self._first_asked:
+                break
+        candidate = Candidate(
+            id=id,
+            genome=genome,
+            parents=tuple(dict.fromkeys(parent.id for parent in parents)),
+            generation=1 + max((parent.candidate.generation for parent in parents), default=-1),
+            seed=derive_seed(self.seed, "train", id),
+            origin=origin,
+            duplicate_of=self._first_asked.get(phenotype),
+        )
+        return self._individual(candidate, phenotype)
+
+    def _make_genome(self, id: int) -> tuple[Genome, list[Individual], str]:
+        if id < len(self.initial):
+            return self.space.complete(self.initial[id], self.rng), [], "initial"
+        if id < self._sampled or not self.population:
+            return self.initialise(), [], "sample"
+        parents = self.select_parents()
+        self._origin.clear()
+        genome = self.vary(parents)
+        return genome, parents, "+".join(self._origin) or ("vary" if parents else "sample")
+
+    def _individual(self, candidate: Candidate, phenotype: str) -> Individual:
+        return Individual(candidate, phenotype, Fitness([objective.weight for objective in self.objectives]))
+
+    def _register(self, individual: Individual) -> None:
+        self._asked = individual.id + 1
+        self._pending[individual.id] = individual
+        self._first_asked.setdefault(individual.phenotype, individual.id)
+
+    def _usable_fitness(self, candidate: Candidate, result: Result) -> tuple[float, ...] | None:
+        """The fitness, or ``None`` for a failure. NaN would win DEAP's comparisons; infinities ruin its distances."""
+        if result.status == FAILED:
+            return None
+        if result.fitness is None or len(result.fitness) != len(self.objectives):
+            raise ValueError(
+                f"candidate {candidate.id}: fitness {result.fitness!r} is not one value for each of the objectives "
+                f"{[objective.monitor for objective in self.objectives]}"
+            )
+        values = tuple(float(value) for value in result.fitness)
+        return values if all(math.isfinite(value) for value in values) else None
+
+    def _end_generation(self) -> None:
+        ids = self._generation
+        told = [self._ended.pop(id) for id in ids]
+        newcomers = [individual for individual in told if individual.fitness.valid]
+        if newcomers:
+            self._survive(newcomers, ids.stop)
+        self._failed = len(told) - len(newcomers)
+        self._log(len(self.logbook), len(told))
+        self._generation = range(ids.stop, ids.stop + self.generation_size)
+
+    def _survive(self, newcomers: list[Individual], told: int) -> None:
+        everyone = [*self.population, *newcomers]
+        if self.synchronous or self.survival_draws:
+            with streams(self.rng, self.seed, "survive", told):
+                self.population = self.survive(everyone)
+        else:
+            self.population = self.survive(everyone)
+
+    def _log(self, generation: int, evaluations: int) -> None:
+        phenotypes = [individual.phenotype for individual in self.population]
+        compiled = self._statistics.compile(self.population) if self.population else _no_statistics(self.objectives)
+        own = {
+            "gen": generation,
+            "nevals": evaluations,
+            "failed": self._failed,
+            "diversity": len(set(phenotypes)) / len(phenotypes) if phenotypes else 0.0,
+        }
+        self.logbook.record(**{**compiled, **own})
+        self._failed = 0
+
+    def _make_toolbox(self) -> base.Toolbox:
+        toolbox = base.Toolbox()
+        operators = {**self.default_operators(), **self._operators}
+        toolbox.register("select", selection(operators["select"], "select", self.objectives))
+        toolbox.register("survive", selection(operators["survive"], "survive", self.objectives))
+        mate, mutate = mating(operators["mate"], self.space), mutation(operators["mutate"], self.space)
+        toolbox.register("mate", self._noted("mate", mate), rng=self.rng)
+        toolbox.register("mutate", self._noted("mutate", mutate), rng=self.rng)
+        return toolbox
+
+    def _noted(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """``function``, which adds its name to the origin of the candidate being bred."""
+
+        def call(*genomes: Genome, rng: random.Random) -> Any:
+            self._origin.append(name)
+            return function(*genomes, rng)
+
+        return call
+
+
+def check_at_least(name: str, value: float, least: float) -> None:
+    """Raise ``ValueError`` unless ``value`` is at least ``least``."""
+    if not value >= least:
+        raise ValueError(f"{name} {value!r} is not at least {least}")
+
+
+def check_probability(name: str, value: float) -> None:
+    """Raise ``ValueError`` unless ``value`` lies between 0 and 1."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} {value!r} is not a probability between 0 and 1")
+
+
+def _check_initial(initial: list[dict[str, Any]], space: SearchSpace) -> None:
+    """Every value given must be in range, and switched on by the other values given."""
+    for i, values in enumerate(initial):
+        for path, value in values.items():
+            if path not in space:
+                raise SpaceError(f"initial[{i}].{path}: not in the search space, which has {', '.join(space)}")
+            if not space.active(path, values):
+                raise SpaceError(
+                    f"initial[{i}].{path}: is active only when {space[path].when}; give those genes such values as well"
+                )
+            try:
+                space[path].validate(value)
+            except ValueError as error:
+                raise SpaceError(f"initial[{i}].{path}: {error}") from None
+
+
+def _make_logbook(monitors: list[str]) -> tuple[tools.Logbook, tools.MultiStatistics]:
+    logbook = tools.Logbook()
+    logbook.header = ["gen", "nevals", "failed", "diversity", *monitors]
+    statistics = tools.MultiStatistics()
+    for i, monitor in enumerate(monitors):
+        statistics[monitor] = tools.Statistics(partial(_value, i))
+        logbook.chapters[monitor].header = list(STATISTICS)
+    for name, function in STATISTICS.items():
+        statistics.register(name, function)
+    return logbook, statistics
+
+
+def _value(objective: int, individual: Individual) -> float:
+    return individual.fitness.values[objective]
+
+
+def _no_statistics(objectives: Sequence[Objective]) -> dict[str, dict[str, float]]:
+    return {objective.monitor: dict.fromkeys(STATISTICS, math.nan) for objective in objectives}

@@ -1,0 +1,120 @@
+"""How does a population improve generation by generation? Selection, crossover, mutation, replacement."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from lightning_evo.algorithms.algorithm import Algorithm, check_at_least, check_probability
+from lightning_evo.algorithms.individual import Individual
+from lightning_evo.algorithms.operators import Operator, Role
+from lightning_evo.genome import Genome
+
+__all__ = ["GenerationalEvolution"]
+
+
+class GenerationalEvolution(Algorithm):
+    """A genetic algorithm in generations: tournament, crossover, mutation, elitism.
+
+    Synchronous: slots wait until the whole generation is told, and the candidates are the same on any number of slots.
+    Places that failed offspring leave empty go to the best of their parents' generation.
+
+    Args:
+        population_size: How many individuals live at a time, μ (default 16).
+        strategy: Who lives on. ``generational``: the ``elitism`` best parents and all offspring. ``mu+lambda``: the
+            best of parents and offspring. ``mu,lambda``: the ``elitism`` best parents and the best offspring.
+        offspring: Candidates per generation, λ (default μ, less ``elitism`` in ``generational``, where it is fixed).
+        elitism: How many of the best parents live on unconditionally (default 1); ``mu+lambda`` keeps the best anyway.
+        tournament_size: How many individuals compete to be a parent (default 3). With several objectives parents are
+            drawn by ``selTournamentDCD`` instead.
+        crossover_probability: How likely a child has two parents (default 0.5).
+        mutation_probability: How likely a child of two parents is mutated too (default 1); a child of one always is.
+        select: Operator in the tournament's place.
+        mate: Crossover (default ``uniform``).
+        mutate: Mutation (default ``per_gene``: each gene at one in their number, at least one).
+        survive: Operator that ranks survivors (default ``selBest``; with several objectives ``selNSGA2``).
+        initial: Genomes to start from; what one leaves out is sampled.
+        duplicate_retries: How often a genome that was asked before is bred again (default 10).
+        hall_of_fame_size: How many of the best to keep (default 10).
+
+    Raises:
+        ValueError: For a value out of range, or an operator that doesn't exist or doesn't take its arguments.
+    """
+
+    synchronous = True
+
+    def __init__(
+        self,
+        population_size: int = 16,
+        strategy: Literal["generational", "mu+lambda", "mu,lambda"] = "generational",
+        offspring: int | None = None,
+        elitism: int = 1,
+        tournament_size: int = 3,
+        crossover_probability: float = 0.5,
+        mutation_probability: float = 1.0,
+        select: Operator | None = None,
+        mate: Operator | None = None,
+        mutate: Operator | None = None,
+        survive: Operator | None = None,
+        initial: list[dict[str, Any]] | None = None,
+        duplicate_retries: int = 10,
+        hall_of_fame_size: int = 10,
+    ) -> None:
+        super().__init__(
+            population_size,
+            select=select,
+            mate=mate,
+            mutate=mutate,
+            survive=survive,
+            initial=initial,
+            duplicate_retries=duplicate_retries,
+            hall_of_fame_size=hall_of_fame_size,
+        )
+        if strategy not in ("generational", "mu+lambda", "mu,lambda"):
+            raise ValueError(f"strategy {strategy!r} is none of 'generational', 'mu+lambda', 'mu,lambda'")
+        check_at_least("elitism", elitism, 0)
+        check_at_least("tournament_size", tournament_size, 1)
+        check_probability("crossover_probability", crossover_probability)
+        check_probability("mutation_probability", mutation_probability)
+        if elitism >= population_size and strategy != "mu+lambda":
+            raise ValueError(f"elitism {elitism} leaves no place for offspring in population_size {population_size}")
+        if strategy == "generational" and offspring not in (None, population_size - elitism):
+            raise ValueError(
+                f"offspring {offspring} is not population_size - elitism = {population_size - elitism}, as strategy "
+                "'generational' has it; leave it out, or choose 'mu+lambda' or 'mu,lambda'"
+            )
+        if strategy == "generational":
+            offspring = population_size - elitism
+        elif offspring is None:
+            offspring = population_size
+        check_at_least("offspring", offspring, population_size - elitism if strategy == "mu,lambda" else 1)
+        self.strategy = strategy
+        self.offspring = offspring
+        self.elitism = elitism
+        self.tournament_size = tournament_size
+        self.crossover_probability = crossover_probability
+        self.mutation_probability = mutation_probability
+
+    @property
+    def generation_size(self) -> int:
+        return self.offspring
+
+    def default_operators(self) -> dict[Role, Operator]:
+        operators = super().default_operators()
+        if len(self.objectives) == 1:
+            operators["select"] = Operator("selTournament", {"tournsize": self.tournament_size})
+        return operators
+
+    def select_parents(self) -> list[Individual]:
+        return self.toolbox.select(self.population, 2 if self.rng.random() < self.crossover_probability else 1)
+
+    def vary(self, parents: list[Individual]) -> Genome:
+        return self.recombine(parents, self.mutation_probability)
+
+    def survive(self, population: list[Individual]) -> list[Individual]:
+        if self.strategy == "mu+lambda":
+            return self.toolbox.survive(population, self.population_size)
+        parents, offspring = population[: len(self.population)], population[len(self.population) :]
+        ranked = self.toolbox.survive(parents, len(parents)) if parents else []
+        elite, rest = ranked[: self.elitism], ranked[self.elitism :]
+        kept = elite + self.toolbox.survive(offspring, self.population_size - len(elite))
+        return kept + rest[: self.population_size - len(kept)]

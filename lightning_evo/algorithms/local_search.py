@@ -1,0 +1,86 @@
+"""How far does climbing alone come? One gene at a time from the best, and a fresh start where nothing improves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lightning_evo.algorithms.algorithm import Algorithm, check_at_least
+from lightning_evo.algorithms.individual import Individual
+from lightning_evo.algorithms.operators import Operator, Role
+from lightning_evo.genome import Genome, Objective, SearchSpace
+
+__all__ = ["LocalSearch"]
+
+
+class LocalSearch(Algorithm):
+    """Hill climbing: mutate the best of this climb; start a new climb after ``patience`` tells without improvement.
+
+    Steady state: it never makes a slot wait. With several objectives a candidate improves if it dominates.
+
+    Args:
+        population_size: How many random candidates the first climb takes its start from (default 4).
+        patience: How many candidates in a row, told without improving on the best of the climb, end it (default 20).
+        mutate: Operator that makes a neighbour (default: one gene mutates).
+        initial: Genomes to start from; what one leaves out is sampled.
+        duplicate_retries: How often a genome that was asked before is bred again (default 10).
+        hall_of_fame_size: How many of the best to keep (default 10).
+
+    Raises:
+        ValueError: For a value out of range, or an operator that doesn't exist or doesn't take its arguments.
+    """
+
+    survival_draws = False
+
+    def __init__(
+        self,
+        population_size: int = 4,
+        patience: int = 20,
+        mutate: Operator | None = None,
+        initial: list[dict[str, Any]] | None = None,
+        duplicate_retries: int = 10,
+        hall_of_fame_size: int = 10,
+    ) -> None:
+        super().__init__(
+            population_size,
+            mutate=mutate,
+            initial=initial,
+            duplicate_retries=duplicate_retries,
+            hall_of_fame_size=hall_of_fame_size,
+        )
+        check_at_least("patience", patience, 1)
+        self.patience = patience
+
+    @property
+    def log_every(self) -> int:
+        return self.patience
+
+    def default_operators(self) -> dict[Role, Operator]:
+        # At rate 0 no gene is hit, and then exactly one mutates.
+        return {**super().default_operators(), "mutate": Operator("per_gene", {"rate": 0.0})}
+
+    def bind(self, space: SearchSpace, objectives: Sequence[Objective], seed: int) -> None:
+        super().bind(space, objectives, seed)
+        self._climb: set[int] = set()  # ids of all that were the best of this climb
+        self._without_improvement = 0
+
+    def select_parents(self) -> list[Individual]:
+        return self.population
+
+    def vary(self, parents: list[Individual]) -> Genome:
+        return self.recombine(parents)
+
+    def survive(self, population: list[Individual]) -> list[Individual]:
+        *best, newcomer = population
+        if newcomer.candidate.parents and not self._climb.intersection(newcomer.candidate.parents):
+            return best  # bred in a climb that has ended meanwhile
+        if not best or newcomer.fitness.dominates(best[0].fitness):
+            self._climb.add(newcomer.id)
+            self._without_improvement = 0
+            return [newcomer]
+        self._without_improvement += 1
+        if self._without_improvement < self.patience:
+            return best
+        self._climb.clear()
+        self._without_improvement = 0
+        return []

@@ -1,0 +1,71 @@
+"""How does evolution keep exploring? By letting the oldest die rather than the worst."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning_evo.algorithms.algorithm import Algorithm, check_at_least
+from lightning_evo.algorithms.individual import Individual
+from lightning_evo.algorithms.operators import Operator, Role
+from lightning_evo.genome import Genome
+
+__all__ = ["RegularizedEvolution"]
+
+
+class RegularizedEvolution(Algorithm):
+    """Aging evolution (Real et al. 2019, arXiv:1802.01548): mutate a tournament's winner; the oldest dies.
+
+    Steady state: it never makes a slot wait. The population is a queue in the order in which results arrive, so on
+    several slots the candidates depend on which ends first (a resumed search follows the recorded order).
+
+    Args:
+        population_size: Length of the queue; so many candidates are sampled first (default 16).
+        tournament_size: How many individuals, drawn with replacement, compete to be the parent (default 4). With
+            several objectives the parent is drawn by ``selTournamentDCD`` instead.
+        select: Operator in the tournament's place.
+        mutate: Operator that makes a child (default ``per_gene``: each gene at one in their number, at least one).
+        initial: Genomes to start from; what one leaves out is sampled.
+        duplicate_retries: How often a genome that was asked before is bred again (default 10).
+        hall_of_fame_size: How many of the best to keep (default 10).
+
+    Raises:
+        ValueError: For a value out of range, or an operator that doesn't exist or doesn't take its arguments.
+    """
+
+    survival_draws = False
+
+    def __init__(
+        self,
+        population_size: int = 16,
+        tournament_size: int = 4,
+        select: Operator | None = None,
+        mutate: Operator | None = None,
+        initial: list[dict[str, Any]] | None = None,
+        duplicate_retries: int = 10,
+        hall_of_fame_size: int = 10,
+    ) -> None:
+        super().__init__(
+            population_size,
+            select=select,
+            mutate=mutate,
+            initial=initial,
+            duplicate_retries=duplicate_retries,
+            hall_of_fame_size=hall_of_fame_size,
+        )
+        check_at_least("tournament_size", tournament_size, 1)
+        self.tournament_size = tournament_size
+
+    def default_operators(self) -> dict[Role, Operator]:
+        operators = super().default_operators()
+        if len(self.objectives) == 1:
+            operators["select"] = Operator("selTournament", {"tournsize": self.tournament_size})
+        return operators
+
+    def select_parents(self) -> list[Individual]:
+        return self.toolbox.select(self.population, 1)
+
+    def vary(self, parents: list[Individual]) -> Genome:
+        return self.recombine(parents)
+
+    def survive(self, population: list[Individual]) -> list[Individual]:
+        return population[-self.population_size :]

@@ -1,0 +1,8 @@
+"""What is remembered? Candidates, lineage, results, curves and weights of every run, safe against kill and damage."""
+
+from lightning_evo.archive.compare import compare_search
+from lightning_evo.archive.errors import ArchiveError, DiskFull
+from lightning_evo.archive.reader import Archive
+from lightning_evo.archive.writer import ArchiveWriter
+
+__all__ = ["Archive", "ArchiveError", "ArchiveWriter", "DiskFull", "compare_search"]

@@ -1,0 +1,152 @@
+"""How is a database opened? One place for SQLite's settings, and its errors in our words."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import URL, Connection, Engine, QueuePool, StaticPool, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+
+from lightning_evo.archive.errors import ArchiveError, Damaged, DiskFull
+
+__all__ = ["ARCHIVE", "JOURNAL", "Place", "in_memory", "reading", "translated", "writing"]
+
+ARCHIVE = "archive.sqlite"
+JOURNAL = "journal.jsonl"
+
+_BUSY = 60.0
+"""Seconds to wait for another writer of the same database (several runs may share one)."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an archive's database is: a SQLite file, or another database's URL.
+
+    Args:
+        file: The SQLite file, if it is one.
+        url: The URL, if it isn't.
+        journal: The journal that belongs to it, where there may be one.
+    """
+
+    file: Path | None
+    url: URL | None = None
+    journal: Path | None = None
+
+    @classmethod
+    def of(cls, location: str | Path) -> Place:
+        """The place meant by a run's directory, an archive file or a database URL.
+
+        Raises:
+            ArchiveError: If ``location`` looks like a URL and isn't one.
+        """
+        if isinstance(location, str) and "://" in location:
+            try:
+                url = make_url(location)
+                url.get_dialect()
+            except (ArgumentError, NoSuchModuleError, ImportError) as error:
+                raise ArchiveError(f"{location}: not a database URL that SQLAlchemy can open: {error}") from error
+            if url.get_backend_name() != "sqlite":
+                return cls(None, url)
+            if not url.database or url.database == ":memory:":
+                raise ArchiveError(f"{location}: an archive in memory is not kept; name a file")
+            return cls(Path(url.database).absolute())
+        path = Path(location).absolute()
+        if path.is_file():
+            return cls(path, journal=path.with_name(JOURNAL) if path.name == ARCHIVE else None)
+        return cls(path / ARCHIVE, journal=path / JOURNAL)
+
+    def __str__(self) -> str:
+        return str(self.file) if self.url is None else self.url.render_as_string(hide_password=True)
+
+
+def writing(place: Place) -> Engine:
+    """An engine whose every transaction takes the write lock at its start: none fails half-way for want of it."""
+    if place.file is None:
+        return create_engine(place.url)  # type: ignore[arg-type]
+    file = str(place.file)
+
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(file, timeout=_BUSY, isolation_level=None, check_same_thread=False)
+        connection.execute("PRAGMA journal_mode=WAL").fetchall()
+        connection.execute("PRAGMA synchronous=NORMAL")
+        return connection
+
+    engine = create_engine("sqlite://", creator=connect, poolclass=QueuePool)
+    event.listen(engine, "begin", _begin_immediate)
+    return engine
+
+
+def reading(place: Place) -> Engine:
+    """An engine that cannot write, nor keep a writer waiting; the directory need not be writable."""
+    if place.file is None:
+        return create_engine(place.url)  # type: ignore[arg-type]
+    file = place.file
+
+    def connect() -> sqlite3.Connection:
+        try:
+            return _open(f"{file.as_uri()}?mode=ro")
+        except sqlite3.OperationalError as error:
+            # Without its -wal file and in a directory where it can't be made: then nobody writes it either.
+            if error.sqlite_errorname != "SQLITE_CANTOPEN" or Path(f"{file}-wal").exists():
+                raise
+            return _open(f"{file.as_uri()}?immutable=1")
+
+    engine = create_engine("sqlite://", creator=connect, poolclass=QueuePool)
+    event.listen(engine, "begin", _begin)
+    return engine
+
+
+def in_memory() -> Engine:
+    """An engine on an empty database in memory, the same one for every connection."""
+    return create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
+
+
+def _open(uri: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(uri, uri=True, timeout=_BUSY, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchall()  # SQLite opens files at their first use
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _begin_immediate(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _begin(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN")
+
+
+@contextmanager
+def translated(place: Place) -> Iterator[None]:
+    """Raises the database's errors as :class:`ArchiveError`: what was found at ``place`` and what to do."""
+    try:
+        yield
+    except DBAPIError as error:
+        raise _translation(place, error.orig) from error
+    except sqlite3.Error as error:
+        raise _translation(place, error) from error
+
+
+def _translation(place: Place, error: BaseException | None) -> ArchiveError:
+    name = getattr(error, "sqlite_errorname", "")
+    if name == "SQLITE_FULL" or (name.startswith("SQLITE_IOERR") and _no_space(place)):
+        return DiskFull(f"{place}: the disk is full")
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return Damaged(f"{place}: damaged ({error})")
+    if name == "SQLITE_ERROR" and "no such table" in str(error):
+        return Damaged(f"{place}: damaged ({error})")
+    if name.startswith("SQLITE_READONLY"):
+        return ArchiveError(f"{place}: cannot be written ({error}); make it writable or name another directory")
+    return ArchiveError(f"{place}: {error}")
+
+
+def _no_space(place: Place) -> bool:
+    return place.file is not None and shutil.disk_usage(place.file.parent).free < 64 * 1024

@@ -1,0 +1,164 @@
+"""What does the database say happened? Rows read back as events, in the order in which they were recorded."""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from typing import Any, TypeVar
+
+from sqlalchemy import Column, Connection, Row, Select, and_, select
+
+from lightning_evo.archive import schema
+from lightning_evo.archive.events import Event
+
+__all__ = ["Read", "parsed", "recorded", "result_records", "results_query"]
+
+T = TypeVar("T")
+Read = Callable[[Callable[[Connection], T]], T]
+"""Runs a query in a read transaction of its own."""
+
+_BATCH = 5_000
+_MAPPINGS = ("fitness", "metrics", "curve", "cost", "extra")
+
+
+def recorded(
+    read: Read, run: int, after: int, kinds: Sequence[str] = ("ask", "result", "meta", "checkpoint")
+) -> Iterator[Event]:
+    """The events of ``run`` in the database with a sequence number above ``after``, in their order.
+
+    What a later event replaced (a meta value, the place of a checkpoint) is not there any more. Read in many short
+    transactions, up to the last event there was when reading began.
+    """
+    runs = schema.runs
+    last = read(lambda connection: connection.scalar(select(runs.c.last_sequence).where(runs.c.id == run))) or 0
+    streams = {"ask": _asks, "result": _results, "meta": _metas, "checkpoint": _checkpoints}
+    return heapq.merge(*(streams[kind](read, run, after, last) for kind in kinds), key=lambda event: event["sequence"])
+
+
+def _batches(read: Read, statement: Select, sequence: Column, after: int, last: int) -> Iterator[Sequence[Row]]:
+    while after < last:
+        batch = statement.where(sequence > after, sequence <= last).order_by(sequence).limit(_BATCH)
+        rows = read(lambda connection, batch=batch: connection.execute(batch).all())  # type: ignore[misc]
+        if rows:
+            yield rows
+        if len(rows) < _BATCH:
+            return
+        after = rows[-1].sequence
+
+
+def _asks(read: Read, run: int, after: int, last: int) -> Iterator[Event]:
+    table, kin = schema.candidates, schema.parents
+    bred = (
+        select(kin.c.candidate_id, kin.c.parent_id)
+        .join(table, and_(table.c.run_id == kin.c.run_id, table.c.id == kin.c.candidate_id))
+        .where(kin.c.run_id == run)
+        .order_by(kin.c.candidate_id, kin.c.position)
+    )
+    for rows in _batches(read, select(table).where(table.c.run_id == run), table.c.sequence, after, last):
+        span = bred.where(table.c.sequence >= rows[0].sequence, table.c.sequence <= rows[-1].sequence)
+        parents: defaultdict[int, list[int]] = defaultdict(list)
+        for child, parent in read(lambda connection, span=span: connection.execute(span).all()):  # type: ignore[misc]
+            parents[child].append(parent)
+        for row, genome in zip(rows, parsed([row.genome for row in rows]), strict=True):
+            yield {
+                "sequence": row.sequence,
+                "kind": "ask",
+                "candidate": {
+                    "id": row.id,
+                    "values": genome["values"],
+                    "rates": genome["rates"],
+                    "parents": parents.get(row.id, []),
+                    "generation": row.generation,
+                    "seed": row.seed,
+                    "origin": row.origin,
+                    "inherits": row.inherits,
+                    "duplicate_of": row.duplicate_of,
+                },
+                "queued": row.queued,
+            }
+
+
+def _results(read: Read, run: int, after: int, last: int) -> Iterator[Event]:
+    statement = results_query(run)
+    for rows in _batches(read, statement, schema.results.c.sequence, after, last):
+        for row, record in zip(rows, result_records(rows), strict=True):
+            yield {"sequence": row.sequence, "kind": "result", "id": row.candidate_id, "result": record}
+
+
+def results_query(run: int) -> Select:
+    """Selects whole results; the rows are for :func:`result_records`."""
+    table, curve, weight = schema.results, schema.curves, schema.weights
+    joined = table.outerjoin(
+        curve, and_(curve.c.run_id == table.c.run_id, curve.c.candidate_id == table.c.candidate_id)
+    ).outerjoin(
+        weight,
+        and_(
+            weight.c.run_id == table.c.run_id,
+            weight.c.candidate_id == table.c.candidate_id,
+            weight.c.component == schema.WHOLE,
+        ),
+    )
+    return select(table, curve.c.curve, weight.c.path, weight.c.bytes).select_from(joined).where(table.c.run_id == run)
+
+
+def result_records(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Rows of :func:`results_query` as ``Result.to_dict`` gives them."""
+    mappings = zip(*(parsed([getattr(row, name) for row in rows]) for name in _MAPPINGS), strict=True)
+    return [
+        {
+            "status": row.status,
+            "fitness": fitness,
+            "metrics": metrics,
+            "curve": curve or [],
+            "cost": cost,
+            "checkpoint": row.path,
+            "checkpoint_bytes": row.bytes,
+            "error": row.error,
+            "error_type": row.error_type,
+            "fatal": row.fatal,
+            "started": row.started,
+            "ended": row.ended,
+            "slot": row.slot,
+            "attempts": row.attempts,
+            "extra": extra,
+        }
+        for row, (fitness, metrics, curve, cost, extra) in zip(rows, mappings, strict=True)
+    ]
+
+
+def parsed(texts: Sequence[str | None]) -> list[Any]:
+    """What each JSON text holds, ``None`` for none; in one go, as a call for each would take twice as long."""
+    return json.loads(f"[{','.join('null' if text is None else text for text in texts)}]")
+
+
+def _metas(read: Read, run: int, after: int, last: int) -> Iterator[Event]:
+    table = schema.meta
+    query = (
+        select(table.c.sequence, table.c.key, table.c.value)
+        .where(table.c.run_id == run, table.c.sequence > after, table.c.sequence <= last)
+        .order_by(table.c.sequence, table.c.key)
+    )
+    rows = read(lambda connection: connection.execute(query).all())
+    for sequence, group in groupby(rows, key=lambda row: row.sequence):
+        yield {"sequence": sequence, "kind": "meta", "values": {row.key: json.loads(row.value) for row in group}}
+
+
+def _checkpoints(read: Read, run: int, after: int, last: int) -> Iterator[Event]:
+    table, told = schema.weights, schema.results
+    moved = (
+        select(table.c.sequence, table.c.candidate_id, table.c.path, table.c.bytes)
+        .join(told, and_(told.c.run_id == table.c.run_id, told.c.candidate_id == table.c.candidate_id))
+        .where(table.c.run_id == run, table.c.sequence != told.c.sequence)
+    )
+    for rows in _batches(read, moved, table.c.sequence, after, last):
+        for row in rows:
+            yield {
+                "sequence": row.sequence,
+                "kind": "checkpoint",
+                "id": row.candidate_id,
+                "checkpoint": row.path,
+                "checkpoint_bytes": row.bytes,
+            }

@@ -1,0 +1,96 @@
+"""Who may write? One controller per run directory, on a file system whose locks can be trusted."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import socket
+import weakref
+from pathlib import Path
+
+from lightning_evo.archive.errors import ArchiveError
+
+__all__ = ["DirectoryLock", "network_file_system"]
+
+_NETWORK = re.compile(
+    r"nfs\d*|cifs|smb\d*|smbfs|lustre|gpfs|beegfs(_nodev)?|ceph|afs|9p|pvfs2|orangefs|panfs|glusterfs|ocfs2|gfs2"
+    r"|fuse\.(sshfs|s3fs|glusterfs|ceph.*|gcsfuse|rclone|juicefs)"
+)
+
+_held: weakref.WeakSet[DirectoryLock] = weakref.WeakSet()
+
+
+class DirectoryLock:
+    """Holds ``<directory>/lock`` until :meth:`release`, or until the process ends however it ends.
+
+    Child processes don't inherit the lock: a worker that outlives its controller doesn't keep the next one out.
+
+    Args:
+        directory: The run's directory, which exists.
+
+    Raises:
+        ArchiveError: If another process holds it (named by its process id), or the directory can't be written.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "lock"
+        try:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise ArchiveError(
+                f"{directory}: cannot write here ({error.strerror}); name a directory that can be written"
+            ) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "an unknown process"
+            os.close(descriptor)
+            raise ArchiveError(
+                f"{directory}: another search is writing here ({holder}). Wait for it or stop it; reading "
+                "(leaderboard, report, export) works meanwhile"
+            ) from None
+        except OSError as error:
+            os.close(descriptor)
+            raise ArchiveError(
+                f"{self.path}: this file system offers no locks ({error.strerror}); use a local directory"
+            ) from error
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        self._descriptor: int | None = descriptor
+        _held.add(self)
+
+    def release(self) -> None:
+        """Let another process write; a second call does nothing."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def _forget_in_child() -> None:
+    # A forked child shares the open file, and with it the lock: closing its copy leaves the parent's lock as it is.
+    for lock in list(_held):
+        lock.release()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
+
+
+def network_file_system(directory: Path, mounts: Path = Path("/proc/self/mounts")) -> str | None:
+    """The type of the network file system that ``directory`` lies on (``nfs4``, ``cifs``); ``None`` if it is local.
+
+    Where ``mounts`` doesn't exist (not Linux), nothing is known and the answer is ``None``.
+    """
+    try:
+        lines = mounts.read_text(errors="replace").splitlines()
+    except OSError:
+        return None
+    directory = directory.resolve()
+    depth, found = -1, ""
+    for line in lines:
+        _, point, kind, *_ = line.split(" ")
+        at = Path(re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), point))
+        # Later mounts cover earlier ones at the same place.
+        if directory.is_relative_to(at) and len(at.parts) >= depth:
+            depth, found = len(at.parts), kind
+    return found if _NETWORK.fullmatch(found) else None

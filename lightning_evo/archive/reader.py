@@ -1,0 +1,269 @@
+"""What is remembered? A read-only view of one run, at any time, also while it is being written."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, func, select
+
+from lightning_evo.archive import schema
+from lightning_evo.archive.database import Place, reading, translated
+from lightning_evo.archive.errors import ArchiveError, Damaged
+from lightning_evo.archive.events import candidate_of, result_of
+from lightning_evo.archive.history import parsed, recorded, result_records, results_query
+from lightning_evo.archive.journal import Journal
+from lightning_evo.archive.recovery import from_journal
+from lightning_evo.archive.table import PENDING, RunTable
+from lightning_evo.genome import COMPLETED, FAILED, STOPPED, Candidate, Genome, Objective, Result
+
+__all__ = ["Archive"]
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+
+class Archive:
+    """One run, read-only: what was asked, how it ended, and what is known about the run.
+
+    Each method reads in transactions of its own, so it sees what was recorded when it was called, and never keeps the
+    search waiting. Where a run's database is damaged, what the journal holds is read instead.
+
+    Args:
+        location: A run's directory, an archive file or a database URL.
+        run: Which run, where the database holds several.
+
+    Attributes:
+        run: The run's name.
+        directory: The run's directory, which checkpoints' paths are relative to.
+        recovered: Why the journal is read instead of the database; ``None`` where it isn't.
+
+    Raises:
+        ArchiveError: If there is no archive there, it can't be read, a later version wrote it, or ``run`` is needed.
+    """
+
+    def __init__(self, location: str | Path, run: str | None = None) -> None:
+        self._place = Place.of(location)
+        self.recovered: str | None = None
+        journal = Journal(self._place.journal) if self._place.journal else None
+        self._journal = journal if journal and journal.path.exists() else None
+        if self._place.file is not None and not self._place.file.exists():
+            if self._journal is None:
+                raise ArchiveError(
+                    f"{location}: no archive here; give the directory of a run, its archive file or a URL"
+                )
+            self._use_journal("missing")
+        else:
+            self._engine = reading(self._place)
+        try:
+            self._run_id, self.run, directory = self._read(lambda connection: self._choose(connection, run))
+        except BaseException:
+            self._engine.dispose()
+            raise
+        self.directory = self._place.file.parent if self._place.file and self._place.journal else Path(directory)
+
+    # -- the run -------------------------------------------------------------------------------------------------------
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What is known about the run, by key, read anew each time."""
+        table = schema.meta
+        query = select(table.c.key, table.c.value).where(table.c.run_id == self._run_id).order_by(table.c.key)
+        return {key: json.loads(value) for key, value in self._read(lambda c: c.execute(query).all())}
+
+    @property
+    def objectives(self) -> list[Objective]:
+        """What the search optimises, from the meta value ``objectives`` (``[{monitor, mode}, ...]``); none where unset."""
+        return [Objective(**objective) for objective in self.meta.get("objectives", [])]
+
+    def counts(self) -> dict[str, int]:
+        """How many candidates are ``pending``, ``completed``, ``stopped`` and ``failed``."""
+        asked, told = schema.candidates, schema.results
+
+        def query(connection: Connection) -> dict[str, int]:
+            ended = select(told.c.status, func.count()).where(told.c.run_id == self._run_id).group_by(told.c.status)
+            all_asked = select(func.count()).where(asked.c.run_id == self._run_id)
+            by_status: dict[str, int] = dict(connection.execute(ended).tuples().all())
+            pending = connection.execute(all_asked).scalar_one() - sum(by_status.values())
+            return {PENDING: pending, COMPLETED: 0, STOPPED: 0, FAILED: 0} | by_status
+
+        return self._read(query)
+
+    # -- candidates ----------------------------------------------------------------------------------------------------
+
+    def columns(self) -> list[str]:
+        """Names of all columns that some row of :meth:`candidates` has."""
+        return self._read(self._table.columns)
+
+    def candidates(self, ids: Sequence[int] | None = None, status: str | None = None) -> list[dict[str, Any]]:
+        """One flat row per candidate, for ``pandas.DataFrame(archive.candidates())``.
+
+        Columns: ``id``, ``status`` (``pending``, ``completed``, ``stopped``, ``failed``); each objective's fitness
+        under its monitor; each active gene under its config path; ``parents`` (ids), ``generation``, ``seed``,
+        ``origin``, ``inherits``, ``duplicate_of``; ``cost/...``; ``metrics/...``; ``queued``, ``started``, ``ended``
+        (seconds since the epoch), ``slot``, ``attempts``, ``error_type``, ``checkpoint``. An inactive gene or a cost
+        that was not measured is missing from its row.
+
+        Args:
+            ids: Only these, in this order; unknown ones are left out. Default: all, by id.
+            status: Only those with this status.
+        """
+        return self._read(lambda connection: self._table.rows(connection, ids, status))
+
+    def candidate(self, id: int) -> Candidate:
+        """The candidate as it was asked.
+
+        Raises:
+            ArchiveError: If there is none with this id.
+        """
+        asked, kin = schema.candidates, schema.parents
+
+        def query(connection: Connection) -> Candidate:
+            row = connection.execute(select(asked).where(asked.c.run_id == self._run_id, asked.c.id == id)).first()
+            if row is None:
+                last = connection.scalar(select(func.max(asked.c.id)).where(asked.c.run_id == self._run_id))
+                have = "it has none yet" if last is None else f"it has 0 to {last}"
+                raise ArchiveError(f"{self._place}: no candidate {id}; {have}")
+            parents = connection.execute(
+                select(kin.c.parent_id)
+                .where(kin.c.run_id == self._run_id, kin.c.candidate_id == id)
+                .order_by(kin.c.position)
+            ).scalars()
+            return Candidate(
+                id=row.id,
+                genome=Genome.from_json(row.genome),
+                parents=tuple(parents),
+                generation=row.generation,
+                seed=row.seed,
+                origin=row.origin,
+                inherits=row.inherits,
+                duplicate_of=row.duplicate_of,
+            )
+
+        return self._read(query)
+
+    def result(self, id: int) -> Result | None:
+        """How a candidate ended, its curve included; ``None`` where it is pending (or unknown)."""
+        query = results_query(self._run_id).where(schema.results.c.candidate_id == id)
+        row = self._read(lambda connection: connection.execute(query).first())
+        return None if row is None else Result.from_dict(result_records([row])[0])
+
+    def curves(self, ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
+        """One row per candidate and epoch: ``id``, ``epoch`` and every metric logged by its end; by id and epoch."""
+        table = schema.curves
+        query = select(table.c.candidate_id, table.c.curve).where(table.c.run_id == self._run_id)
+        rows = self._read(lambda connection: connection.execute(query.order_by(table.c.candidate_id)).all())
+        wanted = None if ids is None else set(ids)
+        chosen = [row for row in rows if wanted is None or row.candidate_id in wanted]
+        curves = parsed([row.curve for row in chosen])
+        return [{"id": row.candidate_id, **point} for row, curve in zip(chosen, curves, strict=True) for point in curve]
+
+    def events(self) -> Iterator[tuple[Candidate, Result | None]]:
+        """Every ask (candidate, ``None``) and every tell (candidate, result), in the order of their recording."""
+        asked: dict[int, Candidate] = {}
+        for event in recorded(self._read, self._run_id, 0, ("ask", "result")):
+            if event["kind"] == "ask":
+                candidate = candidate_of(event)
+                asked[candidate.id] = candidate
+                yield candidate, None
+            else:
+                yield asked[event["id"]], result_of(event)
+
+    # -- orders --------------------------------------------------------------------------------------------------------
+
+    def ranked(self, limit: int | None = None, sort: str | None = None) -> list[dict[str, Any]]:
+        """The rows of :meth:`candidates`, ordered.
+
+        Args:
+            limit: How many; default all.
+            sort: A column of :meth:`columns`: an objective's best first, others ascending; ``-`` before it reverses;
+                missing values last. Default: best fitness first (several objectives: by non-domination rank, then by
+                the first), then failed ones, then pending ones.
+
+        Raises:
+            ValueError: If there is no such column; the message names those there are.
+        """
+
+        def query(connection: Connection) -> list[dict[str, Any]]:
+            return self._table.rows(connection, self._table.ranked(connection, limit, sort))
+
+        return self._read(query)
+
+    def best(self, count: int = 1) -> list[dict[str, Any]]:
+        """Rows of the best completed candidates by the first objective, best first.
+
+        Candidates that were stopped early (their fitness is predicted) and duplicates (they have no weights of their
+        own) are left out.
+        """
+
+        def query(connection: Connection) -> list[dict[str, Any]]:
+            return self._table.rows(connection, self._table.best(connection, count))
+
+        return self._read(query)
+
+    def pareto(self) -> list[int]:
+        """Ids of the completed candidates that no other dominates, by id; duplicates left out as in :meth:`best`."""
+        return self._read(self._table.front)
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close the database; the next call opens it again."""
+        self._engine.dispose()
+
+    def __enter__(self) -> Archive:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def _table(self) -> RunTable:
+        return RunTable(self._run_id, self.objectives)
+
+    def _choose(self, connection: Connection, name: str | None) -> tuple[int, str, str]:
+        schema.check_version(connection, str(self._place))
+        table = schema.runs
+        rows = connection.execute(select(table).order_by(table.c.id)).all()
+        names = ", ".join(row.name for row in rows) or "none"
+        chosen = [row for row in rows if name in (None, row.name)]
+        if not chosen:
+            raise ArchiveError(f"{self._place}: no run {name or ''}; it holds {names}")
+        if len(chosen) > 1:
+            raise ArchiveError(f"{self._place}: holds several runs, name one of them: {names}")
+        return chosen[0].id, chosen[0].name, chosen[0].directory
+
+    def _read(self, query: Callable[[Connection], T]) -> T:
+        """Run ``query`` in a transaction; where the database turns out to be damaged, on what the journal holds."""
+        try:
+            with translated(self._place), self._engine.begin() as connection:
+                return query(connection)
+        except Damaged as damage:
+            if self._journal is None or self.recovered:
+                raise ArchiveError(f"{damage}; there is no journal to read instead, so put back a copy") from damage
+            self._use_journal(str(damage).removeprefix(f"{self._place}: "))
+        with self._engine.begin() as connection:
+            return query(connection)
+
+    def _use_journal(self, fault: str) -> None:
+        assert self._journal is not None
+        try:
+            engine = from_journal(self._journal)
+        except Damaged as damage:
+            raise ArchiveError(
+                f"{self._place}: {fault}, and the journal cannot be read either: {damage}. Put back a copy of "
+                "one of them"
+            ) from damage
+        self._engine = engine
+        self.recovered = (
+            f"{self._place}: {fault}; reading the journal instead. "
+            "Running `lightning-evo fit` again rebuilds the archive"
+        )
+        _log.warning(self.recovered)

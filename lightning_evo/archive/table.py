@@ -1,0 +1,269 @@
+"""What does a candidate look like as one flat row? Columns, and the queries behind them."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, and_, case, select
+
+from lightning_evo.archive import schema
+from lightning_evo.archive.history import parsed
+from lightning_evo.archive.ranking import non_domination_ranks, sort_key
+from lightning_evo.genome import COMPLETED, STOPPED, Objective
+
+__all__ = ["AFTER_GENES", "AT_END", "BEFORE_FITNESS", "RunTable"]
+
+PENDING = "pending"
+"""The status of a candidate without a result: queued or running."""
+
+BEFORE_FITNESS = ("id", "status")
+AFTER_GENES = ("parents", "generation", "seed", "origin", "inherits", "duplicate_of")
+AT_END = ("queued", "started", "ended", "slot", "attempts", "error_type", "checkpoint")
+
+_asked, _told, _weights = schema.candidates, schema.results, schema.weights
+
+_SORTED_BY_DATABASE = {
+    **{name: _asked.c[name] for name in ("id", "generation", "seed", "origin", "inherits", "duplicate_of", "queued")},
+    **{name: _told.c[name] for name in ("started", "ended", "slot", "attempts", "error_type")},
+    "status": case((_told.c.status.is_(None), PENDING), else_=_told.c.status),
+    "checkpoint": _weights.c.path,
+}
+
+_CHUNK = 500
+
+
+@dataclass(frozen=True)
+class RunTable:
+    """The candidates of one run as a table, its queries run on the connection handed in.
+
+    Args:
+        run: The run's number in the database.
+        objectives: The search's objectives, whose monitors name the fitness columns.
+    """
+
+    run: int
+    objectives: Sequence[Objective]
+
+    def columns(self, connection: Connection) -> list[str]:
+        """Names of all columns that some row has, in the order of the table."""
+        table = schema.columns
+        query = select(table.c.kind, table.c.name).where(table.c.run_id == self.run).order_by(table.c.position)
+        names: defaultdict[str, list[str]] = defaultdict(list)
+        for kind, name in connection.execute(query):
+            names[kind].append(name)
+        # An objective may be a cost or a gene may have a metric's name: each name once, where it comes first.
+        return list(
+            dict.fromkeys(
+                [
+                    *BEFORE_FITNESS,
+                    *(objective.monitor for objective in self.objectives),
+                    *names["gene"],
+                    *AFTER_GENES,
+                    *(f"cost/{name}" for name in names["cost"]),
+                    *(f"metrics/{name}" for name in names["metric"]),
+                    *AT_END,
+                ]
+            )
+        )
+
+    def rows(
+        self, connection: Connection, ids: Sequence[int] | None = None, status: str | None = None
+    ) -> list[dict[str, Any]]:
+        """One mapping per candidate, of column to value; in the order of ``ids``, else by id.
+
+        A column that a candidate has no value for (an inactive gene, a cost not measured) is missing from its row.
+        """
+        query = self._joined(
+            _asked,
+            _told.c.status,
+            *(_told.c[name] for name in ("fitness", "metrics", "cost", "started", "ended", "slot", "attempts")),
+            _told.c.error_type,
+            _weights.c.path,
+        )
+        if status == PENDING:
+            query = query.where(_told.c.status.is_(None))
+        elif status is not None:
+            query = query.where(_told.c.status == status)
+        found: dict[int, dict[str, Any]] = {}
+        for part in _parts(ids):
+            chosen = query if part is None else query.where(_asked.c.id.in_(part))
+            parents = self._parents(connection, part)
+            rows = connection.execute(chosen.order_by(_asked.c.id)).all()
+            texts = (parsed([getattr(row, name) for row in rows]) for name in ("genome", "fitness", "cost", "metrics"))
+            for row, *mappings in zip(rows, *texts, strict=True):
+                found[row.id] = self._flat(row, parents.get(row.id, []), *mappings)
+        return list(found.values()) if ids is None else [found[i] for i in ids if i in found]
+
+    def ranked(self, connection: Connection, limit: int | None, sort: str | None) -> list[int]:
+        """Ids in the order of a column; see ``Archive.ranked``.
+
+        Raises:
+            ValueError: If there is no such column.
+        """
+        if sort is None:
+            return self._best_first(connection, limit)
+        descending, name = sort.startswith("-"), sort.removeprefix("-")
+        columns = self.columns(connection)
+        if name not in columns:
+            raise ValueError(f"sort: no column {name!r}; the columns are {', '.join(columns)}")
+        monitors = [objective.monitor for objective in self.objectives]
+        if name in monitors:
+            # Best first, in the objective's own direction.
+            descending ^= self.objectives[monitors.index(name)].mode == "max"
+        if name in _SORTED_BY_DATABASE and name not in monitors:
+            column = _SORTED_BY_DATABASE[name]
+            query = self._joined(_asked.c.id).order_by(
+                column.is_(None), column.desc() if descending else column, _asked.c.id
+            )
+            return list(connection.execute(query.limit(limit)).scalars())
+        return self._ranked_by_value(connection, name, descending)[:limit]
+
+    def front(self, connection: Connection) -> list[int]:
+        """Ids of the completed candidates that none dominates, by id; answers to duplicates are left out."""
+        if not self.objectives:
+            return []
+        query = self._joined(_asked.c.id, _told.c.fitness).where(
+            _told.c.status == COMPLETED, _told.c.fitness.is_not(None), _asked.c.duplicate_of.is_(None)
+        )
+        found = connection.execute(query.order_by(_asked.c.id)).all()
+        ranks = non_domination_ranks(parsed([row.fitness for row in found]), self.objectives)
+        return [row.id for row, rank in zip(found, ranks, strict=True) if rank == 0]
+
+    def best(self, connection: Connection, count: int) -> list[int]:
+        """Ids of the best completed candidates by the first objective; answers to duplicates are left out."""
+        query = self._by_first_fitness().where(_told.c.status == COMPLETED, _asked.c.duplicate_of.is_(None))
+        return list(connection.execute(query.limit(count)).scalars())
+
+    # -- orders --------------------------------------------------------------------------------------------------------
+
+    def _joined(self, *selected: Any) -> Select:
+        """A query over candidates with their results and whole checkpoints, where they have them."""
+        return (
+            select(*selected)
+            .select_from(_asked)
+            .outerjoin(_told, and_(_told.c.run_id == _asked.c.run_id, _told.c.candidate_id == _asked.c.id))
+            .outerjoin(
+                _weights,
+                and_(
+                    _weights.c.run_id == _asked.c.run_id,
+                    _weights.c.candidate_id == _asked.c.id,
+                    _weights.c.component == schema.WHOLE,
+                ),
+            )
+            .where(_asked.c.run_id == self.run)
+        )
+
+    def _by_first_fitness(self) -> Select:
+        # From the results outwards, so that the index on them gives the order and LIMIT ends the walk.
+        fitness = _told.c.first_fitness
+        best_first = fitness if self.objectives and self.objectives[0].mode == "min" else fitness.desc()
+        return (
+            select(_told.c.candidate_id)
+            .join(_asked, and_(_asked.c.run_id == _told.c.run_id, _asked.c.id == _told.c.candidate_id))
+            .where(_told.c.run_id == self.run, fitness.is_not(None))
+            .order_by(best_first, _told.c.candidate_id)
+        )
+
+    def _best_first(self, connection: Connection, limit: int | None) -> list[int]:
+        """Ranked candidates, then failed ones, then pending ones."""
+        if len(self.objectives) > 1:
+            ids = self._by_front(connection)[:limit]
+        else:
+            query = self._by_first_fitness().where(_told.c.status.in_([COMPLETED, STOPPED]))
+            ids = list(connection.execute(query.limit(limit)).scalars())
+        if limit is None or len(ids) < limit:
+            place = case((_told.c.status.is_(None), 2), (_told.c.status.in_([COMPLETED, STOPPED]), 0), else_=1)
+            rest = connection.execute(self._joined(_asked.c.id).order_by(place, _asked.c.id)).scalars()
+            ids = list(dict.fromkeys([*ids, *rest]))
+        return ids[:limit]
+
+    def _by_front(self, connection: Connection) -> list[int]:
+        query = select(_told.c.candidate_id, _told.c.fitness).where(
+            _told.c.run_id == self.run, _told.c.fitness.is_not(None), _told.c.status.in_([COMPLETED, STOPPED])
+        )
+        rows = connection.execute(query).all()
+        found = list(zip((row.candidate_id for row in rows), parsed([row.fitness for row in rows]), strict=True))
+        ranks = non_domination_ranks([fitness for _, fitness in found], self.objectives)
+        weight = self.objectives[0].weight
+        order = sorted(
+            (rank, math.inf if math.isnan(fitness[0]) else -weight * fitness[0], candidate)
+            for rank, (candidate, fitness) in zip(ranks, found, strict=True)
+        )
+        return [candidate for _, _, candidate in order]
+
+    def _ranked_by_value(self, connection: Connection, name: str, descending: bool) -> list[int]:
+        values, missing = [], []
+        pairs = self._parent_lists(connection) if name == "parents" else self._values(connection, name)
+        for candidate, value in pairs:
+            if value is None or value != value:
+                missing.append(candidate)
+            else:
+                values.append((sort_key(value), candidate))
+        values.sort(key=lambda item: item[0], reverse=descending)  # stable: equal values stay in the order of ids
+        return [candidate for _, candidate in values] + missing
+
+    def _values(self, connection: Connection, name: str) -> Iterator[tuple[int, Any]]:
+        """Id and value of one column that lies within JSON text, by id."""
+        monitors = [objective.monitor for objective in self.objectives]
+        kind, _, part = name.partition("/")
+        take: Callable[[Any], Any]
+        if name in monitors:
+            text, take = _told.c.fitness, itemgetter(monitors.index(name))
+        elif kind in ("cost", "metrics"):
+            text, take = _told.c[kind], lambda stored: stored.get(part)
+        else:
+            text, take = _asked.c.genome, lambda stored: stored["values"].get(name)
+        rows = connection.execute(self._joined(_asked.c.id, text).order_by(_asked.c.id)).all()
+        for (candidate, _), stored in zip(rows, parsed([row[1] for row in rows]), strict=True):
+            yield candidate, None if stored is None else take(stored)
+
+    def _parent_lists(self, connection: Connection) -> Iterator[tuple[int, list[int] | None]]:
+        parents = self._parents(connection, None)
+        for candidate in connection.execute(self._joined(_asked.c.id).order_by(_asked.c.id)).scalars():
+            yield candidate, parents.get(candidate)
+
+    # -- rows ----------------------------------------------------------------------------------------------------------
+
+    def _parents(self, connection: Connection, ids: Sequence[int] | None) -> dict[int, list[int]]:
+        table = schema.parents
+        query = select(table.c.candidate_id, table.c.parent_id).where(table.c.run_id == self.run)
+        if ids is not None:
+            query = query.where(table.c.candidate_id.in_(ids))
+        parents: defaultdict[int, list[int]] = defaultdict(list)
+        for child, parent in connection.execute(query.order_by(table.c.candidate_id, table.c.position)):
+            parents[child].append(parent)
+        return parents
+
+    def _flat(
+        self,
+        row: Row,
+        parents: list[int],
+        genome: Mapping[str, Any],
+        fitness: Sequence[float] | None,
+        cost: Mapping[str, float] | None,
+        metrics: Mapping[str, float] | None,
+    ) -> dict[str, Any]:
+        flat: dict[str, Any] = {"id": row.id, "status": row.status or PENDING}
+        flat.update(zip((objective.monitor for objective in self.objectives), fitness or (), strict=False))
+        flat.update(genome["values"])
+        flat["parents"] = parents
+        for name in AFTER_GENES[1:]:
+            flat[name] = getattr(row, name)
+        for name, value in (cost or {}).items():
+            flat.setdefault(f"cost/{name}", value)  # an objective's fitness stays
+        for name, value in (metrics or {}).items():
+            flat[f"metrics/{name}"] = value
+        for name in AT_END[:-1]:
+            flat[name] = getattr(row, name)
+        flat["checkpoint"] = row.path
+        return flat
+
+
+def _parts(ids: Sequence[int] | None) -> Iterable[Sequence[int] | None]:
+    """Ids in portions that fit into one query; ``None`` (all of them) as it is."""
+    return [None] if ids is None else [ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK)]

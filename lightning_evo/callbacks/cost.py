@@ -1,0 +1,137 @@
+"""What does a training cost? Parameters, FLOPs, seconds, peak memory and epochs of any ``fit``."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.data import extract_batch_size
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch.utils.flop_counter import FlopCounterMode
+
+__all__ = ["CostMeter"]
+
+
+class CostMeter(Callback):
+    """Measure what a ``fit`` costs.
+
+    After training, :attr:`cost` holds
+
+    - ``params``: number of parameters at the end of training, frozen ones included;
+    - ``flops``: floating-point operations per training sample, forward and backward, counted in train mode on the first
+      training step with ``torch.utils.flop_counter`` (operations it knows: convolution, matrix product, attention);
+    - ``seconds``: wall-clock time from ``on_fit_start`` to the end, validation included, setting up excluded;
+    - ``peak_memory``: bytes; on CUDA the most the allocator held, on CPU how far the process grew beyond its size at the
+      start (Linux; absent elsewhere);
+    - ``epochs``: training epochs finished.
+
+    Works alone in any ``Trainer(callbacks=[CostMeter()])``; after a resume the parts add up. FLOPs are not counted on a
+    step that ``torch.compile`` captures whole (``flops`` is then 0): the counter sees only operations that PyTorch
+    dispatches.
+
+    Example:
+        >>> meter = CostMeter()
+        >>> sorted(meter.cost)
+        ['epochs', 'flops', 'params', 'seconds']
+    """
+
+    def __init__(self) -> None:
+        self.cost: dict[str, float] = {"params": 0, "flops": 0, "seconds": 0.0, "epochs": 0}
+        self._earlier_seconds = 0.0
+        self._started: float | None = None
+        self._memory_at_start: int | None = None
+        self._counter: FlopCounterMode | None = None
+        self._counted = False
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._started = time.perf_counter()
+        device = trainer.strategy.root_device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        else:
+            self._memory_at_start = _reset_peak_resident_memory()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if not self._counted:
+            self._counter = FlopCounterMode(display=False)
+            self._counter.__enter__()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._counter is not None:
+            self._stop_counting()
+            self.cost["flops"] = self._flops / max(1, _batch_size(batch))
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._measure(trainer, pl_module)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._measure(trainer, pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        # `teardown` is not called after an exception; a counter left on would count (and slow) whatever runs next.
+        if self._counter is not None:
+            self._stop_counting()
+        self._measure(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"cost": dict(self.cost), "counted": self._counted}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.cost = dict(state_dict["cost"])
+        self._earlier_seconds = self.cost["seconds"]
+        self._counted = state_dict["counted"]
+
+    def _stop_counting(self) -> None:
+        assert self._counter is not None
+        self._counter.__exit__(None, None, None)
+        self._flops = self._counter.get_total_flops()
+        self._counter, self._counted = None, True
+
+    def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.cost["params"] = sum(parameter.numel() for parameter in _materialised(pl_module))
+        if self._started is not None:
+            self.cost["seconds"] = self._earlier_seconds + time.perf_counter() - self._started
+        # Within `on_train_epoch_end` the epoch counts as processed, not yet as completed.
+        self.cost["epochs"] = trainer.fit_loop.epoch_progress.current.processed
+        device = trainer.strategy.root_device
+        if device.type == "cuda":
+            self.cost["peak_memory"] = torch.cuda.max_memory_allocated(device)
+        elif self._memory_at_start is not None:
+            peak = _resident_memory("VmHWM")
+            if peak is not None:
+                self.cost["peak_memory"] = max(0, peak - self._memory_at_start)
+
+
+def _materialised(module: LightningModule) -> list[torch.nn.Parameter]:
+    """Parameters that have a size: one that a lazy layer has not yet seen input for has none."""
+    return [p for p in module.parameters() if not isinstance(p, torch.nn.parameter.UninitializedParameter)]
+
+
+def _batch_size(batch: Any) -> int:
+    try:
+        return extract_batch_size(batch)
+    except (MisconfigurationException, RecursionError):
+        # A batch without tensors has no size that Lightning can tell: the count is then per step.
+        return 1
+
+
+def _reset_peak_resident_memory() -> int | None:
+    """Set the process's peak resident size back to its present size (Linux), which is returned in bytes."""
+    # Where the kernel doesn't allow it (some containers) the peak stays that of the process's life, an upper bound.
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    return _resident_memory("VmRSS")
+
+
+def _resident_memory(key: str) -> int | None:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:")), None)

@@ -1,0 +1,137 @@
+"""How well does a training go? Its learning curve, epoch by epoch, and the checkpoint of the epoch that counts."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+__all__ = ["CHECKPOINT_FILE", "CURVE_FILE", "FitnessRecorder", "MetricNotLogged"]
+
+CHECKPOINT_FILE = "checkpoint.ckpt"
+CURVE_FILE = "curve.jsonl"
+
+
+class MetricNotLogged(RuntimeError):
+    """A metric that decides the fitness is not among those the module logs."""
+
+
+class FitnessRecorder(Checkpoint):
+    """Record every logged metric per epoch, and keep a checkpoint of the epoch that counts.
+
+    Metrics are read once per epoch, after validation and after every other callback, so that nothing synchronises the
+    device per step. The curve also goes to ``<directory>/curve.jsonl``, one line an epoch, where others can follow it
+    while the model trains.
+
+    Override :meth:`is_better` to decide otherwise which epoch counts.
+
+    Args:
+        monitor: The metric that decides. ``None``: the last epoch counts.
+        mode: ``max`` or ``min``.
+        epoch: ``best``: the epoch with the best ``monitor`` counts; ``last``: the last one, whatever it is.
+        directory: Where the curve and ``checkpoint.ckpt`` go; ``None`` (default): the trainer's root directory.
+        save_checkpoint: Keep a Lightning checkpoint of the epoch that counts (default).
+        required: Metrics that must have been logged by the end of the first epoch that validates.
+
+    Raises:
+        MetricNotLogged: During training, when a required metric isn't there; the message names those that are.
+
+    Example:
+        >>> recorder = FitnessRecorder("val_acc", mode="max")
+        >>> recorder.is_better(0.9, than=0.8), recorder.is_better(float("nan"), than=0.8)
+        (True, False)
+    """
+
+    def __init__(
+        self,
+        monitor: str | None,
+        mode: Literal["max", "min"] = "max",
+        epoch: Literal["best", "last"] = "best",
+        directory: str | None = None,
+        save_checkpoint: bool = True,
+        required: Sequence[str] = (),
+    ) -> None:
+        self.monitor, self.mode, self.epoch = monitor, mode, epoch
+        self.directory = directory
+        self.save_checkpoint = save_checkpoint
+        self.required = tuple(required)
+        self.curve: list[dict[str, float]] = []
+        self.best_index: int | None = None
+
+    def is_better(self, value: float, than: float) -> bool:
+        """Whether ``value`` of the monitored metric is better than an earlier one; NaN never is."""
+        if math.isnan(value):
+            return False
+        return math.isnan(than) or (value > than if self.mode == "max" else value < than)
+
+    @property
+    def point(self) -> dict[str, float]:
+        """The metrics of the epoch that counts; empty before the first epoch has ended."""
+        if not self.curve:
+            return {}
+        if self.epoch == "last" or self.best_index is None:
+            return self.curve[-1]
+        return self.curve[self.best_index]
+
+    @property
+    def checkpoint_path(self) -> Path | None:
+        """Where the checkpoint of the epoch that counts is, once there is one."""
+        path = self._directory / CHECKPOINT_FILE if self.directory is not None else None
+        return path if path is not None and path.is_file() else None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self.directory is None:
+            self.directory = trainer.default_root_dir
+        if trainer.is_global_zero and stage == "fit":
+            self._directory.mkdir(parents=True, exist_ok=True)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # One transfer for all metrics: each `.item()` on its own would wait for the device again.
+        metrics = {k: v for k, v in trainer.callback_metrics.items() if isinstance(v, torch.Tensor) and v.numel() == 1}
+        numbers = torch.stack([v.detach().double().flatten()[0] for v in metrics.values()]).tolist() if metrics else []
+        point = {"epoch": trainer.current_epoch, **dict(zip(metrics, numbers, strict=True))}
+        self.curve.append(point)
+        self._check_required(trainer)
+        if trainer.is_global_zero:
+            with (self._directory / CURVE_FILE).open("a") as file:
+                file.write(json.dumps(point) + "\n")
+        # A metric logged without `sync_dist` differs between ranks; saving is a collective, so rank 0 decides for all.
+        if trainer.strategy.broadcast(self._counts(point)):
+            self.best_index = len(self.curve) - 1
+            if self.save_checkpoint:
+                # Written by Lightning under a temporary name and renamed; a collective under DDP, so on every rank.
+                trainer.save_checkpoint(self._directory / CHECKPOINT_FILE)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"curve": [dict(point) for point in self.curve], "best_index": self.best_index}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.curve = [dict(point) for point in state_dict["curve"]]
+        self.best_index = state_dict["best_index"]
+
+    @property
+    def _directory(self) -> Path:
+        assert self.directory is not None
+        return Path(self.directory)
+
+    def _check_required(self, trainer: Trainer) -> None:
+        every = trainer.check_val_every_n_epoch
+        if trainer.enable_validation and every is not None and (trainer.current_epoch + 1) % every:
+            return
+        missing = [name for name in self.required if name not in self.curve[-1]]
+        if missing:
+            logged = ", ".join(sorted(set(self.curve[-1]) - {"epoch"})) or "nothing"
+            raise MetricNotLogged(f"{', '.join(missing)}: never logged; the module logs {logged}")
+
+    def _counts(self, point: dict[str, float]) -> bool:
+        """Whether the epoch just recorded is now the one that counts."""
+        if self.monitor is None or self.epoch == "last" or self.monitor not in point or self.best_index is None:
+            return True
+        best = self.curve[self.best_index].get(self.monitor, math.nan)
+        return self.is_better(point[self.monitor], than=best)

@@ -1,0 +1,35 @@
+"""When are two searches the same? When everything that decides their results is described alike."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+__all__ = ["describe"]
+
+
+def describe(thing: Any) -> Any:
+    """What ``thing`` was made of, as JSON: class path and constructor arguments, all the way down.
+
+    A constructor argument is found under its own name among the object's attributes, the convention of every gene,
+    algorithm and setting here; one that isn't kept under its name doesn't count as a difference.
+
+    >>> from lightning_evo.genome import Boolean
+    >>> describe(Boolean())
+    {'class_path': 'lightning_evo.genome.genes.Boolean', 'init_args': {'when': {}}}
+    """
+    if thing is None or isinstance(thing, (bool, int, float, str)):
+        return thing
+    if isinstance(thing, Mapping):
+        return {str(key): describe(value) for key, value in thing.items()}
+    if isinstance(thing, (list, tuple)):
+        return [describe(element) for element in thing]
+    if isinstance(thing, type) or inspect.isroutine(thing):
+        return f"{thing.__module__}.{thing.__qualname__}"
+    if is_dataclass(thing):
+        return {f.name: describe(getattr(thing, f.name)) for f in fields(thing)}
+    names = [name for name in inspect.signature(type(thing).__init__).parameters if name != "self"]
+    arguments = {name: describe(vars(thing)[name]) for name in names if name in vars(thing)}
+    return {"class_path": f"{type(thing).__module__}.{type(thing).__qualname__}", "init_args": arguments}

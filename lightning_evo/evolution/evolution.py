@@ -1,0 +1,261 @@
+"""What is a search made of? Its parts put together, checked against each other and against what was there before."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+from lightning_evo import __version__
+from lightning_evo.algorithms import Algorithm, RegularizedEvolution
+from lightning_evo.archive import Archive, ArchiveWriter, compare_search
+from lightning_evo.evolution.controller import Controller
+from lightning_evo.evolution.description import describe
+from lightning_evo.evolution.errors import SearchError
+from lightning_evo.evolution.interrupts import Interrupts
+from lightning_evo.evolution.settings import Budget, Final, Workers
+from lightning_evo.evolution.winner import Finisher
+from lightning_evo.execution import Executor, FuturesExecutor, LocalExecutor, plan_slots
+from lightning_evo.genome import COMPLETED, STOPPED, Gene, Objective, SearchSpace, SpaceError
+from lightning_evo.reporting.progress import Progress, make_progress
+from lightning_evo.training import ConfigError, ConfigTrainable, FunctionTrainable, Trainable
+from lightning_evo.training.blueprint import load_yaml
+from lightning_evo.training.candidate import FitnessEpoch
+from lightning_evo.training.overrides import apply_genome
+
+__all__ = ["Evolution"]
+
+
+class Evolution:
+    """A search: a space, an algorithm, objectives and a budget, over a LightningCLI config or a function.
+
+    Running the same search again in the same directory continues it.
+
+    Args:
+        space: Config path -> gene.
+        algorithm: Who breeds next (default :class:`~lightning_evo.algorithms.RegularizedEvolution`).
+        objectives: What to optimise, one or more; with several it is a Pareto search.
+        budget: When to stop.
+        workers: Where candidates train.
+        directory: Where everything goes: the archive, candidates, the winner.
+        seed: Decides everything that can be decided. Default: the config's ``seed_everything``, else drawn and recorded.
+        fitness_epoch: Read the fitness at the ``best`` epoch of the first logged objective (default) or at the ``last``.
+        keep_checkpoints: How many of the best candidates keep their checkpoint. 0: none is written.
+        final: What happens with the winner; ``None``: nothing.
+        config: A LightningCLI config, as a path or as plain data, or a :class:`~lightning_evo.training.Trainable`.
+        function: Instead of ``config``: a function from genome to metrics, see
+            :class:`~lightning_evo.training.FunctionTrainable`.
+        executor: Where candidates run instead of local worker processes: any ``concurrent.futures.Executor`` (then give
+            ``workers.slots``) or :class:`~lightning_evo.execution.Executor`. The caller shuts it down.
+        progress: Shows the search; default: a live display on a terminal, plain lines elsewhere. ``False``: nothing.
+
+    Raises:
+        SearchError: If the arguments can't make a search.
+    """
+
+    def __init__(
+        self,
+        space: dict[str, Gene] | None = None,
+        objectives: list[Objective] | None = None,
+        budget: Budget | None = None,
+        algorithm: Algorithm | None = None,
+        workers: Workers | None = None,
+        directory: str | Path = "runs/evolution",
+        seed: int | None = None,
+        fitness_epoch: FitnessEpoch = "best",
+        keep_checkpoints: int = 3,
+        final: Final | None = Final(),  # noqa: B008 - frozen
+        *,
+        config: Trainable | Mapping[str, Any] | str | Path | None = None,
+        function: Callable[..., Mapping[str, float]] | None = None,
+        executor: concurrent.futures.Executor | Executor | None = None,
+        progress: Progress | bool = True,
+    ) -> None:
+        if (config is None) == (function is None):
+            raise SearchError("give either config (a LightningCLI config) or function (from genome to metrics)")
+        if not space:
+            raise SearchError("evolution.space is empty: give at least one config path with a gene")
+        if budget is None:
+            raise SearchError("evolution.budget is missing: give candidates, epochs or wall_time")
+        if not objectives:
+            raise SearchError("evolution.objectives is empty: name at least one metric, such as {monitor: val_acc}")
+        monitors = [objective.monitor for objective in objectives]
+        if len(set(monitors)) < len(monitors):
+            raise SearchError(f"evolution.objectives: {monitors} names a metric twice")
+        if keep_checkpoints < 0:
+            raise SearchError(f"evolution.keep_checkpoints: {keep_checkpoints} is below 0")
+        try:
+            self.space = SearchSpace(space)
+        except SpaceError as error:
+            raise SearchError(f"evolution.space: {error}") from None
+        self.objectives = tuple(objectives)
+        self.budget = budget
+        self.algorithm = algorithm or RegularizedEvolution()
+        self.workers = workers or Workers()
+        self.directory = Path(directory)
+        self.fitness_epoch: FitnessEpoch = fitness_epoch
+        self.keep_checkpoints = keep_checkpoints
+        self.final = final
+        self.trainable = FunctionTrainable(function) if function is not None else _trainable(config)
+        self.seed = seed if seed is not None else self.trainable.seed
+        self._executor = executor
+        self._progress = progress
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that decides which candidates come and how they fare, as JSON; budget and workers don't."""
+        return {
+            "evolution": {
+                "space": describe(self.space),
+                "algorithm": describe(self.algorithm),
+                "objectives": describe(self.objectives),
+                "fitness_epoch": self.fitness_epoch,
+            },
+            **self.trainable.describe(),
+        }
+
+    def run(self) -> Archive:
+        """Search until the budget is spent, and finish the winner.
+
+        Returns:
+            The archive, to read.
+
+        Raises:
+            SearchError: If the search can't start or go on. Nothing that was finished is lost.
+            SearchInterrupted: After Ctrl-C (or SIGTERM), with a clean archive.
+            ArchiveError: If the directory or archive can't be used.
+        """
+        self._check()
+        slots = self._plan()
+        with self._open() as writer, Archive(self.directory) as archive:
+            self.algorithm.bind(self.space, self.objectives, self._claim(writer, archive))
+            progress = make_progress(self._progress)
+            with self._make_executor(slots) as executor, progress, Interrupts(progress.message) as interrupts:
+                for remark in (writer.recovered, writer.warning):
+                    if remark:
+                        progress.message(remark)
+                controller = Controller(self, writer, archive, executor, progress, interrupts)
+                controller.resume()
+                controller.run()
+                if self.final is not None and isinstance(self.trainable, ConfigTrainable):
+                    if controller.state.best is None:
+                        raise SearchError(f"no candidate finished, so there is no winner; {controller.state.summary()}")
+                    finisher = Finisher(
+                        self.directory,
+                        self.trainable,
+                        self.objectives,
+                        self.fitness_epoch,
+                        self.workers.devices_per_candidate,
+                    )
+                    finisher.finish(controller.state.best, self.final, writer, archive, executor, progress, interrupts)
+        return Archive(self.directory)
+
+    def _check(self) -> None:
+        """Refuse before any training what the parser would refuse later."""
+        try:
+            self.trainable.check(self.space, self.objectives)
+        except SpaceError as error:
+            raise SearchError(str(error)) from None
+        if self.final is None or not isinstance(self.trainable, ConfigTrainable):
+            return
+        for path, value in self.final.overrides.items():
+            try:
+                self.trainable.blueprint.check(apply_genome(self.trainable.config, {path: value}))
+            except (ConfigError, KeyError) as error:
+                raise SearchError(f"evolution.final.overrides.{path}: {value!r} is refused: {error.args[0]}") from None
+
+    def _open(self) -> ArchiveWriter:
+        """The directory's archive, new where nothing of a different search was finished in it.
+
+        Raises:
+            SearchError: If it holds a different search.
+        """
+        writer = ArchiveWriter(self.directory)
+        try:
+            with Archive(self.directory) as archive:
+                differences = self._differences(archive.meta)
+                counts = archive.counts()
+            if not differences:
+                return writer
+            finished = counts[COMPLETED] + counts[STOPPED]
+            if finished:
+                raise SearchError(
+                    f"{self.directory} holds a different search ({finished} candidates finished); what differs:\n  "
+                    + "\n  ".join(differences)
+                    + "\nGive another evolution.directory, or undo the change to continue that search."
+                )
+            # Nothing was finished there (a metric's name mistyped, a model that crashed): begin anew beside it.
+            return writer.start_over()
+        except BaseException:
+            writer.close()
+            raise
+
+    def _differences(self, meta: Mapping[str, Any]) -> list[str]:
+        """In what the search that ``meta`` belongs to differs from this one; nothing where there is none yet."""
+        if "search" not in meta:
+            return []
+        differences = compare_search(meta["search"], self.describe())
+        if self.seed is not None and meta["seed"] != self.seed:
+            differences.append(f"seed: {meta['seed']} in the archive, {self.seed} asked")
+        return differences
+
+    def _claim(self, writer: ArchiveWriter, archive: Archive) -> int:
+        """Write down whose archive this is; returns the run's seed."""
+        meta = archive.meta
+        if "search" in meta:
+            return meta["seed"]
+        seed = self.seed if self.seed is not None else secrets.randbelow(2**31)
+        writer.update_meta(
+            {
+                "search": self.describe(),
+                "objectives": describe(self.objectives),
+                "seed": seed,
+                "version": __version__,
+                "created": time.time(),
+            }
+        )
+        return seed
+
+    def _plan(self) -> list[tuple[str, ...]]:
+        if self._executor is not None:
+            return []
+        accelerator = "auto"
+        if isinstance(self.trainable, ConfigTrainable):
+            accelerator = (self.trainable.config.get("trainer") or {}).get("accelerator") or "auto"
+        try:
+            return plan_slots(accelerator, self.workers.slots, self.workers.devices_per_candidate)
+        except ValueError as error:
+            raise SearchError(f"evolution.workers: {error}") from None
+
+    def _make_executor(self, slots: list[tuple[str, ...]]) -> AbstractContextManager[Executor]:
+        if isinstance(self._executor, concurrent.futures.Executor):
+            if self.workers.slots is None:
+                raise SearchError("evolution.workers.slots: say how many candidates the given executor runs at once")
+            return FuturesExecutor(self._executor, slots=self.workers.slots)
+        if self._executor is not None:
+            return nullcontext(self._executor)
+        return LocalExecutor(
+            slots,
+            threads=self.workers.threads,
+            max_retries=self.workers.max_retries,
+            recycle_after=self.workers.recycle_after,
+        )
+
+
+def _trainable(config: Trainable | Mapping[str, Any] | str | Path | None) -> Trainable:
+    if isinstance(config, (str, Path)):
+        try:
+            config = load_yaml(Path(config).read_text())
+        except (OSError, yaml.YAMLError) as error:
+            raise SearchError(f"config: {error}") from None
+    if not isinstance(config, Mapping):
+        return cast(Trainable, config)
+    try:
+        return ConfigTrainable(config)
+    except ConfigError as error:
+        raise SearchError(f"config: {error}") from None

@@ -1,0 +1,140 @@
+"""What becomes of the winner? Retrained if asked, tested once, and written where stock Lightning opens it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from lightning_evo.archive import Archive, ArchiveWriter
+from lightning_evo.evolution.errors import SearchError, SearchInterrupted
+from lightning_evo.evolution.interrupts import Interrupts
+from lightning_evo.evolution.settings import Final
+from lightning_evo.execution import Executor, Job
+from lightning_evo.genome import FAILED, Candidate, Objective, Result
+from lightning_evo.reporting.progress import Progress
+from lightning_evo.training import ConfigTrainable
+from lightning_evo.training.blueprint import dump_yaml
+from lightning_evo.training.candidate import CONFIG_FILE, FitnessEpoch
+from lightning_evo.training.final import finish_candidate
+from lightning_evo.training.overrides import apply_genome
+
+__all__ = ["MODEL_FILE", "Finisher", "intact_checkpoint"]
+
+MODEL_FILE = "model.ckpt"
+
+
+class Finisher:
+    """Takes the winner to ``<directory>/final``.
+
+    Args:
+        directory: The run's directory.
+        trainable: What was evolved.
+        objectives: As in the search.
+        fitness_epoch: As in the search.
+        devices: Devices per candidate.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        trainable: ConfigTrainable,
+        objectives: tuple[Objective, ...],
+        fitness_epoch: FitnessEpoch,
+        devices: int,
+    ) -> None:
+        self.directory = directory
+        self.trainable = trainable
+        self.objectives = objectives
+        self.fitness_epoch: FitnessEpoch = fitness_epoch
+        self.devices = devices
+
+    def finish(
+        self,
+        winner: Candidate,
+        final: Final,
+        writer: ArchiveWriter,
+        archive: Archive,
+        executor: Executor,
+        progress: Progress,
+        interrupts: Interrupts,
+    ) -> None:
+        """Do what ``final`` says with the winner, unless that very thing was done before.
+
+        A checkpoint that is missing or damaged is made again by training from the same config and seed.
+
+        Raises:
+            SearchError: If retraining or testing fails.
+            SearchInterrupted: If the user asks to stop meanwhile.
+        """
+        stored = archive.result(winner.id)
+        assert stored is not None
+        checkpoint = intact_checkpoint(self.directory, stored)
+        retrain = final.retrain or checkpoint is None
+        config = {"seed_everything": winner.seed, **self.trainable.resolve(winner.genome)}
+        if final.retrain:
+            config = apply_genome(config, final.overrides)
+        target = self.directory / "final"
+        request = {"candidate": winner.id, "retrain": final.retrain, "test": final.test, "config": config}
+        earlier = archive.meta.get("final")
+        if earlier is not None and earlier["request"] == request and (target / MODEL_FILE).is_file():
+            progress.message(_describe(earlier, target))
+            return
+        progress.message(f"final: {'retraining' if retrain else 'testing'} candidate {winner.id}")
+        shutil.rmtree(target, ignore_errors=True)
+        job = Job(
+            id=winner.id,
+            function=finish_candidate,
+            arguments={
+                "blueprint": self.trainable.blueprint,
+                "config": config,
+                "directory": str(target),
+                "objectives": self.objectives,
+                "fitness_epoch": self.fitness_epoch,
+                "checkpoint": None if retrain else str(checkpoint),
+                "test": final.test,
+                "devices": self.devices,
+            },
+            directory=str(target),
+        )
+        result = _wait(executor.submit(job), interrupts)
+        if result.status == FAILED:
+            raise SearchError(f"final: candidate {winner.id} failed: {result.error_type}; see {target}/output.log")
+        assert result.checkpoint is not None
+        part = target / f"{MODEL_FILE}.part"
+        shutil.copyfile(result.checkpoint, part)
+        part.replace(target / MODEL_FILE)
+        (target / "checkpoint.ckpt").unlink(missing_ok=True)
+        (target / CONFIG_FILE).write_text(dump_yaml(config))
+        outcome = {"request": request, "metrics": dict(result.metrics), **result.extra}
+        writer.set_meta("final", outcome)
+        progress.message(_describe(outcome, target))
+
+
+def intact_checkpoint(directory: Path, result: Result) -> Path | None:
+    """The checkpoint of a result, if it is there in its full size."""
+    if result.checkpoint is None:
+        return None
+    path = directory / result.checkpoint
+    return path if path.is_file() and path.stat().st_size == result.checkpoint_bytes else None
+
+
+def _wait(future: Future[Result], interrupts: Interrupts) -> Result:
+    while True:
+        try:
+            return future.result(timeout=0.5)
+        except TimeoutError:
+            if interrupts.now:
+                raise SearchInterrupted("stopped before the winner was finished; the same command does it") from None
+
+
+def _describe(outcome: Mapping[str, Any], target: Path) -> str:
+    tested = {name: value for name, value in outcome["metrics"].items() if name.startswith("test")}
+    said = ", ".join(f"{name} {value:.4f}" for name, value in tested.items())
+    if not outcome["tested"]:
+        said = f"not tested: {outcome['why_not']}"
+    return (
+        f"winner: candidate {outcome['request']['candidate']}, {said or 'tested'}; {target}/{CONFIG_FILE}, {MODEL_FILE}"
+    )

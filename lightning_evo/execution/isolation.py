@@ -1,0 +1,130 @@
+"""What makes a worker process its slot's own? Device, threads and process group; and that no worker outlives its owner."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing import connection, forkserver, resource_tracker
+
+from lightning_evo.execution.worker import JobState, publish_state
+
+__all__ = ["WorkerSettings", "isolate", "kill_group", "start_forkserver"]
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What a worker process is started with.
+
+    Args:
+        threads: Threads for each of its parallel regions.
+        devices: The CUDA devices it sees, as ``CUDA_VISIBLE_DEVICES`` names them; empty: as the controller does.
+    """
+
+    threads: int
+    devices: tuple[str, ...] = ()
+
+    @property
+    def thread_environment(self) -> dict[str, str]:
+        """Environment variables from which numerical libraries take the number of threads."""
+        return dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(self.threads))
+
+
+def isolate(settings: WorkerSettings, state: JobState) -> None:
+    """Initialise a worker process; runs in it before its first job."""
+    # Not imported above: other executors' workers have no need for what comes with the training room.
+    from lightning_evo.training.process import die_with_parent
+
+    # A process group of its own: the terminal's Ctrl-C passes by, and the worker's child processes can be killed with it.
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Without its forkserver a worker would run on while the controller takes it for dead.
+    die_with_parent()
+    _die_with_controller()
+    os.environ.update(settings.thread_environment)
+    if settings.devices:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(settings.devices)  # CUDA reads it when it is first used
+    # A worker inherits its own start method. What a job starts (a DataLoader's workers) starts as in any other process.
+    multiprocessing.set_start_method(None, force=True)
+    if "torch" in sys.modules:
+        # Imported in the forkserver, when other thread counts may have held.
+        sys.modules["torch"].set_num_threads(settings.threads)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    # What was preloaded is never garbage: leaving it out makes the collection after each job take milliseconds.
+    gc.freeze()
+    publish_state(state)
+
+
+def _die_with_controller() -> None:
+    """Have this process group killed when the controller dies.
+
+    The forkserver doesn't do it: it lives on while any worker does.
+    """
+    import fcntl  # not on Windows, where this module must still import
+
+    controller = multiprocessing.parent_process()
+    assert controller is not None
+    sentinel = controller.sentinel  # the read end of a pipe whose only writer is the controller
+    if not hasattr(fcntl, "F_SETSIG"):
+        threading.Thread(target=_die_at_end_of, args=(sentinel,), name="die-with-controller", daemon=True).start()
+        return
+    # The kernel sends the signal when the pipe's writer closes: at once, and even where a job hangs in native code.
+    fcntl.fcntl(sentinel, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(sentinel, fcntl.F_SETOWN, -os.getpgrp())
+    fcntl.fcntl(sentinel, fcntl.F_SETFL, fcntl.fcntl(sentinel, fcntl.F_GETFL) | os.O_ASYNC)
+    if connection.wait([sentinel], timeout=0):
+        os.killpg(0, signal.SIGKILL)  # it died before
+
+
+def _die_at_end_of(sentinel: int) -> None:
+    connection.wait([sentinel])
+    os.killpg(0, signal.SIGKILL)
+
+
+def kill_group(pid: int) -> None:
+    """Kill the worker process ``pid`` and the child processes it started, as far as they are still there."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+_starting = threading.Lock()
+
+
+def start_forkserver(preload: Sequence[str], environment: Mapping[str, str]) -> None:
+    """Start the forkserver, which all of a process's executors share, unless it runs; doesn't wait for its imports."""
+    resource_tracker.ensure_running()  # would unblock SIGINT if the forkserver's start had to do it
+    with _starting, _without_sigint(), _environment(environment):
+        forkserver.set_forkserver_preload(list(preload))
+        forkserver.ensure_running()
+
+
+@contextlib.contextmanager
+def _without_sigint() -> Iterator[None]:
+    """Block SIGINT in this thread, and thereby in processes it starts: Ctrl-C must not end a forkserver's imports."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for the processes started meanwhile."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

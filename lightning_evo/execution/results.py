@@ -1,0 +1,60 @@
+"""How does a result outlive the process that made it? As ``result.json`` in its candidate's directory."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from lightning_evo.genome import COMPLETED, FAILED, STOPPED, Result
+
+__all__ = ["RESULT_FILE", "decode_result", "encode_result", "read_result", "write_result"]
+
+RESULT_FILE = "result.json"
+
+_STATUSES = (COMPLETED, STOPPED, FAILED)
+
+
+def encode_result(result: Result) -> str:
+    """The result as JSON text; raises ``TypeError`` or ``ValueError`` where it holds anything but plain data."""
+    if result.status not in _STATUSES:
+        raise ValueError(f"status {result.status!r} is none of {', '.join(_STATUSES)}")
+    return json.dumps(result.to_dict())
+
+
+def decode_result(text: str) -> Result:
+    """Read what :func:`encode_result` gave.
+
+    Raises:
+        ValueError: If the text is no result.
+    """
+    record = json.loads(text)
+    if not isinstance(record, dict) or record.get("status") not in _STATUSES:
+        raise ValueError(f"not a result: {text[:80]!r}")
+    try:
+        return Result.from_dict(record)
+    except TypeError as error:
+        raise ValueError(f"not a result of this version: {error}") from error
+
+
+def write_result(directory: str | Path, text: str) -> None:
+    """Write ``result.json`` as a whole or not at all; raises ``OSError`` where that fails."""
+    path = Path(directory, RESULT_FILE)
+    part = path.with_name(f"{RESULT_FILE}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def read_result(directory: str | Path) -> Result | None:
+    """The result that a worker left in a candidate's directory; ``None`` where there is none or it is damaged.
+
+    A controller that was killed adopts it, instead of running the candidate again.
+    """
+    try:
+        return decode_result(Path(directory, RESULT_FILE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None

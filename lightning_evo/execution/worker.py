@@ -1,0 +1,186 @@
+"""What happens around a job in the process that runs it? Everything is caught; plain data comes back."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import os
+import pickle
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from lightning_evo.execution.results import RESULT_FILE, encode_result, write_result
+from lightning_evo.genome import FAILED, Result
+
+__all__ = ["OUTPUT_FILE", "JobState", "publish_state", "run_job"]
+
+OUTPUT_FILE = "output.log"
+
+_FULL = 2**20  # a file system with fewer free bytes counts as full
+
+
+class JobState(ctypes.Structure):
+    """What a worker process lets the controller see, in shared memory: its id, and when (monotonic) its job began."""
+
+    _fields_ = (("pid", ctypes.c_long), ("began", ctypes.c_double))
+
+
+_state: JobState | None = None  # set in the local executor's own worker processes only
+
+
+def publish_state(state: JobState) -> None:
+    """Say from now on, in ``state``, when this process begins a job."""
+    global _state
+    _state = state
+
+
+def run_job(payload: bytes, directory: str, slot: int, attempt: int, redirect_output: bool) -> tuple[str, bool]:
+    """Call a job's function and return its result, whatever happens.
+
+    The result is also left in ``<directory>/result.json``, before this function returns it.
+
+    Args:
+        payload: The pickled function and keyword arguments.
+        directory: The job's directory; created. From the second attempt on it is emptied first, ``output.log`` excepted.
+        slot: Where it runs.
+        attempt: How often it has been started, this time included.
+        redirect_output: Send what this process writes to its file descriptors 1 and 2 to ``<directory>/output.log``.
+            Only where the process belongs to this job alone.
+
+    Returns:
+        The result as JSON text (see ``encode_result``), and whether this process is fit for another job. A function that
+        raises anything (``SystemExit`` and ``KeyboardInterrupt`` included), returns no result or one that JSON can't hold
+        has failed. A full disk or an unusable directory is fatal.
+    """
+    started = time.time()
+    with contextlib.ExitStack() as stack:
+        try:
+            _prepare(directory, attempt)
+            if redirect_output:
+                stack.enter_context(_output_to(Path(directory, OUTPUT_FILE)))
+        except OSError as error:
+            result = replace(Result.failure(error), fatal=True)
+        else:
+            if _state is not None:
+                _state.pid, _state.began = os.getpid(), time.monotonic()
+            result = _call(payload)
+        result = replace(
+            result,
+            slot=slot,
+            attempts=attempt,
+            started=started if result.started is None else result.started,
+            ended=time.time() if result.ended is None else result.ended,
+        )
+        text = _record(result, directory)
+        return text, _free_memory()
+
+
+def _prepare(directory: str, attempt: int) -> None:
+    os.makedirs(directory, exist_ok=True)
+    # A result found here later must be this run's.
+    Path(directory, RESULT_FILE).unlink(missing_ok=True)
+    if attempt > 1:
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path)
+                elif entry.name != OUTPUT_FILE:  # the dead worker's last words
+                    os.unlink(entry.path)
+
+
+def _call(payload: bytes) -> Result:
+    try:
+        function, arguments = pickle.loads(payload)
+        result = function(**arguments)
+    except BaseException as error:
+        return _failure(error)
+    if isinstance(result, Result):
+        return result
+    name = f"{function.__module__}.{function.__qualname__}"
+    return _failure(TypeError(f"{name} returned {type(result).__name__}, not a lightning_evo Result"))
+
+
+def _failure(error: BaseException) -> Result:
+    try:
+        return Result.failure(error)
+    except Exception as broken:
+        # An exception whose own __str__ raises.
+        return Result.failure(RuntimeError(f"{type(error).__name__}, whose message raises {type(broken).__name__}"))
+
+
+def _record(result: Result, directory: str) -> str:
+    """Write the result to its file; return it as text."""
+    if result.status == FAILED and not result.fatal and _disk_is_full(directory):
+        # Native code (torch.save, safetensors) reports a full disk as an error like any other.
+        result = replace(result, fatal=True)
+    try:
+        text = encode_result(result)
+    except Exception as error:
+        # Whatever JSON, or an odd object within the result, raises.
+        kept = {"slot": result.slot, "attempts": result.attempts, "started": result.started, "ended": result.ended}
+        result = Result.failure(TypeError(f"the result is not plain data: {error}"), **kept)
+        text = encode_result(result)
+    try:
+        write_result(directory, text)
+    except OSError as error:
+        reason = Result.failure(error)
+        return encode_result(
+            replace(
+                result,
+                fatal=True,
+                error=result.error or reason.error,
+                error_type=result.error_type or reason.error_type,
+            )
+        )
+    return text
+
+
+def _disk_is_full(directory: str) -> bool:
+    try:
+        return shutil.disk_usage(directory).free < _FULL
+    except OSError:
+        return False  # no such directory: that failure is reported already
+
+
+def _free_memory() -> bool:
+    """Free what the job held; returns whether CUDA, where it was used, still works."""
+    gc.collect()  # models form cycles
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return True
+    try:
+        # After some errors (an assertion on the device, an illegal access) every later call in this process fails.
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+    except RuntimeError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _output_to(path: Path) -> Iterator[None]:
+    """Append what this process, its native code and its child processes print to the file at ``path``."""
+    _flush()
+    saved = {number: os.dup(number) for number in (1, 2)}
+    try:
+        with open(path, "ab", buffering=0) as log:
+            for number in saved:
+                os.dup2(log.fileno(), number)
+        yield
+    finally:
+        _flush()
+        for number, copy in saved.items():
+            os.dup2(copy, number)
+            os.close(copy)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        # A job may have closed or replaced a stream, or filled the disk, which its result then says.
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()

@@ -1,0 +1,39 @@
+"""What can vary? Genes, the search space, genomes, and the plain records of what was asked and how it ended."""
+
+from lightning_evo.genome.genes import (
+    Bitstring,
+    Boolean,
+    Categorical,
+    Gene,
+    Integer,
+    LogUniform,
+    Ordinal,
+    Uniform,
+    Value,
+)
+from lightning_evo.genome.genome import Genome
+from lightning_evo.genome.records import COMPLETED, FAILED, STOPPED, Candidate, Objective, Result, Status, derive_seed
+from lightning_evo.genome.space import SearchSpace, SpaceError
+
+__all__ = [
+    "COMPLETED",
+    "FAILED",
+    "STOPPED",
+    "Bitstring",
+    "Boolean",
+    "Candidate",
+    "Categorical",
+    "Gene",
+    "Genome",
+    "Integer",
+    "LogUniform",
+    "Objective",
+    "Ordinal",
+    "Result",
+    "SearchSpace",
+    "SpaceError",
+    "Status",
+    "Uniform",
+    "Value",
+    "derive_seed",
+]

@@ -1,0 +1,160 @@
+"""The plain data that crosses the rooms' borders: what is sought, what was asked, and how it ended."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import math
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from lightning_evo.genome.genome import Genome
+
+__all__ = ["COMPLETED", "FAILED", "STOPPED", "Candidate", "Objective", "Result", "Status", "derive_seed"]
+
+Status = Literal["completed", "stopped", "failed"]
+COMPLETED: Status = "completed"
+STOPPED: Status = "stopped"
+FAILED: Status = "failed"
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One thing to optimise.
+
+    Args:
+        monitor: A metric the module logs (``val_acc``), or a measured cost: ``cost/params``, ``cost/flops``,
+            ``cost/seconds``, ``cost/peak_memory``, ``cost/epochs``.
+        mode: ``max`` or ``min``.
+    """
+
+    monitor: str
+    mode: Literal["max", "min"] = "max"
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("max", "min"):
+            raise ValueError(f"mode {self.mode!r} is neither 'max' nor 'min'")
+        if not self.monitor:
+            raise ValueError("monitor is empty: name a metric that the module logs, or a cost such as cost/params")
+
+    @property
+    def weight(self) -> float:
+        """DEAP's fitness weight: +1.0 to maximise, -1.0 to minimise."""
+        return 1.0 if self.mode == "max" else -1.0
+
+    @property
+    def worst(self) -> float:
+        """The fitness value no candidate can be worse than."""
+        return -math.inf * self.weight
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A genome with its place in the search.
+
+    Args:
+        id: Counts from 0 in the order in which candidates were asked.
+        genome: What varies.
+        parents: Ids of the candidates it was bred from, none if it was sampled.
+        generation: 0 for the initial population, else one more than its oldest generation of parents.
+        seed: Decides everything random about its training; derived from the run's seed and ``id`` alone.
+        origin: The operation that made it (``sample``, ``mutate``, ``mate``, ``mate+mutate``, ...).
+        inherits: Id of the candidate whose weights it starts from, if any.
+        duplicate_of: Id of the earlier candidate with the same phenotype; such a candidate is answered, not trained.
+    """
+
+    id: int
+    genome: Genome
+    parents: tuple[int, ...] = ()
+    generation: int = 0
+    seed: int = 0
+    origin: str = "sample"
+    inherits: int | None = None
+    duplicate_of: int | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a candidate ended.
+
+    Args:
+        status: ``completed``, ``stopped`` (early; its fitness is predicted) or ``failed``.
+        fitness: One value per objective, in their order; ``None`` where it failed.
+        metrics: Every metric logged, at the epoch the fitness was read from.
+        curve: One mapping per epoch: ``epoch`` (from 0) and every metric logged by its end.
+        cost: ``params``, ``flops`` (per training sample, forward and backward), ``seconds``, ``peak_memory`` (bytes),
+            ``epochs``.
+        checkpoint: Path of the Lightning checkpoint: from training relative to the candidate's directory, in the archive
+            relative to the run's.
+        checkpoint_bytes: Its size, by which a damaged one is recognised.
+        error: Traceback or reason, where it failed.
+        error_type: A short name for what went wrong, equal for failures alike (the exception's class and message).
+        fatal: The failure is the machine's, not this candidate's (full disk): the search must stop.
+        started: When training began, in seconds since the epoch.
+        ended: When it ended.
+        slot: Where it ran.
+        attempts: How often it was started (more than once where a worker died).
+        extra: What else a callback wants remembered: JSON by name.
+    """
+
+    status: Status
+    fitness: tuple[float, ...] | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    curve: Sequence[Mapping[str, float]] = ()
+    cost: Mapping[str, float] = field(default_factory=dict)
+    checkpoint: str | None = None
+    checkpoint_bytes: int | None = None
+    error: str | None = None
+    error_type: str | None = None
+    fatal: bool = False
+    started: float | None = None
+    ended: float | None = None
+    slot: int | None = None
+    attempts: int = 1
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def failure(cls, error: BaseException, **known: Any) -> Result:
+        """The failed result of an exception: its traceback as text, and whether it is the machine's fault (full disk).
+
+        Args:
+            error: What was raised. No reference to it, nor to anything its frames hold, is kept.
+            known: Other fields already known, such as the curve so far.
+        """
+        first_line = next(iter(str(error).splitlines()), "")
+        name = type(error).__name__
+        text = "".join(traceback.format_exception(error))
+        return cls(
+            FAILED,
+            error=text,
+            error_type=f"{name}: {first_line}" if first_line else name,
+            fatal=isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT),
+            **known,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As a mapping that JSON can hold (NaN and infinities included, as Python's json writes them)."""
+        record = {f.name: getattr(self, f.name) for f in fields(self)}
+        record["fitness"] = None if self.fitness is None else list(self.fitness)
+        record["curve"] = [dict(point) for point in self.curve]
+        for name in ("metrics", "cost", "extra"):
+            record[name] = dict(record[name])
+        return record
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Result:
+        """Read what :meth:`to_dict` gave; unknown keys of a later version are refused by name (``TypeError``)."""
+        fitness = record.get("fitness")
+        return cls(**{**record, "fitness": None if fitness is None else tuple(fitness)})
+
+
+def derive_seed(*parts: object) -> int:
+    """A 32-bit seed decided by ``parts`` alone (the run's seed, a purpose, a candidate's id), stable across machines.
+
+    >>> derive_seed(1, "breed", 7) == derive_seed(1, "breed", 7) != derive_seed(1, "breed", 8)
+    True
+    """
+    text = "/".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big")

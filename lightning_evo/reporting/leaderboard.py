@@ -1,0 +1,254 @@
+"""Which candidates are best? A run's candidates in order, as a table for people or as JSON or CSV for programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.markup import escape
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from lightning_evo.archive import Archive
+from lightning_evo.genome import FAILED, STOPPED
+
+__all__ = ["leaderboard", "short_names", "tracebacks"]
+
+_LARGE = ("params", "flops", "peak_memory")
+_STYLES = {FAILED: "red", STOPPED: "yellow", "pending": "dim"}
+_LONGEST_ERROR = 80
+
+
+def leaderboard(
+    location: str | Path,
+    top: int = 10,
+    sort: str | None = None,
+    format: Literal["table", "json", "csv"] = "table",
+    run: str | None = None,
+) -> str:
+    """The candidates of a run, best first, while it runs or after.
+
+    Args:
+        location: The run's directory, an archive file or a database URL.
+        top: How many rows; 0 for all.
+        sort: A column's name, or as much of its end as is unambiguous (``lr``, ``params``, ``val_loss``); ``-`` before it
+            reverses. Objectives have their best first, other columns ascend; missing values come last. Default: best
+            fitness first (several objectives: by non-domination rank, then by the first), failed last, pending at the end.
+        format: ``table`` has short names and fits the terminal's width; ``json`` (a list of objects) and ``csv`` have every
+            column by its full name. JSON gives ``null`` for what is missing or not finite.
+        run: Which run, where a database holds several.
+
+    Raises:
+        ArchiveError: If the archive can't be read.
+        ValueError: If there is no such column, naming those there are; or ``top`` is negative.
+    """
+    if top < 0:
+        raise ValueError(f"top: {top} is not a number of rows; 0 gives all")
+    with Archive(location, run) as archive:
+        columns = archive.columns()
+        rows = archive.ranked(top or None, _column(sort, columns) if sort else None)
+        if format == "json":
+            return _as_json(rows, columns)
+        if format == "csv":
+            return _as_csv(rows, columns)
+        counts = ", ".join(f"{count} {status}" for status, count in archive.counts().items() if count)
+        title = f"{archive.run}: {counts or 'no candidates yet'}"
+        return _as_table(title, rows, columns, [objective.monitor for objective in archive.objectives])
+
+
+def tracebacks(location: str | Path, top: int = 10, run: str | None = None) -> str:
+    """Why candidates failed: each error once, most frequent first, with the candidates it hit and one traceback.
+
+    Args:
+        location: The run's directory, an archive file or a database URL.
+        top: How many different errors; 0 for all.
+        run: Which run, where a database holds several.
+
+    Raises:
+        ArchiveError: If the archive can't be read.
+        ValueError: If ``top`` is negative.
+    """
+    if top < 0:
+        raise ValueError(f"top: {top} is not a number of errors; 0 gives all")
+    with Archive(location, run) as archive:
+        alike: dict[str, list[int]] = {}
+        for row in archive.candidates(status=FAILED):
+            alike.setdefault(row["error_type"] or "failed", []).append(row["id"])
+        parts = []
+        for error_type, ids in sorted(alike.items(), key=lambda item: -len(item[1]))[: top or None]:
+            result = archive.result(ids[0])
+            assert result is not None, "a failed candidate has a result"
+            listed = ", ".join(map(str, ids[:10])) + (f" and {len(ids) - 10} more" if len(ids) > 10 else "")
+            parts.append(f"{error_type}\n  candidates: {listed}\n\n{(result.error or '').rstrip()}\n")
+        return "\n".join(parts) or "no candidate failed"
+
+
+def short_names(paths: Sequence[str], taken: Sequence[str] = ()) -> dict[str, str]:
+    """For each config path, the shortest of its ends that no other path and no name in ``taken`` has.
+
+    ``init_args``, which is in nearly every path, is left out of the names.
+
+    >>> short_names(["model.init_args.lr", "model.init_args.width", "data.init_args.width"], taken=["id"])
+    {'model.init_args.lr': 'lr', 'model.init_args.width': 'model.width', 'data.init_args.width': 'data.width'}
+    """
+    names = {}
+    for path in paths:
+        others = [_squeezed(other) for other in (*paths, *taken) if other != path]
+        parts = _squeezed(path).split(".")
+        ends = [".".join(parts[start:]) for start in reversed(range(len(parts)))]
+        names[path] = next((end for end in ends if not any(_ends_with(other, end) for other in others)), path)
+    return names
+
+
+def _squeezed(path: str) -> str:
+    return ".".join(part for part in path.split(".") if part != "init_args")
+
+
+def _ends_with(path: str, end: str) -> bool:
+    return path == end or path.endswith((f".{end}", f"/{end}"))
+
+
+def _column(key: str, columns: Sequence[str]) -> str:
+    """The sort key with its column's full name."""
+    minus, name = ("-", key[1:]) if key.startswith("-") else ("", key)
+    if name in columns:
+        return key
+    meant = [column for column in columns if _ends_with(column, name) or _ends_with(_squeezed(column), name)]
+    if len(meant) == 1:
+        return minus + meant[0]
+    if meant:
+        raise ValueError(f"sort: {name!r} could be {' or '.join(meant)}; give more of the name")
+    raise ValueError(f"sort: {name!r} is no column; the columns are {', '.join(columns)}")
+
+
+# -- for programs ------------------------------------------------------------------------------------------------------
+
+
+def _as_json(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    return json.dumps([{column: _finite(row.get(column)) for column in columns} for row in rows], indent=1)
+
+
+def _finite(value: Any) -> Any:
+    """``value`` without NaN and infinities, which JSON doesn't know."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _as_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow([_csv_cell(row.get(column)) for column in columns])
+    return text.getvalue().rstrip("\n")
+
+
+def _csv_cell(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, (list, dict, bool)) else value
+
+
+# -- for people --------------------------------------------------------------------------------------------------------
+
+
+def _as_table(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], monitors: Sequence[str]) -> str:
+    console = Console()
+    genes = [column for column in columns[: columns.index("parents")] if column not in ("id", "status", *monitors)]
+    costs = [column for column in columns if column.startswith("cost/") and column not in monitors]
+    names = short_names(genes, taken=["id", "status", *monitors, "parents", "gen"])
+    names.update((cost, cost.removeprefix("cost/")) for cost in costs)
+    # A column that none of the rows shown has a value in would only take space.
+    for name in [name for name in names if all(row.get(name) is None for row in rows)]:
+        del names[name]
+    table = _wide(title, rows, monitors, names)
+    if Measurement.get(console, console.options.update(width=10_000), table).maximum > console.width:
+        table = _narrow(title, rows, monitors, names)
+    with console.capture() as captured:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())
+
+
+def _wide(title: str, rows: Sequence[Mapping[str, Any]], monitors: Sequence[str], names: Mapping[str, str]) -> Table:
+    """A column for each gene and cost."""
+    genes = [column for column in names if not column.startswith("cost/")]
+    costs = [column for column in names if column.startswith("cost/")]
+    table = _start(title, monitors)
+    for name in [*(names[gene] for gene in genes), "parents", "gen", *(names[cost] for cost in costs)]:
+        table.add_column(escape(name), justify="right")
+    table.columns[1].max_width = 24
+    for row in rows:
+        status = Text("\n").join([_status(row), *_remarks(row)])
+        shown = [_shown(row.get(column), column) for column in (*genes, "parents", "generation", *costs)]
+        fitness = (_shown(row.get(monitor), monitor) for monitor in monitors)
+        table.add_row(str(row["id"]), status, *fitness, *shown)
+    return table
+
+
+def _narrow(title: str, rows: Sequence[Mapping[str, Any]], monitors: Sequence[str], names: Mapping[str, str]) -> Table:
+    """Everything but the fitness in one column, folded."""
+    table = _start(title, monitors)
+    table.show_lines = True
+    table.add_column("genes, parents, costs", overflow="fold", ratio=1)
+    genes = {column: name for column, name in names.items() if not column.startswith("cost/")}
+    costs = {column: name for column, name in names.items() if column.startswith("cost/")}
+    for row in rows:
+        born = _listed(row, {"parents": "parents", "generation": "gen"} if row["parents"] else {"generation": "gen"})
+        lines = [_listed(row, genes), born + " " + _listed(row, costs), *_remarks(row)]
+        fitness = (_shown(row.get(monitor), monitor) for monitor in monitors)
+        table.add_row(str(row["id"]), _status(row), *fitness, Text("\n").join(lines))
+    return table
+
+
+def _start(title: str, monitors: Sequence[str]) -> Table:
+    table = Table(title=Text(title), title_justify="left", title_style="bold")
+    table.add_column("id", justify="right", overflow="fold")
+    table.add_column("status", overflow="fold")
+    for monitor in monitors:
+        table.add_column(escape(monitor), justify="right", style="bold", overflow="fold")
+    return table
+
+
+def _status(row: Mapping[str, Any]) -> Text:
+    return Text(row["status"], style=_STYLES.get(row["status"], ""))
+
+
+def _remarks(row: Mapping[str, Any]) -> list[Text]:
+    error, original = row["error_type"], row["duplicate_of"]
+    return [
+        *([Text(error[:_LONGEST_ERROR], style="red")] if error else []),
+        *([Text(f"same as {original}", style="dim")] if original is not None else []),
+    ]
+
+
+def _listed(row: Mapping[str, Any], names: Mapping[str, str]) -> Text:
+    """``name=value`` for the columns that the row has a value in."""
+    return Text(" ").join(
+        Text.assemble((f"{name}=", "dim"), _shown(row[column], column))
+        for column, name in names.items()
+        if row.get(column) is not None
+    )
+
+
+def _shown(value: Any, column: str) -> Text:
+    """A value as people read it: four digits; 1.2M for large costs."""
+    if value is None:
+        return Text("")
+    if column == "parents":
+        return Text(",".join(map(str, value)))
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return Text(value if isinstance(value, str) else json.dumps(value))
+    if column.startswith("cost/") and column.removeprefix("cost/") in _LARGE:
+        return Text(_scaled(value))
+    return Text(str(value) if isinstance(value, int) else f"{value:.4g}")
+
+
+def _scaled(value: float) -> str:
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if math.isfinite(value) and abs(value) >= max(size, 1e4):
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.4g}"

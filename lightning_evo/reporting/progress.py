@@ -1,0 +1,259 @@
+"""What does the user see while the search runs? One live display on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from lightning_evo.genome import COMPLETED, FAILED, STOPPED, Candidate, Objective, Result
+
+__all__ = ["LiveProgress", "PlainProgress", "Progress", "Running", "SearchState", "SilentProgress", "make_progress"]
+
+FIRST_ERRORS = 10
+
+
+@dataclass(frozen=True)
+class Running:
+    """A candidate that trains right now."""
+
+    candidate: int
+    epoch: int
+    epochs: int | None
+
+
+@dataclass
+class SearchState:
+    """Where a search stands, kept up to date by the controller.
+
+    Args:
+        objectives: What is optimised.
+        limits: The budget: ``candidates``, ``epochs``, ``seconds``, as far as they are limited.
+    """
+
+    objectives: Sequence[Objective]
+    limits: Mapping[str, float]
+    asked: int = 0
+    completed: int = 0
+    stopped: int = 0
+    failed: int = 0
+    answered: int = 0
+    epochs: int = 0
+    elapsed: float = 0.0
+    end: str = ""
+    best: Candidate | None = None
+    best_fitness: tuple[float, ...] | None = None
+    front: list[tuple[float, ...]] = field(default_factory=list)
+    running: dict[int, Running] = field(default_factory=dict)
+    first_errors: list[str] = field(default_factory=list)
+
+    @property
+    def told(self) -> int:
+        """How many candidates have ended."""
+        return self.completed + self.stopped + self.failed
+
+    def account(self, candidate: Candidate, result: Result) -> None:
+        """Count a result in."""
+        self.completed += result.status == COMPLETED
+        self.stopped += result.status == STOPPED
+        self.failed += result.status == FAILED
+        self.answered += candidate.duplicate_of is not None
+        self.epochs += int(result.cost.get("epochs", 0))
+        if result.status == FAILED and len(self.first_errors) < FIRST_ERRORS:
+            self.first_errors.append(result.error_type or "")
+        if result.fitness is None or candidate.duplicate_of is not None:
+            return
+        weighted = self._weighted(result.fitness)
+        if self.best_fitness is None or weighted > self._weighted(self.best_fitness):
+            self.best, self.best_fitness = candidate, result.fitness
+        if len(self.objectives) > 1 and not any(_dominates(other, weighted) for other in self.front):
+            self.front = [other for other in self.front if not _dominates(weighted, other)]
+            self.front.append(weighted)
+
+    def left(self) -> float | None:
+        """Seconds until the budget is spent, at the pace so far; ``None`` while that can't be said."""
+        spent = {"candidates": self.told, "epochs": self.epochs, "seconds": self.elapsed}
+        paces = [
+            max(0.0, limit - spent[name]) * self.elapsed / spent[name]
+            for name, limit in self.limits.items()
+            if spent[name]
+        ]
+        return min(paces) if paces and self.told else None
+
+    def summary(self) -> str:
+        """Counts and the best so far, in one line."""
+        counts = [f"{self.completed} completed"]
+        counts += [f"{n} {name}" for name in ("stopped", "failed", "answered") if (n := getattr(self, name))]
+        return f"{self.asked} candidates ({', '.join(counts)}), {self.describe_best()}"
+
+    def describe_best(self) -> str:
+        """The best candidate so far and its fitness."""
+        if self.best is None or self.best_fitness is None:
+            return "none finished yet"
+        front = f", {len(self.front)} on the Pareto front" if len(self.objectives) > 1 else ""
+        return f"best {self.describe_fitness(self.best_fitness)} (candidate {self.best.id}){front}"
+
+    def describe_fitness(self, fitness: Sequence[float]) -> str:
+        """Every objective with its value."""
+        pairs = zip(self.objectives, fitness, strict=True)
+        return ", ".join(f"{objective.monitor} {_number(value)}" for objective, value in pairs)
+
+    def _weighted(self, fitness: Sequence[float]) -> tuple[float, ...]:
+        return tuple(o.weight * value for o, value in zip(self.objectives, fitness, strict=True))
+
+
+class Progress(ABC):
+    """Shows a search to its user; a context manager that is open while the search runs."""
+
+    interval = 0.5
+    """Seconds between two updates."""
+
+    _updated = 0.0
+
+    def due(self) -> bool:
+        """Whether it is time for the next :meth:`update`."""
+        return time.monotonic() - self._updated >= self.interval
+
+    def update(self, state: SearchState) -> None:
+        """Show where the search stands."""
+        self._updated = time.monotonic()
+
+    @abstractmethod
+    def told(self, candidate: Candidate, result: Result, state: SearchState) -> None:
+        """Show that a candidate has ended."""
+
+    @abstractmethod
+    def message(self, text: str) -> None:
+        """Say something once."""
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Leave the terminal as it was."""
+        return
+
+
+class SilentProgress(Progress):
+    """Shows nothing."""
+
+    def due(self) -> bool:
+        return False
+
+    def told(self, candidate: Candidate, result: Result, state: SearchState) -> None:
+        """Show nothing."""
+
+    def message(self, text: str) -> None:
+        """Say nothing."""
+
+
+class PlainProgress(Progress):
+    """A line for each candidate that ended, for logs and pipes."""
+
+    def due(self) -> bool:
+        return False  # a line a tick would drown the lines that matter
+
+    def told(self, candidate: Candidate, result: Result, state: SearchState) -> None:
+        limit = state.limits.get("candidates")
+        of = f"/{int(limit)}" if limit is not None else ""
+        if result.fitness is None:
+            said = f"failed: {result.error_type}"
+        else:
+            said = f"{result.status}: {state.describe_fitness(result.fitness)}"
+        if candidate.duplicate_of is not None:
+            said += f" (as candidate {candidate.duplicate_of}, not trained again)"
+        elif "seconds" in result.cost:
+            said += f" in {result.cost['seconds']:.1f} s"
+        self.message(f"[{state.told}{of}] candidate {candidate.id} {said}; {state.describe_best()}")
+
+    def message(self, text: str) -> None:
+        print(text, flush=True)
+
+
+class LiveProgress(Progress):
+    """One live display: best so far, slots, counts, budget and time left.
+
+    Args:
+        console: Where to draw; default: standard output.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console()
+        self._live = Live(console=self.console, auto_refresh=False, transient=True)
+
+    def __enter__(self) -> LiveProgress:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def update(self, state: SearchState) -> None:
+        super().update(state)
+        self._live.update(render(state), refresh=True)
+
+    def told(self, candidate: Candidate, result: Result, state: SearchState) -> None:
+        if result.status == FAILED:
+            self.message(f"candidate {candidate.id} failed: {result.error_type}")
+
+    def message(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False)
+
+
+def make_progress(asked: Progress | bool) -> Progress:
+    """The display that was asked for; ``True`` chooses by whether standard output is a terminal."""
+    if isinstance(asked, Progress):
+        return asked
+    if not asked:
+        return SilentProgress()
+    return LiveProgress() if sys.stdout.isatty() else PlainProgress()
+
+
+def render(state: SearchState) -> Group:
+    """The live display as a rich renderable."""
+    head = Table.grid(padding=(0, 2))
+    head.add_row("best", Text(state.describe_best(), style="bold green"))
+    counts = f"{state.completed} completed  {state.stopped} stopped  {state.failed} failed  {state.answered} answered"
+    head.add_row("candidates", counts)
+    left = state.left()
+    spent = f"{state.epochs} epochs  {_duration(state.elapsed)} spent"
+    head.add_row("time", f"{spent}  {'about ' + _duration(left) + ' left' if left is not None else ''}")
+    for name, limit in state.limits.items():
+        done = {"candidates": state.told, "epochs": state.epochs, "seconds": state.elapsed}[name]
+        bar = Table.grid(padding=(0, 1))
+        bar.add_row(ProgressBar(total=limit, completed=min(done, limit), width=32), f"{done:.0f} of {limit:.0f} {name}")
+        head.add_row("budget", bar)
+    slots = Table(box=None, padding=(0, 2), show_header=bool(state.running))
+    for title in ("slot", "candidate", "epoch"):
+        slots.add_column(title, justify="right")
+    for slot, running in sorted(state.running.items()):
+        of = f"/{running.epochs}" if running.epochs else ""
+        slots.add_row(str(slot), str(running.candidate), f"{running.epoch}{of}")
+    return Group(head, slots)
+
+
+def _dominates(first: Sequence[float], second: Sequence[float]) -> bool:
+    return all(a >= b for a, b in zip(first, second, strict=True)) and tuple(first) != tuple(second)
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

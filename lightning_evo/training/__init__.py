@@ -1,0 +1,15 @@
+"""How does one candidate become a result? Build from config, Trainer, fitness, cost."""
+
+from lightning_evo.training.blueprint import Blueprint, ConfigError
+from lightning_evo.training.candidate import train_candidate
+from lightning_evo.training.trainable import ConfigTrainable, FunctionTrainable, Task, Trainable
+
+__all__ = [
+    "Blueprint",
+    "ConfigError",
+    "ConfigTrainable",
+    "FunctionTrainable",
+    "Task",
+    "Trainable",
+    "train_candidate",
+]

@@ -1,0 +1,243 @@
+"""How does a plain config become a LightningModule, a LightningDataModule and a Trainer? By the LightningCLI itself."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import re
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import yaml
+from jsonargparse import ArgumentError, Namespace
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningCLI
+
+__all__ = ["Blueprint", "ConfigError", "Parts", "dump_yaml", "gist", "load_yaml"]
+
+Config = dict[str, Any]
+"""A LightningCLI config as plain data: ``model``, ``data``, ``trainer``, ``optimizer``, ... without a subcommand."""
+
+# The C loader and dumper are ten times as fast; PyYAML has them wherever libyaml was found.
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+
+class ConfigError(Exception):
+    """A config that the parser refuses; the message is the :func:`gist` of the parser's."""
+
+
+def dump_yaml(config: Any) -> str:
+    """Plain data as YAML text, keys in their order."""
+    return yaml.dump(config, Dumper=_Dumper, sort_keys=False)
+
+
+def load_yaml(text: str) -> Any:
+    """YAML text as plain data."""
+    return yaml.load(text, Loader=_Loader)
+
+
+def gist(error: Exception) -> str:
+    """What a parser's nested message says, in one line: the config path, and what is wrong there.
+
+    >>> nested = ["Parser key \"trainer.max_epochs\":", "  Errors:", "    - Expected a <class 'int'>", "  Given value: two"]
+    >>> gist(ValueError("\\n".join(nested)))
+    'trainer.max_epochs: Expected a int. Given value: two'
+    """
+    path: list[str] = []
+    said: list[str] = []
+    for line in (line.strip().removeprefix("- ") for line in str(error).splitlines()):
+        if key := re.fullmatch(r'Parser key "(.*)":', line):
+            path.append(key[1])
+        elif line.startswith("Given value:") and said and "alue" not in said[-1] and not _NESTED.search(line):
+            said.append(line)
+        elif line and not line.startswith(_NOISE) and "NoneType" not in line:
+            said.append(re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", line))
+    text = ". ".join(dict.fromkeys(said)).replace("dot import path string:", "class that can be imported, not")
+    return ": ".join(part for part in (".".join(path), text) if part)
+
+
+_NESTED = re.compile(r"Namespace\(|[{\[]")
+_NOISE = ("Does not validate", "Subtypes:", "Errors:", "Given value", "Problem with given class_path")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a config builds."""
+
+    model: LightningModule
+    datamodule: LightningDataModule | None
+    trainer: Trainer
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """A LightningCLI (its class and arguments), from which candidates are built in any process.
+
+    Links between arguments, types, defaults and the user's own overrides of ``LightningCLI`` methods apply to
+    candidates exactly as to an ordinary ``fit``. The parser is made once per process.
+
+    Args:
+        cli_class: The LightningCLI subclass; the module it is defined in must be importable by workers.
+        cli_arguments: Its keyword arguments other than ``args`` and ``run``, picklable.
+
+    Example:
+        >>> from lightning.pytorch.demos.boring_classes import BoringModel
+        >>> blueprint = Blueprint(cli_arguments={"model_class": BoringModel})
+        >>> config = blueprint.resolve({"trainer": {"max_epochs": 3}})
+        >>> config["trainer"]["max_epochs"]
+        3
+    """
+
+    cli_class: type[LightningCLI] = LightningCLI
+    cli_arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def resolve(self, config: Mapping[str, Any], base: Mapping[str, Any] | None = None) -> Config:
+        """Parse ``config`` (over ``base``, if given) and return it complete, as plain data, without link targets.
+
+        Raises:
+            ConfigError: If the parser refuses it.
+        """
+        cli = self._cli()
+        parsed = cli.parse(config, base)
+        with _quiet_argv():
+            dumped = cli.parser.dump(parsed, skip_none=False, skip_validation=True, skip_link_targets=True)
+        return cast(Config, load_yaml(dumped))
+
+    def check(self, config: Mapping[str, Any]) -> None:
+        """Raise :class:`ConfigError` if the parser refuses ``config``."""
+        self._cli().parse(config)
+
+    def build(
+        self,
+        config: Mapping[str, Any],
+        trainer: Mapping[str, Any] | None = None,
+        callbacks: Sequence[Callback] = (),
+    ) -> Parts:
+        """Instantiate everything that ``config`` describes.
+
+        Args:
+            config: A complete config.
+            trainer: Trainer arguments that override the config's; they are not part of the candidate.
+            callbacks: More callbacks, after the config's own.
+
+        Raises:
+            ConfigError: If the parser refuses the config.
+        """
+        with _LOCK:
+            return self._cli().build(config, dict(trainer or {}), list(callbacks))
+
+    def _cli(self) -> _CandidateCLI:
+        key = pickle.dumps(self)
+        with _LOCK:
+            return self._made(key)
+
+    def _made(self, key: bytes) -> _CandidateCLI:
+        if key not in _CLIS:
+            # The mixin comes first, so that the user's overrides still run below it.
+            made = type(f"Candidate{self.cli_class.__name__}", (_CandidateCLI, self.cli_class), {})
+            arguments = {**self.cli_arguments, "save_config_callback": None}
+            parser_kwargs = {**arguments.pop("parser_kwargs", {}), "exit_on_error": False}
+            for subcommand in self.cli_class.subcommands():
+                parser_kwargs.pop(subcommand, None)
+            with _quiet_argv():
+                _CLIS[key] = made(**arguments, parser_kwargs=parser_kwargs, run=False, args={})
+        return _CLIS[key]
+
+
+_CLIS: dict[bytes, Any] = {}
+
+# A CLI is one object with state, and `sys.argv` is one for all: candidates in threads are built one after the other.
+_LOCK = threading.RLock()
+
+
+class _CandidateCLI(LightningCLI):
+    """Mixed in front of the user's LightningCLI: the parser is made at once, objects only by :meth:`build`."""
+
+    _overrides: Mapping[str, Any] | None = None
+    _callbacks: Sequence[Callback] = ()
+
+    # -- construction makes the parser and nothing else ----------------------------------------------------------------
+
+    def parse_arguments(self, parser: Any, args: Any) -> None:
+        self.config = Namespace()
+
+    def _set_seed(self) -> None:
+        """A candidate's seed is set by whoever trains it."""
+
+    def before_instantiate_classes(self) -> None:
+        if self._overrides is not None:
+            super().before_instantiate_classes()
+
+    def instantiate_classes(self) -> None:
+        if self._overrides is not None:
+            super().instantiate_classes()
+
+    def after_instantiate_classes(self) -> None:
+        if self._overrides is not None:
+            super().after_instantiate_classes()
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        return super().instantiate_trainer(**{**kwargs, **(self._overrides or {})})
+
+    # -- what a blueprint asks -----------------------------------------------------------------------------------------
+
+    def parse(self, config: Mapping[str, Any], base: Mapping[str, Any] | None = None) -> Namespace:
+        with _quiet_argv():
+            try:
+                if base is None:
+                    return self.parser.parse_object(copy.deepcopy(dict(config)))
+                below = self.parser.parse_object(copy.deepcopy(dict(base)))
+                return self.parser.parse_object(copy.deepcopy(dict(config)), below)
+            except ArgumentError as error:
+                raise ConfigError(gist(error)) from error
+
+    def build(self, config: Mapping[str, Any], trainer: Mapping[str, Any], callbacks: Sequence[Callback]) -> Parts:
+        self.config = self.parse(config)
+        # LightningCLI keeps the first config's dump for the checkpoint's hyperparameters: give it this candidate's.
+        self.config_dump = load_yaml(
+            self.parser.dump(self.config, skip_none=False, skip_validation=True, skip_link_targets=False)
+        )
+        own_defaults = self.trainer_defaults
+        own = own_defaults.get("callbacks", [])
+        try:
+            self._overrides = trainer
+            # Callbacks given to the CLI's constructor are instances: a candidate must not get another one's state.
+            fresh = copy.deepcopy(own if isinstance(own, list) else [own])
+            self.trainer_defaults = {**own_defaults, "callbacks": [*fresh, *callbacks]}
+            with _quiet_argv():
+                try:
+                    self.before_instantiate_classes()
+                    self.instantiate_classes()
+                    self.after_instantiate_classes()
+                except ValueError as error:
+                    raise _root(error) from None
+            return Parts(self.model, self.datamodule, self.trainer)
+        finally:
+            self.trainer_defaults = own_defaults
+            self._overrides = None
+            # Keep no reference: the next candidate needs the memory.
+            for name in ("model", "datamodule", "trainer", "config_init"):
+                self.__dict__.pop(name, None)
+
+
+def _root(error: BaseException) -> BaseException:
+    """What a constructor raised, of which the parser says only that the value fits none of a union's types."""
+    while str(error).startswith("Does not validate") and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+@contextmanager
+def _quiet_argv() -> Iterator[None]:
+    """Hide the process's own command line, which LightningCLI warns of when it is given a config as an object."""
+    with _LOCK:
+        argv, sys.argv = sys.argv, sys.argv[:1]
+        try:
+            yield
+        finally:
+            sys.argv = argv

@@ -1,0 +1,94 @@
+"""What does the winner amount to? Retrained if asked, and tested once on data the search never saw."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.model_helpers import is_overridden
+
+from lightning_evo.genome import COMPLETED, Objective, Result
+from lightning_evo.training.blueprint import Blueprint, Parts
+from lightning_evo.training.candidate import FitnessEpoch, isolated, train_candidate, trainer_overrides
+from lightning_evo.training.distributed import train_candidate_distributed
+
+__all__ = ["finish_candidate"]
+
+
+def finish_candidate(
+    *,
+    blueprint: Blueprint,
+    config: Mapping[str, Any],
+    directory: str,
+    objectives: Sequence[Objective],
+    fitness_epoch: FitnessEpoch,
+    checkpoint: str | None,
+    test: bool,
+    devices: int,
+) -> Result:
+    """Retrain (if ``checkpoint`` is ``None``) and test a candidate.
+
+    Args:
+        blueprint: The LightningCLI that builds it.
+        config: Its complete config.
+        directory: Where the retraining writes.
+        objectives: As in the search.
+        fitness_epoch: As in the search.
+        checkpoint: Path of the checkpoint to test.
+        test: Whether to test.
+        devices: Devices for the retraining; testing uses one.
+
+    Returns:
+        Completed, with ``metrics`` of the test (and of the retraining) and ``extra["tested"]``; or failed.
+    """
+    started = time.time()
+    trained: Result | None = None
+    if checkpoint is None:
+        train = train_candidate_distributed if devices > 1 else train_candidate
+        trained = train(
+            blueprint=blueprint,
+            config=config,
+            directory=directory,
+            objectives=objectives,
+            fitness_epoch=fitness_epoch,
+            devices=devices,
+        )
+        if trained.status != COMPLETED:
+            return trained
+        assert trained.checkpoint is not None
+        checkpoint = str(Path(directory) / trained.checkpoint)
+    metrics = dict(trained.metrics) if trained else {}
+    why_not = "" if test else "not asked for"
+    if test:
+        try:
+            with isolated(config):
+                parts = blueprint.build(config, {**trainer_overrides(config, directory, 1), "logger": False})
+                why_not = _untestable(parts)
+                if not why_not:
+                    parts.trainer.test(parts.model, datamodule=parts.datamodule, ckpt_path=checkpoint, verbose=False)
+                    metrics |= {name: float(value) for name, value in parts.trainer.callback_metrics.items()}
+        except Exception as error:
+            return Result.failure(error, started=started, ended=time.time())
+    return Result(
+        COMPLETED,
+        fitness=trained.fitness if trained else None,
+        metrics=metrics,
+        cost=trained.cost if trained else {},
+        checkpoint=checkpoint,
+        started=started,
+        ended=time.time(),
+        extra={"tested": not why_not, "why_not": why_not, "retrained": trained is not None},
+    )
+
+
+def _untestable(parts: Parts) -> str:
+    """Why there is nothing to test; empty if there is."""
+    if not is_overridden("test_step", parts.model, LightningModule):
+        return f"{type(parts.model).__name__} has no test_step"
+    source = parts.datamodule if parts.datamodule is not None else parts.model
+    if not is_overridden("test_dataloader", source):
+        return f"{type(source).__name__} has no test_dataloader"
+    return ""

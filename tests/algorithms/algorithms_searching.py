@@ -1,0 +1,113 @@
+"""Toy searches on simulated slots, shared by this folder's tests."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+
+from lightning_evo.algorithms import (
+    NSGA2,
+    Algorithm,
+    GenerationalEvolution,
+    LocalSearch,
+    Operator,
+    RandomSearch,
+    RegularizedEvolution,
+)
+from lightning_evo.genome import (
+    Bitstring,
+    Boolean,
+    Candidate,
+    Categorical,
+    Genome,
+    Integer,
+    LogUniform,
+    Objective,
+    Ordinal,
+    Result,
+    SearchSpace,
+    Uniform,
+)
+
+SPACE = SearchSpace(
+    {
+        "model.kind": Categorical(["conv", "linear", None]),
+        "model.kernel": Integer(1, 7, step=2, when={"model.kind": ["conv"]}),
+        "model.lr": LogUniform(1e-4, 1e-1),
+        "model.width": Ordinal([16, 32, 64, 128]),
+        "model.norm": Boolean(),
+        "model.momentum": Uniform(0.0, 0.99, when={"model.norm": [True], "model.kind": ["conv", "linear"]}),
+        "model.bits": Bitstring(8),
+    }
+)
+ONE = [Objective("val_acc")]
+TWO = [Objective("val_acc"), Objective("cost/params", "min")]
+THREE = [*TWO, Objective("cost/seconds", "min")]
+
+MAKERS: dict[str, Callable[[], Algorithm]] = {
+    "random": lambda: RandomSearch(population_size=6),
+    "regularized": lambda: RegularizedEvolution(population_size=6, tournament_size=3),
+    "regularized self-adaptive": lambda: RegularizedEvolution(population_size=6, mutate=Operator("self_adaptive")),
+    "local": lambda: LocalSearch(population_size=2, patience=4),
+    "generational": lambda: GenerationalEvolution(population_size=6),
+    "mu+lambda": lambda: GenerationalEvolution(population_size=6, strategy="mu+lambda", offspring=4),
+    "mu,lambda": lambda: GenerationalEvolution(population_size=4, strategy="mu,lambda", offspring=7, elitism=0),
+    "nsga2": lambda: NSGA2(population_size=6),
+    "nsga3": lambda: NSGA2(population_size=6, survive=Operator("selNSGA3", {"ref_points": 4})),
+}
+SYNCHRONOUS = ["generational", "mu+lambda", "mu,lambda", "nsga2"]
+STEADY = ["random", "regularized", "regularized self-adaptive", "local"]
+
+
+def score(genome: Genome) -> tuple[float, float, float]:
+    """An accuracy, a size and a time, decided by the genome."""
+    accuracy = -((math.log10(genome["model.lr"]) + 2.5) ** 2) + genome["model.bits"].count("1") / 4
+    accuracy += {"conv": 1.0, "linear": 0.5, None: 0.0}[genome["model.kind"]] - genome.get("model.momentum", 0.5)
+    return accuracy, genome["model.width"] * genome.get("model.kernel", 1), genome["model.bits"].count("0") + 1.0
+
+
+def evaluate(candidate: Candidate, objectives: list[Objective], failing: float = 0.0) -> Result:
+    """The candidate's score; ``failing`` is the share of candidates that fail, decided by their id."""
+    if random.Random(f"fails {candidate.id}").random() < failing:
+        return Result("failed", error="it broke", error_type="RuntimeError: it broke")
+    return Result("completed", fitness=score(candidate.genome)[: len(objectives)])
+
+
+class Search:
+    """An algorithm, simulated slots that end in random order, and the journal of what was asked and told."""
+
+    def __init__(
+        self,
+        make: Callable[[], Algorithm],
+        objectives: list[Objective] = ONE,
+        seed: int = 0,
+        slots: int = 1,
+        order: int = 0,
+        failing: float = 0.0,
+        space: SearchSpace = SPACE,
+    ) -> None:
+        self.algorithm = make()
+        self.algorithm.bind(space, objectives, seed)
+        self.objectives, self.slots, self.failing = objectives, slots, failing
+        self.order = random.Random(order)
+        self.asked: list[Candidate] = []
+        self.told: list[tuple[Candidate, Result]] = []
+        self.running: list[Candidate] = []
+
+    def run(self, candidates: int) -> list[Candidate]:
+        """Go on until so many candidates have been asked, and end those that run."""
+        while len(self.asked) < candidates:
+            candidate = self.algorithm.ask() if len(self.running) < self.slots else None
+            if candidate is not None:
+                self.asked.append(candidate)
+                self.running.append(candidate)
+            else:
+                self.end_one()
+        return self.asked
+
+    def end_one(self) -> None:
+        candidate = self.running.pop(self.order.randrange(len(self.running)))
+        result = evaluate(candidate, self.objectives, self.failing)
+        self.algorithm.tell(candidate, result)
+        self.told.append((candidate, result))

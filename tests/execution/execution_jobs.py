@@ -1,0 +1,187 @@
+"""Job functions for the tests of the execution room; importable by name in worker processes."""
+
+import ctypes
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from lightning_evo.genome import COMPLETED, Result
+
+
+def succeed(value=0.0):
+    return Result(COMPLETED, fitness=(float(value),), extra={"pid": os.getpid()})
+
+
+def note(path, name, seconds=0.0):
+    """Append a line, to see in which order jobs ran."""
+    with open(path, "a") as file:
+        file.write(f"{name}\n")
+    time.sleep(seconds)
+    return Result(COMPLETED, fitness=(0.0,), extra={"pid": os.getpid()})
+
+
+def wait_for(path):
+    """Run until a file exists."""
+    while not os.path.exists(path):
+        time.sleep(0.01)
+    return Result(COMPLETED, fitness=(0.0,), extra={"pid": os.getpid()})
+
+
+def sleep(pid_file=None, seconds=600.0):
+    if pid_file:
+        publish(pid_file)
+    time.sleep(seconds)
+    return Result(COMPLETED, fitness=(0.0,), extra={"pid": os.getpid()})
+
+
+def sleep_in_native_code(pid_file):
+    """Hang with the interpreter's lock held: no Python thread or signal handler of this process runs any more."""
+    publish(pid_file)
+    ctypes.PyDLL(None).sleep(600)
+
+
+def sleep_with_child(pid_file):
+    """Leave a child process that knows nothing of its parent."""
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    publish(pid_file, os.getpid(), child.pid)
+    time.sleep(600)
+
+
+def ignore_sigterm(pid_file):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    publish(pid_file)
+    time.sleep(600)
+
+
+def publish(path, *pids):
+    part = Path(f"{path}.part")
+    part.write_text(" ".join(str(pid) for pid in pids or (os.getpid(),)))
+    part.replace(path)
+
+
+def raise_value_error(message="too bad\nsecond line"):
+    raise ValueError(message)
+
+
+def raise_unpicklable():
+    class Local(Exception):
+        def __init__(self, one, two):
+            super().__init__("kept inside")
+            self.lock = threading.Lock()
+
+    raise Local(1, 2)
+
+
+def raise_unprintable():
+    class Unprintable(Exception):
+        def __str__(self):
+            raise RuntimeError("no text")
+
+    raise Unprintable
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def leave(code):
+    sys.exit(code)
+
+
+def leave_at_once(code):
+    os._exit(code)
+
+
+def fill_disk():
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def run_out_of_memory():
+    raise MemoryError("unable to allocate 1 PiB")
+
+
+def return_nothing():
+    return None
+
+
+def return_unpicklable():
+    return Result(COMPLETED, extra={"lock": threading.Lock()})
+
+
+def return_object():
+    return Result(COMPLETED, extra={"path": Path("x")})
+
+
+def die_until(directory, attempts, number=signal.SIGKILL):
+    """Kill the worker at each start before the ``attempts``-th; leave a file behind each time."""
+    counter = Path(f"{directory}.count")
+    count = int(counter.read_text()) + 1 if counter.exists() else 1
+    counter.write_text(str(count))
+    print(f"attempt {count}", flush=True)
+    found = sorted(path.name for path in Path(directory).iterdir())
+    Path(directory, f"left_by_{count}").mkdir()
+    Path(directory, f"left_by_{count}", "file").touch()
+    Path(directory, f"left_by_{count}.txt").touch()
+    if count < attempts:
+        os.kill(os.getpid(), number)
+        time.sleep(60)
+    return Result(COMPLETED, fitness=(float(count),), extra={"found": found})
+
+
+def print_everywhere(text):
+    print(f"python {text}")
+    print(f"error {text}", file=sys.stderr)
+    os.system(f"echo child {text}")
+    return Result(COMPLETED, fitness=(0.0,))
+
+
+def describe_process():
+    torch = sys.modules.get("torch")
+    return Result(
+        COMPLETED,
+        extra={
+            "pid": os.getpid(),
+            "torch_threads": torch.get_num_threads() if torch else None,
+            "group": os.getpgrp(),
+            **{name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES")},
+        },
+    )
+
+
+class Refuses:
+    """Can be pickled, not unpickled."""
+
+    def __reduce__(self):
+        return raise_value_error, ("cannot be read",)
+
+
+def take(argument):
+    return Result(COMPLETED)
+
+
+class DiesWhenCollected:
+    """Part of a cycle whose collection, after the job, kills the process."""
+
+    def __init__(self):
+        self.cycle = self
+
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_after_work(counter):
+    with open(counter, "a") as file:
+        file.write("started\n")
+    DiesWhenCollected()
+    return Result(COMPLETED, fitness=(1.0,))
+
+
+def spoil_result_file(where):
+    """Make it impossible to write result.json."""
+    Path(where, "result.json").mkdir()
+    return Result(COMPLETED, fitness=(1.0,))
