@@ -56,7 +56,10 @@ class ToyNet(LightningModule):
         self.lr = lr
         layers: list[nn.Module] = []
         for at in range(depth):
-            layers += [nn.Linear(features if at == 0 else width, width), nn.ReLU() if activation == "relu" else nn.Tanh()]
+            layers += [
+                nn.Linear(features if at == 0 else width, width),
+                nn.ReLU() if activation == "relu" else nn.Tanh(),
+            ]
         self.net = nn.Sequential(*layers, nn.Linear(width, 2))
         if misbehave == "crash":
             raise RuntimeError("this model always crashes")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -123,6 +124,9 @@ def _batch_size(batch: Any) -> int:
 
 def _reset_peak_resident_memory() -> int | None:
     """Set the process's peak resident size back to its present size (Linux), which is returned in bytes."""
+    # What an earlier training freed may still be the process's; this one would then seem to need less than it does.
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
     # Where the kernel doesn't allow it (some containers) the peak stays that of the process's life, an upper bound.
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")

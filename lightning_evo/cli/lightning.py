@@ -108,7 +108,7 @@ class EvolutionCLI(LightningCLI):
             SearchError: If it can't be made; the message names the config path.
         """
         parser = self._parser("fit")
-        config = load_yaml(parser.dump(self.config["fit"], skip_none=False, skip_link_targets=True))
+        config = load_yaml(parser.dump(self.config["fit"], skip_unset=False, skip_link_targets=True))
         section = config.pop(GROUP)
         for name in ("config", *self._subcommand_method_arguments["fit"]):
             config.pop(name, None)

@@ -105,7 +105,7 @@ class Blueprint:
         cli = self._cli()
         parsed = cli.parse(config, base)
         with _quiet_argv():
-            dumped = cli.parser.dump(parsed, skip_none=False, skip_validation=True, skip_link_targets=True)
+            dumped = cli.parser.dump(parsed, skip_unset=False, skip_validation=True, skip_link_targets=True)
         return cast(Config, load_yaml(dumped))
 
     def check(self, config: Mapping[str, Any]) -> None:
@@ -200,7 +200,7 @@ class _CandidateCLI(LightningCLI):
         self.config = self.parse(config)
         # LightningCLI keeps the first config's dump for the checkpoint's hyperparameters: give it this candidate's.
         self.config_dump = load_yaml(
-            self.parser.dump(self.config, skip_none=False, skip_validation=True, skip_link_targets=False)
+            self.parser.dump(self.config, skip_unset=False, skip_validation=True, skip_link_targets=False)
         )
         own_defaults = self.trainer_defaults
         own = own_defaults.get("callbacks", [])

@@ -1,8 +1,8 @@
 """How does one candidate train on several devices? By DDP in a process of its own, whose command line is that candidate.
 
 ``strategy: ddp`` starts its other ranks by running the process's own command line again. A worker's command line is not
-the candidate, so a candidate on several devices gets a fresh process: ``python -m lightning_evo.training.distributed
-DIRECTORY``, which every rank can repeat.
+the candidate, so a candidate on several devices gets a fresh process: ``python -m lightning_evo.training.rank DIRECTORY``,
+which every rank can repeat.
 """
 
 from __future__ import annotations
@@ -16,27 +16,28 @@ from pathlib import Path
 from typing import Any
 
 from lightning_evo.genome import Result
-from lightning_evo.training.candidate import train_candidate
-from lightning_evo.training.process import die_with_parent
 
-__all__ = ["train_candidate_distributed"]
+__all__ = ["ARGUMENTS_FILE", "RESULT_FILE", "train_candidate_distributed"]
 
-_ARGUMENTS = "distributed.pickle"
-_RESULT = "distributed.json"
+ARGUMENTS_FILE = "distributed.pickle"
+RESULT_FILE = "distributed.json"
 
 
 def train_candidate_distributed(**arguments: Any) -> Result:
     """:func:`~lightning_evo.training.candidate.train_candidate` with ``devices`` > 1, in processes of its own."""
     directory = Path(arguments["directory"])
     directory.mkdir(parents=True, exist_ok=True)
-    result = directory / _RESULT
+    result = directory / RESULT_FILE
     result.unlink(missing_ok=True)
-    (directory / _ARGUMENTS).write_bytes(pickle.dumps(arguments))
+    (directory / ARGUMENTS_FILE).write_bytes(pickle.dumps(arguments))
     # Its own session keeps the terminal's Ctrl-C away; `die_with_parent` ends it with the worker.
     done = subprocess.run(
-        [sys.executable, "-m", __name__, str(directory)], start_new_session=True, env=_environment(), check=False
+        [sys.executable, "-m", "lightning_evo.training.rank", str(directory)],
+        start_new_session=True,
+        env=_environment(),
+        check=False,
     )
-    (directory / _ARGUMENTS).unlink(missing_ok=True)
+    (directory / ARGUMENTS_FILE).unlink(missing_ok=True)
     if not result.exists():
         return Result.failure(
             ChildProcessError(f"the DDP processes ended with exit code {done.returncode}; see {directory}/output.log")
@@ -50,21 +51,3 @@ def _environment() -> dict[str, str]:
     environment = {name: value for name, value in os.environ.items() if name not in ranks}
     environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
     return environment
-
-
-def main(directory: str) -> None:
-    """Train the candidate whose arguments are in ``directory``, as one of its ranks."""
-    die_with_parent()
-    arguments = pickle.loads((Path(directory) / _ARGUMENTS).read_bytes())
-    result = train_candidate(**arguments)
-    if int(os.environ.get("LOCAL_RANK", "0")) == 0:
-        part = Path(directory) / f"{_RESULT}.part"
-        part.write_text(json.dumps(result.to_dict()))
-        part.replace(Path(directory) / _RESULT)
-    elif result.error:
-        # A rank that failed must say so: rank 0 would wait for it at the next collective.
-        sys.exit(result.error)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

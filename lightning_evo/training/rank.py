@@ -1,0 +1,30 @@
+"""What does one rank of a candidate on several devices do? The same as every other: build, train; rank 0 reports."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import sys
+from pathlib import Path
+
+from lightning_evo.training.candidate import train_candidate
+from lightning_evo.training.distributed import ARGUMENTS_FILE, RESULT_FILE
+from lightning_evo.training.process import die_with_parent
+
+
+def main(directory: Path) -> None:
+    """Train the candidate whose arguments are in ``directory``, as one of its ranks."""
+    die_with_parent()
+    result = train_candidate(**pickle.loads((directory / ARGUMENTS_FILE).read_bytes()))
+    if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+        part = directory / f"{RESULT_FILE}.part"
+        part.write_text(json.dumps(result.to_dict()))
+        part.replace(directory / RESULT_FILE)
+    elif result.error:
+        # A rank that failed must say so: rank 0 would wait for it at the next collective.
+        sys.exit(result.error)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,62 @@
+"""Every callback survives saving and resuming: a run in two parts ends as a run in one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from toys import ToyData, ToyNet
+
+from lightning_evo import callbacks
+from lightning_evo.callbacks import CostMeter, FitnessRecorder
+
+# One entry per public callback: how it is made, and what of it must come out the same.
+SETTINGS = {
+    CostMeter: (
+        lambda directory: CostMeter(),
+        lambda meter: {k: v for k, v in meter.cost.items() if k in ("params", "flops", "epochs")},
+    ),
+    FitnessRecorder: (
+        lambda directory: FitnessRecorder("val_loss", mode="min", directory=str(directory)),
+        lambda recorder: (recorder.curve, recorder.best_index, recorder.point),
+    ),
+}
+
+
+def fit(callback, directory, epochs, ckpt_path=None):
+    seed_everything(1)
+    trainer = Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        callbacks=[callback],
+        default_root_dir=directory,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=isinstance(callback, FitnessRecorder),
+    )
+    # Batches in a fixed order, so that the two parts see what the whole sees.
+    data = ToyData()
+    trainer.fit(ToyNet(), data.val_dataloader(), data.val_dataloader(), ckpt_path=ckpt_path)
+    return trainer
+
+
+def test_every_public_callback_is_in_the_resume_test():
+    public = {getattr(callbacks, name) for name in callbacks.__all__}
+    assert public == set(SETTINGS)
+
+
+@pytest.mark.parametrize("kind", SETTINGS, ids=lambda kind: kind.__name__)
+def test_a_resumed_run_leaves_the_callback_as_an_uninterrupted_one_does(kind, tmp_path):
+    make, outcome = SETTINGS[kind]
+    whole = make(tmp_path / "whole")
+    reference = fit(whole, tmp_path / "whole", epochs=4)
+
+    first = make(tmp_path / "parts")
+    fit(first, tmp_path / "parts", epochs=2).save_checkpoint(tmp_path / "half.ckpt")
+    second = make(tmp_path / "parts")
+    resumed = fit(second, tmp_path / "parts", epochs=4, ckpt_path=tmp_path / "half.ckpt")
+
+    assert outcome(second) == outcome(whole)
+    for name, parameter in reference.model.state_dict().items():
+        assert torch.equal(parameter, resumed.model.state_dict()[name])
