@@ -132,7 +132,7 @@ def run(task: tuple[str, Path, int, int]) -> tuple[list[float], float]:
     return (run_ours if name in ALGORITHMS else run_optuna)(name, path, seed, evaluations)
 
 
-def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:
+def mean_and_interval(values: numpy.ndarray) -> tuple[float, float]:
     """Mean and half the width of its 95 % interval (normal approximation; the seeds are 50 or more)."""
     spread = numpy.std(values, ddof=1) if len(values) > 1 else math.nan
     return float(numpy.mean(values)), float(1.96 * spread / math.sqrt(len(values)))
@@ -193,7 +193,7 @@ def main(args: Sequence[str] | None = None) -> None:
     table.add_column("algorithm", no_wrap=True)
     for at in options.at:
         table.add_column(f"after {at}", justify="right", no_wrap=True)
-    table.add_column(f"{options.only[0]} + ... (paired)", justify="right")
+    table.add_column(f"minus {options.only[0]}", justify="right")
     table.add_column("ms per ask+tell", justify="right")
     report: dict[str, dict[str, object]] = {}
     curves: dict[str, numpy.ndarray] = {}

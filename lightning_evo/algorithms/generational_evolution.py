@@ -23,8 +23,8 @@ class GenerationalEvolution(Algorithm):
         strategy: Who lives on. ``generational``: the ``elitism`` best parents and all offspring. ``mu+lambda``: the
             best of parents and offspring. ``mu,lambda``: the ``elitism`` best parents and the best offspring.
         offspring: Candidates per generation, λ (default μ, less ``elitism`` in ``generational``, where it is fixed).
-        elitism: How many of the best parents live on unconditionally (default 1); ``mu+lambda`` keeps the best anyway.
-        tournament_size: How many individuals compete to be a parent (default 3). With several objectives parents are
+        elitism: How many of the best parents live on unconditionally (default 2); ``mu+lambda`` keeps the best anyway.
+        tournament_size: How many individuals compete to be a parent (default 5). With several objectives parents are
             drawn by ``selTournamentDCD`` instead.
         crossover_probability: How likely a child has two parents (default 0.5).
         mutation_probability: How likely a child of two parents is mutated too (default 1); a child of one always is.
@@ -47,8 +47,8 @@ class GenerationalEvolution(Algorithm):
         population_size: int = 16,
         strategy: Literal["generational", "mu+lambda", "mu,lambda"] = "generational",
         offspring: int | None = None,
-        elitism: int = 1,
-        tournament_size: int = 3,
+        elitism: int = 2,
+        tournament_size: int = 5,
         crossover_probability: float = 0.5,
         mutation_probability: float = 1.0,
         select: Operator | None = None,

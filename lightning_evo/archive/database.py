@@ -12,7 +12,7 @@ from pathlib import Path
 from sqlalchemy import URL, Connection, Engine, QueuePool, StaticPool, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
-from lightning_evo.archive.errors import ArchiveError, Damaged, DiskFull
+from lightning_evo.archive.errors import ArchiveError, Damaged, DiskFull, Unreadable
 
 __all__ = ["ARCHIVE", "JOURNAL", "Place", "in_memory", "reading", "translated", "writing"]
 
@@ -143,6 +143,8 @@ def _translation(place: Place, error: BaseException | None) -> ArchiveError:
         return Damaged(f"{place}: damaged ({error})")
     if name == "SQLITE_ERROR" and "no such table" in str(error):
         return Damaged(f"{place}: damaged ({error})")
+    if name.startswith("SQLITE_CANTOPEN"):
+        return Unreadable(f"{place}: cannot be opened ({error})")
     if name.startswith("SQLITE_READONLY"):
         return ArchiveError(f"{place}: cannot be written ({error}); make it writable or name another directory")
     return ArchiveError(f"{place}: {error}")

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["ArchiveError", "Damaged", "DiskFull"]
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["ArchiveError", "Damaged", "DiskFull", "Unreadable", "translated_file"]
 
 
 class ArchiveError(Exception):
@@ -11,6 +16,10 @@ class ArchiveError(Exception):
 
 class Damaged(ArchiveError):
     """A database or journal whose content is broken; opening for writing repairs one of them from the other."""
+
+
+class Unreadable(ArchiveError):
+    """A database that can't be opened where it is; a journal beside it can be read all the same."""
 
 
 class DiskFull(ArchiveError):
@@ -25,3 +34,14 @@ class DiskFull(ArchiveError):
     def __init__(self, message: str, recorded: bool = False) -> None:
         super().__init__(message)
         self.recorded = recorded
+
+
+@contextmanager
+def translated_file(path: Path) -> Iterator[None]:
+    """Raises the file system's errors at ``path`` as :class:`ArchiveError`, a full disk as :class:`DiskFull`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(f"{path}: the disk is full") from error
+        raise ArchiveError(f"{path}: cannot be used ({error.strerror})") from error

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from lightning_evo import __version__
-from lightning_evo.archive.errors import ArchiveError, Damaged, DiskFull
+from lightning_evo.archive.errors import ArchiveError, Damaged, translated_file
 from lightning_evo.archive.events import Event
 
-__all__ = ["Header", "Journal", "Tail", "encoded", "translated_file"]
+__all__ = ["Header", "Journal", "Tail", "encoded"]
 
 JOURNAL_VERSION = 1
 _BLOCK = 1 << 16
@@ -204,17 +202,6 @@ class Journal:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
-
-
-@contextmanager
-def translated_file(path: Path) -> Iterator[None]:
-    """Raises the file system's errors at ``path`` as :class:`ArchiveError`, a full disk as :class:`DiskFull`."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(f"{path}: the disk is full") from error
-        raise ArchiveError(f"{path}: cannot be used ({error.strerror})") from error
 
 
 def encoded(record: Any) -> bytes:

@@ -9,7 +9,7 @@ import socket
 import weakref
 from pathlib import Path
 
-from lightning_evo.archive.errors import ArchiveError
+from lightning_evo.archive.errors import ArchiveError, translated_file
 
 __all__ = ["DirectoryLock", "network_file_system"]
 
@@ -31,6 +31,7 @@ class DirectoryLock:
 
     Raises:
         ArchiveError: If another process holds it (named by its process id), or the directory can't be written.
+        DiskFull: If there is not even space to say who holds it.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -55,10 +56,15 @@ class DirectoryLock:
             raise ArchiveError(
                 f"{self.path}: this file system offers no locks ({error.strerror}); use a local directory"
             ) from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         self._descriptor: int | None = descriptor
         _held.add(self)
+        try:
+            with translated_file(self.path):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        except ArchiveError:
+            self.release()
+            raise
 
     def release(self) -> None:
         """Let another process write; a second call does nothing."""

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, func, select
 
 from lightning_evo.archive import schema
 from lightning_evo.archive.database import Place, reading, translated
-from lightning_evo.archive.errors import ArchiveError, Damaged
+from lightning_evo.archive.errors import ArchiveError, Damaged, Unreadable
 from lightning_evo.archive.events import candidate_of, result_of
 from lightning_evo.archive.history import parsed, recorded, result_records, results_query
 from lightning_evo.archive.journal import Journal
@@ -86,9 +86,9 @@ class Archive:
         asked, told = schema.candidates, schema.results
 
         def query(connection: Connection) -> dict[str, int]:
-            ended = select(told.c.status, func.count()).where(told.c.run_id == self._run_id).group_by(told.c.status)
+            ended = select(told.c.status, func.count().label("number")).where(told.c.run_id == self._run_id)
             all_asked = select(func.count()).where(asked.c.run_id == self._run_id)
-            by_status: dict[str, int] = dict(connection.execute(ended).tuples().all())
+            by_status = {row.status: row.number for row in connection.execute(ended.group_by(told.c.status))}
             pending = connection.execute(all_asked).scalar_one() - sum(by_status.values())
             return {PENDING: pending, COMPLETED: 0, STOPPED: 0, FAILED: 0} | by_status
 
@@ -245,7 +245,7 @@ class Archive:
         try:
             with translated(self._place), self._engine.begin() as connection:
                 return query(connection)
-        except Damaged as damage:
+        except (Damaged, Unreadable) as damage:
             if self._journal is None or self.recovered:
                 raise ArchiveError(f"{damage}; there is no journal to read instead, so put back a copy") from damage
             self._use_journal(str(damage).removeprefix(f"{self._place}: "))

@@ -10,10 +10,10 @@ from sqlalchemy.exc import DBAPIError
 
 from lightning_evo.archive import schema
 from lightning_evo.archive.database import Place, in_memory, reading, translated, writing
-from lightning_evo.archive.errors import ArchiveError, Damaged
+from lightning_evo.archive.errors import ArchiveError, Damaged, translated_file
 from lightning_evo.archive.events import apply, known_columns
 from lightning_evo.archive.history import recorded
-from lightning_evo.archive.journal import Header, Journal, translated_file
+from lightning_evo.archive.journal import Header, Journal
 
 __all__ = ["find_fault", "from_journal", "last_sequence", "rebuild", "reconcile", "set_aside"]
 

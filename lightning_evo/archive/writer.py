@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import threading
@@ -17,9 +16,9 @@ from sqlalchemy import Connection, and_, insert, select
 
 from lightning_evo.archive import schema
 from lightning_evo.archive.database import ARCHIVE, JOURNAL, Place, translated, writing
-from lightning_evo.archive.errors import ArchiveError, Damaged, DiskFull
+from lightning_evo.archive.errors import ArchiveError, Damaged, DiskFull, translated_file
 from lightning_evo.archive.events import Event, Known, apply, ask_event, known_columns
-from lightning_evo.archive.journal import Header, Journal, encoded, translated_file
+from lightning_evo.archive.journal import Header, Journal, encoded
 from lightning_evo.archive.lock import DirectoryLock, network_file_system
 from lightning_evo.archive.reader import Archive
 from lightning_evo.archive.recovery import find_fault, last_sequence, rebuild, reconcile, set_aside
@@ -28,8 +27,6 @@ from lightning_evo.genome import Candidate, Result
 __all__ = ["ArchiveWriter"]
 
 RESERVE_BYTES = 1 << 20
-
-_log = logging.getLogger(__name__)
 
 
 class ArchiveWriter:
@@ -45,8 +42,8 @@ class ArchiveWriter:
     Attributes:
         directory: The run's directory, absolute.
         run: The run's name.
-        recovered: What had to be repaired at opening, ``None`` if nothing; also logged as a warning.
-        warning: What is doubtful about the place (a network file system); also logged as a warning.
+        recovered: What had to be repaired at opening, for the user to be told; ``None`` if nothing.
+        warning: What is doubtful about the place (a network file system), for the user to be told; ``None`` if nothing.
 
     Raises:
         ArchiveError: If the directory can't be written, another process writes it, it belongs to another run, a later
@@ -203,8 +200,6 @@ class ArchiveWriter:
             self._engine.dispose()
             raise
         self.recovered = "; ".join(text for text in done if text) or None
-        if self.recovered:
-            _log.warning(self.recovered)
         kind = network_file_system(self.directory)
         self.warning = (
             f"{self.directory} lies on a network file system ({kind}): SQLite's locks can't be trusted there. Use a "
@@ -212,8 +207,6 @@ class ArchiveWriter:
             if kind
             else None
         )
-        if self.warning:
-            _log.warning(self.warning)
 
     def _find_run(self, connection: Connection, asked: str | None, new: bool) -> tuple[int, Header]:
         """The run's number and header: the journal's run, else the directory's or the one asked for, else a new one."""

@@ -182,7 +182,7 @@ def _named(path: str) -> Iterator[None]:
         yield
     except (ArgumentError, ValueError, TypeError) as error:
         text = gist(error)
-        text = text if text.startswith(path) else f"{path}: {text.removeprefix('gene').removeprefix(': ')}"
+        text = text if text.startswith(path) else f"{path}: {text.removeprefix('gene').lstrip(':. ')}"
         raise SearchError(_helped(text)) from None
 
 

@@ -126,6 +126,8 @@ class Controller:
             raise SearchInterrupted(
                 f"stopped: {self.state.summary()}; the same command continues the search in {self.evolution.directory}"
             )
+        if self.state.best is None and self.state.failed:
+            raise SearchError(f"{self.state.end}: no candidate finished; the first failed: {self.state.first_errors[0]}")
         self.progress.message(self._farewell())
 
     # -- asking --------------------------------------------------------------------------------------------------------
@@ -210,6 +212,8 @@ class Controller:
         except CancelledError:
             return  # stays unfinished in the archive, and is trained when the search continues
         if result.fatal:
+            if result.status != FAILED:
+                self._record(candidate, result)  # trained all the same; the archive keeps space for it in reserve
             raise SearchError(
                 f"candidate {candidate.id} met a failure of the machine: {result.error_type}\n"
                 f"Mend that and run the same command again: the search continues, nothing finished is lost."

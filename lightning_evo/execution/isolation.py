@@ -101,7 +101,8 @@ def start_forkserver(preload: Sequence[str], environment: Mapping[str, str]) -> 
     """Start the forkserver, which all of a process's executors share, unless it runs; doesn't wait for its imports."""
     resource_tracker.ensure_running()  # would unblock SIGINT if the forkserver's start had to do it
     with _starting, _without_sigint(), _environment(environment):
-        forkserver.set_forkserver_preload(list(preload))
+        # With what every worker needs to start, pebble's and this module's imports.
+        forkserver.set_forkserver_preload([*preload, "pebble", __name__])
         forkserver.ensure_running()
 
 

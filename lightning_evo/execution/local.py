@@ -27,7 +27,7 @@ __all__ = ["DEFAULT_PRELOAD", "LocalExecutor"]
 
 DEFAULT_PRELOAD = ("torch", "lightning.pytorch", "lightning_evo.training")
 
-_MAX_FALSE_STARTS = 3
+_MAX_FALSE_STARTS = 5
 """A job whose worker died this many times in a row before it began ends the search: the machine can't run workers."""
 
 

@@ -72,11 +72,11 @@ class WarmWorker:
             self._pool = ProcessPool(
                 max_workers=1, initializer=isolate, initargs=(self.settings, self._state), context=self._context
             )
-            active = self._pool.active  # starts it
+            if not self._pool.active:  # this starts it
+                raise BrokenProcessPool("it died at once")
         except (OSError, RuntimeError, EOFError) as error:  # BrokenProcessPool is a RuntimeError
+            self.stop(kill=True)
             raise NeverBegan(f"the worker process could not be started: {error!r}") from error
-        if not active:
-            raise NeverBegan("the worker process died at once")
 
     def run(self, pending: Pending, attempt: int) -> str:
         """Run a job to its end, whatever that is.

@@ -77,7 +77,7 @@ def run_job(payload: bytes, directory: str, slot: int, attempt: int, redirect_ou
             ended=time.time() if result.ended is None else result.ended,
         )
         text = _record(result, directory)
-        return text, _free_memory()
+        return text, _free_memory(collect=_state is not None or time.time() - started > _LONG)
 
 
 def _prepare(directory: str, attempt: int) -> None:
@@ -147,9 +147,16 @@ def _disk_is_full(directory: str) -> bool:
         return False  # no such directory: that failure is reported already
 
 
-def _free_memory() -> bool:
+_LONG = 1.0
+"""Seconds after which a job is worth a full garbage collection in a process that isn't its own."""
+
+
+def _free_memory(collect: bool) -> bool:
     """Free what the job held; returns whether CUDA, where it was used, still works."""
-    gc.collect()  # models form cycles
+    if collect:
+        # Models form cycles. A worker's own preloaded objects are frozen and cost nothing here; in a process full of the
+        # user's objects a collection takes a tenth of a second, too much after a job of milliseconds.
+        gc.collect()
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return True

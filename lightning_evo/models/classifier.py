@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_evo.models.optimization import OptimizerName, ScheduleName, build_optimizer, build_schedule
 
-__all__ = ["Classifier"]
+__all__ = ["Classifier", "MeanLoss"]
 
 
 class Classifier(L.LightningModule):
@@ -74,10 +74,7 @@ class Classifier(L.LightningModule):
         self._optimizer, self._lr, self._weight_decay, self._momentum = optimizer, lr, weight_decay, momentum
         self._schedule, self._warmup, self._label_smoothing = schedule, warmup, label_smoothing
         self._channels_last, self._compile = channels_last, compile
-        # torchmetrics would by default drop NaN from a mean: a diverged model must not look healthy.
-        self.train_loss = MeanMetric(nan_strategy="disable")
-        self.val_loss = MeanMetric(nan_strategy="disable")
-        self.test_loss = MeanMetric(nan_strategy="disable")
+        self.train_loss, self.val_loss, self.test_loss = MeanLoss(), MeanLoss(), MeanLoss()
         self.val_acc = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         self.test_acc = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
 
@@ -131,8 +128,40 @@ class Classifier(L.LightningModule):
         schedule = build_schedule(optimizer, self._schedule, total, self._warmup)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def _judge(self, batch: tuple[Tensor, Tensor], loss: MeanMetric, accuracy: MulticlassAccuracy) -> None:
+    def _judge(self, batch: tuple[Tensor, Tensor], loss: MeanLoss, accuracy: MulticlassAccuracy) -> None:
         images, labels = batch
         scores = self(images)
         loss.update(F.cross_entropy(scores, labels), len(labels))
         accuracy.update(scores, labels)
+
+
+class MeanLoss(Metric):
+    """The mean loss of all images of an epoch, in all processes.
+
+    torchmetrics' ``MeanMetric`` drops NaN by default, and with ``nan_strategy="disable"`` ignores the weights (1.9): a
+    diverged model must not look healthy, and a small last batch must not count like a large one.
+
+    >>> loss = MeanLoss()
+    >>> loss.update(torch.tensor(1.0), 3)
+    >>> loss.update(torch.tensor(2.0), 1)
+    >>> loss.compute()
+    tensor(1.2500)
+    """
+
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, loss: Tensor, count: int) -> None:
+        """Add a batch: its mean loss and its number of images."""
+        self.total += loss * count
+        self.count += count
+
+    def compute(self) -> Tensor:
+        """Mean loss per image."""
+        return self.total / self.count

@@ -164,6 +164,21 @@ def test_a_worker_that_dies_after_its_work_was_done_has_done_it(job, tmp_path):
         assert executor.submit(job(2, jobs.succeed)).result().status == COMPLETED
 
 
+@pytest.mark.parametrize("error", [OSError("too many open files"), RuntimeError("can't start new thread")])
+def test_a_machine_that_cannot_run_workers_is_fatal(job, monkeypatch, error):
+    def refuse(**_):
+        raise error
+
+    monkeypatch.setattr("lightning_evo.execution.warm.ProcessPool", refuse)
+    with LocalExecutor(1) as executor:
+        result = executor.submit(job(1, jobs.succeed)).result(timeout=60)
+        assert (result.status, result.error_type, result.fatal) == (FAILED, "WorkerDied", True)
+        assert "could not be started" in result.error
+        assert str(error) in result.error
+        monkeypatch.undo()
+        assert executor.submit(job(2, jobs.succeed)).result(timeout=60).status == COMPLETED
+
+
 # -- isolation ---------------------------------------------------------------------------------------------------------
 
 

@@ -81,7 +81,7 @@ def test_an_error_says_path_and_reason_in_one_line(config):
 
 def test_what_a_constructor_raises_is_raised_as_it_is(config):
     config["model"]["init_args"]["misbehave"] = "crash"
-    with pytest.raises(RuntimeError, match="^this model always crashes$"):
+    with pytest.raises(RuntimeError, match=r"^this model always crashes$"):
         Blueprint().build(config, {"logger": False})
 
 

@@ -1,0 +1,229 @@
+"""Bad input gets one clear error that names path, value and what is accepted; exit code 2, and nothing is trained."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from commands import run, write
+
+from lightning_evo.cli import main
+
+LR, WIDTH = "model.init_args.lr", "model.init_args.width"
+
+
+def gene(class_path, **init_args):
+    return {"class_path": class_path, "init_args": init_args}
+
+
+def put(*path, value):
+    """A change that puts ``value`` at a path in the evolution section."""
+
+    def change(config, whole):
+        at = whole["evolution"]
+        for part in path[:-1]:
+            at = at[part]
+        at[path[-1]] = value
+
+    return change
+
+
+def drop(name):
+    return lambda config, whole: whole["evolution"].pop(name)
+
+
+def config_with(*path, value):
+    def change(config, whole):
+        at = config
+        for part in path[:-1]:
+            at = at.setdefault(part, {})
+        at[path[-1]] = value
+
+    return change
+
+
+CASES = {
+    "unknown path": (
+        put("space", "model.init_args.wdth", value=gene("Integer", low=1, high=2)),
+        "evolution.space.model.init_args.wdth: the value 1 is refused: model: Option 'wdth' is not accepted; "
+        "there are width, lr, depth, activation, features, misbehave",
+    ),
+    "unknown section": (
+        put("space", "modle.init_args.width", value=gene("Integer", low=1, high=2)),
+        "evolution.space.modle.init_args.width: the value 1 is refused: Option 'modle.init_args.width' is not accepted; "
+        "there are trainer, model, data",
+    ),
+    "wrong type": (
+        put("space", WIDTH, value=gene("Uniform", low=1, high=2)),
+        f"evolution.space.{WIDTH}: the value 1.0 is refused: model.width: Expected a int. Got value: 1.0",
+    ),
+    "empty range": (
+        put("space", WIDTH, value=gene("Categorical", choices=[])),
+        f"evolution.space.{WIDTH}: choices: [] is not a non-empty list of values",
+    ),
+    "low above high": (
+        put("space", LR, value=gene("LogUniform", low=0.1, high=0.01)),
+        f"evolution.space.{LR}: low 0.1 is not below high 0.01",
+    ),
+    "log range with 0": (
+        put("space", LR, value=gene("LogUniform", low=0, high=0.01)),
+        f"evolution.space.{LR}: low 0.0 is not above 0, which a logarithmic range needs",
+    ),
+    "unknown gene": (
+        put("space", LR, value=gene("LogUnform", low=1, high=2)),
+        f"evolution.space.{LR}: Expected a class that can be imported, not LogUnform; there are Bitstring, Boolean,",
+    ),
+    "unknown argument of a gene": (
+        put("space", LR, value=gene("LogUniform", low=1, hgh=2)),
+        f"evolution.space.{LR}: Option 'hgh' is not accepted",
+    ),
+    "wrong type in a gene": (
+        put("space", LR, value=gene("LogUniform", low="a", high=2)),
+        f"evolution.space.{LR}: low: Expected a float. Got value: a",
+    ),
+    "condition on no gene": (
+        put("space", LR, "init_args", "when", value={"model.init_args.kind": ["conv"]}),
+        f"evolution.space: {LR}.when: 'model.init_args.kind' is not a gene of this space",
+    ),
+    "no space": (drop("space"), "evolution.space is empty: give at least one config path with a gene"),
+    "no budget": (drop("budget"), "evolution.budget is missing: give candidates, epochs or wall_time"),
+    "no objectives": (drop("objectives"), "evolution.objectives is empty: name at least one metric"),
+    "budget 0": (put("budget", "candidates", value=0), "evolution.budget: candidates 0 is not above 0"),
+    "budget of words": (
+        put("budget", "wall_time", value="soon"),
+        "evolution.budget: wall_time 'soon' is neither a number of seconds nor DD:HH:MM:SS",
+    ),
+    "unknown key in the section": (put("bugdet", value=1), "does not accept option 'evolution.bugdet'"),
+    "unknown key deeper": (put("budget", "candidats", value=1), "evolution.budget: Option 'candidats' is not accepted"),
+    "unknown key at the top": (lambda config, whole: whole.update(evolutoin=1), "does not accept option 'evolutoin'"),
+    "unknown mode": (
+        put("objectives", value=[{"monitor": "val_acc", "mode": "up"}]),
+        "evolution.objectives.mode: Expected a typing.Literal['max', 'min']. Got value: up",
+    ),
+    "unknown cost": (
+        put("objectives", value=[{"monitor": "cost/parms", "mode": "min"}]),
+        "evolution.objectives: 'cost/parms' is not measured; there are cost/params, cost/flops, cost/seconds",
+    ),
+    "unknown algorithm": (
+        put("algorithm", value=gene("RegularisedEvolution")),
+        "evolution.algorithm: Expected a class that can be imported, not RegularisedEvolution; there are "
+        "GenerationalEvolution, LocalSearch, NSGA2, RandomSearch, RegularizedEvolution",
+    ),
+    "population 0": (
+        put("algorithm", value=gene("RegularizedEvolution", population_size=0)),
+        "evolution.algorithm: population_size 0 is not at least 1",
+    ),
+    "unknown operator": (
+        put("algorithm", "init_args", "select", value={"name": "selTornament"}),
+        "evolution.algorithm: 'selTornament' is no operator; did you mean 'selTournament'?",
+    ),
+    "slots 0": (put("workers", "slots", value=0), "evolution.workers: slots 0 is not at least 1"),
+    "more devices than exist": (
+        lambda config, whole: (
+            config["trainer"].update(accelerator="gpu"),
+            whole["evolution"]["workers"].update(devices_per_candidate=99),
+        ),
+        "evolution.workers: ",
+    ),
+    "final override that doesn't exist": (
+        put("final", value={"retrain": True, "overrides": {"trainer.max_epoch": 3}}),
+        "evolution.final.overrides.trainer.max_epoch: 3 is refused: Group 'trainer' does not accept option 'max_epoch'",
+    ),
+    "no such model": (
+        config_with("model", "class_path", value="toys.Nope"),
+        "model: module 'toys' has no attribute 'Nope'",
+    ),
+    "checkpoint to continue from": (
+        config_with("ckpt_path", value="some.ckpt"),
+        "ckpt_path 'some.ckpt' has no meaning",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input_is_refused_before_anything_is_trained(case, tmp_path, capsys):
+    change, expected = CASES[case]
+    with pytest.raises(SystemExit) as stop:
+        main(write(tmp_path, change))
+    printed = capsys.readouterr()
+    assert stop.value.code == 2
+    assert expected in printed.err
+    assert printed.err.count("lightning-evo: error:") == 1
+    assert "Traceback" not in printed.err
+    assert not (tmp_path / "run").exists()
+
+
+TRAINING_CASES = {
+    "a metric that is never logged": (
+        put("objectives", value=[{"monitor": "val_accuracy"}]),
+        "the first candidate failed: MetricNotLogged: val_accuracy: never logged; "
+        "the module logs train_loss, val_acc, val_loss",
+    ),
+    "a model that always crashes": (
+        config_with("model", "init_args", "misbehave", value="crash"),
+        "all of the first 3 candidates failed: RuntimeError: this model always crashes",
+    ),
+    "a model that kills its worker": (
+        lambda config, whole: (
+            config["model"]["init_args"].update(misbehave="die"),
+            whole["evolution"]["workers"].update(max_retries=0),
+        ),
+        "all of the first 3 candidates failed: WorkerDied",
+    ),
+    "a disk that is full": (
+        config_with("model", "init_args", "misbehave", value="full"),
+        "met a failure of the machine: OSError: [Errno 28] No space left on device",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TRAINING_CASES)
+def test_what_only_training_can_show_stops_the_search_with_one_error(case, tmp_path, capsys):
+    change, expected = TRAINING_CASES[case]
+    with pytest.raises(SystemExit) as stop:
+        main(write(tmp_path, change))
+    printed = capsys.readouterr()
+    assert stop.value.code == 2
+    assert expected in printed.err
+    assert "Traceback" not in printed.err
+    assert (tmp_path / "run" / "archive.sqlite").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["leaderboard", "nowhere"], "nowhere"),
+        (["export", "nowhere", "--to", "best"], "nowhere"),
+    ],
+)
+def test_reading_what_is_not_there_is_refused(arguments, expected, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert expected in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_console_script_says_the_same_without_a_traceback(tmp_path):
+    done = run(*write(tmp_path, CASES["low above high"][0]))
+    assert done.returncode == 2
+    assert CASES["low above high"][1] in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_a_directory_that_is_a_file_is_refused(tmp_path, capsys):
+    arguments = write(tmp_path)
+    Path(tmp_path / "run").write_text("")
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert str(tmp_path / "run") in capsys.readouterr().err
+
+
+def test_the_process_is_left_as_it_was(tmp_path, capsys):
+    argv = list(sys.argv)
+    with pytest.raises(SystemExit):
+        main(write(tmp_path, CASES["no budget"][0]))
+    assert sys.argv == argv
