@@ -18,7 +18,17 @@ from lightning_evo.algorithms.operators import Operator, Role
 from lightning_evo.algorithms.randomness import streams
 from lightning_evo.algorithms.selection import selection
 from lightning_evo.algorithms.variation import mating, mutation
-from lightning_evo.genome import FAILED, Candidate, Genome, Objective, Result, SearchSpace, SpaceError, derive_seed
+from lightning_evo.genome import (
+    FAILED,
+    Candidate,
+    Genome,
+    Json,
+    Objective,
+    Result,
+    SearchSpace,
+    SpaceError,
+    derive_seed,
+)
 
 __all__ = ["Algorithm", "check_at_least", "check_probability"]
 
@@ -95,6 +105,8 @@ class Algorithm(ABC):
     """DEAP's: ``select(individuals, k)``, ``mate(genome, genome)``, ``mutate(genome)``, ``survive(individuals, k)``."""
     population: list[Individual]
     """Those that :meth:`survive` kept: all told, none failed."""
+    operators: dict[Role, Operator]
+    """The operators that were chosen: those given, not the defaults."""
     hall_of_fame: HallOfFame | ParetoFront
     logbook: tools.Logbook
     """One record per generation, or per :attr:`log_every` tells: ``gen``, ``nevals``, ``failed``, ``diversity`` (the
@@ -108,7 +120,7 @@ class Algorithm(ABC):
         mate: Operator | None = None,
         mutate: Operator | None = None,
         survive: Operator | None = None,
-        initial: list[dict[str, Any]] | None = None,
+        initial: list[dict[str, Json]] | None = None,
         duplicate_retries: int = 10,
         hall_of_fame_size: int = 10,
     ) -> None:
@@ -120,8 +132,8 @@ class Algorithm(ABC):
         self.hall_of_fame_size = hall_of_fame_size
         self.initial = list(initial or [])
         chosen: dict[Role, Operator | None] = {"select": select, "mate": mate, "mutate": mutate, "survive": survive}
-        self._operators = {role: operator for role, operator in chosen.items() if operator is not None}
-        for role, operator in self._operators.items():
+        self.operators = {role: operator for role, operator in chosen.items() if operator is not None}
+        for role, operator in self.operators.items():
             operator.resolve(role)
 
     # -- the four parts ------------------------------------------------------------------------------------------------
@@ -340,7 +352,7 @@ class Algorithm(ABC):
 
     def _make_toolbox(self) -> base.Toolbox:
         toolbox = base.Toolbox()
-        operators = {**self.default_operators(), **self._operators}
+        operators = {**self.default_operators(), **self.operators}
         toolbox.register("select", selection(operators["select"], "select", self.objectives))
         toolbox.register("survive", selection(operators["survive"], "survive", self.objectives))
         mate, mutate = mating(operators["mate"], self.space), mutation(operators["mutate"], self.space)
@@ -370,7 +382,7 @@ def check_probability(name: str, value: float) -> None:
         raise ValueError(f"{name} {value!r} is not a probability between 0 and 1")
 
 
-def _check_initial(initial: list[dict[str, Any]], space: SearchSpace) -> None:
+def _check_initial(initial: list[dict[str, Json]], space: SearchSpace) -> None:
     """Every value given must be in range, and switched on by the other values given."""
     for i, values in enumerate(initial):
         for path, value in values.items():

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from lightning_evo.algorithms.algorithm import Algorithm, check_at_least, check_probability
 from lightning_evo.algorithms.individual import Individual
 from lightning_evo.algorithms.operators import Operator, Role
-from lightning_evo.genome import Genome
+from lightning_evo.genome import Genome, Json
 
 __all__ = ["GenerationalEvolution"]
 
@@ -55,7 +55,7 @@ class GenerationalEvolution(Algorithm):
         mate: Operator | None = None,
         mutate: Operator | None = None,
         survive: Operator | None = None,
-        initial: list[dict[str, Any]] | None = None,
+        initial: list[dict[str, Json]] | None = None,
         duplicate_retries: int = 10,
         hall_of_fame_size: int = 10,
     ) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from lightning_evo.algorithms.algorithm import Algorithm, check_at_least
 from lightning_evo.algorithms.individual import Individual
 from lightning_evo.algorithms.operators import Operator, Role
-from lightning_evo.genome import Genome, Objective, SearchSpace
+from lightning_evo.genome import Genome, Json, Objective, SearchSpace
 
 __all__ = ["LocalSearch"]
 
@@ -37,7 +36,7 @@ class LocalSearch(Algorithm):
         population_size: int = 4,
         patience: int = 20,
         mutate: Operator | None = None,
-        initial: list[dict[str, Any]] | None = None,
+        initial: list[dict[str, Json]] | None = None,
         duplicate_retries: int = 10,
         hall_of_fame_size: int = 10,
     ) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from lightning_evo.algorithms.algorithm import Algorithm, check_probability
 from lightning_evo.algorithms.individual import Individual
 from lightning_evo.algorithms.operators import Operator, Role
-from lightning_evo.genome import Genome
+from lightning_evo.genome import Genome, Json
 
 __all__ = ["NSGA2"]
 
@@ -46,7 +44,7 @@ class NSGA2(Algorithm):
         mate: Operator | None = None,
         mutate: Operator | None = None,
         survive: Operator | None = None,
-        initial: list[dict[str, Any]] | None = None,
+        initial: list[dict[str, Json]] | None = None,
         duplicate_retries: int = 10,
         hall_of_fame_size: int = 10,
     ) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from lightning_evo.algorithms.algorithm import Algorithm
 from lightning_evo.algorithms.individual import Individual
-from lightning_evo.genome import Genome
+from lightning_evo.genome import Genome, Json
 
 __all__ = ["RandomSearch"]
 
@@ -26,7 +24,7 @@ class RandomSearch(Algorithm):
     def __init__(
         self,
         population_size: int = 16,
-        initial: list[dict[str, Any]] | None = None,
+        initial: list[dict[str, Json]] | None = None,
         duplicate_retries: int = 10,
         hall_of_fame_size: int = 10,
     ) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from lightning_evo.algorithms.algorithm import Algorithm, check_at_least
 from lightning_evo.algorithms.individual import Individual
 from lightning_evo.algorithms.operators import Operator, Role
-from lightning_evo.genome import Genome
+from lightning_evo.genome import Genome, Json
 
 __all__ = ["RegularizedEvolution"]
 
@@ -41,7 +39,7 @@ class RegularizedEvolution(Algorithm):
         tournament_size: int = 8,
         select: Operator | None = None,
         mutate: Operator | None = None,
-        initial: list[dict[str, Any]] | None = None,
+        initial: list[dict[str, Json]] | None = None,
         duplicate_retries: int = 10,
         hall_of_fame_size: int = 10,
     ) -> None:

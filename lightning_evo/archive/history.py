@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, TypeVar
 
@@ -14,13 +14,14 @@ from sqlalchemy import Column, Connection, Row, Select, and_, select
 from lightning_evo.archive import schema
 from lightning_evo.archive.events import Event
 
-__all__ = ["Read", "parsed", "recorded", "result_records", "results_query"]
+__all__ = ["Read", "parsed", "portions", "recorded", "result_records", "results_query"]
 
 T = TypeVar("T")
 Read = Callable[[Callable[[Connection], T]], T]
 """Runs a query in a read transaction of its own."""
 
 _BATCH = 5_000
+_PORTION = 500
 _MAPPINGS = ("fitness", "metrics", "curve", "cost", "extra")
 
 
@@ -162,3 +163,8 @@ def _checkpoints(read: Read, run: int, after: int, last: int) -> Iterator[Event]
                 "checkpoint": row.path,
                 "checkpoint_bytes": row.bytes,
             }
+
+
+def portions(ids: Sequence[int] | None) -> Iterable[Sequence[int] | None]:
+    """Ids in portions that fit into one query; ``None`` (all of them) as it is."""
+    return [None] if ids is None else [ids[start : start + _PORTION] for start in range(0, len(ids), _PORTION)]

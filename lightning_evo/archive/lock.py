@@ -49,7 +49,7 @@ class DirectoryLock:
             os.close(descriptor)
             raise ArchiveError(
                 f"{directory}: another search is writing here ({holder}). Wait for it or stop it; reading "
-                "(leaderboard, report, export) works meanwhile"
+                "(leaderboard) works meanwhile"
             ) from None
         except OSError as error:
             os.close(descriptor)

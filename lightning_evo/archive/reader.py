@@ -9,13 +9,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, Row, func, select
 
 from lightning_evo.archive import schema
 from lightning_evo.archive.database import Place, reading, translated
 from lightning_evo.archive.errors import ArchiveError, Damaged, Unreadable
 from lightning_evo.archive.events import candidate_of, result_of
-from lightning_evo.archive.history import parsed, recorded, result_records, results_query
+from lightning_evo.archive.history import parsed, portions, recorded, result_records, results_query
 from lightning_evo.archive.journal import Journal
 from lightning_evo.archive.recovery import from_journal
 from lightning_evo.archive.table import PENDING, RunTable
@@ -157,11 +157,13 @@ class Archive:
         """One row per candidate and epoch: ``id``, ``epoch`` and every metric logged by its end; by id and epoch."""
         table = schema.curves
         query = select(table.c.candidate_id, table.c.curve).where(table.c.run_id == self._run_id)
-        rows = self._read(lambda connection: connection.execute(query.order_by(table.c.candidate_id)).all())
-        wanted = None if ids is None else set(ids)
-        chosen = [row for row in rows if wanted is None or row.candidate_id in wanted]
-        curves = parsed([row.curve for row in chosen])
-        return [{"id": row.candidate_id, **point} for row, curve in zip(chosen, curves, strict=True) for point in curve]
+        query = query.order_by(table.c.candidate_id)
+        rows: list[Row] = []
+        for part in portions(None if ids is None else sorted(set(ids))):
+            chosen = query if part is None else query.where(table.c.candidate_id.in_(part))
+            rows += self._read(lambda connection, chosen=chosen: connection.execute(chosen).all())  # type: ignore[misc]
+        curves = parsed([row.curve for row in rows])
+        return [{"id": row.candidate_id, **point} for row, curve in zip(rows, curves, strict=True) for point in curve]
 
     def events(self) -> Iterator[tuple[Candidate, Result | None]]:
         """Every ask (candidate, ``None``) and every tell (candidate, result), in the order of their recording."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, and_, case, select
 
 from lightning_evo.archive import schema
-from lightning_evo.archive.history import parsed
+from lightning_evo.archive.history import parsed, portions
 from lightning_evo.archive.ranking import non_domination_ranks, sort_key
 from lightning_evo.genome import COMPLETED, STOPPED, Objective
 
@@ -34,7 +34,8 @@ _SORTED_BY_DATABASE = {
     "checkpoint": _weights.c.path,
 }
 
-_CHUNK = 500
+_MANY = 5_000
+"""Above so many ids it is quicker to read all rows than those asked for."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ class RunTable:
         elif status is not None:
             query = query.where(_told.c.status == status)
         found: dict[int, dict[str, Any]] = {}
-        for part in _parts(ids):
+        few = ids is not None and len(ids) <= _MANY
+        for part in portions(ids if few else None):
             chosen = query if part is None else query.where(_asked.c.id.in_(part))
             parents = self._parents(connection, part)
             rows = connection.execute(chosen.order_by(_asked.c.id)).all()
@@ -262,8 +264,3 @@ class RunTable:
             flat[name] = getattr(row, name)
         flat["checkpoint"] = row.path
         return flat
-
-
-def _parts(ids: Sequence[int] | None) -> Iterable[Sequence[int] | None]:
-    """Ids in portions that fit into one query; ``None`` (all of them) as it is."""
-    return [None] if ids is None else [ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK)]

@@ -99,7 +99,8 @@ class CostMeter(Callback):
         if self._started is not None:
             self.cost["seconds"] = self._earlier_seconds + time.perf_counter() - self._started
         # Within `on_train_epoch_end` the epoch counts as processed, not yet as completed.
-        self.cost["epochs"] = trainer.fit_loop.epoch_progress.current.processed
+        progress: Any = trainer.fit_loop.epoch_progress.current
+        self.cost["epochs"] = progress.processed
         device = trainer.strategy.root_device
         if device.type == "cuda":
             self.cost["peak_memory"] = torch.cuda.max_memory_allocated(device)

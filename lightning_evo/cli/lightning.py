@@ -13,8 +13,12 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 # Short class names in a config resolve only among classes that are imported.
 import lightning_evo.callbacks
-import lightning_evo.data
-import lightning_evo.models  # noqa: F401
+import lightning_evo.data.digits
+import lightning_evo.data.folder
+import lightning_evo.data.npz
+import lightning_evo.data.torchvision_images
+import lightning_evo.models.bitstring_cnn
+import lightning_evo.models.image_classifier  # noqa: F401
 from lightning_evo.algorithms import Algorithm
 from lightning_evo.archive import ArchiveError
 from lightning_evo.evolution import Evolution, SearchError, SearchInterrupted
@@ -64,7 +68,9 @@ class EvolutionCLI(LightningCLI):
         """Whether this call is a search: ``fit`` with anything in the ``evolution:`` section."""
         if not self._has_section or self.config.get("subcommand") != "fit":
             return False
-        return self._section() != self._parser("fit").get_defaults()[GROUP]
+        asked, defaults = vars(self._section()), vars(self._parser("fit").get_defaults()[GROUP])
+        # The one default that is an object comes in two forms; on its own it asks for nothing.
+        return any(value != defaults[name] for name, value in asked.items() if name != "final")
 
     def _section(self) -> Namespace:
         return self.config["fit"][GROUP]
@@ -82,7 +88,7 @@ class EvolutionCLI(LightningCLI):
         # Nothing is built in the controller: every candidate is, in its own process.
         self.config_init = self.config
         self.model, self.datamodule = None, None
-        self.trainer = self.trainer_class
+        self.trainer: Any = self.trainer_class
 
     def fit(self, model: LightningModule, datamodule: LightningDataModule | None = None, **kwargs: Any) -> None:
         """Search, or fit where there is no ``evolution:`` section."""
@@ -151,7 +157,7 @@ def run(arguments: Sequence[str]) -> None:
 def _add_section(parser: ArgumentParser) -> None:
     parser.add_class_arguments(Evolution, GROUP, skip=_NOT_IN_SECTION, instantiate=False)
     # Genes are parsed one by one, later: an error then names the gene's own config path.
-    parser.add_argument(f"--{GROUP}.space", type=dict[str, Any] | None, default=None, help="config path -> gene")
+    parser.add_argument(f"--{GROUP}.space", type=dict[str, dict] | None, default=None, help="config path -> gene")
 
 
 def _instantiate(section: Mapping[str, Any]) -> dict[str, Any]:
@@ -196,7 +202,8 @@ def _helped(message: str) -> str:
 
 
 def _subclasses(kind: type) -> set[type]:
-    return {found for cls in kind.__subclasses__() for found in {cls, *_subclasses(cls)}}
+    below: list[type] = kind.__subclasses__()
+    return {found for cls in below for found in {cls, *_subclasses(cls)}}
 
 
 _NOT_IN_SECTION: set[str | int] = {"space", "config", "function", "executor", "progress"}

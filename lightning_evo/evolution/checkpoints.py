@@ -30,7 +30,7 @@ class KeptCheckpoints:
     def __init__(self, count: int, objectives: Sequence[Objective]) -> None:
         self.count = count
         weights = tuple(objective.weight for objective in objectives)
-        self._fitness = type("Fitness", (base.Fitness,), {"weights": weights})
+        self._fitness: Any = type("Fitness", (base.Fitness,), {"weights": weights})
         self._kept: list[_Kept] = []
 
     def add(self, candidate_id: int, fitness: Sequence[float]) -> list[int]:

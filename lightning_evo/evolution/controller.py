@@ -127,7 +127,9 @@ class Controller:
                 f"stopped: {self.state.summary()}; the same command continues the search in {self.evolution.directory}"
             )
         if self.state.best is None and self.state.failed:
-            raise SearchError(f"{self.state.end}: no candidate finished; the first failed: {self.state.first_errors[0]}")
+            raise SearchError(
+                f"{self.state.end}: no candidate finished; the first failed: {self.state.first_errors[0]}"
+            )
         self.progress.message(self._farewell())
 
     # -- asking --------------------------------------------------------------------------------------------------------

@@ -31,5 +31,7 @@ def describe(thing: Any) -> Any:
     if is_dataclass(thing):
         return {f.name: describe(getattr(thing, f.name)) for f in fields(thing)}
     names = [name for name in inspect.signature(type(thing).__init__).parameters if name != "self"]
-    arguments = {name: describe(vars(thing)[name]) for name in names if name in vars(thing)}
+    # An algorithm keeps its operators together: methods have their names.
+    kept = {**getattr(thing, "operators", {}), **vars(thing)}
+    arguments = {name: describe(kept[name]) for name in names if name in kept}
     return {"class_path": f"{type(thing).__module__}.{type(thing).__qualname__}", "init_args": arguments}

@@ -44,6 +44,7 @@ class Evolution:
         budget: When to stop.
         workers: Where candidates train.
         directory: Where everything goes: the archive, candidates, the winner.
+        database: URL of a database that a team shares, for the archive. Default: a SQLite file in ``directory``.
         seed: Decides everything that can be decided. Default: the config's ``seed_everything``, else drawn and recorded.
         fitness_epoch: Read the fitness at the ``best`` epoch of the first logged objective (default) or at the ``last``.
         keep_checkpoints: How many of the best candidates keep their checkpoint. 0: none is written.
@@ -67,6 +68,7 @@ class Evolution:
         algorithm: Algorithm | None = None,
         workers: Workers | None = None,
         directory: str | Path = "runs/evolution",
+        database: str | None = None,
         seed: int | None = None,
         fitness_epoch: FitnessEpoch = "best",
         keep_checkpoints: int = 3,
@@ -99,6 +101,7 @@ class Evolution:
         self.algorithm = algorithm or RegularizedEvolution()
         self.workers = workers or Workers()
         self.directory = Path(directory)
+        self.database = database
         self.fitness_epoch: FitnessEpoch = fitness_epoch
         self.keep_checkpoints = keep_checkpoints
         self.final = final
@@ -132,7 +135,7 @@ class Evolution:
         """
         self._check()
         slots = self._plan()
-        with self._open() as writer, Archive(self.directory) as archive:
+        with self._open() as writer, writer.archive() as archive:
             self.algorithm.bind(self.space, self.objectives, self._claim(writer, archive))
             progress = make_progress(self._progress)
             with self._make_executor(slots) as executor, progress, Interrupts(progress.message) as interrupts:
@@ -153,7 +156,7 @@ class Evolution:
                         self.workers.devices_per_candidate,
                     )
                     finisher.finish(controller.state.best, self.final, writer, archive, executor, progress, interrupts)
-        return Archive(self.directory)
+            return writer.archive()
 
     def _check(self) -> None:
         """Refuse before any training what the parser would refuse later."""
@@ -175,9 +178,9 @@ class Evolution:
         Raises:
             SearchError: If it holds a different search.
         """
-        writer = ArchiveWriter(self.directory)
+        writer = ArchiveWriter(self.directory, self.database)
         try:
-            with Archive(self.directory) as archive:
+            with writer.archive() as archive:
                 differences = self._differences(archive.meta)
                 counts = archive.counts()
             if not differences:
@@ -236,6 +239,9 @@ class Evolution:
         if isinstance(self._executor, concurrent.futures.Executor):
             if self.workers.slots is None:
                 raise SearchError("evolution.workers.slots: say how many candidates the given executor runs at once")
+            for name in ("time_limit", "threads", "recycle_after"):
+                if getattr(self.workers, name) is not None:
+                    raise SearchError(f"evolution.workers.{name}: only local workers know it, not the executor given")
             return FuturesExecutor(self._executor, slots=self.workers.slots)
         if self._executor is not None:
             return nullcontext(self._executor)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+
+from lightning_evo.genome import Json
 
 __all__ = ["Budget", "Final", "Workers", "seconds"]
 
@@ -55,7 +56,7 @@ class Workers:
         slots: How many candidates train at once. Default: on GPUs one per ``devices_per_candidate`` devices; on CPU one
             per core this process may use.
         devices_per_candidate: Devices (on CPU: processes) that train one candidate together by DDP.
-        threads: CPU threads per candidate. Default: the cores shared evenly among the slots.
+        threads: CPU threads per candidate. Default: ``OMP_NUM_THREADS`` if set, else the cores shared evenly among slots.
         time_limit: Seconds (or ``HH:MM:SS``) after which a candidate is ended and counts as failed. Default: none.
         max_retries: How often a candidate is started again after its worker died.
         recycle_after: Replace a worker process after this many candidates. Default: never.
@@ -100,7 +101,7 @@ class Final:
 
     retrain: bool = False
     test: bool = True
-    overrides: Mapping[str, Any] = field(default_factory=dict)
+    overrides: Mapping[str, Json] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.overrides and not self.retrain:

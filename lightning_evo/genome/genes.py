@@ -15,6 +15,7 @@ __all__ = [
     "Categorical",
     "Gene",
     "Integer",
+    "Json",
     "LogUniform",
     "Ordinal",
     "Uniform",
@@ -23,6 +24,10 @@ __all__ = [
 
 Value = Any
 """A gene's value: anything JSON can hold (number, string, boolean, null, list, mapping)."""
+
+# Spelled out where YAML is read: where a type is `Any`, jsonargparse would build what has a `class_path`. Strings come
+# first, or "1" would become a number.
+Json = str | bool | int | float | list | dict | None
 
 
 def identity(value: Value) -> str:
@@ -41,7 +46,7 @@ class Gene(ABC):
             on. All must hold. ``None`` (default): always active.
     """
 
-    def __init__(self, when: Mapping[str, Sequence[Any]] | None = None) -> None:
+    def __init__(self, when: Mapping[str, Sequence[Json]] | None = None) -> None:
         for path, accepted in (when or {}).items():
             if isinstance(accepted, str) or not isinstance(accepted, Sequence) or not accepted:
                 raise ValueError(f"when.{path}: {accepted!r} is not a non-empty list of values")
@@ -97,7 +102,7 @@ class Gene(ABC):
 class _Choice(Gene):
     """A gene over a finite list of values."""
 
-    def __init__(self, choices: Sequence[Any], when: Mapping[str, Sequence[Any]] | None = None) -> None:
+    def __init__(self, choices: Sequence[Json], when: Mapping[str, Sequence[Json]] | None = None) -> None:
         super().__init__(when)
         if isinstance(choices, str) or len(choices) == 0:
             raise ValueError(f"choices: {choices!r} is not a non-empty list of values")
@@ -195,7 +200,7 @@ class Integer(Gene):
         step: int = 1,
         log: bool = False,
         mutation: float = 0.2,
-        when: Mapping[str, Sequence[Any]] | None = None,
+        when: Mapping[str, Sequence[Json]] | None = None,
     ) -> None:
         super().__init__(when)
         if low > high:
@@ -270,7 +275,7 @@ class Uniform(Gene):
         low: float,
         high: float,
         mutation: float = 0.2,
-        when: Mapping[str, Sequence[Any]] | None = None,
+        when: Mapping[str, Sequence[Json]] | None = None,
     ) -> None:
         super().__init__(when)
         if not (math.isfinite(low) and math.isfinite(high)):
@@ -320,7 +325,7 @@ class LogUniform(Uniform):
         low: float,
         high: float,
         mutation: float = 0.2,
-        when: Mapping[str, Sequence[Any]] | None = None,
+        when: Mapping[str, Sequence[Json]] | None = None,
     ) -> None:
         super().__init__(low, high, mutation, when)
         if low <= 0:
@@ -379,7 +384,7 @@ class Bitstring(Gene):
         length: int,
         flip: float | None = None,
         canonical: Callable[[str], str] | None = None,
-        when: Mapping[str, Sequence[Any]] | None = None,
+        when: Mapping[str, Sequence[Json]] | None = None,
     ) -> None:
         super().__init__(when)
         if length < 1:

@@ -23,8 +23,8 @@ def apply_genome(config: Mapping[str, Any], genome: Mapping[str, Any]) -> dict[s
     {'model': {'init_args': {'lr': 0.2}}, 'trainer': {'max_epochs': 3}}
     """
     changed = copy.deepcopy(dict(config))
-    # A class comes before its arguments, whatever the order of the genes.
-    for path in sorted(genome, key=lambda path: not changes_class(path)):
+    # A section comes before what is in it, and a class before its arguments, whatever the order of the genes.
+    for path in sorted(genome, key=lambda path: path.count(".")):
         _put(changed, path, genome[path])
     return changed
 

@@ -84,16 +84,35 @@ class ConfigTrainable:
     def resolve(self, genome: Mapping[str, Any]) -> dict[str, Any]:
         """The config of one candidate: plain data, complete but for the defaults of classes a gene chose."""
         chosen = {path: value for path, value in genome.items() if changes_class(path)}
-        base = self.config
-        if chosen:
-            # The parser knows which of the old class's arguments the new class takes as well; done once per class.
-            key = repr(sorted(chosen.items()))
-            if key not in self._variants:
-                plain = {path: value for path, value in chosen.items() if not _through_list(self.config, path)}
-                base = self.blueprint.resolve(apply_genome({}, plain), self.config) if plain else self.config
-                self._variants[key] = apply_genome(base, {p: v for p, v in chosen.items() if p not in plain})
-            base = self._variants[key]
-        return apply_genome(base, {path: value for path, value in genome.items() if path not in chosen})
+        key = repr(sorted(chosen.items()))
+        if key not in self._variants:
+            variant = self.config
+            for path in sorted(chosen, key=lambda path: path.count(".")):
+                variant = self._with_class(variant, path, chosen[path])
+            self._variants[key] = variant
+        return apply_genome(self._variants[key], {p: v for p, v in genome.items() if p not in chosen})
+
+    def _with_class(self, config: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+        """``config`` with another class, which keeps the arguments that were said (not the old class's defaults)."""
+        place = path.removesuffix(".class_path")
+        section = _at(config, place)
+        if not isinstance(section, Mapping) or section.get("class_path") == value:
+            return apply_genome(config, {path: value})
+        said = self._said(config, place, section)
+        # The parser knows which of them the new class takes as well.
+        taken = _at(self.blueprint.resolve(apply_genome({}, {path: value}), config), place).get("init_args") or {}
+        kept = {name: argument for name, argument in said.items() if name in taken}
+        return self.blueprint.resolve(apply_genome(config, {place: {"class_path": value, "init_args": kept}}))
+
+    def _said(self, config: dict[str, Any], place: str, section: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of a section's arguments that differ from its class's defaults."""
+        arguments = dict(section.get("init_args") or {})
+        try:
+            bare = self.blueprint.resolve(apply_genome(config, {place: {"class_path": section["class_path"]}}))
+        except ConfigError:
+            return arguments  # a class with required arguments: its defaults can't be told apart
+        defaults = _at(bare, place).get("init_args") or {}
+        return {k: v for k, v in arguments.items() if k not in defaults or v != defaults[k]}
 
     def check(self, space: SearchSpace, objectives: Sequence[Objective]) -> None:
         """Dry-run every gene's extremes through the parser, each with the genes that switch it on."""
@@ -208,8 +227,11 @@ def _evaluate(
 
 
 def _switches(space: SearchSpace, path: str) -> dict[str, Any]:
-    """Values of the genes that must hold for the gene at ``path`` to be active."""
+    """Values of the genes without which the gene at ``path`` has no place: its conditions, and sections it lies in."""
     values: dict[str, Any] = {}
+    for section in space:
+        if path.startswith(f"{section}."):
+            values |= {**_switches(space, section), section: space[section].extremes()[0]}
     for parent, accepted in space[path].when.items():
         values |= {**_switches(space, parent), parent: accepted[0]}
     return values
@@ -227,10 +249,8 @@ def _siblings(config: Mapping[str, Any], path: str) -> str:
     return ""
 
 
-def _through_list(config: Mapping[str, Any], path: str) -> bool:
+def _at(config: Mapping[str, Any], path: str) -> Any:
     at: Any = config
     for part in path.split("."):
-        if isinstance(at, list):
-            return True
         at = at.get(part) if isinstance(at, Mapping) else None
-    return False
+    return at

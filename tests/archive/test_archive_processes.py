@@ -72,7 +72,7 @@ def test_a_kill_in_the_middle_of_a_repair_loses_nothing(tmp_path):
 def test_readers_are_never_refused_nor_refuse_the_writer(tmp_path):
     with make_run(tmp_path):
         pass
-    process = start(HERE / "archive_writing.py", tmp_path, 400)
+    process = start(HERE / "archive_writing.py", tmp_path, 150)
     seen = []
     while process.poll() is None:
         with Archive(tmp_path) as archive:
@@ -86,7 +86,7 @@ def test_readers_are_never_refused_nor_refuse_the_writer(tmp_path):
     process.stdout.close()
     assert seen == sorted(seen)
     assert len(set(seen)) > 1, "nothing was written while it was read"
-    assert sum(Archive(tmp_path).counts().values()) == 412
+    assert sum(Archive(tmp_path).counts().values()) == 162
 
 
 def test_a_second_controller_is_refused_naming_the_first(tmp_path):

@@ -49,8 +49,8 @@ def test_fit_with_an_evolution_section_searches(finished):
 
 def test_fit_without_the_section_is_an_ordinary_fit(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    main([*write(tmp_path)[:3], "--trainer.logger=false", "--trainer.enable_progress_bar=false"])
-    assert list(tmp_path.rglob("*.ckpt"))
+    main([*write(tmp_path)[:3], "--trainer.default_root_dir=here", "--trainer.enable_progress_bar=false"])
+    assert list((tmp_path / "here").rglob("*.ckpt"))
     assert not (tmp_path / "runs").exists()
 
 

@@ -11,7 +11,14 @@ from searching import Recorded, evolution, threads, told
 from toys import sphere
 
 from lightning_evo import Archive, Budget, Evolution, Objective, SearchSpace, Workers
-from lightning_evo.algorithms import NSGA2, Algorithm, GenerationalEvolution, RandomSearch, RegularizedEvolution
+from lightning_evo.algorithms import (
+    NSGA2,
+    Algorithm,
+    GenerationalEvolution,
+    Operator,
+    RandomSearch,
+    RegularizedEvolution,
+)
 from lightning_evo.evolution import SearchError
 from lightning_evo.genome import Boolean, Categorical, Uniform
 
@@ -160,6 +167,10 @@ def test_a_search_in_which_nothing_finished_may_be_replaced_by_another(tmp_path)
             r"space\.x\.init_args\.high: 1\.0 in the archive, 2\.0 asked",
         ),
         ({"algorithm": GenerationalEvolution(population_size=6)}, "population_size: 4 in the archive, 6 asked"),
+        (
+            {"algorithm": GenerationalEvolution(population_size=4, select=Operator("selBest"))},
+            "evolution.algorithm.init_args.select",
+        ),
         ({"objectives": [Objective("value", "min")]}, "mode"),
         ({"seed": 2}, "seed: 1 in the archive, 2 asked"),
         ({"fitness_epoch": "last"}, "fitness_epoch"),

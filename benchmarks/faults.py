@@ -1,0 +1,442 @@
+"""What does a search lose when workers and controllers are killed and its files are cut in half? Nothing, is the goal.
+
+    python benchmarks/faults.py [--quick] [--candidates 40] [--kills 5] [--only NAME ...] [--seed 0] [--json PATH]
+
+The same seeded search (generational evolution of a small network on scikit-learn's digits, 2 slots) runs through the
+console script
+
+- undisturbed;
+- while a worker process is killed with SIGKILL every few seconds;
+- while the controller is killed with SIGKILL five times at random moments, each time followed by the same command;
+- after a SIGKILL half-way and the truncation to half of one file: the archive, its write-ahead log, the journal, the
+  newest checkpoint; followed by the same command.
+
+Counted are candidates *lost* (their result was on the disk before a fault, and in the end it is gone or another),
+*repeated* (trained again although their result was on the disk), *orphaned* (processes alive 5 s after their
+controller's death, and candidates left pending at the end), and whether the archive (ids, genomes, fitness, parents,
+generations, seeds) and the winner's test equal the undisturbed search's. What a fault interrupts is trained again from
+its start; `fits` says how many trainings were started. The exit code is 1 where a goal is missed. Needs Linux.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+import yaml
+from _processes import Process, family, workers
+from rich.console import Console
+from rich.table import Table
+
+from lightning_evo.archive import Archive
+
+HERE = Path(__file__).resolve().parent
+SCRIPT = Path(sys.executable).with_name("lightning-evo")
+GRACE = 5.0
+"""Seconds in which the processes of a dead controller must be gone."""
+
+CONFIG: dict[str, Any] = {
+    "model": {"class_path": "_models.DigitsNet"},
+    "data": {"class_path": "lightning_evo.data.Digits", "init_args": {"batch_size": 64}},
+    "trainer": {"max_epochs": 10, "accelerator": "cpu"},
+}
+SPACE: dict[str, Any] = {
+    "model.init_args.lr": {"class_path": "LogUniform", "init_args": {"low": 1e-4, "high": 1e-1}},
+    "model.init_args.dropout": {"class_path": "Uniform", "init_args": {"low": 0.0, "high": 0.5}},
+    "model.init_args.width": {"class_path": "Ordinal", "init_args": {"choices": [16, 32, 64, 128]}},
+}
+COMPARED = ("id", "status", "val_acc", *SPACE, "parents", "generation", "seed", "origin", "inherits", "duplicate_of")
+
+Row = tuple[Any, ...]
+
+
+@dataclass
+class Outcome:
+    """What became of one search.
+
+    Args:
+        faults: How many there were.
+        lost: Ids of candidates whose result was on the disk before a fault, and in the end is gone or another.
+        repeated: Ids of candidates trained again although their result was on the disk.
+        orphaned: Processes alive 5 s after their controller's end, plus candidates pending at the end.
+        equal: Whether archive and winner are the undisturbed search's.
+        fits: Trainings started.
+        seconds: From the first command to the last one's end.
+        remark: What else is to be said.
+    """
+
+    faults: int = 0
+    lost: list[int] = field(default_factory=list)
+    repeated: list[int] = field(default_factory=list)
+    orphaned: int = 0
+    equal: bool = True
+    fits: int = 0
+    seconds: float = 0.0
+    remark: str = ""
+
+    @property
+    def good(self) -> bool:
+        return not self.lost and not self.repeated and not self.orphaned and self.equal
+
+
+class Command:
+    """``lightning-evo fit``, running in ``folder``."""
+
+    def __init__(self, folder: Path, output: IO[bytes]) -> None:
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
+        arguments = [str(SCRIPT), "fit", "--config", "config.yaml", "--config", "search.yaml"]
+        self._process = subprocess.Popen(
+            arguments, cwd=folder, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
+        self._started: set[Process] = set()
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def code(self) -> int | None:
+        """The exit code, once it has ended."""
+        return self._process.returncode
+
+    @property
+    def workers(self) -> list[Process]:
+        return workers(self._process.pid)
+
+    def wait(self, condition: Callable[[], bool] = lambda: False, seconds: float = 1800) -> bool:
+        """Wait until ``condition`` holds (then true) or the command has ended (then false).
+
+        Raises:
+            RuntimeError: If neither happens in time.
+        """
+        end = time.monotonic() + seconds
+        while self.running:
+            if condition():
+                return True
+            if time.monotonic() > end:
+                raise RuntimeError(f"nothing happened within {seconds:g} s")
+            self._look()
+            time.sleep(0.2)
+        return False
+
+    def end(self) -> list[Process]:
+        """Kill the command if it still runs; returns which of the processes it started are alive 5 s later."""
+        self._look()
+        self._process.kill()
+        self._process.wait()
+        end = time.monotonic() + GRACE
+        while (left := [process for process in self._started if process.alive]) and time.monotonic() < end:
+            time.sleep(0.05)
+        for orphan in left:
+            os.kill(orphan.pid, signal.SIGKILL)
+        return left
+
+    def _look(self) -> None:
+        """Note the processes it has started, while they can still be told by their parents."""
+        if self.running:
+            self._started.update(family(self._process.pid)[1:])
+
+
+class Search:
+    """The search in a folder of its own, run by as many commands as it takes.
+
+    Args:
+        folder: Where configs, the log of trainings, output and the run's directory are.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.run = folder / "run"
+        self.orphans: list[Process] = []
+        self.known: dict[int, tuple[float, Row]] = {}
+        """Candidates whose result was seen on the disk before a fault: when, and the result."""
+
+    @classmethod
+    def new(cls, folder: Path, candidates: int, population: int) -> Search:
+        folder.mkdir(parents=True)
+        evolution = {
+            "space": SPACE,
+            "algorithm": {"class_path": "GenerationalEvolution", "init_args": {"population_size": population}},
+            "objectives": [{"monitor": "val_acc", "mode": "max"}],
+            "budget": {"candidates": candidates},
+            "workers": {"slots": 2, "threads": 1},
+            "directory": "run",  # relative, so that a copy of the folder continues the search
+            "seed": 3,
+        }
+        (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+        (folder / "search.yaml").write_text(yaml.safe_dump({"evolution": evolution}))
+        return cls(folder)
+
+    @contextmanager
+    def command(self) -> Iterator[Command]:
+        """The one command, running; killed at the end of the context, if it hasn't ended by itself."""
+        with (self.folder / "output").open("ab") as output:
+            command = Command(self.folder, output)
+        try:
+            yield command
+        finally:
+            self.orphans += command.end()
+
+    def finish(self) -> None:
+        """Run the command to its end.
+
+        Raises:
+            RuntimeError: If it fails.
+        """
+        with self.command() as command:
+            command.wait()
+        self.check(command)
+
+    def check(self, command: Command) -> None:
+        """Raise :class:`RuntimeError` if the command failed."""
+        if command.code != 0:
+            said = (self.folder / "output").read_text(errors="replace")[-2000:]
+            raise RuntimeError(f"{self.folder.name}: the command ended with code {command.code}:\n{said}")
+
+    def results(self) -> list[Path]:
+        """The results on the disk."""
+        return list(self.run.glob("candidates/*/result.json"))
+
+    def remember(self) -> None:
+        """Note the results that are on the disk now; those of the archive too where nothing runs."""
+        now = time.time()
+        for path in self.results():
+            try:
+                result = json.loads(path.read_text())
+            except FileNotFoundError:
+                continue  # a worker that begins anew has just removed it
+            if result["status"] == "completed":
+                self.known.setdefault(int(path.parent.name), (now, (result["fitness"][0],)))
+
+    def remember_archive(self) -> None:
+        """Note what the archive holds; only while no process of the search runs."""
+        now = time.time()
+        if not (self.run / "archive.sqlite").exists():
+            return
+        with tempfile.TemporaryDirectory() as copies:
+            # Read from a copy: reading must not mend what the next command is to find.
+            for path in self.run.glob("*"):
+                if path.name.startswith("archive.sqlite") or path.name == "journal.jsonl":
+                    shutil.copy(path, copies)
+            rows = rows_of(Path(copies))
+        for row in rows:
+            if row[COMPARED.index("status")] != "pending":
+                at = self.known.get(row[0], (now, ()))[0]
+                self.known[row[0]] = (at, row)
+
+    def started(self) -> list[tuple[int, float]]:
+        """Every training that began: candidate and time; the winner's last one left out."""
+        path = self.folder / "fits.log"
+        events = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+        return [(int(name), float(at)) for event, name, _, at in events if event == "start" and name.isdigit()]
+
+    def judge(self, reference: Search | None) -> Outcome:
+        """Compare the end with what was known before faults, and with the undisturbed search."""
+        rows = {row[0]: row for row in rows_of(self.run)}
+        fitness, status = COMPARED.index("val_acc"), COMPARED.index("status")
+        lost = []
+        for number, (_, before) in self.known.items():
+            now = rows.get(number)
+            if now is None or before not in (now, (now[fitness],)):
+                lost.append(number)
+        repeated = {number for number, at in self.started() if number in self.known and at > self.known[number][0]}
+        pending = sum(row[status] == "pending" for row in rows.values())
+        outcome = Outcome(
+            lost=sorted(lost),
+            repeated=sorted(repeated),
+            orphaned=len(self.orphans) + pending,
+            fits=len(self.started()),
+        )
+        if reference is not None:
+            outcome.equal = list(rows.values()) == rows_of(reference.run) and self.winner() == reference.winner()
+        return outcome
+
+    def winner(self) -> tuple[int, dict[str, float]]:
+        """The winner's id and its test, after a look at its checkpoint."""
+        torch.load(self.run / "final" / "model.ckpt", weights_only=True)
+        with Archive(self.run) as archive:
+            final = archive.meta["final"]
+        return final["candidate"], final["metrics"]
+
+
+def rows_of(directory: Path) -> list[Row]:
+    with Archive(directory) as archive:
+        return [
+            tuple(tuple(v) if isinstance(v := row.get(name), list) else v for name in COMPARED)
+            for row in archive.candidates()
+        ]
+
+
+# -- the faults --------------------------------------------------------------------------------------------------------
+
+
+def kill_workers(search: Search, rng: random.Random, options: argparse.Namespace) -> int:
+    """Kill one worker or the other every two to four seconds."""
+    kills, last = 0, 0
+    with search.command() as command:
+        command.wait(lambda: bool(search.results()))
+        while command.running:
+            pause = time.monotonic() + rng.uniform(2.0, 4.0)
+            command.wait(lambda pause=pause: time.monotonic() >= pause)  # type: ignore[misc]
+            if (search.run / "final").exists():
+                continue  # there the winner is tested; what is counted here are candidates
+            # Not the same twice in a row: three deaths would be taken for the candidate's own fault.
+            victims = [worker for worker in command.workers if worker.pid != last]
+            search.remember()
+            if victims:
+                last = rng.choice(victims).pid
+                with suppress(ProcessLookupError):
+                    os.kill(last, signal.SIGKILL)
+                    kills += 1
+    search.check(command)
+    return kills
+
+
+def kill_controllers(search: Search, rng: random.Random, options: argparse.Namespace) -> int:
+    """Kill the controller at random moments, while it starts as well as while candidates train."""
+    most = options.candidates // (options.kills + 1)
+    for _ in range(options.kills):
+        with search.command() as command:
+            wanted = len(search.results()) + rng.randint(0, most)
+            command.wait(lambda wanted=wanted: len(search.results()) >= wanted)  # type: ignore[misc]
+            time.sleep(rng.uniform(0.0, 1.0))
+            if not command.running:
+                raise RuntimeError(f"the search ended before all of {options.kills} kills; give more --candidates")
+        search.remember()
+        search.remember_archive()
+    search.finish()
+    return options.kills
+
+
+def stop_half_way(search: Search, options: argparse.Namespace) -> None:
+    with search.command() as command:
+        command.wait(lambda: len(search.results()) >= options.candidates // 2)
+    search.remember()
+    search.remember_archive()
+
+
+def truncate(search: Search, stopped: Search, name: str) -> str:
+    """Go on from a copy of the stopped search after cutting a file in half; returns what was cut."""
+    shutil.copytree(stopped.folder, search.folder)
+    search.orphans = list(stopped.orphans)
+    search.known = {number: (time.time(), result) for number, (_, result) in stopped.known.items()}
+    paths = sorted(search.run.glob(name), key=lambda path: path.stat().st_mtime_ns)
+    if not paths:
+        raise FileNotFoundError(f"no {name} after the kill")
+    size = paths[-1].stat().st_size
+    os.truncate(paths[-1], size // 2)
+    search.finish()
+    return f"{paths[-1].relative_to(search.run)}: {size:,} bytes to {size // 2:,}"
+
+
+TRUNCATED = {
+    "archive truncated": "archive.sqlite",
+    "write-ahead log truncated": "archive.sqlite-wal",
+    "journal truncated": "journal.jsonl",
+    "checkpoint truncated": "candidates/*/checkpoint.ckpt",
+}
+KILLED: dict[str, Callable[[Search, random.Random, argparse.Namespace], int]] = {
+    "workers killed": kill_workers,
+    "controller killed": kill_controllers,
+}
+NAMES = [*KILLED, *TRUNCATED]
+
+
+def run(options: argparse.Namespace, root: Path) -> dict[str, Outcome]:
+    outcomes: dict[str, Outcome] = {}
+    population = max(4, options.candidates // 5)
+
+    def say(name: str) -> float:
+        print(name, file=sys.stderr, flush=True)
+        return time.monotonic()
+
+    begun = say("undisturbed")
+    reference = Search.new(root / "undisturbed", options.candidates, population)
+    reference.finish()
+    outcomes["undisturbed"] = reference.judge(None)
+    outcomes["undisturbed"].seconds = time.monotonic() - begun
+    for at, (name, disturb) in enumerate(KILLED.items()):
+        if name not in options.only:
+            continue
+        begun = say(name)
+        search = Search.new(root / name.replace(" ", "-"), options.candidates, population)
+        faults = disturb(search, random.Random(options.seed * 100 + at), options)
+        outcomes[name] = search.judge(reference)
+        outcomes[name].faults, outcomes[name].seconds = faults, time.monotonic() - begun
+    asked = [name for name in TRUNCATED if name in options.only]
+    if asked:
+        say("stopped half-way")
+        stopped = Search.new(root / "stopped", options.candidates, population)
+        stop_half_way(stopped, options)
+    for name in asked:
+        begun = say(name)
+        search = Search(root / name.replace(" ", "-"))
+        remark = truncate(search, stopped, TRUNCATED[name])
+        outcomes[name] = search.judge(reference)
+        outcomes[name].faults, outcomes[name].seconds, outcomes[name].remark = 2, time.monotonic() - begun, remark
+    return outcomes
+
+
+def show(outcomes: dict[str, Outcome], candidates: int) -> None:
+    table = Table(title=f"{candidates} candidates, 2 slots", title_justify="left")
+    table.add_column("", no_wrap=True)
+    for title in ("faults", "lost", "repeated", "orphaned", "equal", "fits", "seconds"):
+        table.add_column(title, justify="right")
+    table.add_column("remark")
+    for name, one in outcomes.items():
+        counts = (one.faults, len(one.lost), len(one.repeated), one.orphaned)
+        equal = "" if name == "undisturbed" else "yes" if one.equal else "NO"
+        table.add_row(name, *map(str, counts), equal, str(one.fits), f"{one.seconds:.0f}", one.remark)
+    Console(width=max(120, Console().width)).print(table)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], epilog="Names: " + "; ".join(NAMES))
+    parser.add_argument("--quick", action="store_true", help="16 candidates, 2 kills of the controller")
+    parser.add_argument("--candidates", type=int, help="candidates of each search (default: 40)")
+    parser.add_argument("--kills", type=int, help="kills of the controller (default: 5)")
+    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help="faults to try")
+    parser.add_argument("--seed", type=int, default=0, help="of the faults' moments (default: %(default)s)")
+    parser.add_argument("--directory", type=Path, help="keep the searches here (default: a temporary directory)")
+    parser.add_argument("--json", type=Path, help="write the numbers here")
+    options = parser.parse_args(args)
+    options.candidates = options.candidates or (16 if options.quick else 40)
+    options.kills = options.kills or (2 if options.quick else 5)
+    if options.candidates < 8 or not 0 < options.kills < options.candidates // 2:
+        parser.error("needs 8 candidates or more, and less than half as many kills")
+    if not SCRIPT.exists():
+        parser.error(f"{SCRIPT}: no such file; install lightning-evo where this Python is")
+    if options.directory is not None and options.directory.exists() and any(options.directory.iterdir()):
+        parser.error(f"--directory {options.directory}: is not empty")
+    root = options.directory or Path(tempfile.mkdtemp(prefix="faults-"))
+    try:
+        outcomes = run(options, root.resolve())
+    finally:
+        if options.directory is None:
+            shutil.rmtree(root)
+    show(outcomes, options.candidates)
+    if options.json:
+        figures = {name: asdict(outcome) for name, outcome in outcomes.items()}
+        options.json.write_text(json.dumps({"candidates": options.candidates, "searches": figures}, indent=1))
+    bad = [name for name, outcome in outcomes.items() if not outcome.good]
+    print("Goal: 0 lost, 0 repeated, 0 orphaned, equal. " + (f"Missed: {', '.join(bad)}." if bad else "Met."))
+    if bad:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

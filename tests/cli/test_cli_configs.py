@@ -1,0 +1,97 @@
+"""Every config that ships, and every example, is run: its own models, data, space and algorithm, on a small budget."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from lightning_evo import Archive
+from lightning_evo.cli import main
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.yaml"))
+EXAMPLES = sorted(path.parent.name for path in (ROOT / "examples").glob("*/search.yaml"))
+
+BUDGET = ["--evolution.budget.candidates=3", "--evolution.workers.slots=2", "--trainer.max_epochs=1"]
+
+# The networks for a GPU, narrow enough for a CPU.
+NARROW = ["--model.init_args.widths=[4, 4, 8, 8]", "--model.init_args.max_width=16", "--model.init_args.head=[16]"]
+
+
+def pictures(count: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, *shape), dtype=np.uint8)
+
+
+def fashion_mnist(root: Path) -> list[str]:
+    """Fashion-MNIST's own raw files, with noise for pictures."""
+    raw = root / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for stem, count in (("train", 300), ("t10k", 100)):
+        images, labels = pictures(count, 28, 28), np.arange(count, dtype=np.uint8) % 10
+        header = struct.pack(">HBBIII", 0, 0x08, 3, count, 28, 28)
+        (raw / f"{stem}-images-idx3-ubyte").write_bytes(header + images.tobytes())
+        (raw / f"{stem}-labels-idx1-ubyte").write_bytes(struct.pack(">HBBI", 0, 0x08, 1, count) + labels.tobytes())
+        for name in (f"{stem}-images-idx3-ubyte", f"{stem}-labels-idx1-ubyte"):
+            (raw / f"{name}.gz").write_bytes(gzip.compress((raw / name).read_bytes()))
+    return [f"--data.root={root}", "--data.download=false", *NARROW]
+
+
+def cifar10(root: Path) -> list[str]:
+    """torchvision checks CIFAR-10's checksums, so noise of that shape comes as arrays."""
+    for name, count in (("train", 300), ("test", 100)):
+        np.savez(root / f"{name}.npz", x=pictures(count, 32, 32, 3), y=np.arange(count) % 10)
+    data = {
+        "class_path": "NpzImages",
+        "init_args": {"path": str(root / "train.npz"), "test_path": str(root / "test.npz")},
+    }
+    data["init_args"] |= {"crop_padding": 4, "flip": True, "resident": True}
+    (root / "data.yaml").write_text(yaml.safe_dump({"data": data}))
+    return ["--config", str(root / "data.yaml"), "--trainer.precision=32-true", *NARROW]
+
+
+DATA = {"fashion_mnist.yaml": fashion_mnist, "cifar10.yaml": cifar10}
+
+
+def search(arguments: list[str], directory: Path) -> Archive:
+    main(["fit", *arguments, *BUDGET, f"--evolution.directory={directory}"])
+    archive = Archive(directory)
+    assert archive.counts()["completed"] == 3, [archive.result(row["id"]).error for row in archive.candidates()]
+    return archive
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_config_that_ships_runs(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(ROOT / "examples" / "own_model")
+    monkeypatch.chdir(tmp_path)
+    data = DATA.get(name)
+    final = ["--evolution.final.overrides={'trainer.max_epochs': 1}"] if data else []
+    more = data(tmp_path) if data else []
+    archive = search(["--config", str(ROOT / "configs" / name), *more, *final], tmp_path / "run")
+    assert "test_acc" in archive.meta["final"]["metrics"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_runs_in_its_own_folder(name, tmp_path, monkeypatch, capsys):
+    folder = ROOT / "examples" / name
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.chdir(folder)
+    search(["--config", "config.yaml", "--config", "search.yaml"], tmp_path / "run")
+    assert {path.name for path in folder.iterdir()} <= {
+        "README.md",
+        "__pycache__",
+        "config.yaml",
+        "own_model.py",
+        "search.yaml",
+    }
+
+
+def test_every_config_and_example_is_covered():
+    assert {"digits.yaml", "fashion_mnist.yaml", "cifar10.yaml", "hyperparameters.yaml", "pareto.yaml"} <= set(CONFIGS)
+    assert EXAMPLES

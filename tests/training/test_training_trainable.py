@@ -1,0 +1,73 @@
+"""What a genome makes of a config, and what is refused before anything is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lightning_evo.genome import Candidate, Categorical, Genome, Integer, Objective, SearchSpace, SpaceError, Uniform
+from lightning_evo.training import ConfigTrainable
+
+ADAMW = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.3}}
+
+
+def test_a_candidate_is_the_config_with_its_genes(config):
+    trainable = ConfigTrainable(config)
+    resolved = trainable.resolve({"model.init_args.width": 7, "optimizer": ADAMW})
+    assert resolved["model"]["init_args"]["width"] == 7
+    assert resolved["optimizer"] == ADAMW
+    assert trainable.resolve({})["model"]["init_args"]["width"] == 4
+
+
+def test_the_seed_of_the_config_is_the_runs_and_each_candidate_gets_its_own(config, tmp_path):
+    trainable = ConfigTrainable(config | {"seed_everything": 5})
+    assert trainable.seed == 5
+    candidate = Candidate(0, Genome({}), seed=123)
+    task = trainable.task(candidate, Path(tmp_path), [Objective("val_acc")], "best", True, 1)
+    assert task.arguments["config"]["seed_everything"] == 123
+    gene = Candidate(0, Genome({"seed_everything": 9}), seed=123)
+    task = trainable.task(gene, Path(tmp_path), [Objective("val_acc")], "best", True, 1)
+    assert task.arguments["config"]["seed_everything"] == 9
+
+
+def test_another_class_gets_what_was_said_but_not_the_old_classs_defaults(config):
+    trainable = ConfigTrainable(config | {"optimizer": ADAMW})
+    optimizer = trainable.resolve({"optimizer.class_path": "torch.optim.SGD"})["optimizer"]["init_args"]
+    assert optimizer["lr"] == 0.3
+    assert optimizer["weight_decay"] == 0.0  # AdamW's default is 0.01
+    same = trainable.resolve({"optimizer.class_path": "torch.optim.AdamW"})["optimizer"]["init_args"]
+    assert same["weight_decay"] == 0.01
+
+
+def test_genes_of_the_chosen_class_are_applied_after_it(config):
+    space = SearchSpace(
+        {
+            "model.init_args.extra": Integer(1, 3, when={"model.class_path": ["toys.WideNet"]}),
+            "model.class_path": Categorical(["toys.ToyNet", "toys.WideNet"]),
+        }
+    )
+    trainable = ConfigTrainable(config)
+    trainable.check(space, [Objective("val_acc")])
+    model = trainable.resolve({"model.init_args.extra": 3, "model.class_path": "toys.WideNet"})["model"]
+    assert model == {"class_path": "toys.WideNet", "init_args": {"width": 4, "lr": 0.1, "extra": 3}}
+
+
+def test_every_extreme_is_tried_on_the_parser(config):
+    trainable = ConfigTrainable(config)
+    with pytest.raises(SpaceError, match=r"evolution\.space\.trainer\.max_epochs: the value 0\.5 is refused"):
+        trainable.check(SearchSpace({"trainer.max_epochs": Uniform(0.5, 4)}), [])
+
+
+def test_a_callbacks_argument_is_a_gene(config):
+    config["trainer"]["callbacks"] = [
+        {"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": {"monitor": "val_loss"}}
+    ]
+    path = "trainer.callbacks.EarlyStopping.init_args.patience"
+    trainable = ConfigTrainable(config)
+    trainable.check(SearchSpace({path: Integer(1, 5)}), [])
+    assert trainable.resolve({path: 5})["trainer"]["callbacks"][0]["init_args"]["patience"] == 5
+
+
+def test_describing_leaves_out_the_seed(config):
+    assert ConfigTrainable(config | {"seed_everything": 5}).describe() == ConfigTrainable(config).describe()
