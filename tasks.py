@@ -27,7 +27,7 @@ def setup(extras: str = "") -> None:
     marker = ENVIRONMENT / f"installed{extras.replace('[', '-').replace(']', '')}"
     if marker.exists() and marker.read_text() == wanted:
         return
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - this file runs before anything has checked
         sys.exit(f"Python 3.11 or later is needed; this is {sys.version.split()[0]}")
     print(f"setting up {ENVIRONMENT} (a few minutes, once)", flush=True)
     if not PYTHON.exists():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 _TICK = 1 / os.sysconf("SC_CLK_TCK")
@@ -13,7 +13,7 @@ _PR_SET_CHILD_SUBREAPER = 36  # from linux/prctl.h
 
 @dataclass(frozen=True)
 class Process:
-    """One process at one moment.
+    """One process at one moment; equal to itself at another.
 
     Args:
         pid: Its id.
@@ -25,9 +25,9 @@ class Process:
 
     pid: int
     started: int
-    parent: int
-    zombie: bool
-    cpu: float
+    parent: int = field(compare=False)
+    zombie: bool = field(compare=False)
+    cpu: float = field(compare=False)
 
     @classmethod
     def of(cls, pid: int) -> Process | None:

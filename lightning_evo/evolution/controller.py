@@ -6,11 +6,12 @@ import queue
 import shutil
 import time
 from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_evo.archive import Archive, ArchiveWriter
+from lightning_evo.archive import Archive, ArchiveWriter, DiskFull
 from lightning_evo.evolution.checkpoints import KeptCheckpoints
 from lightning_evo.evolution.errors import SearchError, SearchInterrupted
 from lightning_evo.evolution.interrupts import Interrupts
@@ -112,15 +113,19 @@ class Controller:
             SearchError: If the first candidates all fail alike, or the machine fails (full disk).
             SearchInterrupted: If the user asked to stop.
         """
-        while True:
-            self._fill_slots()
-            if not self._running:
-                break
-            self._look()
-            self._wait()
-            if self.interrupts.now:
-                break
-        self._look(force=True)
+        try:
+            while True:
+                self._fill_slots()
+                if not self._running:
+                    break
+                self._look()
+                self._wait()
+                if self.interrupts.now:
+                    break
+            self._look(force=True)
+        except DiskFull:
+            self._record_what_still_ends()
+            raise
         if self.interrupts.stopping:
             self.executor.shutdown(cancel=self.interrupts.now)
             raise SearchInterrupted(
@@ -225,13 +230,32 @@ class Controller:
             self._record(echo, _echo(result, candidate.id))
         self._stop_if_all_fail_alike(candidate, result)
 
+    def _record_what_still_ends(self) -> None:
+        """The disk is full: nothing new begins, and what runs is recorded in the space the archive kept in reserve."""
+        self.progress.message("the disk is full: recording what still ends, then stopping")
+        while self._running and not self.interrupts.now:
+            try:
+                done = self._done.get(timeout=TICK)
+            except queue.Empty:
+                continue
+            candidate = self._running.pop(done.candidate.id)
+            if done.future.cancelled() or done.future.result().status == FAILED:
+                continue  # what a full disk made fail is trained again when the search continues
+            with suppress(DiskFull):
+                self.writer.record_result(candidate.id, self._placed(candidate, done.future.result()))
+
+    def _placed(self, candidate: Candidate, result: Result) -> Result:
+        """The result with its checkpoint's path relative to the run's directory."""
+        if result.checkpoint is None or candidate.duplicate_of is not None:
+            return result
+        path = self._directory(candidate) / result.checkpoint
+        return replace(result, checkpoint=path.relative_to(self.evolution.directory).as_posix())
+
     def _record(self, candidate: Candidate, result: Result) -> None:
         if result.status == FAILED and not result.curve:
             # A worker that died took its curve along; what it had written is still there.
             result = replace(result, curve=tuple(read_curve(self._directory(candidate))))
-        if result.checkpoint is not None and candidate.duplicate_of is None:
-            path = self._directory(candidate) / result.checkpoint
-            result = replace(result, checkpoint=path.relative_to(self.evolution.directory).as_posix())
+        result = self._placed(candidate, result)
         self.writer.record_result(candidate.id, result)
         self._account(candidate, result)
         self.algorithm.tell(candidate, result)

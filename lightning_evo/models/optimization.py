@@ -20,7 +20,12 @@ _FLOOR = 1e-3
 
 
 def build_optimizer(
-    name: OptimizerName, module: nn.Module, lr: float, weight_decay: float = 0.0, momentum: float = 0.9
+    name: OptimizerName,
+    module: nn.Module,
+    lr: float,
+    weight_decay: float = 0.0,
+    momentum: float = 0.9,
+    fused: bool = False,
 ) -> Optimizer:
     """Build an optimizer over all trainable parameters of ``module``.
 
@@ -30,6 +35,7 @@ def build_optimizer(
         lr: Base learning rate.
         weight_decay: Weight decay of the weights; biases and the parameters of normalisation layers have none.
         momentum: Momentum of ``sgd`` and ``rmsprop``, and beta 1 of the Adam family.
+        fused: Update all weights in one kernel where the optimizer has one (``sgd``, ``adam``, ``adamw``).
 
     Raises:
         ValueError: ``name`` is not one of these.
@@ -40,16 +46,13 @@ def build_optimizer(
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    # One fused kernel instead of a Python loop over the tensors; on CUDA torch already picks a batched implementation,
-    # and fused updates there would rule out gradient clipping under float16.
-    fused = all(p.device.type == "cpu" and p.is_floating_point() for p in parameters) or None
     betas = (momentum, 0.999)
     if name == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused)
+        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused or None)
     if name == "adam":
-        return torch.optim.Adam(groups, lr=lr, betas=betas, fused=fused)
+        return torch.optim.Adam(groups, lr=lr, betas=betas, fused=fused or None)
     if name == "adamw":
-        return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=fused)
+        return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=fused or None)
     if name == "nadam":
         return torch.optim.NAdam(groups, lr=lr, betas=betas, decoupled_weight_decay=True)
     if name == "radam":

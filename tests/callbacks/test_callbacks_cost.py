@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from toys import ToyData, ToyNet
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from lightning_evo.callbacks import CostMeter
+from toys import ToyData, ToyNet
 
 
 def fit(model, meter, tmp_path, **arguments):

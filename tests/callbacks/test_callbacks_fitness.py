@@ -8,10 +8,10 @@ import math
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from toys import ToyData, ToyNet
 
 from lightning_evo.callbacks import FitnessRecorder
 from lightning_evo.callbacks.fitness import MetricNotLogged
+from toys import ToyData, ToyNet
 
 
 class Scripted(ToyNet):

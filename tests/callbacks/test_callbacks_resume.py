@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from lightning.pytorch import Trainer, seed_everything
-from toys import ToyData, ToyNet
 
 from lightning_evo import callbacks
 from lightning_evo.callbacks import CostMeter, FitnessRecorder
+from toys import ToyData, ToyNet
 
 # One entry per public callback: how it is made, and what of it must come out the same.
 SETTINGS = {

@@ -159,6 +159,16 @@ def test_a_resident_set_gives_the_same_batches():
         assert torch.equal(resident, plain)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("resident", [True, False])
+def test_batches_are_made_on_the_device(resident):
+    data, model = Counted(resident=resident, crop_padding=1, flip=True, cutout=2), Watcher()
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    L.Trainer(max_epochs=1, accelerator="gpu", devices=1, enable_model_summary=False, **quiet).fit(model, data)
+    assert {images.device.type for _, images, _ in model.trained} == {"cuda"}
+
+
 def test_a_last_image_on_its_own_does_not_break_batch_normalisation():
     data = Digits(batch_size=2, limit_train=9, limit_validation=1, limit_test=1)
     model = BitstringCNN("11" + "0" * 18, image_size=8, widths=(1, 2, 3, 4), max_width=4, head=())

@@ -5,12 +5,11 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-from toys import sphere
-
 from lightning_evo import Budget, Evolution, Objective, Workers
 from lightning_evo.algorithms import GenerationalEvolution
 from lightning_evo.genome import Uniform
 from lightning_evo.reporting.progress import Progress
+from toys import sphere
 
 
 class Recorded(Progress):

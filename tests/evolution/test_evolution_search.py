@@ -8,7 +8,6 @@ import time
 
 import pytest
 from searching import Recorded, evolution, threads, told
-from toys import sphere
 
 from lightning_evo import Archive, Budget, Evolution, Objective, SearchSpace, Workers
 from lightning_evo.algorithms import (
@@ -21,6 +20,7 @@ from lightning_evo.algorithms import (
 )
 from lightning_evo.evolution import SearchError
 from lightning_evo.genome import Boolean, Categorical, Uniform
+from toys import sphere
 
 ALGORITHMS = [GenerationalEvolution(population_size=4), RegularizedEvolution(population_size=4), RandomSearch()]
 

@@ -90,6 +90,12 @@ def test_every_optimizer_reduces_the_loss(name):
     assert after.callback_metrics["val_loss"] < before.callback_metrics["val_loss"]
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
+def test_precision_and_gradient_clipping_are_ordinary_options(precision):
+    _, run = fitted(epochs=4, lr=0.05, options={"precision": precision, "gradient_clip_val": 1.0})
+    assert torch.isfinite(run.callback_metrics["val_loss"])
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_weights_decay_and_biases_do_not(name):
     optimizer = build_optimizer(name, Linear(), lr=0.1, weight_decay=0.5, momentum=0.8)

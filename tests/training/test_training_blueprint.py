@@ -7,11 +7,11 @@ import pickle
 import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, Timer
-from toys import ToyNet, WideNet
 from training_cli import ARGUMENTS, LinkedCLI
 
 from lightning_evo.training import Blueprint, ConfigError
 from lightning_evo.training.blueprint import dump_yaml, load_yaml
+from toys import ToyNet, WideNet
 
 
 def test_a_resolved_config_is_complete_plain_data(config):

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toys import ToyNet
 
 from lightning_evo.genome import Objective
 from lightning_evo.training import Blueprint, train_candidate
 from lightning_evo.training.blueprint import load_yaml
 from lightning_evo.training.candidate import read_curve
 from lightning_evo.training.distributed import train_candidate_distributed
+from toys import ToyNet
 
 ACCURACY = Objective("val_acc")
 

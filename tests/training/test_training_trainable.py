@@ -47,10 +47,11 @@ def test_genes_of_the_chosen_class_are_applied_after_it(config):
             "model.class_path": Categorical(["toys.ToyNet", "toys.WideNet"]),
         }
     )
+    config["model"]["init_args"]["width"] = 6
     trainable = ConfigTrainable(config)
     trainable.check(space, [Objective("val_acc")])
     model = trainable.resolve({"model.init_args.extra": 3, "model.class_path": "toys.WideNet"})["model"]
-    assert model == {"class_path": "toys.WideNet", "init_args": {"width": 4, "lr": 0.1, "extra": 3}}
+    assert model == {"class_path": "toys.WideNet", "init_args": {"width": 6, "lr": 0.1, "extra": 3}}
 
 
 def test_every_extreme_is_tried_on_the_parser(config):

@@ -2,6 +2,7 @@
 
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.cli import LightningCLI
+
 from toys import ToyData, ToyNet
 
 
