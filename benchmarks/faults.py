@@ -42,7 +42,7 @@ from _processes import Process, family, workers
 from rich.console import Console
 from rich.table import Table
 
-from lightning_evo.archive import Archive
+from lightning_evo.archive import Archive, ArchiveError
 
 HERE = Path(__file__).resolve().parent
 SCRIPT = Path(sys.executable).with_name("lightning-evo")
@@ -173,7 +173,8 @@ class Search:
             "algorithm": {"class_path": "GenerationalEvolution", "init_args": {"population_size": population}},
             "objectives": [{"monitor": "val_acc", "mode": "max"}],
             "budget": {"candidates": candidates},
-            "workers": {"slots": 2, "threads": 1},
+            # By default three deaths are taken for the candidate's own fault; here they never are.
+            "workers": {"slots": 2, "threads": 1, "max_retries": 100},
             "directory": "run",  # relative, so that a copy of the folder continues the search
             "seed": 3,
         }
@@ -232,7 +233,12 @@ class Search:
             for path in self.run.glob("*"):
                 if path.name.startswith("archive.sqlite") or path.name == "journal.jsonl":
                     shutil.copy(path, copies)
-            rows = rows_of(Path(copies))
+            try:
+                rows = rows_of(Path(copies))
+            except ArchiveError:
+                if self.known:
+                    raise
+                return  # killed before there was anything to record
         for row in rows:
             if row[COMPARED.index("status")] != "pending":
                 at = self.known.get(row[0], (now, ()))[0]
@@ -270,7 +276,7 @@ class Search:
         torch.load(self.run / "final" / "model.ckpt", weights_only=True)
         with Archive(self.run) as archive:
             final = archive.meta["final"]
-        return final["candidate"], final["metrics"]
+        return final["request"]["candidate"], final["metrics"]
 
 
 def rows_of(directory: Path) -> list[Row]:
@@ -285,22 +291,19 @@ def rows_of(directory: Path) -> list[Row]:
 
 
 def kill_workers(search: Search, rng: random.Random, options: argparse.Namespace) -> int:
-    """Kill one worker or the other every two to four seconds."""
-    kills, last = 0, 0
+    """Kill one worker or the other every three to six seconds."""
+    kills = 0
     with search.command() as command:
         command.wait(lambda: bool(search.results()))
         while command.running:
-            pause = time.monotonic() + rng.uniform(2.0, 4.0)
+            pause = time.monotonic() + rng.uniform(3.0, 6.0)
             command.wait(lambda pause=pause: time.monotonic() >= pause)  # type: ignore[misc]
             if (search.run / "final").exists():
                 continue  # there the winner is tested; what is counted here are candidates
-            # Not the same twice in a row: three deaths would be taken for the candidate's own fault.
-            victims = [worker for worker in command.workers if worker.pid != last]
             search.remember()
-            if victims:
-                last = rng.choice(victims).pid
+            if victims := command.workers:
                 with suppress(ProcessLookupError):
-                    os.kill(last, signal.SIGKILL)
+                    os.kill(rng.choice(victims).pid, signal.SIGKILL)
                     kills += 1
     search.check(command)
     return kills

@@ -104,7 +104,9 @@ def _traced(config: Mapping[str, Any], to: Path, onnx: bool, torch_export: bool)
         source: Any = parts.datamodule if parts.datamodule is not None else model
         source.prepare_data()
         source.setup("fit")
-        batch = next(iter(source.val_dataloader()))
+        # As the Trainer would hand it over: modules may normalise or convert on the way.
+        batch = source.on_before_batch_transfer(next(iter(source.val_dataloader())), 0)
+        batch = source.on_after_batch_transfer(batch, 0)
         sample = batch[0] if isinstance(batch, (list, tuple)) else batch
     arguments = sample if isinstance(sample, tuple) else (sample,)
     written = []

@@ -21,7 +21,7 @@ from lightning_evo.evolution.errors import SearchError
 from lightning_evo.evolution.interrupts import Interrupts
 from lightning_evo.evolution.settings import Budget, Final, Workers
 from lightning_evo.evolution.winner import Finisher
-from lightning_evo.execution import Executor, FuturesExecutor, LocalExecutor, plan_slots
+from lightning_evo.execution import DEFAULT_PRELOAD, Executor, FuturesExecutor, LocalExecutor, plan_slots
 from lightning_evo.genome import COMPLETED, STOPPED, Gene, Objective, SearchSpace, SpaceError
 from lightning_evo.reporting.progress import Progress, make_progress
 from lightning_evo.training import ConfigError, ConfigTrainable, FunctionTrainable, Trainable
@@ -158,6 +158,13 @@ class Evolution:
                     finisher.finish(controller.state.best, self.final, writer, archive, executor, progress, interrupts)
             return writer.archive()
 
+    def _preload(self) -> tuple[str, ...]:
+        """What the forkserver imports once, so that no worker does: the candidates' CLI too, unless it is the user's."""
+        if not isinstance(self.trainable, ConfigTrainable):
+            return DEFAULT_PRELOAD
+        module = self.trainable.blueprint.cli_class.__module__
+        return (*DEFAULT_PRELOAD, module) if module.startswith("lightning") else DEFAULT_PRELOAD
+
     def _check(self) -> None:
         """Refuse before any training what the parser would refuse later."""
         try:
@@ -250,6 +257,7 @@ class Evolution:
             threads=self.workers.threads,
             max_retries=self.workers.max_retries,
             recycle_after=self.workers.recycle_after,
+            preload=self._preload(),
         )
 
 

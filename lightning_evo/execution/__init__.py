@@ -3,8 +3,17 @@
 from lightning_evo.execution.adapter import FuturesExecutor
 from lightning_evo.execution.executor import Executor
 from lightning_evo.execution.job import Job
-from lightning_evo.execution.local import LocalExecutor
+from lightning_evo.execution.local import DEFAULT_PRELOAD, LocalExecutor
 from lightning_evo.execution.results import read_result
 from lightning_evo.execution.slots import available_cores, plan_slots
 
-__all__ = ["Executor", "FuturesExecutor", "Job", "LocalExecutor", "available_cores", "plan_slots", "read_result"]
+__all__ = [
+    "DEFAULT_PRELOAD",
+    "Executor",
+    "FuturesExecutor",
+    "Job",
+    "LocalExecutor",
+    "available_cores",
+    "plan_slots",
+    "read_result",
+]

@@ -74,6 +74,8 @@ def test_a_config_that_ships_runs(name, tmp_path, monkeypatch, capsys):
     more = data(tmp_path) if data else []
     archive = search(["--config", str(ROOT / "configs" / name), *more, *final], tmp_path / "run")
     assert "test_acc" in archive.meta["final"]["metrics"]
+    main(["export", str(tmp_path / "run"), "--to", str(tmp_path / "best"), "--torch-export"])
+    assert {path.name for path in (tmp_path / "best").iterdir()} == {"config.yaml", "model.ckpt", "model.pt2"}
 
 
 @pytest.mark.slow
