@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from _models import TRAINER, bare_fit, be_quiet, evolved_fit, timed_fit
-from _processes import cpu_of_family, keep_orphans
+from _processes import Process, cpu_between, family, keep_orphans
 
 SLOTS = 2
 WARM_UP = 10
@@ -33,7 +33,7 @@ class Span:
         self.count, self.total = count, count + WARM_UP
         self._ended = 0
         self._begun = time.perf_counter()
-        self._marks: list[tuple[float, float]] = []
+        self._marks: list[tuple[list[Process], float]] = []
         keep_orphans()
 
     def ended(self, *_: Any, **__: Any) -> None:
@@ -43,13 +43,13 @@ class Span:
             self.mark()
 
     def mark(self) -> None:
-        self._marks.append((cpu_of_family(), time.perf_counter() - self._begun))
+        self._marks.append((family(os.getpid()), time.perf_counter() - self._begun))
 
     def figures(self, times: Iterable[tuple[float, float]], slots: int = SLOTS) -> dict[str, float]:
         """Milliseconds per candidate; ``times`` are starts and ends of all candidates, in seconds."""
-        (_, first), (cpu, wall), (cpu_end, wall_end) = self._marks
+        (_, first), (before, wall), (after, wall_end) = self._marks
         return {
-            "cpu": 1000 * (cpu_end - cpu) / self.count,
+            "cpu": 1000 * cpu_between(before, after) / self.count,
             "wall": 1000 * (wall_end - wall) / self.count,
             "busy": busy_fraction(sorted(times)[-self.count :], slots),
             "start": first,
@@ -160,14 +160,21 @@ def ray_tune(folder: Path, count: int) -> dict[str, float]:
 
     ray.init(num_cpus=SLOTS, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
     try:
-        tune.Tuner(
+        results = tune.Tuner(
             tune.with_resources(Fit, {"cpu": 1}),
             param_space={"width": tune.choice(WIDTHS), "lr": tune.loguniform(*LRS)},
             tune_config=tune.TuneConfig(num_samples=span.total, reuse_actors=True, metric="val_loss", mode="min"),
-            run_config=tune.RunConfig(storage_path=str(folder), verbose=0, callbacks=[Counted()]),
+            run_config=tune.RunConfig(
+                storage_path=str(folder),
+                verbose=0,
+                callbacks=[Counted()],
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
         ).fit()
     finally:
         ray.shutdown()
+    if results.num_errors:
+        raise RuntimeError(f"{results.num_errors} trials failed; the first: {results.errors[0]!r}")
     return span.figures(read_times(times))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,14 +21,16 @@ class Process:
         started: Ticks since boot; with the id it names the process for good, as ids are given again.
         parent: Its parent's id.
         zombie: It has ended, and its parent has not yet taken notice.
-        cpu: Seconds of CPU, its own and those of the ended children it has taken notice of.
+        own: Seconds of CPU it has used itself.
+        reaped: Those of its children that have ended, as far as it took notice (``wait``).
     """
 
     pid: int
     started: int
     parent: int = field(compare=False)
     zombie: bool = field(compare=False)
-    cpu: float = field(compare=False)
+    own: float = field(compare=False)
+    reaped: float = field(compare=False)
 
     @classmethod
     def of(cls, pid: int) -> Process | None:
@@ -38,8 +41,8 @@ class Process:
             return None
         # The name, in brackets, may hold anything.
         fields = text.rpartition(")")[2].split()
-        cpu = sum(int(ticks) for ticks in fields[11:15]) * _TICK
-        return cls(pid, int(fields[19]), int(fields[1]), fields[0] == "Z", cpu)
+        own, reaped = (sum(map(int, fields[at : at + 2])) * _TICK for at in (11, 13))
+        return cls(pid, int(fields[19]), int(fields[1]), fields[0] == "Z", own, reaped)
 
     @property
     def alive(self) -> bool:
@@ -84,7 +87,25 @@ def keep_orphans() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
-def cpu_of_family() -> float:
-    """Seconds of CPU that this process and every descendant, ended ones included, have used (after keep_orphans())."""
-    # To a tick (0.01 s) per process; zombies keep their figures until they are reaped, and then their parent has them.
-    return sum(process.cpu for process in family(os.getpid()))
+def cpu_between(before: Sequence[Process], after: Sequence[Process]) -> float:
+    """Seconds of CPU that a family has used between two moments, to a tick (0.01 s) per process.
+
+    Whatever ended in between is found with the parent that took notice of it. Where none did (Ray's raylet has the kernel
+    forget its children), a process that ended counts up to the first moment only.
+    """
+    left = {process.pid: process for process in after}
+    earlier = {process.pid: process for process in before}
+    spent = sum(process.own + process.reaped for process in after)
+    handed_over: dict[int, float] = {}
+    for process in before:
+        if left.get(process.pid) == process:
+            spent -= process.own + process.reaped
+            continue
+        heir = process.parent
+        while left.get(heir) != earlier.get(heir) and heir in earlier:
+            heir = earlier[heir].parent
+        handed_over[heir] = handed_over.get(heir, 0.0) + process.own + process.reaped
+    for heir, seconds in handed_over.items():
+        if heir in left and heir in earlier and left[heir].reaped - earlier[heir].reaped > seconds - 0.05:
+            spent -= seconds  # it is part of what the heir has reaped since
+    return spent

@@ -8,7 +8,7 @@ console script
 - undisturbed;
 - while a worker process is killed with SIGKILL every few seconds;
 - while the controller is killed with SIGKILL five times at random moments, each time followed by the same command;
-- after a SIGKILL half-way and the truncation to half of one file: the archive, its write-ahead log, the journal, the
+- after a SIGKILL half-way and the truncation to half of the archive, its write-ahead log, both, the journal, or the
   newest checkpoint; followed by the same command.
 
 Counted are candidates *lost* (their result was on the disk before a fault, and in the end it is gone or another),
@@ -52,7 +52,7 @@ GRACE = 5.0
 CONFIG: dict[str, Any] = {
     "model": {"class_path": "_models.DigitsNet"},
     "data": {"class_path": "lightning_evo.data.Digits", "init_args": {"batch_size": 64}},
-    "trainer": {"max_epochs": 10, "accelerator": "cpu"},
+    "trainer": {"max_epochs": 20, "accelerator": "cpu"},
 }
 SPACE: dict[str, Any] = {
     "model.init_args.lr": {"class_path": "LogUniform", "init_args": {"low": 1e-4, "high": 1e-1}},
@@ -291,12 +291,12 @@ def rows_of(directory: Path) -> list[Row]:
 
 
 def kill_workers(search: Search, rng: random.Random, options: argparse.Namespace) -> int:
-    """Kill one worker or the other every three to six seconds."""
+    """Kill one worker or the other every two or three seconds."""
     kills = 0
     with search.command() as command:
         command.wait(lambda: bool(search.results()))
         while command.running:
-            pause = time.monotonic() + rng.uniform(3.0, 6.0)
+            pause = time.monotonic() + rng.uniform(1.5, 3.5)
             command.wait(lambda pause=pause: time.monotonic() >= pause)  # type: ignore[misc]
             if (search.run / "final").exists():
                 continue  # there the winner is tested; what is counted here are candidates
@@ -332,25 +332,29 @@ def stop_half_way(search: Search, options: argparse.Namespace) -> None:
     search.remember_archive()
 
 
-def truncate(search: Search, stopped: Search, name: str) -> str:
-    """Go on from a copy of the stopped search after cutting a file in half; returns what was cut."""
+def truncate(search: Search, stopped: Search, patterns: Sequence[str]) -> str:
+    """Go on from a copy of the stopped search after cutting the newest file of each pattern in half; says which."""
     shutil.copytree(stopped.folder, search.folder)
     search.orphans = list(stopped.orphans)
     search.known = {number: (time.time(), result) for number, (_, result) in stopped.known.items()}
-    paths = sorted(search.run.glob(name), key=lambda path: path.stat().st_mtime_ns)
-    if not paths:
-        raise FileNotFoundError(f"no {name} after the kill")
-    size = paths[-1].stat().st_size
-    os.truncate(paths[-1], size // 2)
+    remarks = []
+    for pattern in patterns:
+        paths = sorted(search.run.glob(pattern), key=lambda path: path.stat().st_mtime_ns)
+        if not paths:
+            raise FileNotFoundError(f"no {pattern} after the kill")
+        size = paths[-1].stat().st_size
+        os.truncate(paths[-1], size // 2)
+        remarks.append(f"{paths[-1].name}: {size:,} bytes to {size // 2:,}")
     search.finish()
-    return f"{paths[-1].relative_to(search.run)}: {size:,} bytes to {size // 2:,}"
+    return "; ".join(remarks)
 
 
 TRUNCATED = {
-    "archive truncated": "archive.sqlite",
-    "write-ahead log truncated": "archive.sqlite-wal",
-    "journal truncated": "journal.jsonl",
-    "checkpoint truncated": "candidates/*/checkpoint.ckpt",
+    "archive truncated": ("archive.sqlite",),
+    "write-ahead log truncated": ("archive.sqlite-wal",),
+    "both truncated": ("archive.sqlite", "archive.sqlite-wal"),
+    "journal truncated": ("journal.jsonl",),
+    "checkpoint truncated": ("candidates/*/checkpoint.ckpt",),
 }
 KILLED: dict[str, Callable[[Search, random.Random, argparse.Namespace], int]] = {
     "workers killed": kill_workers,

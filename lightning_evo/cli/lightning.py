@@ -196,7 +196,8 @@ def _helped(message: str) -> str:
     """The message, with the classes there are where one was named that isn't."""
     for path, kind in ((f"{GROUP}.algorithm", Algorithm), (f"{GROUP}.space", Gene)):
         if message.startswith(path) and "class that can be imported" in message:
-            names = sorted(cls.__name__ for cls in _subclasses(kind) if not cls.__name__.startswith("_"))
+            ours = [cls.__name__ for cls in _subclasses(kind) if cls.__module__.startswith("lightning_evo.")]
+            names = sorted(name for name in ours if not name.startswith("_"))
             return f"{message}; there are {', '.join(names)}, and your own by import path"
     return message
 
