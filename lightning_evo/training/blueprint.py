@@ -44,8 +44,8 @@ def load_yaml(text: str) -> Any:
 def gist(error: Exception) -> str:
     """What a parser's nested message says, in one line: the config path, and what is wrong there.
 
-    >>> nested = ["Parser key \"trainer.max_epochs\":", "  Errors:", "    - Expected a <class 'int'>", "  Given value: two"]
-    >>> gist(ValueError("\\n".join(nested)))
+    >>> nested = ['Parser key "trainer.max_epochs":', "  Errors:", "    - Expected a <class 'int'>", "  Given value: two"]
+    >>> gist(ValueError(chr(10).join(nested)))
     'trainer.max_epochs: Expected a int. Given value: two'
     """
     path: list[str] = []

@@ -187,7 +187,7 @@ def test_a_directory_of_a_different_search_is_refused_naming_what_differs(change
 def test_budget_and_workers_may_change_between_runs(tmp_path):
     with threads() as pool:
         evolution(tmp_path, pool).run()
-        changed = {"budget": Budget(candidates=14), "workers": Workers(slots=1, threads=1)}
+        changed = {"budget": Budget(candidates=14), "workers": Workers(slots=1, max_retries=0)}
         assert evolution(tmp_path, pool, **changed).run().counts()["completed"] == 14
 
 
