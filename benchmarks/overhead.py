@@ -5,10 +5,10 @@
 First part: candidates that train one batch, on 2 slots. `CPU` is that of the controller, its workers and every other
 process they started, from the end of the tenth candidate (all is warm then) to the end of the last, per candidate; from
 it goes the CPU of a bare `Trainer.fit` of the same model, data and Trainer flags: the median of many in two warm
-processes at once (in one, where a contender has no slots), measured in the same round. Goal: at most 50 ms beyond the
-bare fit. Ray Tune (reused actors), DeepHyper (process workers) and Optuna do the same bare fit as their objective,
-choosing at random, where they are installed. They neither build from a config nor measure costs nor keep curves and
-checkpoints; the line `a function` is this package doing no more than they do.
+processes at once (in one, where a contender has no slots), measured before, between and after the rounds. Goal: at most
+50 ms beyond the bare fit. Ray Tune (reused actors), DeepHyper (process workers) and Optuna do the same bare fit as their
+objective, choosing at random, where they are installed. They neither build from a config nor measure costs nor keep
+curves and checkpoints; the line `a function` is this package doing no more than they do.
 
 Second part: candidates that take 2 s of sleep in the training step, 2 slots. Goal: slots busy at least 95 %.
 
@@ -85,13 +85,15 @@ def measure(
     """Figures per contender, a list of rounds each, and why contenders were left out."""
     rows: dict[str, Any] = {name: [] for name in BARE}
     skipped: dict[str, str] = {}
-    for at in range(rounds):
-        print(f"round {at + 1} of {rounds}: bare fits", file=sys.stderr, flush=True)
-        yardsticks = {}
+
+    def measure_bare() -> None:
         for name in BARE:
             fits = run_contender(name, max(10, candidates // 4), timeout)
-            yardsticks[name] = {figure: statistics.median(values) for figure, values in fits.items()}
-            rows[name].append(yardsticks[name])
+            rows[name].append({figure: statistics.median(values) for figure, values in fits.items()})
+
+    for at in range(rounds):
+        print(f"round {at + 1} of {rounds}: bare fits", file=sys.stderr, flush=True)
+        measure_bare()
         for name in names:
             if name in skipped:
                 continue
@@ -100,14 +102,16 @@ def measure(
                 continue
             print(f"round {at + 1} of {rounds}: {name}", file=sys.stderr, flush=True)
             try:
-                figures = run_contender(name, candidates, timeout)
+                rows.setdefault(name, []).append(run_contender(name, candidates, timeout))
             except RuntimeError as error:
                 if name not in MODULES:
                     raise
                 skipped[name] = str(error)
-                continue
-            yardstick = yardsticks["bare, alone" if name == INLINE else "bare"]
-            rows.setdefault(name, []).append(figures | {"overhead": figures["cpu"] - yardstick["cpu"]})
+    measure_bare()
+    for name in set(rows) - set(BARE):
+        yardstick = median(rows["bare, alone" if name == INLINE else "bare"], "cpu")
+        for figures in rows[name]:
+            figures["overhead"] = figures["cpu"] - yardstick
     return {name: row for name, row in rows.items() if name not in skipped}, skipped
 
 
@@ -127,10 +131,8 @@ def show(rows: dict[str, Any], skipped: dict[str, str], candidates: int) -> None
         table.add_column(title, justify="right")
     ours = next((median(row, "overhead") for name, row in rows.items() if name == "lightning-evo"), None)
     for name, row in rows.items():
-        if name == "bare":
-            table.add_row(
-                "bare Trainer.fit", f"{median(row, 'cpu'):.1f}", "", "", "", f"{median(row, 'wall'):.1f}", "", ""
-            )
+        if name in BARE:
+            table.add_row(BARE[name], f"{median(row, 'cpu'):.1f}", "", "", "", f"{median(row, 'wall'):.1f}", "", "")
             continue
         beyond = [one["overhead"] for one in row]
         table.add_row(
