@@ -125,6 +125,7 @@ class EvolutionCLI(LightningCLI):
             raise SearchError(f"{GROUP}: {error}") from None
 
     def _blueprint(self) -> Blueprint:
+        # Not every version of Lightning has all of them.
         names = (
             "model_class",
             "datamodule_class",
@@ -137,7 +138,7 @@ class EvolutionCLI(LightningCLI):
             "subclass_mode_data",
             "auto_configure_optimizers",
         )
-        return Blueprint(type(self), {name: getattr(self, name) for name in names})
+        return Blueprint(type(self), {name: getattr(self, name) for name in names if hasattr(self, name)})
 
 
 def run(arguments: Sequence[str]) -> None:

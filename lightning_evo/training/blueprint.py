@@ -169,6 +169,14 @@ class _CandidateCLI(LightningCLI):
     def _set_seed(self) -> None:
         """A candidate's seed is set by whoever trains it."""
 
+    def _add_instantiators(self) -> None:
+        # Lightning 2.5 dumps the config here; there is none yet, and `build` gives each candidate's.
+        self.parser.dump = lambda *args, **kwargs: "{}"
+        try:
+            super()._add_instantiators()
+        finally:
+            del self.parser.dump
+
     def before_instantiate_classes(self) -> None:
         if self._overrides is not None:
             super().before_instantiate_classes()

@@ -62,7 +62,7 @@ def test_links_of_the_users_cli_hold_for_every_candidate():
         base["data"]["batch_size"] = batch_size
         model = blueprint.build(base, {"logger": False}).model
         assert model.hparams.width == batch_size
-        assert model.hparams.features == 2
+        assert model.net[0].in_features == 2
 
 
 def test_another_class_keeps_the_arguments_it_takes(config):
