@@ -30,12 +30,9 @@ def train_candidate_distributed(**arguments: Any) -> Result:
     result = directory / RESULT_FILE
     result.unlink(missing_ok=True)
     (directory / ARGUMENTS_FILE).write_bytes(pickle.dumps(arguments))
-    # Its own session keeps the terminal's Ctrl-C away; `die_with_parent` ends it with the worker.
+    # In the worker's process group, which the terminal's Ctrl-C doesn't reach and which is killed as one with the worker.
     done = subprocess.run(
-        [sys.executable, "-m", "lightning_evo.training.rank", str(directory)],
-        start_new_session=True,
-        env=_environment(),
-        check=False,
+        [sys.executable, "-m", "lightning_evo.training.rank", str(directory)], env=_environment(), check=False
     )
     (directory / ARGUMENTS_FILE).unlink(missing_ok=True)
     if not result.exists():
