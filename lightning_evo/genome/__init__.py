@@ -13,7 +13,17 @@ from lightning_evo.genome.genes import (
     Value,
 )
 from lightning_evo.genome.genome import Genome
-from lightning_evo.genome.records import COMPLETED, FAILED, STOPPED, Candidate, Objective, Result, Status, derive_seed
+from lightning_evo.genome.records import (
+    COMPLETED,
+    FAILED,
+    STOPPED,
+    Candidate,
+    Objective,
+    Prediction,
+    Result,
+    Status,
+    derive_seed,
+)
 from lightning_evo.genome.space import SearchSpace, SpaceError
 
 __all__ = [
@@ -31,6 +41,7 @@ __all__ = [
     "LogUniform",
     "Objective",
     "Ordinal",
+    "Prediction",
     "Result",
     "SearchSpace",
     "SpaceError",

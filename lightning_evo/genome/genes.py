@@ -90,6 +90,19 @@ class Gene(ABC):
         """How many numbers :meth:`one_hot` gives."""
         return self.width
 
+    def features(self, value: Value) -> list[float]:
+        """What a predictor should know of the value: numbers without bounds, as many as :attr:`feature_names`.
+
+        By default :meth:`one_hot`; a gene that holds a whole architecture says more (counts, depth, parameters).
+        """
+        return self.one_hot(value)
+
+    @property
+    def feature_names(self) -> list[str]:
+        """A short name for each number that :meth:`features` gives; ``""`` where there is only one."""
+        width = self.one_hot_width
+        return [""] if width == 1 else [str(i) for i in range(width)]
+
     def crossover(self, first: Value, second: Value, rng: random.Random) -> tuple[Value, Value]:
         """Recombine inside one gene; by default nothing is recombined (genes swap whole, see the search space)."""
         return first, second

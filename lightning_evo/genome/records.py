@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from lightning_evo.genome.genome import Genome
 
-__all__ = ["COMPLETED", "FAILED", "STOPPED", "Candidate", "Objective", "Result", "Status", "derive_seed"]
+__all__ = ["COMPLETED", "FAILED", "STOPPED", "Candidate", "Objective", "Prediction", "Result", "Status", "derive_seed"]
 
 Status = Literal["completed", "stopped", "failed"]
 COMPLETED: Status = "completed"
@@ -51,6 +51,40 @@ class Objective:
 
 
 @dataclass(frozen=True)
+class Prediction:
+    """What a predictor said of a candidate before it was trained.
+
+    Args:
+        mean: The predicted fitness, one value per objective, in the objectives' own units.
+        std: Its uncertainty, a standard deviation per objective.
+        used: Whether the candidate was chosen by it; ``False`` for those left unfiltered.
+        results: How many results the predictor had learned from.
+        proxies: Zero-cost proxies measured on the untrained network, by name.
+    """
+
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    used: bool = False
+    results: int = 0
+    proxies: Mapping[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As a mapping that JSON can hold; :meth:`from_dict` reads it."""
+        return {
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "used": self.used,
+            "results": self.results,
+            "proxies": dict(self.proxies),
+        }
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Prediction:
+        """Read what :meth:`to_dict` gave."""
+        return cls(**{**record, "mean": tuple(record["mean"]), "std": tuple(record["std"])})
+
+
+@dataclass(frozen=True)
 class Candidate:
     """A genome with its place in the search.
 
@@ -63,6 +97,7 @@ class Candidate:
         origin: The operation that made it (``sample``, ``mutate``, ``mate``, ``mate+mutate``, ...).
         inherits: Id of the candidate whose weights it starts from, if any.
         duplicate_of: Id of the earlier candidate with the same phenotype; such a candidate is answered, not trained.
+        prediction: What was predicted of it before it was trained, if anything.
     """
 
     id: int
@@ -73,6 +108,7 @@ class Candidate:
     origin: str = "sample"
     inherits: int | None = None
     duplicate_of: int | None = None
+    prediction: Prediction | None = None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -222,6 +223,24 @@ class SearchSpace(Mapping[str, Gene]):
             else:
                 row.extend(gene.one_hot(genome[path]) if one_hot else gene.encode(genome[path]))
         return row
+
+    def features(self, genome: Mapping[str, Value], inactive: float = math.nan) -> list[float]:
+        """What a predictor should know of the genome, one number per name in :meth:`feature_names`.
+
+        Args:
+            genome: What to describe.
+            inactive: What stands for a gene that is not active (default NaN, which tree models take as it is).
+        """
+        row: list[float] = []
+        for path, gene in self._genes.items():
+            row.extend(gene.features(genome[path]) if path in genome else [inactive] * len(gene.feature_names))
+        return row
+
+    def feature_names(self) -> list[str]:
+        """Names of the numbers :meth:`features` gives: the config path, with the gene's own name in brackets."""
+        return [
+            f"{path}[{name}]" if name else path for path, gene in self._genes.items() for name in gene.feature_names
+        ]
 
     def decode(self, numbers: Sequence[float], rng: random.Random) -> Genome:
         """The genome nearest to ``numbers`` (the order of :meth:`encode` without one-hot)."""
