@@ -7,6 +7,10 @@ from lightning_evo.algorithms.individual import Fitness, Individual
 from lightning_evo.algorithms.local_search import LocalSearch
 from lightning_evo.algorithms.nsga2 import NSGA2
 from lightning_evo.algorithms.operators import Operator
+from lightning_evo.algorithms.predictor import Measure, Predictor
+from lightning_evo.algorithms.predictor_search import PredictorSearch
+from lightning_evo.algorithms.prescreen import Prescreen, Prior, Screen
+from lightning_evo.algorithms.quality import Quality
 from lightning_evo.algorithms.random_search import RandomSearch
 from lightning_evo.algorithms.regularized_evolution import RegularizedEvolution
 from lightning_evo.algorithms.variation import INACTIVE
@@ -20,8 +24,15 @@ __all__ = [
     "HallOfFame",
     "Individual",
     "LocalSearch",
+    "Measure",
     "Operator",
     "ParetoFront",
+    "Predictor",
+    "PredictorSearch",
+    "Prescreen",
+    "Prior",
+    "Quality",
     "RandomSearch",
     "RegularizedEvolution",
+    "Screen",
 ]

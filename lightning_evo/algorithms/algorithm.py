@@ -6,15 +6,19 @@ import math
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy
 from deap import base, tools
 
+from lightning_evo.algorithms.checks import check_at_least, check_initial
 from lightning_evo.algorithms.fame import HallOfFame, ParetoFront
 from lightning_evo.algorithms.individual import Fitness, Individual
+from lightning_evo.algorithms.logbook import make_logbook, no_statistics
 from lightning_evo.algorithms.operators import Operator, Role
+from lightning_evo.algorithms.predictor import Measure
+from lightning_evo.algorithms.prescreen import Prescreen, Prior, Screen
+from lightning_evo.algorithms.quality import Quality
 from lightning_evo.algorithms.randomness import streams
 from lightning_evo.algorithms.selection import selection
 from lightning_evo.algorithms.variation import mating, mutation
@@ -24,20 +28,26 @@ from lightning_evo.genome import (
     Genome,
     Json,
     Objective,
+    Prediction,
     Result,
     SearchSpace,
-    SpaceError,
     derive_seed,
 )
 
-__all__ = ["Algorithm", "check_at_least", "check_probability"]
+__all__ = ["Algorithm"]
 
-STATISTICS: dict[str, Callable[..., float]] = {
-    "min": numpy.min,
-    "mean": numpy.mean,
-    "max": numpy.max,
-    "std": numpy.std,
-}
+CLIMBERS = 4
+"""How many of the most promising children are mutated further in each round of local search over a predictor."""
+
+
+@dataclass(frozen=True)
+class _Child:
+    """A genome just bred, not yet a candidate."""
+
+    genome: Genome
+    phenotype: str
+    parents: list[Individual]
+    origin: str
 
 
 class Algorithm(ABC):
@@ -86,6 +96,7 @@ class Algorithm(ABC):
         duplicate_retries: How often a genome that was asked before is bred again (default 10) before it is returned
             with ``duplicate_of`` set.
         hall_of_fame_size: How many of the best to keep (default 10); with several objectives the whole front is kept.
+        prescreen: Breed many children and train the one a predictor expects most of. Default: train every child.
 
     Raises:
         ValueError: For a value out of range, or an operator that doesn't exist or doesn't take its arguments.
@@ -107,6 +118,12 @@ class Algorithm(ABC):
     """Those that :meth:`survive` kept: all told, none failed."""
     operators: dict[Role, Operator]
     """The operators that were chosen: those given, not the defaults."""
+    measure: Measure | None = None
+    """Measures zero-cost proxies for predictors; whoever runs the search sets it before :meth:`bind`."""
+    prior: Prior = ()
+    """Results of earlier searches that predictors learn from; set before :meth:`bind`."""
+    screen: Screen | None
+    """The prescreen at work; ``None`` where none was asked for."""
     hall_of_fame: HallOfFame | ParetoFront
     logbook: tools.Logbook
     """One record per generation, or per :attr:`log_every` tells: ``gen``, ``nevals``, ``failed``, ``diversity`` (the
@@ -123,6 +140,7 @@ class Algorithm(ABC):
         initial: list[dict[str, Json]] | None = None,
         duplicate_retries: int = 10,
         hall_of_fame_size: int = 10,
+        prescreen: Prescreen | None = None,
     ) -> None:
         check_at_least("population_size", population_size, 1)
         check_at_least("duplicate_retries", duplicate_retries, 0)
@@ -131,6 +149,7 @@ class Algorithm(ABC):
         self.duplicate_retries = duplicate_retries
         self.hall_of_fame_size = hall_of_fame_size
         self.initial = list(initial or [])
+        self.prescreen = prescreen
         chosen: dict[Role, Operator | None] = {"select": select, "mate": mate, "mutate": mutate, "survive": survive}
         self.operators = {role: operator for role, operator in chosen.items() if operator is not None}
         for role, operator in self.operators.items():
@@ -181,6 +200,11 @@ class Algorithm(ABC):
             "survive": Operator("selNSGA2") if several else Operator("selBest"),
         }
 
+    @property
+    def predictor_quality(self) -> list[Quality]:
+        """What every validation of the prescreen's predictors said so far; empty without a prescreen."""
+        return [] if self.screen is None else self.screen.quality
+
     def recombine(self, parents: list[Individual], mutation_probability: float = 1.0) -> Genome:
         """Mate two parents, then mutate with ``mutation_probability``; of a single parent a mutant in any case."""
         child = parents[0].genome
@@ -201,22 +225,25 @@ class Algorithm(ABC):
         monitors = [objective.monitor for objective in objectives]
         if not monitors or len(set(monitors)) < len(monitors):
             raise ValueError(f"objectives {monitors}: give at least one, and none twice")
-        _check_initial(self.initial, space)
+        check_initial(self.initial, space)
         self.space, self.objectives, self.seed = space, tuple(objectives), seed
         self.rng = random.Random()
         self._origin: list[str] = []
         with streams(self.rng, seed, "bind"):
             self.toolbox = self._make_toolbox()
         self.population = []
+        self.screen = None
+        if self.prescreen is not None:
+            self.screen = Screen(self.prescreen, space, self.objectives, seed, self.measure, self.prior)
         several = len(monitors) > 1
         self.hall_of_fame = ParetoFront(len(monitors)) if several else HallOfFame(self.hall_of_fame_size)
-        self.logbook, self._statistics = _make_logbook(monitors)
+        self.logbook, self._statistics = make_logbook(monitors)
         self._pending: dict[int, Individual] = {}
         self._first_asked: dict[str, int] = {}
         self._asked = self._told = self._failed = 0
         self._sampled = max(self.population_size, len(self.initial))
         self._generation = range(self._sampled)  # ids of the generation in progress, where synchronous
-        self._ended: dict[int, Individual] = {}  # those of it that are told
+        self._ended: dict[int, tuple[Individual, Result]] = {}  # those of it that are told
 
     def ask(self) -> Candidate | None:
         """The next candidate, or ``None`` where a synchronous algorithm has to be told first."""
@@ -260,10 +287,11 @@ class Algorithm(ABC):
             individual.fitness.values = fitness
             self.hall_of_fame.update([individual])
         if self.synchronous:
-            self._ended[candidate.id] = individual
+            self._ended[candidate.id] = individual, result
             while all(i in self._ended for i in self._generation):
                 self._end_generation()
             return
+        self._learn(individual, result)
         if individual.fitness.valid:
             self._survive([individual], self._told)
         if self._told % self.log_every == 0:
@@ -272,23 +300,71 @@ class Algorithm(ABC):
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _breed(self, id: int) -> Individual:
-        """A new individual, bred again from other streams while its phenotype is known and retries are left."""
-        for attempt in range(self.duplicate_retries + 1):
-            with streams(self.rng, self.seed, "breed", id, attempt):
-                genome, parents, origin = self._make_genome(id)
-            phenotype = self.space.phenotype(genome)
-            if phenotype not in self._first_asked:
+        """A new individual: the first child that is new, or the one of many that a predictor expects most of."""
+        if self.screen is None:
+            return self._individual_of(id, self._litter(id, 1)[0], None)
+        filtered = self.screen.ready() and id >= len(self.initial) and not self.screen.explores(id)
+        litter = self._litter(id, self.screen.settings.pool if filtered else 1)
+        predictions = self.screen.predict([child.genome for child in litter])
+        if not filtered:
+            return self._individual_of(id, litter[0], predictions[0])
+        rng = random.Random(derive_seed(self.seed, "screen", id))
+        # Not the hall of fame's: it changes within a generation, in the order in which slots happen to end.
+        alive = [individual.fitness.values for individual in self.population]
+        order = self.screen.order(predictions, alive, rng)
+        for round in range(self.screen.settings.rounds):
+            further = self._further(id, round, litter, [litter[i] for i in order[:CLIMBERS]])
+            if not further:
                 break
+            litter += further
+            predictions += self.screen.predict([child.genome for child in further])
+            order = self.screen.order(predictions, alive, rng)
+        return self._individual_of(id, litter[order[0]], replace(predictions[order[0]], used=True))
+
+    def _litter(self, id: int, count: int) -> list[_Child]:
+        """``count`` children that differ and are new, each bred again from other streams while it isn't.
+
+        Fewer where retries run out, and where none is new the last child as it is.
+        """
+        litter: dict[str, _Child] = {}
+        for attempt in range(count * (self.duplicate_retries + 1)):
+            with streams(self.rng, self.seed, "breed", id, attempt):
+                child = self._child(*self._make_genome(id))
+            if child.phenotype not in self._first_asked:
+                litter.setdefault(child.phenotype, child)
+            if len(litter) == count:
+                break
+        return list(litter.values()) or [child]
+
+    def _further(self, id: int, round: int, litter: list[_Child], climbers: list[_Child]) -> list[_Child]:
+        """New mutants of the most promising children, as many as the pool in all, with the parents of those."""
+        assert self.screen is not None
+        known = {child.phenotype for child in litter}
+        further = []
+        with streams(self.rng, self.seed, "climb", id, round):
+            for i in range(self.screen.settings.pool):
+                climber = climbers[i % len(climbers)]
+                child = self._child(self.toolbox.mutate(climber.genome), climber.parents, climber.origin)
+                if child.phenotype not in self._first_asked and child.phenotype not in known:
+                    known.add(child.phenotype)
+                    further.append(child)
+        return further
+
+    def _child(self, genome: Genome, parents: list[Individual], origin: str) -> _Child:
+        return _Child(genome, self.space.phenotype(genome), parents, origin)
+
+    def _individual_of(self, id: int, child: _Child, prediction: Prediction | None) -> Individual:
         candidate = Candidate(
             id=id,
-            genome=genome,
-            parents=tuple(dict.fromkeys(parent.id for parent in parents)),
-            generation=1 + max((parent.candidate.generation for parent in parents), default=-1),
+            genome=child.genome,
+            parents=tuple(dict.fromkeys(parent.id for parent in child.parents)),
+            generation=1 + max((parent.candidate.generation for parent in child.parents), default=-1),
             seed=derive_seed(self.seed, "train", id),
-            origin=origin,
-            duplicate_of=self._first_asked.get(phenotype),
+            origin=child.origin,
+            duplicate_of=self._first_asked.get(child.phenotype),
+            prediction=prediction,
         )
-        return self._individual(candidate, phenotype)
+        return self._individual(candidate, child.phenotype)
 
     def _make_genome(self, id: int) -> tuple[Genome, list[Individual], str]:
         if id < len(self.initial):
@@ -306,6 +382,8 @@ class Algorithm(ABC):
     def _register(self, individual: Individual) -> None:
         self._asked = individual.id + 1
         self._pending[individual.id] = individual
+        if self.screen is not None:
+            self.screen.remember(individual.phenotype, individual.candidate.prediction)
         self._first_asked.setdefault(individual.phenotype, individual.id)
 
     def _usable_fitness(self, candidate: Candidate, result: Result) -> tuple[float, ...] | None:
@@ -323,12 +401,19 @@ class Algorithm(ABC):
     def _end_generation(self) -> None:
         ids = self._generation
         told = [self._ended.pop(id) for id in ids]
-        newcomers = [individual for individual in told if individual.fitness.valid]
+        for individual, result in told:  # by id, so that it doesn't matter which ended first
+            self._learn(individual, result)
+        newcomers = [individual for individual, _ in told if individual.fitness.valid]
         if newcomers:
             self._survive(newcomers, ids.stop)
         self._failed = len(told) - len(newcomers)
         self._log(len(self.logbook), len(told))
         self._generation = range(ids.stop, ids.stop + self.generation_size)
+
+    def _learn(self, individual: Individual, result: Result) -> None:
+        if self.screen is not None and individual.candidate.duplicate_of is None:
+            fitness = individual.fitness.values if individual.fitness.valid else None
+            self.screen.told(individual.genome, individual.phenotype, fitness, result)
 
     def _survive(self, newcomers: list[Individual], told: int) -> None:
         everyone = [*self.population, *newcomers]
@@ -340,7 +425,7 @@ class Algorithm(ABC):
 
     def _log(self, generation: int, evaluations: int) -> None:
         phenotypes = [individual.phenotype for individual in self.population]
-        compiled = self._statistics.compile(self.population) if self.population else _no_statistics(self.objectives)
+        compiled = self._statistics.compile(self.population) if self.population else no_statistics(self.objectives)
         own = {
             "gen": generation,
             "nevals": evaluations,
@@ -368,51 +453,3 @@ class Algorithm(ABC):
             return function(*genomes, rng)
 
         return call
-
-
-def check_at_least(name: str, value: float, least: float) -> None:
-    """Raise ``ValueError`` unless ``value`` is at least ``least``."""
-    if not value >= least:
-        raise ValueError(f"{name} {value!r} is not at least {least}")
-
-
-def check_probability(name: str, value: float) -> None:
-    """Raise ``ValueError`` unless ``value`` lies between 0 and 1."""
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} {value!r} is not a probability between 0 and 1")
-
-
-def _check_initial(initial: list[dict[str, Json]], space: SearchSpace) -> None:
-    """Every value given must be in range, and switched on by the other values given."""
-    for i, values in enumerate(initial):
-        for path, value in values.items():
-            if path not in space:
-                raise SpaceError(f"initial[{i}].{path}: not in the search space, which has {', '.join(space)}")
-            if not space.active(path, values):
-                raise SpaceError(
-                    f"initial[{i}].{path}: is active only when {space[path].when}; give those genes such values as well"
-                )
-            try:
-                space[path].validate(value)
-            except ValueError as error:
-                raise SpaceError(f"initial[{i}].{path}: {error}") from None
-
-
-def _make_logbook(monitors: list[str]) -> tuple[tools.Logbook, tools.MultiStatistics]:
-    logbook = tools.Logbook()
-    logbook.header = ["gen", "nevals", "failed", "diversity", *monitors]
-    statistics = tools.MultiStatistics()
-    for i, monitor in enumerate(monitors):
-        statistics[monitor] = tools.Statistics(partial(_value, i))
-        logbook.chapters[monitor].header = list(STATISTICS)
-    for name, function in STATISTICS.items():
-        statistics.register(name, function)
-    return logbook, statistics
-
-
-def _value(objective: int, individual: Individual) -> float:
-    return individual.fitness.values[objective]
-
-
-def _no_statistics(objectives: Sequence[Objective]) -> dict[str, dict[str, float]]:
-    return {objective.monitor: dict.fromkeys(STATISTICS, math.nan) for objective in objectives}

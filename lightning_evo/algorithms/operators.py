@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from deap import tools
 
+from lightning_evo.algorithms.sequences import LAYER_MATES, LAYER_MUTATIONS
 from lightning_evo.genome import SearchSpace
 
 __all__ = ["REFUSED", "Operator", "Role", "Scale"]
@@ -55,7 +56,10 @@ OURS: Mapping[str, Callable[..., Any]] = {
     "uniform": SearchSpace.crossover,
     "per_gene": SearchSpace.mutate,
     "self_adaptive": SearchSpace.mutate_self_adaptive,
+    **LAYER_MATES,
+    **LAYER_MUTATIONS,
 }
+"""Our own operators: functions of the search space, genomes and a random stream."""
 
 _PERMUTATION = "it expects a permutation of indices, which a genome is not"
 _STRATEGY = "it expects an individual with a strategy vector; mutate: {name: self_adaptive} evolves the rates instead"
@@ -86,8 +90,8 @@ _PROBABILITIES = ("indpb", "rate", "swap", "initial")
 _FAMILY: Mapping[Role, tuple[str, tuple[str, ...], int]] = {
     "select": ("sel", (), 2),
     "survive": ("sel", (), 2),
-    "mate": ("cx", ("uniform",), 2),
-    "mutate": ("mut", ("per_gene", "self_adaptive"), 1),
+    "mate": ("cx", ("uniform", *LAYER_MATES), 2),
+    "mutate": ("mut", ("per_gene", "self_adaptive", *LAYER_MUTATIONS), 1),
 }
 """Role -> the prefix of DEAP's names, our names, and how many leading arguments the algorithm itself supplies."""
 
@@ -98,7 +102,9 @@ class Operator:
 
     Args:
         name: One of DEAP's (``selTournament``, ``cxTwoPoint``, ``mutGaussian``, ...); ours: ``uniform`` (mate; argument
-            ``swap``), ``per_gene`` (mutate; ``rate``), ``self_adaptive`` (mutate; ``initial``, ``ladder``); or the
+            ``swap``), ``per_gene`` (mutate; ``rate``), ``self_adaptive`` (mutate; ``initial``, ``ladder``), and for
+            spaces with a Layers gene ``insert_layer``, ``delete_layer``, ``duplicate_layer``, ``swap_layers``,
+            ``alter_layer`` (mutate; ``rate``), ``one_point_layers`` and ``homologous_layers`` (mate; ``swap``); or the
             import path of your own function with DEAP's signature: ``select(individuals, k)`` returns a list,
             ``mate(list1, list2)`` a pair of lists, ``mutate(list1)`` a tuple of one list.
         arguments: Its further arguments. ``low`` and ``up`` are the ends of the scale and need not be given;

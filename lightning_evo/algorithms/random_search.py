@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lightning_evo.algorithms.algorithm import Algorithm
 from lightning_evo.algorithms.individual import Individual
+from lightning_evo.algorithms.prescreen import Prescreen
 from lightning_evo.genome import Genome, Json
 
 __all__ = ["RandomSearch"]
@@ -17,6 +18,7 @@ class RandomSearch(Algorithm):
         initial: Genomes to start from; what one leaves out is sampled.
         duplicate_retries: How often a genome that was asked before is drawn again (default 10).
         hall_of_fame_size: How many of the best to keep (default 10).
+        prescreen: Breed many children and train the one a predictor expects most of. Default: train every child.
     """
 
     survival_draws = False
@@ -27,12 +29,14 @@ class RandomSearch(Algorithm):
         initial: list[dict[str, Json]] | None = None,
         duplicate_retries: int = 10,
         hall_of_fame_size: int = 10,
+        prescreen: Prescreen | None = None,
     ) -> None:
         super().__init__(
             population_size,
             initial=initial,
             duplicate_retries=duplicate_retries,
             hall_of_fame_size=hall_of_fame_size,
+            prescreen=prescreen,
         )
 
     def select_parents(self) -> list[Individual]:

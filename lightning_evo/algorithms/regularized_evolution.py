@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from lightning_evo.algorithms.algorithm import Algorithm, check_at_least
+from lightning_evo.algorithms.algorithm import Algorithm
+from lightning_evo.algorithms.checks import check_at_least
 from lightning_evo.algorithms.individual import Individual
 from lightning_evo.algorithms.operators import Operator, Role
+from lightning_evo.algorithms.prescreen import Prescreen
 from lightning_evo.genome import Genome, Json
 
 __all__ = ["RegularizedEvolution"]
@@ -26,6 +28,7 @@ class RegularizedEvolution(Algorithm):
         initial: Genomes to start from; what one leaves out is sampled.
         duplicate_retries: How often a genome that was asked before is bred again (default 10).
         hall_of_fame_size: How many of the best to keep (default 10).
+        prescreen: Breed many children and train the one a predictor expects most of. Default: train every child.
 
     Raises:
         ValueError: For a value out of range, or an operator that doesn't exist or doesn't take its arguments.
@@ -42,6 +45,7 @@ class RegularizedEvolution(Algorithm):
         initial: list[dict[str, Json]] | None = None,
         duplicate_retries: int = 10,
         hall_of_fame_size: int = 10,
+        prescreen: Prescreen | None = None,
     ) -> None:
         super().__init__(
             population_size,
@@ -50,6 +54,7 @@ class RegularizedEvolution(Algorithm):
             initial=initial,
             duplicate_retries=duplicate_retries,
             hall_of_fame_size=hall_of_fame_size,
+            prescreen=prescreen,
         )
         check_at_least("tournament_size", tournament_size, 1)
         self.tournament_size = tournament_size

@@ -17,7 +17,7 @@ from typing import Any
 from sqlalchemy import Connection, Delete, Table, select, update
 
 from lightning_evo.archive import schema
-from lightning_evo.genome import Candidate, Genome, Result
+from lightning_evo.genome import Candidate, Genome, Prediction, Result
 
 __all__ = ["Event", "Known", "apply", "ask_event", "candidate_of", "known_columns", "result_of"]
 
@@ -32,6 +32,7 @@ _INSERTS = {
     for table in (
         schema.candidates,
         schema.parents,
+        schema.predictions,
         schema.results,
         schema.curves,
         schema.weights,
@@ -58,6 +59,7 @@ def ask_event(candidate: Candidate, queued: float) -> Event:
             "origin": candidate.origin,
             "inherits": candidate.inherits,
             "duplicate_of": candidate.duplicate_of,
+            **({} if candidate.prediction is None else {"prediction": candidate.prediction.to_dict()}),
         },
         "queued": queued,
     }
@@ -67,6 +69,8 @@ def candidate_of(event: Event) -> Candidate:
     """The candidate of an ``ask`` event."""
     record = dict(event["candidate"])
     genome = Genome(record.pop("values"), record.pop("rates"))
+    if (prediction := record.pop("prediction", None)) is not None:
+        record["prediction"] = Prediction.from_dict(prediction)
     return Candidate(**{**record, "genome": genome, "parents": tuple(record["parents"])})
 
 
@@ -174,6 +178,9 @@ def _candidate_rows(
                 "parent_id": parent,
             },
         )
+    if "prediction" in record:
+        row = {"run_id": run, "candidate_id": record["id"], "prediction": json.dumps(record["prediction"])}
+        yield schema.predictions, row
     yield from _column_rows(run, "gene", record["values"], known)
 
 

@@ -14,7 +14,7 @@ from sqlalchemy import Column, Connection, Row, Select, and_, select
 from lightning_evo.archive import schema
 from lightning_evo.archive.events import Event
 
-__all__ = ["Read", "parsed", "portions", "recorded", "result_records", "results_query"]
+__all__ = ["Read", "parsed", "portions", "predictions", "recorded", "result_records", "results_query"]
 
 T = TypeVar("T")
 Read = Callable[[Callable[[Connection], T]], T]
@@ -63,6 +63,8 @@ def _asks(read: Read, run: int, after: int, last: int) -> Iterator[Event]:
         parents: defaultdict[int, list[int]] = defaultdict(list)
         for child, parent in read(lambda connection, span=span: connection.execute(span).all()):  # type: ignore[misc]
             parents[child].append(parent)
+        ids = [row.id for row in rows]
+        predicted = read(lambda connection, ids=ids: predictions(connection, run, min(ids), max(ids)))  # type: ignore[misc]
         for row, genome in zip(rows, parsed([row.genome for row in rows]), strict=True):
             yield {
                 "sequence": row.sequence,
@@ -77,9 +79,26 @@ def _asks(read: Read, run: int, after: int, last: int) -> Iterator[Event]:
                     "origin": row.origin,
                     "inherits": row.inherits,
                     "duplicate_of": row.duplicate_of,
+                    **({"prediction": predicted[row.id]} if row.id in predicted else {}),
                 },
                 "queued": row.queued,
             }
+
+
+def predictions(
+    connection: Connection, run: int, first: int | None = None, last: int | None = None
+) -> dict[int, dict[str, Any]]:
+    """What was predicted of the candidates from ``first`` to ``last`` (default: all), by id, as ``Prediction.to_dict``."""
+    if not schema.has_predictions(connection):
+        return {}
+    table = schema.predictions
+    query = select(table.c.candidate_id, table.c.prediction).where(table.c.run_id == run)
+    if first is not None:
+        query = query.where(table.c.candidate_id >= first)
+    if last is not None:
+        query = query.where(table.c.candidate_id <= last)
+    rows = connection.execute(query).all()
+    return dict(zip((row.candidate_id for row in rows), parsed([row.prediction for row in rows]), strict=True))
 
 
 def _results(read: Read, run: int, after: int, last: int) -> Iterator[Event]:

@@ -15,11 +15,11 @@ from lightning_evo.archive import schema
 from lightning_evo.archive.database import Place, reading, translated
 from lightning_evo.archive.errors import ArchiveError, Damaged, Unreadable
 from lightning_evo.archive.events import candidate_of, result_of
-from lightning_evo.archive.history import parsed, portions, recorded, result_records, results_query
+from lightning_evo.archive.history import parsed, portions, predictions, recorded, result_records, results_query
 from lightning_evo.archive.journal import Journal
 from lightning_evo.archive.recovery import from_journal
 from lightning_evo.archive.table import PENDING, RunTable
-from lightning_evo.genome import COMPLETED, FAILED, STOPPED, Candidate, Genome, Objective, Result
+from lightning_evo.genome import COMPLETED, FAILED, STOPPED, Candidate, Genome, Objective, Prediction, Result
 
 __all__ = ["Archive"]
 
@@ -105,9 +105,10 @@ class Archive:
 
         Columns: ``id``, ``status`` (``pending``, ``completed``, ``stopped``, ``failed``); each objective's fitness
         under its monitor; each active gene under its config path; ``parents`` (ids), ``generation``, ``seed``,
-        ``origin``, ``inherits``, ``duplicate_of``; ``cost/...``; ``metrics/...``; ``queued``, ``started``, ``ended``
-        (seconds since the epoch), ``slot``, ``attempts``, ``error_type``, ``checkpoint``. An inactive gene or a cost
-        that was not measured is missing from its row.
+        ``origin``, ``inherits``, ``duplicate_of``; where something was predicted before training ``predicted/...`` and
+        ``predicted_std/...`` for each objective, and ``prescreened`` (chosen by it or not); ``cost/...``;
+        ``metrics/...``; ``queued``, ``started``, ``ended`` (seconds since the epoch), ``slot``, ``attempts``,
+        ``error_type``, ``checkpoint``. An inactive gene or a cost that was not measured is missing from its row.
 
         Args:
             ids: Only these, in this order; unknown ones are left out. Default: all, by id.
@@ -134,6 +135,7 @@ class Archive:
                 .where(kin.c.run_id == self._run_id, kin.c.candidate_id == id)
                 .order_by(kin.c.position)
             ).scalars()
+            predicted = predictions(connection, self._run_id, id, id).get(id)
             return Candidate(
                 id=row.id,
                 genome=Genome.from_json(row.genome),
@@ -143,6 +145,7 @@ class Archive:
                 origin=row.origin,
                 inherits=row.inherits,
                 duplicate_of=row.duplicate_of,
+                prediction=None if predicted is None else Prediction.from_dict(predicted),
             )
 
         return self._read(query)

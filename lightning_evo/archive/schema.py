@@ -1,9 +1,11 @@
-"""How is it stored? The tables of schema version 1.
+"""How is it stored? The tables of schema version 2.
 
 Every table carries ``run_id``, so that several runs can live in one database. A candidate's parents and the weights it
 starts from may belong to another run. Weights are kept per named component (``""``: the whole checkpoint), each row
 naming a file that several candidates may share. Whole mappings are JSON text as Python's ``json`` writes it, because
 SQL's own JSON types refuse NaN. Every event of a run has a sequence number (1, 2, ...), kept in the rows it wrote.
+
+Version 2 added ``predictions``. An archive of version 1 is read as it is, and gets the table when it is continued.
 """
 
 from __future__ import annotations
@@ -35,14 +37,16 @@ __all__ = [
     "columns",
     "create",
     "curves",
+    "has_predictions",
     "meta",
     "parents",
+    "predictions",
     "results",
     "runs",
     "weights",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised with every change of the tables; a database of a newer version is refused."""
 
 WHOLE = ""
@@ -101,6 +105,15 @@ parents = Table(
     Column("parent_id", Integer, nullable=False),
 )
 
+# Only of candidates of which something was predicted, before they were trained.
+predictions = Table(
+    "predictions",
+    _tables,
+    Column("run_id", Integer, primary_key=True, autoincrement=False),
+    Column("candidate_id", Integer, primary_key=True, autoincrement=False),
+    Column("prediction", _Json, nullable=False),
+)
+
 results = Table(
     "results",
     _tables,
@@ -157,10 +170,18 @@ columns = Table(
 
 
 def create(connection: Connection) -> None:
-    """Make the tables where they don't exist, and store the schema's version."""
+    """Make the tables where they don't exist, bring those of an earlier version up to date, and store the version."""
     if not inspect(connection).has_table(schema.name):
         _tables.create_all(connection)
         connection.execute(schema.insert(), {"version": SCHEMA_VERSION})
+    elif (connection.scalar(select(schema.c.version)) or 0) < SCHEMA_VERSION:
+        predictions.create(connection, checkfirst=True)
+        connection.execute(schema.update().values(version=SCHEMA_VERSION))
+
+
+def has_predictions(connection: Connection) -> bool:
+    """Whether the database is of a version that knows predictions."""
+    return inspect(connection).has_table(predictions.name)
 
 
 def check_version(connection: Connection, name: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, and_, case, select
 
 from lightning_evo.archive import schema
-from lightning_evo.archive.history import parsed, portions
+from lightning_evo.archive.history import parsed, portions, predictions
 from lightning_evo.archive.ranking import non_domination_ranks, sort_key
 from lightning_evo.genome import COMPLETED, STOPPED, Objective
 
@@ -65,6 +65,7 @@ class RunTable:
                     *(objective.monitor for objective in self.objectives),
                     *names["gene"],
                     *AFTER_GENES,
+                    *(self._prediction_columns() if predictions(connection, self.run) else ()),
                     *(f"cost/{name}" for name in names["cost"]),
                     *(f"metrics/{name}" for name in names["metric"]),
                     *AT_END,
@@ -95,10 +96,14 @@ class RunTable:
         for part in portions(ids if few else None):
             chosen = query if part is None else query.where(_asked.c.id.in_(part))
             parents = self._parents(connection, part)
+            span = (None, None) if part is None else (min(part, default=0), max(part, default=0))
+            predicted = predictions(connection, self.run, *span)
             rows = connection.execute(chosen.order_by(_asked.c.id)).all()
             texts = (parsed([getattr(row, name) for row in rows]) for name in ("genome", "fitness", "cost", "metrics"))
             for row, *mappings in zip(rows, *texts, strict=True):
                 found[row.id] = self._flat(row, parents.get(row.id, []), *mappings)
+                if row.id in predicted:
+                    found[row.id] |= self._predicted(predicted[row.id])
         return list(found.values()) if ids is None else [found[i] for i in ids if i in found]
 
     def ranked(self, connection: Connection, limit: int | None, sort: str | None) -> list[int]:
@@ -213,6 +218,11 @@ class RunTable:
         """Id and value of one column that lies within JSON text, by id."""
         monitors = [objective.monitor for objective in self.objectives]
         kind, _, part = name.partition("/")
+        if name in self._prediction_columns():
+            predicted = predictions(connection, self.run)
+            for candidate in connection.execute(self._joined(_asked.c.id).order_by(_asked.c.id)).scalars():
+                yield candidate, self._predicted(predicted[candidate]).get(name) if candidate in predicted else None
+            return
         take: Callable[[Any], Any]
         if name in monitors:
             text, take = _told.c.fitness, itemgetter(monitors.index(name))
@@ -228,6 +238,19 @@ class RunTable:
         parents = self._parents(connection, None)
         for candidate in connection.execute(self._joined(_asked.c.id).order_by(_asked.c.id)).scalars():
             yield candidate, parents.get(candidate)
+
+    # -- predictions -----------------------------------------------------------------------------------------------
+
+    def _prediction_columns(self) -> list[str]:
+        kinds = ("predicted", "predicted_std")
+        return [f"{kind}/{objective.monitor}" for kind in kinds for objective in self.objectives] + ["prescreened"]
+
+    def _predicted(self, prediction: Mapping[str, Any]) -> dict[str, Any]:
+        """The columns of what was predicted, the fitness only where a predictor had learned something by then."""
+        if not prediction["mean"]:
+            return {}
+        numbers = [*prediction["mean"], *prediction["std"]]
+        return dict(zip(self._prediction_columns(), [*numbers, prediction["used"]], strict=True))
 
     # -- rows ----------------------------------------------------------------------------------------------------------
 

@@ -18,7 +18,8 @@ import lightning_evo.data.folder
 import lightning_evo.data.npz
 import lightning_evo.data.torchvision_images
 import lightning_evo.models.bitstring_cnn
-import lightning_evo.models.image_classifier  # noqa: F401
+import lightning_evo.models.image_classifier
+import lightning_evo.models.template_net  # noqa: F401
 from lightning_evo.algorithms import Algorithm
 from lightning_evo.archive import ArchiveError
 from lightning_evo.evolution import Evolution, SearchError, SearchInterrupted

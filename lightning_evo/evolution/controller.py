@@ -15,6 +15,7 @@ from lightning_evo.archive import Archive, ArchiveWriter, DiskFull
 from lightning_evo.evolution.checkpoints import KeptCheckpoints
 from lightning_evo.evolution.errors import SearchError, SearchInterrupted
 from lightning_evo.evolution.interrupts import Interrupts
+from lightning_evo.evolution.screening import QualityRecord
 from lightning_evo.execution import Executor, Job, read_result
 from lightning_evo.genome import FAILED, Candidate, Result
 from lightning_evo.reporting.progress import Progress, Running, SearchState
@@ -77,6 +78,7 @@ class Controller:
         self._running: dict[int, Candidate] = {}
         self._echoes: dict[int, list[Candidate]] = {}
         self._duplicates_in_a_row = 0
+        self._quality = QualityRecord(self.algorithm, writer, archive, progress)
         self._kept = KeptCheckpoints(evolution.keep_checkpoints, evolution.objectives)
         self._started = time.monotonic()
         self._elapsed_before = float(archive.meta.get("elapsed", 0.0))
@@ -142,6 +144,7 @@ class Controller:
     def _fill_slots(self) -> None:
         while len(self._running) < self.executor.slots and not self._spent():
             candidate = self.algorithm.ask()
+            self._quality.look()
             if candidate is None:
                 if not self._running:
                     raise SearchError(

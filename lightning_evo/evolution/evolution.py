@@ -19,6 +19,7 @@ from lightning_evo.evolution.controller import Controller
 from lightning_evo.evolution.description import describe
 from lightning_evo.evolution.errors import SearchError
 from lightning_evo.evolution.interrupts import Interrupts
+from lightning_evo.evolution.screening import PRIOR, check_binding, load_prior, make_meter, stored_prior
 from lightning_evo.evolution.settings import Budget, Final, Workers
 from lightning_evo.evolution.winner import Finisher
 from lightning_evo.execution import DEFAULT_PRELOAD, Executor, FuturesExecutor, LocalExecutor, plan_slots
@@ -136,9 +137,16 @@ class Evolution:
         self._check()
         slots = self._plan()
         with self._open() as writer, writer.archive() as archive:
-            self.algorithm.bind(self.space, self.objectives, self._claim(writer, archive))
+            seed = self._claim(writer, archive)
             progress = make_progress(self._progress)
-            with self._make_executor(slots) as executor, progress, Interrupts(progress.message) as interrupts:
+            with (
+                make_meter(self.algorithm, self.trainable, seed) as self.algorithm.measure,
+                self._make_executor(slots) as executor,
+                progress,
+                Interrupts(progress.message) as interrupts,
+            ):
+                self.algorithm.prior = stored_prior(archive.meta)
+                self.algorithm.bind(self.space, self.objectives, seed)
                 for remark in (writer.recovered, writer.warning):
                     if remark:
                         progress.message(remark)
@@ -171,6 +179,7 @@ class Evolution:
             self.trainable.check(self.space, self.objectives)
         except SpaceError as error:
             raise SearchError(str(error)) from None
+        check_binding(self.algorithm, self.space, self.objectives, self.trainable)
         if self.final is None or not isinstance(self.trainable, ConfigTrainable):
             return
         for path, value in self.final.overrides.items():
@@ -220,8 +229,11 @@ class Evolution:
         if "search" in meta:
             return meta["seed"]
         seed = self.seed if self.seed is not None else secrets.randbelow(2**31)
+        earlier = [] if self.algorithm.prescreen is None else self.algorithm.prescreen.archives
+        prior = load_prior(earlier, self.space, self.objectives)
         writer.update_meta(
             {
+                **({PRIOR: prior} if prior else {}),
                 "search": self.describe(),
                 "objectives": describe(self.objectives),
                 "seed": seed,

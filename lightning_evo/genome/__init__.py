@@ -25,6 +25,7 @@ from lightning_evo.genome.records import (
     derive_seed,
 )
 from lightning_evo.genome.space import SearchSpace, SpaceError
+from lightning_evo.genome.templates import Layers, SequenceGene, Template
 
 __all__ = [
     "COMPLETED",
@@ -38,14 +39,17 @@ __all__ = [
     "Genome",
     "Integer",
     "Json",
+    "Layers",
     "LogUniform",
     "Objective",
     "Ordinal",
     "Prediction",
     "Result",
     "SearchSpace",
+    "SequenceGene",
     "SpaceError",
     "Status",
+    "Template",
     "Uniform",
     "Value",
     "derive_seed",

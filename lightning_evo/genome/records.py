@@ -59,7 +59,7 @@ class Prediction:
         std: Its uncertainty, a standard deviation per objective.
         used: Whether the candidate was chosen by it; ``False`` for those left unfiltered.
         results: How many results the predictor had learned from.
-        proxies: Zero-cost proxies measured on the untrained network, by name.
+        proxies: Zero-cost proxies of the untrained network, by name; one that could not be measured is missing.
     """
 
     mean: tuple[float, ...] = ()

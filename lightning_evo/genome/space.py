@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from lightning_evo.genome.genes import Gene, Value, identity
 from lightning_evo.genome.genome import Genome
@@ -145,11 +145,22 @@ class SearchSpace(Mapping[str, Gene]):
         A gene that recombines within itself (:class:`~lightning_evo.genome.Bitstring`) does so as well. A gene only one
         parent has goes along with the gene that switches it on.
         """
+        return self.crossover_within(first, second, rng, lambda gene, a, b: gene.crossover(a, b, rng), swap)
+
+    def crossover_within(
+        self,
+        first: Genome,
+        second: Genome,
+        rng: random.Random,
+        within: Callable[[Gene, Value, Value], tuple[Value, Value]],
+        swap: float = 0.5,
+    ) -> tuple[Genome, Genome]:
+        """:meth:`crossover` where ``within`` says how a gene recombines: (gene, value, value) -> two values."""
         one, two = dict(first), dict(second)
         rates_one, rates_two = dict(first.rates), dict(second.rates)
         for path in self._order:
             if path in first and path in second:
-                one[path], two[path] = self._genes[path].crossover(one[path], two[path], rng)
+                one[path], two[path] = within(self._genes[path], one[path], two[path])
             if rng.random() < swap:
                 for a, b in ((one, two), (rates_one, rates_two)):
                     _swap(a, b, path)

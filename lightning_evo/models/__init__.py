@@ -1,4 +1,4 @@
-"""What is built? An image classifier on any backbone, and a convolutional network that a 20-bit chromosome describes.
+"""What is built? Image classifiers: on any backbone, of a 20-bit chromosome, of a list of layers.
 
 The classes are imported when first asked for, so that ``lightning_evo.models.chromosome`` needs no torch.
 """
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lightning_evo.models.chromosome import Decoded, canonical_chromosome, decode
     from lightning_evo.models.classifier import Classifier
     from lightning_evo.models.image_classifier import ImageClassifier
+    from lightning_evo.models.template_net import TemplateNet, TemplateNetwork
 
 __all__ = [
     "BitstringCNN",
@@ -20,6 +21,8 @@ __all__ = [
     "Classifier",
     "Decoded",
     "ImageClassifier",
+    "TemplateNet",
+    "TemplateNetwork",
     "canonical_chromosome",
     "decode",
 ]
@@ -30,6 +33,8 @@ _HOME = {
     "Classifier": "classifier",
     "Decoded": "chromosome",
     "ImageClassifier": "image_classifier",
+    "TemplateNet": "template_net",
+    "TemplateNetwork": "template_net",
     "canonical_chromosome": "chromosome",
     "decode": "chromosome",
 }

@@ -178,7 +178,12 @@ def _wide(title: str, rows: Sequence[Mapping[str, Any]], monitors: Sequence[str]
     genes = [column for column in names if not column.startswith("cost/")]
     costs = [column for column in names if column.startswith("cost/")]
     table = _start(title, monitors)
-    for name in [*(names[gene] for gene in genes), "parents", "gen", *(names[cost] for cost in costs)]:
+    for gene in genes:
+        # Lines of text are read from their beginnings.
+        listed = any(_is_lines(row.get(gene)) for row in rows)
+        table.add_column(escape(names[gene]), justify="left" if listed else "right")
+        table.show_lines |= listed
+    for name in ["parents", "gen", *(names[cost] for cost in costs)]:
         table.add_column(escape(name), justify="right")
     table.columns[1].max_width = 24
     for row in rows:
@@ -198,7 +203,14 @@ def _narrow(title: str, rows: Sequence[Mapping[str, Any]], monitors: Sequence[st
     costs = {column: name for column, name in names.items() if column.startswith("cost/")}
     for row in rows:
         born = _listed(row, {"parents": "parents", "generation": "gen"} if row["parents"] else {"generation": "gen"})
-        lines = [_listed(row, genes), born + " " + _listed(row, costs), *_remarks(row)]
+        short = {gene: name for gene, name in genes.items() if not _is_lines(row.get(gene))}
+        long = [
+            Text.assemble((f"{name}:\n", "dim"), _shown(row[gene], gene))
+            for gene, name in genes.items()
+            if gene not in short
+        ]
+        listed = [_listed(row, short)] if any(row.get(gene) is not None for gene in short) else []
+        lines = [*listed, born + " " + _listed(row, costs), *long, *_remarks(row)]
         fitness = (_shown(row.get(monitor), monitor) for monitor in monitors)
         table.add_row(str(row["id"]), _status(row), *fitness, Text("\n").join(lines))
     return table
@@ -240,11 +252,25 @@ def _shown(value: Any, column: str) -> Text:
         return Text("")
     if column == "parents":
         return Text(",".join(map(str, value)))
+    if _is_lines(value):
+        return Text("\n".join(_aligned(value)))
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return Text(value if isinstance(value, str) else json.dumps(value))
     if column.startswith("cost/") and column.removeprefix("cost/") in _LARGE:
         return Text(_scaled(value))
     return Text(str(value) if isinstance(value, int) else f"{value:.4g}")
+
+
+def _is_lines(value: Any) -> bool:
+    """Whether a value is several texts, such as the layers of a network: they are shown one below the other."""
+    return isinstance(value, list) and len(value) > 1 and all(isinstance(element, str) for element in value)
+
+
+def _aligned(lines: Sequence[str]) -> list[str]:
+    """The lines with what follows their first words in one column."""
+    words = [line.partition(" ") for line in lines]
+    width = max(len(first) for first, _, rest in words if rest) if any(rest for *_, rest in words) else 0
+    return [f"{first.ljust(width)} {rest}".rstrip() for first, _, rest in words]
 
 
 def _scaled(value: float) -> str:

@@ -6,12 +6,17 @@ import math
 import random
 from collections.abc import Callable
 
+import numpy
+
 from lightning_evo.algorithms import (
     NSGA2,
     Algorithm,
     GenerationalEvolution,
     LocalSearch,
     Operator,
+    Predictor,
+    PredictorSearch,
+    Prescreen,
     RandomSearch,
     RegularizedEvolution,
 )
@@ -45,6 +50,33 @@ ONE = [Objective("val_acc")]
 TWO = [Objective("val_acc"), Objective("cost/params", "min")]
 THREE = [*TWO, Objective("cost/seconds", "min")]
 
+
+class Neighbours(Predictor):
+    """The mean of the nearest results, and how far they are: a predictor in a few lines."""
+
+    min_results = 6
+
+    def __init__(self, neighbours: int = 3) -> None:
+        self.neighbours = neighbours
+
+    def fit(self, genomes, fitness):
+        if len(genomes) < self.min_results:
+            raise ValueError(f"{len(genomes)} results are fewer than {self.min_results}")
+        self._x = numpy.array([self.space.features(genome, inactive=-1.0) for genome in genomes])
+        self._y = numpy.array(fitness)
+        return self
+
+    def predict(self, genomes):
+        x = numpy.array([self.space.features(genome, inactive=-1.0) for genome in genomes])
+        distances = numpy.abs(x[:, None] - self._x).sum(axis=2)
+        nearest = numpy.argsort(distances, axis=1, kind="stable")[:, : self.neighbours]
+        return self._y[nearest].mean(axis=1), numpy.sort(distances, axis=1)[:, 0]
+
+
+def screen(**settings) -> Prescreen:
+    return Prescreen(**{"predictor": Neighbours(), "pool": 4, "explore": 0.25, **settings})
+
+
 MAKERS: dict[str, Callable[[], Algorithm]] = {
     "random": lambda: RandomSearch(population_size=6),
     "regularized": lambda: RegularizedEvolution(population_size=6, tournament_size=3),
@@ -54,10 +86,25 @@ MAKERS: dict[str, Callable[[], Algorithm]] = {
     "mu+lambda": lambda: GenerationalEvolution(population_size=6, strategy="mu+lambda", offspring=4),
     "mu,lambda": lambda: GenerationalEvolution(population_size=4, strategy="mu,lambda", offspring=7, elitism=0),
     "nsga2": lambda: NSGA2(population_size=6),
+    "random, prescreened": lambda: RandomSearch(population_size=6, prescreen=screen()),
+    "regularized, prescreened": lambda: RegularizedEvolution(6, tournament_size=3, prescreen=screen()),
+    "local, prescreened": lambda: LocalSearch(population_size=2, patience=4, prescreen=screen(rounds=1)),
+    "generational, prescreened": lambda: GenerationalEvolution(population_size=6, prescreen=screen()),
+    "nsga2, prescreened": lambda: NSGA2(population_size=6, prescreen=screen()),
+    "predictor search": lambda: PredictorSearch(Neighbours(), population_size=6, parents=3, pool=4, rounds=2),
     "nsga3": lambda: NSGA2(population_size=6, survive=Operator("selNSGA3", {"ref_points": 4})),
 }
-SYNCHRONOUS = ["generational", "mu+lambda", "mu,lambda", "nsga2"]
-STEADY = ["random", "regularized", "regularized self-adaptive", "local"]
+SYNCHRONOUS = ["generational", "mu+lambda", "mu,lambda", "nsga2", "generational, prescreened", "nsga2, prescreened"]
+STEADY = [
+    "random",
+    "regularized",
+    "regularized self-adaptive",
+    "local",
+    "random, prescreened",
+    "regularized, prescreened",
+    "local, prescreened",
+    "predictor search",
+]
 
 
 def score(genome: Genome) -> tuple[float, float, float]:

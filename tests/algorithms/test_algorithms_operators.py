@@ -16,6 +16,7 @@ from lightning_evo.algorithms import (
     RegularizedEvolution,
 )
 from lightning_evo.algorithms.operators import REFUSED, SCALES, SELECTION
+from lightning_evo.algorithms.randomness import streams
 from lightning_evo.algorithms.selection import selection
 from lightning_evo.algorithms.variation import mating, mutation
 from lightning_evo.genome import (
@@ -114,12 +115,13 @@ def test_every_crossover_and_mutation_gives_valid_genomes(name, on, space):
             (mating if name.startswith("cx") else mutation)(operator, space)
         return
     rng, changed = random.Random(0), 0
-    for _ in range(40):
+    for i in range(40):
         first, second = space.sample(rng), space.sample(rng)
-        if name.startswith("cx"):
-            children = mating(operator, space)(first, second, rng)
-        else:
-            children = (mutation(operator, space)(first, rng),)
+        with streams(rng, "test", i):
+            if name.startswith("cx"):
+                children = mating(operator, space)(first, second, rng)
+            else:
+                children = (mutation(operator, space)(first, rng),)
         for child, parent in zip(children, (first, second), strict=False):
             space.validate(child)
             assert child.rates == parent.rates

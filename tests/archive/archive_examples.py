@@ -7,9 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from lightning_evo.archive import Archive, ArchiveWriter
-from lightning_evo.genome import Candidate, Genome, Result
+from lightning_evo.genome import Candidate, Genome, Prediction, Result
 
 OBJECTIVES = [{"monitor": "val_acc", "mode": "max"}]
+
+
+PREDICTIONS = {
+    1: Prediction(proxies={"naswot": 12.5, "synflow": 1e300}),
+    2: Prediction((0.75,), (0.125,), used=True, results=10),
+}
 
 
 def make_candidate(id: int) -> Candidate:
@@ -25,6 +31,7 @@ def make_candidate(id: int) -> Candidate:
         origin="mate+mutate" if id else "sample",
         inherits=id - 1 if id % 3 == 2 else None,
         duplicate_of=1 if id == 7 else None,
+        prediction=PREDICTIONS.get(id % 4),
     )
 
 

@@ -1,12 +1,14 @@
 import contextlib
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from archive_examples import make_candidate, make_run, record, remembered
+from archive_examples import PREDICTIONS, make_candidate, make_run, record, remembered
 
 from lightning_evo.archive import Archive, ArchiveError, ArchiveWriter, DiskFull
 from lightning_evo.archive.lock import network_file_system
@@ -229,14 +231,15 @@ def test_a_local_directory_is_not_warned_of(tmp_path):
 # -- versions ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def version_1(tmp_path):
-    shutil.copytree(SAMPLES / "version_1", tmp_path / "run")
+@pytest.fixture(params=[1, 2])
+def sample(request, tmp_path):
+    """A search as each version of the schema stored it."""
+    shutil.copytree(SAMPLES / f"version_{request.param}", tmp_path / "run")
     return tmp_path / "run"
 
 
-def test_an_archive_of_version_1_is_read_and_continued(version_1):
-    archive = Archive(version_1)
+def test_an_archive_of_every_version_is_read_and_continued(sample):
+    archive = Archive(sample)
     assert archive.run == "sample"
     assert archive.meta["objectives"] == [{"monitor": "val_acc", "mode": "max"}]
     assert archive.counts() == {"pending": 2, "completed": 5, "stopped": 1, "failed": 1}
@@ -244,43 +247,44 @@ def test_an_archive_of_version_1_is_read_and_continued(version_1):
     assert archive.result(0).checkpoint is None
     assert archive.result(2).checkpoint_bytes == 2**33 + 2
     assert len(archive.curves()) == 18
-    expected = remembered(version_1)
-    with ArchiveWriter(version_1) as writer:
+    expected = remembered(sample)
+    with ArchiveWriter(sample) as writer:
         assert writer.recovered is None
-        assert remembered(version_1) == expected
-        writer.record_candidate(make_candidate(9), queued=0.0)
+        assert remembered(sample) == expected
+        writer.record_candidate(replace(make_candidate(9), prediction=PREDICTIONS[2]), queued=0.0)
     assert archive.counts()["pending"] == 3
+    assert archive.candidate(9).prediction == PREDICTIONS[2]
 
 
-def test_a_journal_of_version_1_rebuilds_its_archive(version_1):
-    expected = remembered(version_1)
-    (version_1 / "archive.sqlite").unlink()
-    with ArchiveWriter(version_1) as writer:
+def test_a_journal_of_every_version_rebuilds_its_archive(sample):
+    expected = remembered(sample)
+    (sample / "archive.sqlite").unlink()
+    with ArchiveWriter(sample) as writer:
         assert "rebuilt from the journal" in writer.recovered
-    assert remembered(version_1) == expected
+    assert remembered(sample) == expected
 
 
-def test_an_archive_of_a_later_version_is_refused(version_1):
-    with contextlib.closing(sqlite3.connect(version_1 / "archive.sqlite")) as connection, connection:
-        connection.execute("UPDATE archive_schema SET version = 2")
+def test_an_archive_of_a_later_version_is_refused(sample):
+    with contextlib.closing(sqlite3.connect(sample / "archive.sqlite")) as connection, connection:
+        connection.execute("UPDATE archive_schema SET version = 3")
     for opening in (Archive, ArchiveWriter):
         with pytest.raises(
-            ArchiveError, match=r"schema version 2; lightning-evo .* knows versions up to 1. Upgrade it"
+            ArchiveError, match=r"schema version 3; lightning-evo .* knows versions up to 2. Upgrade it"
         ):
-            opening(version_1)
+            opening(sample)
 
 
-def test_a_journal_of_a_later_version_is_refused(version_1):
-    text = (version_1 / "journal.jsonl").read_text()
-    (version_1 / "journal.jsonl").write_text(text.replace('"version":1', '"version":2', 1))
-    with pytest.raises(ArchiveError, match=r"journal version 2; lightning-evo .* knows versions up to 1"):
-        ArchiveWriter(version_1)
+def test_a_journal_of_a_later_version_is_refused(sample):
+    text = (sample / "journal.jsonl").read_text()
+    (sample / "journal.jsonl").write_text(re.sub(r'"version":\d', '"version":3', text, count=1))
+    with pytest.raises(ArchiveError, match=r"journal version 3; lightning-evo .* knows versions up to 2"):
+        ArchiveWriter(sample)
 
 
 def write_sample() -> None:
-    """How ``samples/version_1`` was made; a new schema version gets a folder of its own, and this one stays."""
-    with ArchiveWriter(SAMPLES / "version_1", run="sample") as writer:
+    """How ``samples/version_2`` was made; a new schema version gets a folder of its own, and the earlier ones stay."""
+    with ArchiveWriter(SAMPLES / "version_2", run="sample") as writer:
         writer.update_meta({"objectives": [{"monitor": "val_acc", "mode": "max"}], "seed": 3})
         record(writer, range(9))
     for name in ("lock", "reserve"):
-        (SAMPLES / "version_1" / name).unlink()
+        (SAMPLES / "version_2" / name).unlink()

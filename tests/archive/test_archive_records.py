@@ -369,3 +369,24 @@ def test_starting_over_keeps_the_old_run_aside(tmp_path, shared):
     assert (directory / "journal.jsonl.replaced-1").exists()
     if not shared:
         assert Archive(directory / "archive.sqlite.replaced-1").meta == {"search": "old"}
+
+
+def test_what_was_predicted_stands_beside_the_truth(run):
+    archive = run.archive()
+    rows = {row["id"]: row for row in archive.candidates()}
+    assert rows[2]["predicted/val_acc"] == 0.75
+    assert rows[2]["predicted_std/val_acc"] == 0.125
+    assert rows[2]["prescreened"] is True
+    assert "predicted/val_acc" not in rows[1]  # only proxies were measured
+    assert archive.candidate(1).prediction.proxies["naswot"] == 12.5
+    assert {"predicted/val_acc", "predicted_std/val_acc", "prescreened"} < set(archive.columns())
+    assert archive.ranked(limit=1, sort="predicted/val_acc")[0]["id"] == 2
+    assert [row["id"] for row in archive.candidates(ids=[6, 2])] == [6, 2]
+    assert archive.candidates(ids=[6])[0]["predicted/val_acc"] == 0.75
+
+
+def test_an_archive_without_predictions_has_no_columns_for_them(tmp_path):
+    with ArchiveWriter(tmp_path) as writer:
+        writer.set_meta("objectives", [{"monitor": "val_acc", "mode": "max"}])
+        writer.record_candidate(make_candidate(0), queued=0.0)
+        assert not any(name.startswith(("predicted", "prescreened")) for name in writer.archive().columns())

@@ -1,0 +1,320 @@
+"""Which of many children is worth training? The one a predictor hopes most of, once it has earned to be asked."""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy
+from deap import tools
+
+from lightning_evo.algorithms.individual import Fitness
+from lightning_evo.algorithms.predictor import Measure, Predictor
+from lightning_evo.algorithms.quality import Quality, cross_validate, judge
+from lightning_evo.genome import Genome, Objective, Prediction, Result, SearchSpace, derive_seed
+
+__all__ = ["Prescreen", "Prior", "Screen"]
+
+Prior = Sequence[tuple[Genome, tuple[float, ...]]]
+"""Results of earlier searches over the same space: genomes and their fitness, one value per objective."""
+
+REFIT = 1.1
+"""A predictor is fitted again when results have grown by this factor: 70 fits from 10 results to 10,000."""
+
+REVALIDATE = 1.25
+"""Its quality is measured again when results have grown by this factor."""
+
+FOLDS = 5
+"""Parts of the cross-validation."""
+
+
+@dataclass(frozen=True)
+class Prescreen:
+    """Breed many children, train the one a predictor expects most of.
+
+    A predictor is fitted as soon as it has the results it needs, and fitted again whenever results have grown by a
+    tenth. It is used only while its cross-validated Kendall τ is above that of parameters and FLOPs alone, which is
+    measured again whenever results have grown by a quarter. Until then, and where it is not used, children are trained
+    as they are bred.
+
+    Args:
+        predictor: What predicts fitness. With several objectives each has a copy of its own.
+        pool: How many children are bred for each one trained (default 10).
+        explore: Fraction of children that are trained unfiltered, so that the predictor keeps learning about what it
+            thinks little of (default 0.2).
+        confidence: How many standard deviations are added to the mean: the upper confidence bound that children are
+            compared by (default 0.5; 0: the mean alone).
+        rounds: How often the best children of the pool are mutated further before one is chosen: local search over the
+            predictor (default 0: none).
+        archives: Directories (archive files, database URLs) of earlier searches over the same space, whose results the
+            predictor learns from too: it is ready from the first candidate on.
+
+    Raises:
+        ValueError: For a value out of range.
+    """
+
+    predictor: Predictor
+    pool: int = 10
+    explore: float = 0.2
+    confidence: float = 0.5
+    rounds: int = 0
+    archives: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.pool < 2:
+            raise ValueError(f"pool {self.pool} is not at least 2: there would be nothing to choose from")
+        if not 0 <= self.explore < 1:
+            raise ValueError(f"explore {self.explore} is not a fraction of at least 0 and below 1")
+        if not (self.confidence >= 0 and math.isfinite(self.confidence)):
+            raise ValueError(f"confidence {self.confidence} is not a finite number of at least 0")
+        if self.rounds < 0:
+            raise ValueError(f"rounds {self.rounds} is not at least 0")
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A result as predictors learn from it: fitness to be maximised, ``None`` where it failed."""
+
+    genome: Genome
+    phenotype: str
+    fitness: tuple[float, ...] | None
+    cost: Mapping[str, float]
+
+
+class Screen:
+    """A prescreen at work in one search: it collects results, keeps the predictors fitted, and chooses.
+
+    What it does at an ask is decided by the seed and the results told before, in their order; it can be rebuilt from
+    them at any time. So it is fitted late: not when a result comes, but when a child is to be chosen.
+
+    Args:
+        settings: The prescreen asked for.
+        space: The search space.
+        objectives: What the search optimises.
+        seed: The run's.
+        measure: Measures zero-cost proxies, if anything does.
+        prior: Results of earlier searches.
+
+    Raises:
+        ValueError: If the predictor can do nothing with the space.
+    """
+
+    needs: int
+    """How many results it needs, so that even the parts of the cross-validation hold as many as the predictor needs."""
+    quality: list[Quality]
+    """What every validation said, for each objective, in their order."""
+
+    def __init__(
+        self,
+        settings: Prescreen,
+        space: SearchSpace,
+        objectives: Sequence[Objective],
+        seed: int,
+        measure: Measure | None = None,
+        prior: Prior = (),
+    ) -> None:
+        self.settings, self.space, self.objectives, self.seed = settings, space, tuple(objectives), seed
+        self._measure = measure
+        self._proxies: dict[str, Mapping[str, float]] = {}
+        self.predictors = [
+            copy.deepcopy(settings.predictor).bind(
+                space, derive_seed(seed, "predictor", i), self._measured if measure is not None else None
+            )
+            for i in range(len(self.objectives))
+        ]
+        self.needs = needed(max(predictor.min_results for predictor in self.predictors))
+        self.quality = []
+        self._rows: list[_Row] = []
+        self._prior = [
+            _Row(genome, space.phenotype(genome), self._to_maximise(fitness), {}) for genome, fitness in prior
+        ]
+        self._fitted: int | None = None  # after how many results; None: never
+        self._validated: int | None = None
+        self._learned = 0  # how many results the predictors know
+
+    # -- learning ------------------------------------------------------------------------------------------------------
+
+    def told(self, genome: Genome, phenotype: str, fitness: tuple[float, ...] | None, result: Result) -> None:
+        """Remember how a candidate ended (``fitness`` is ``None`` where it failed)."""
+        maximised = None if fitness is None else self._to_maximise(fitness)
+        self._rows.append(_Row(genome, phenotype, maximised, result.cost))
+
+    def ready(self) -> bool:
+        """Bring the predictors up to date with the results told; whether they are to be used.
+
+        Validation comes first and leaves predictors fitted to a part, so whatever was validated is fitted again.
+        """
+        count = len(self._rows)
+        if self._prior or count >= self.needs:
+            validate, fit = (milestone(count, self.needs, growth) for growth in (REVALIDATE, REFIT))
+            if validate != self._validated:
+                self._validate(validate)
+                self._validated, self._fitted = validate, None
+            if fit != self._fitted and self.earned is not None:
+                self._fit(fit)
+                self._fitted = fit
+        return bool(self.earned) and self._fitted is not None
+
+    @property
+    def earned(self) -> bool | None:
+        """Whether the last validation said to use the predictors; ``None`` before the first."""
+        last = self.quality[-len(self.objectives) :]
+        return all(quality.earned for quality in last) if last else None
+
+    def _validate(self, count: int) -> None:
+        """Judge by own results as soon as there are enough, until then by those of earlier searches."""
+        own, prior = distinct(self._rows[:count]), distinct(self._prior)
+        judged, learned_from = (own, prior) if len(own) >= self.needs else (prior, [])
+        if len(judged) < self.needs:
+            return
+        rows = [row for row, _ in judged]
+        for i, (objective, predictor) in enumerate(zip(self.objectives, self.predictors, strict=True)):
+            started = time.perf_counter()
+            fitness = [values[i] for _, values in judged]
+            seed = derive_seed(self.seed, "validate", count, i)
+            earlier = ([row.genome for row, _ in learned_from], [values[i] for _, values in learned_from])
+            predicted = cross_validate(predictor, [row.genome for row in rows], fitness, FOLDS, seed, earlier)
+            costs = [row.cost for row in rows]
+            self.quality.append(judge(objective.monitor, count, predicted, fitness, costs, started))
+
+    def _fit(self, count: int) -> None:
+        known = distinct([*self._prior, *self._rows[:count]])
+        genomes = [row.genome for row, _ in known]
+        for i, predictor in enumerate(self.predictors):
+            predictor.fit(genomes, [values[i] for _, values in known])
+        self._learned = len(known)
+
+    # -- predicting ----------------------------------------------------------------------------------------------------
+
+    def explores(self, id: int) -> bool:
+        """Whether candidate ``id`` is left unfiltered."""
+        return random.Random(derive_seed(self.seed, "explore", id)).random() < self.settings.explore
+
+    def predict(self, genomes: Sequence[Genome]) -> list[Prediction]:
+        """What is expected of each genome; empty predictions (proxies at most) before anything was learned."""
+        wanted = self.predictors[0].proxies
+        proxies = self._measured(genomes) if wanted and self._measure is not None else [{}] * len(genomes)
+        if self._fitted is None:
+            return [Prediction(proxies=_finite(measured)) for measured in proxies]
+        weights = numpy.array([objective.weight for objective in self.objectives])
+        columns = [predictor.predict(genomes) for predictor in self.predictors]
+        means = numpy.stack([mean for mean, _ in columns], axis=1) * weights
+        stds = numpy.stack([std for _, std in columns], axis=1)
+        return [
+            Prediction(tuple(map(float, mean)), tuple(map(float, std)), False, self._learned, _finite(measured))
+            for mean, std, measured in zip(means, stds, proxies, strict=True)
+        ]
+
+    def order(
+        self, predictions: Sequence[Prediction], alive: Sequence[tuple[float, ...]], rng: random.Random
+    ) -> list[int]:
+        """Positions of the predictions, the most promising first.
+
+        By the upper confidence bound; with several objectives by the front they would be in together with the
+        population, at random within a front.
+
+        Args:
+            predictions: Of the children.
+            alive: Fitness of the population.
+            rng: Decides what is equal.
+        """
+        weights = [objective.weight for objective in self.objectives]
+        hoped = [
+            tuple(
+                mean + weight * self.settings.confidence * std
+                for mean, std, weight in zip(prediction.mean, prediction.std, weights, strict=True)
+            )
+            for prediction in predictions
+        ]
+        if len(weights) == 1:
+            return sorted(range(len(hoped)), key=lambda i: -weights[0] * hoped[i][0])
+        stand_ins = [_StandIn(i, Fitness(weights, values)) for i, values in enumerate([*hoped, *alive])]
+        fronts = tools.sortNondominated(stand_ins, len(stand_ins))
+        ranked: list[int] = []
+        for front in fronts:
+            children = [stand_in.index for stand_in in front if stand_in.index < len(hoped)]
+            rng.shuffle(children)
+            ranked += children
+        return ranked
+
+    def remember(self, phenotype: str, prediction: Prediction | None) -> None:
+        """Take over the proxies that were measured of a candidate, so that a resumed search needn't measure again."""
+        if prediction is not None and prediction.proxies:
+            unknown = dict.fromkeys(self.predictors[0].proxies, math.nan)
+            self._proxies[phenotype] = {**unknown, **prediction.proxies}
+
+    def _measured(self, genomes: Sequence[Genome]) -> list[Mapping[str, float]]:
+        """Proxies of each genome, measured once per phenotype."""
+        assert self._measure is not None
+        phenotypes = [self.space.phenotype(genome) for genome in genomes]
+        new = {p: genome for p, genome in zip(phenotypes, genomes, strict=True) if p not in self._proxies}
+        if new:
+            self._proxies.update(zip(new, self._measure(list(new.values())), strict=True))
+        return [self._proxies[phenotype] for phenotype in phenotypes]
+
+    def _to_maximise(self, fitness: Sequence[float]) -> tuple[float, ...]:
+        return tuple(value * o.weight for value, o in zip(fitness, self.objectives, strict=True))
+
+
+def _finite(measured: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in measured.items() if math.isfinite(value)}
+
+
+@dataclass
+class _StandIn:
+    """Takes a child's place in a sort by domination."""
+
+    index: int
+    fitness: Fitness
+
+
+def distinct(rows: Sequence[_Row]) -> list[tuple[_Row, tuple[float, ...]]]:
+    """Each phenotype once, with its fitness: the mean of its results, and the worst of all where it only failed.
+
+    A failure is the worst there is, so that predictors learn to keep away from what fails; but as a finite number, the
+    worst that was seen. Nothing where everything failed.
+    """
+    groups: dict[str, list[_Row]] = {}
+    for row in rows:
+        groups.setdefault(row.phenotype, []).append(row)
+    finite = [row.fitness for row in rows if row.fitness is not None]
+    if not finite:
+        return []
+    worst = tuple(numpy.min(finite, axis=0).tolist())
+    known = []
+    for group in groups.values():
+        values = [row.fitness for row in group if row.fitness is not None]
+        known.append((group[0], tuple(numpy.mean(values, axis=0).tolist()) if values else worst))
+    return known
+
+
+def needed(results: int) -> int:
+    """The smallest count of which all folds but one hold ``results``.
+
+    >>> needed(10)
+    13
+    """
+    count = results + 1
+    while count - math.ceil(count / FOLDS) < results:
+        count += 1
+    return count
+
+
+def milestone(count: int, first: int, growth: float) -> int:
+    """The last of the counts ``first``, ``first * growth``, ... (each at least one more) that is at most ``count``.
+
+    0 where ``count`` is below ``first``.
+
+    >>> [milestone(count, 10, 1.5) for count in (9, 10, 14, 15, 100)]
+    [0, 10, 10, 15, 80]
+    """
+    if count < first:
+        return 0
+    at = first
+    while (following := max(at + 1, math.ceil(at * growth))) <= count:
+        at = following
+    return at

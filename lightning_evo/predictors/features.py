@@ -1,0 +1,117 @@
+"""What does a predictor see of a genome? A row of numbers: its genes' features, counts over like genes, proxies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy
+from numpy.typing import NDArray
+
+from lightning_evo.algorithms.predictor import Measure
+from lightning_evo.genome import Categorical, Genome, SearchSpace
+from lightning_evo.genome.genes import identity
+from lightning_evo.predictors.proxies import proxy_features
+
+__all__ = ["Features", "fill"]
+
+
+class Features:
+    """Genomes as rows of numbers; NaN where a gene is not active or a proxy could not be measured.
+
+    A row has
+
+    - the features of every gene (:meth:`SearchSpace.features <lightning_evo.genome.SearchSpace.features>`);
+    - where several genes of unordered values have the same choices (the edges of a cell): how many of them take each
+      choice, from which a few results already tell how good a choice is wherever it stands;
+    - the zero-cost proxies, if any (see :func:`~lightning_evo.predictors.proxies.proxy_features`).
+
+    What was computed once is remembered: an archive is read at every refit.
+
+    Args:
+        space: The search space.
+        proxies: Names of proxies.
+        measure: What measures them.
+        paths: Which genes; default: all.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        proxies: Sequence[str] = (),
+        measure: Measure | None = None,
+        paths: Sequence[str] | None = None,
+    ) -> None:
+        self.space, self.proxies, self.measure = space, tuple(proxies), measure
+        self.paths = list(space) if paths is None else list(paths)
+        self._alike = _alike(space, self.paths)
+        self._rows: dict[Genome, list[float]] = {}
+        self.names = [
+            f"{path}[{name}]" if name else path for path in self.paths for name in space[path].feature_names
+        ]
+        for paths in self._alike:
+            self.names += [f"count of {choice!r}" for choice in space[paths[0]].choices]  # type: ignore[attr-defined]
+        self.names += self.proxies
+
+    def rows(self, genomes: Sequence[Genome]) -> NDArray[numpy.float64]:
+        """One row per genome, one column per name in :attr:`names`."""
+        new = list(dict.fromkeys(genome for genome in genomes if genome not in self._rows))
+        measured = self.measure(new) if new and self.proxies and self.measure is not None else [{}] * len(new)
+        for genome, values in zip(new, measured, strict=True):
+            self._rows[genome] = [*self._genes(genome), *self._counts(genome), *proxy_features(values, self.proxies)]
+        return numpy.array([self._rows[genome] for genome in genomes], dtype=numpy.float64).reshape(-1, len(self.names))
+
+    def groups(self) -> list[list[int]]:
+        """Columns that only mean something together: the one-hot columns of a gene, its bits, the counts of a group."""
+        groups, at = [], 0
+        for path in self.paths:
+            gene = self.space[path]
+            width = len(gene.feature_names)
+            columns = list(range(at, at + width))
+            # Whatever a gene says of itself beyond its encoding stands for itself, column by column.
+            groups += [columns] if width == gene.one_hot_width else [[column] for column in columns]
+            at += width
+        for paths in self._alike:
+            width = len(self.space[paths[0]].choices)  # type: ignore[attr-defined]
+            groups.append(list(range(at, at + width)))
+            at += width
+        return groups + [[at + i] for i in range(len(self.proxies))]
+
+    def _genes(self, genome: Genome) -> list[float]:
+        row: list[float] = []
+        for path in self.paths:
+            gene = self.space[path]
+            row += gene.features(genome[path]) if path in genome else [math.nan] * len(gene.feature_names)
+        return row
+
+    def _counts(self, genome: Genome) -> list[float]:
+        counts: list[float] = []
+        for paths in self._alike:
+            group = [0.0] * len(self.space[paths[0]].choices)  # type: ignore[attr-defined]
+            for path in paths:
+                if path in genome:
+                    group[self.space[path].index(genome[path])] += 1.0  # type: ignore[attr-defined]
+            counts += group
+        return counts
+
+
+def fill(rows: NDArray[numpy.float64], learned: NDArray[numpy.float64]) -> NDArray[numpy.float64]:
+    """``rows`` with a number below all others of its column in place of NaN, which every tree can split off.
+
+    Args:
+        rows: (n, columns).
+        learned: The rows learned from, which decide the numbers.
+    """
+    finite = numpy.where(numpy.isfinite(learned), learned, math.inf)
+    lowest = finite.min(axis=0, initial=math.inf)
+    return numpy.where(numpy.isfinite(rows), rows, numpy.where(numpy.isfinite(lowest), lowest - 1.0, 0.0))
+
+
+def _alike(space: SearchSpace, paths: Sequence[str]) -> list[list[str]]:
+    """Paths of unordered genes with the same choices, two or more."""
+    groups: dict[str, list[str]] = {}
+    for path in paths:
+        gene = space[path]
+        if isinstance(gene, Categorical):
+            groups.setdefault(identity(gene.choices), []).append(path)
+    return [paths for paths in groups.values() if len(paths) > 1]

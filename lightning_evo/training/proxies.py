@@ -1,0 +1,190 @@
+"""What do zero-cost proxies say of a candidate? Built from its config on the CPU and shown one batch, never trained."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor, nn
+
+from lightning_evo.functional import flops, gradient_norm, naswot, parameters, synflow
+from lightning_evo.genome import COMPLETED, Result
+from lightning_evo.predictors.proxies import check_proxies
+from lightning_evo.training.blueprint import Blueprint, Parts
+from lightning_evo.training.candidate import isolated
+
+__all__ = ["measure_candidate"]
+
+
+def measure_candidate(
+    *,
+    blueprint: Blueprint,
+    config: Mapping[str, Any],
+    names: Sequence[str],
+    batch_size: int = 64,
+    data_seed: int = 0,
+) -> Result:
+    """Measure zero-cost proxies of one candidate in this process.
+
+    Model and data are built as for training, on the CPU in single precision. The batch is the training loader's first,
+    after the hooks ``on_before_batch_transfer`` and ``on_after_batch_transfer`` (as outside of training: the data modules
+    that ship don't augment it). It is kept for later candidates with the same ``data`` section. The loss of
+    ``gradient_norm`` is that of the module's own ``training_step``; what it logs goes nowhere. The others call the module
+    on the first tensor of the batch.
+
+    Args:
+        blueprint: The LightningCLI that builds it.
+        config: The complete config, plain data. Its ``seed_everything`` decides the weights.
+        names: Which proxies.
+        batch_size: How many samples of the batch are used at most.
+        data_seed: Decides the batch.
+
+    Returns:
+        A completed result whose metrics are the proxies, NaN where one can't be measured; ``extra["unmeasured"]`` then
+        says why by name. A failed result where the candidate can't be built. Never an exception.
+    """
+    started = time.time()
+    names = check_proxies(names)
+    values: dict[str, float] = {}
+    reasons: dict[str, str] = {}
+    try:
+        # A module that compiles itself would take minutes for a batch that needs milliseconds.
+        with warnings.catch_warnings(), torch.compiler.set_stance("force_eager"), isolated(config):
+            warnings.simplefilter("ignore")
+            parts = blueprint.build(config, _TRAINER)
+            model, batch = _ready(parts, config, data_seed)
+            batch = _first(batch, batch_size)
+            for name in names:
+                try:
+                    values[name] = float(_PROXIES[name](model, batch))
+                    if not math.isfinite(values[name]):
+                        raise ArithmeticError(f"{name} is {values[name]}")
+                except Exception as error:
+                    values[name], reasons[name] = math.nan, f"{type(error).__name__}: {error}"
+    except Exception as error:
+        return Result.failure(error, started=started, ended=time.time())
+    extra = {"unmeasured": reasons} if reasons else {}
+    return Result(COMPLETED, metrics=values, extra=extra, started=started, ended=time.time())
+
+
+_TRAINER = {
+    "accelerator": "cpu",
+    "devices": 1,
+    "num_nodes": 1,
+    "strategy": "auto",
+    "precision": "32-true",
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+"""The Trainer is made because modules ask it things; it trains nothing and writes nowhere."""
+
+
+class _Step(nn.Module):
+    """The loss of a module's training step, as a module of its own."""
+
+    def __init__(self, module: LightningModule) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, batch: Any) -> Tensor:
+        outcome = self.module.training_step(batch, 0)
+        loss = outcome.get("loss") if isinstance(outcome, Mapping) else outcome
+        if not isinstance(loss, Tensor):
+            raise TypeError(f"{type(self.module).__name__}.training_step gave no loss")
+        return loss
+
+
+def _gradient_norm(model: LightningModule, batch: Any) -> float:
+    # The step takes the whole batch, labels included.
+    return gradient_norm(_Step(model), batch, batch, lambda loss, _: loss)
+
+
+_PROXIES: dict[str, Callable[[LightningModule, Any], float]] = {
+    "naswot": lambda model, batch: naswot(model, _images(batch)),
+    "synflow": lambda model, batch: synflow(model, _images(batch)),
+    "gradient_norm": _gradient_norm,
+    "params": lambda model, batch: parameters(model),
+    "flops": lambda model, batch: flops(model, _images(batch)),
+}
+
+
+def _ready(parts: Parts, config: Mapping[str, Any], data_seed: int) -> tuple[LightningModule, Any]:
+    """The module as it would stand before its first training step, and the batch it would see."""
+    model = parts.model
+    model.trainer = parts.trainer
+    # There is no loop whose results could be logged to.
+    model.log = model.log_dict = _log_nothing  # type: ignore[method-assign]
+    if parts.datamodule is not None:
+        key = json.dumps([config.get("data"), data_seed], sort_keys=True, default=str)
+        if key not in _batches:
+            while len(_batches) >= _MAX_BATCHES:
+                del _batches[next(iter(_batches))]
+            _batches[key] = _draw(parts.datamodule, parts.trainer, data_seed)
+        datamodule, batch = _batches[key]
+        parts.trainer.datamodule = datamodule  # type: ignore[attr-defined]
+    model.configure_model()
+    model.setup("fit")
+    if parts.datamodule is None:
+        datamodule, batch = None, _draw_from(model.train_dataloader)
+    for hook in ("on_before_batch_transfer", "on_after_batch_transfer"):
+        # Lightning's rule: the data module's, where it has one of its own.
+        owner = datamodule if datamodule is not None and is_overridden(hook, datamodule) else model
+        batch = getattr(owner, hook)(batch, 0)
+    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in model.parameters()):
+        with torch.no_grad():
+            model(_images(batch))  # a lazy layer takes its size from its first input
+    return model, batch
+
+
+_batches: dict[str, tuple[LightningDataModule, Any]] = {}
+"""Batches drawn in this process, with the data modules whose hooks they go through; by data section and seed."""
+
+_MAX_BATCHES = 4
+
+
+def _draw(datamodule: LightningDataModule, trainer: Trainer, seed: int) -> tuple[LightningDataModule, Any]:
+    with isolated({"seed_everything": seed}):
+        datamodule.trainer = trainer
+        datamodule.prepare_data()
+        datamodule.setup("fit")
+        return datamodule, _draw_from(datamodule.train_dataloader)
+
+
+def _draw_from(loaders: Callable[[], Any]) -> Any:
+    """The first batch of what ``train_dataloader`` gives, which may be several loaders."""
+    return next(iter(CombinedLoader(loaders(), "max_size_cycle")))[0]
+
+
+def _first(batch: Any, count: int) -> Any:
+    """The batch's first ``count`` samples."""
+    if isinstance(batch, Tensor):
+        return batch[:count] if batch.ndim else batch
+    if isinstance(batch, Mapping):
+        return {name: _first(part, count) for name, part in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(_first(part, count) for part in batch))
+    if isinstance(batch, (list, tuple)):
+        return type(batch)(_first(part, count) for part in batch)
+    return batch
+
+
+def _images(batch: Any) -> Tensor:
+    """The first tensor in the batch: what the module's ``forward`` takes."""
+    if isinstance(batch, Tensor):
+        return batch
+    for part in batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (list, tuple)) else ():
+        if isinstance(part, (Tensor, Mapping, list, tuple)):
+            return _images(part)
+    raise TypeError(f"a batch of type {type(batch).__name__} holds no tensor that forward could take")
+
+
+def _log_nothing(*_: Any, **__: Any) -> None: ...
