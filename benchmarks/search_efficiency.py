@@ -8,17 +8,23 @@ would; which one depends on (run seed, number of the evaluation) alone, so that 
 reported is the *mean* validation accuracy over all seeds of the cell that each search takes for its best. A candidate
 asked twice counts as an evaluation every time, though a real search answers it from its archive. Nothing tells a search
 which cells are isomorphic. Optuna's samplers run along where it is installed.
+
+Searches with a prescreen use a forest. It sees either the six choices alone, as every other search does, or ("paths") the
+sequences of operations that lead through the cell, a description a user who knows cells would give it (`cell_paths` below,
+after the path encoding of BANANAS). The last lines say how many evaluations each needs to reach what regularized evolution
+has in the end.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import multiprocessing
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 
@@ -31,10 +37,13 @@ from lightning_evo.algorithms import (
     Algorithm,
     GenerationalEvolution,
     LocalSearch,
+    PredictorSearch,
+    Prescreen,
     RandomSearch,
     RegularizedEvolution,
 )
 from lightning_evo.genome import Categorical, Objective, Result, SearchSpace, derive_seed
+from lightning_evo.predictors import ForestPredictor
 
 DEFAULT_TABLE = Path(__file__).resolve().parents[2] / "shared" / "data" / "tables" / "nasbench201_cifar10.npz"
 EDGES = [f"model.init_args.edge_{start}_{end}" for start, end in ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))]
@@ -47,7 +56,38 @@ ALGORITHMS: dict[str, Callable[[], Algorithm]] = {
     "GenerationalEvolution mu+lambda": partial(GenerationalEvolution, strategy="mu+lambda"),
     "GenerationalEvolution mu,lambda": partial(GenerationalEvolution, strategy="mu,lambda", offspring=32),
     "NSGA2 (one objective)": NSGA2,
+    "RegularizedEvolution, prescreen": lambda: RegularizedEvolution(prescreen=Prescreen(ForestPredictor())),
+    "RegularizedEvolution, prescreen, paths": lambda: RegularizedEvolution(
+        prescreen=Prescreen(ForestPredictor(features=cell_paths))
+    ),
+    "PredictorSearch": lambda: PredictorSearch(ForestPredictor()),
+    "PredictorSearch, paths": lambda: PredictorSearch(ForestPredictor(features=cell_paths)),
 }
+
+CUT, SKIP = "none", "skip_connect"
+OPERATIONS = ["nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"]
+ROUTES = [(3,), (0, 4), (1, 5), (0, 2, 5)]
+"""The ways from a cell's input to its output, as positions of edges in ``EDGES``."""
+
+SEQUENCES = [s for length in range(4) for s in itertools.product(OPERATIONS, repeat=length)]
+
+
+def cell_paths(genome: Mapping[str, str]) -> list[float]:
+    """A cell by the operations on the ways through it; a skip is no operation, and a cut way is none.
+
+    How often each sequence of operations occurs (40 numbers), the number of ways, the length of the longest, the shortest
+    and all; the most and all occurrences of each operation; and how many edges have each operation.
+    """
+    ways = [[genome[EDGES[edge]] for edge in route] for route in ROUTES]
+    paths = [tuple(op for op in way if op != SKIP) for way in ways if CUT not in way]
+    lengths = [len(path) for path in paths]
+    row = [float(paths.count(sequence)) for sequence in SEQUENCES]
+    row += [len(paths), max(lengths, default=-1), min(lengths, default=-1), sum(lengths)]
+    for op in OPERATIONS:
+        counts = [path.count(op) for path in paths]
+        row += [max(counts, default=-1), sum(counts)]
+    edges = [genome[edge] for edge in EDGES]
+    return row + [float(edges.count(op)) for op in (SKIP, *OPERATIONS)]
 
 
 class Benchmark:
@@ -207,6 +247,13 @@ def main(args: Sequence[str] | None = None) -> None:
         cells = [f"{mean:.3f} ± {half:.3f}" for mean, half in after.values()]
         table.add_row(name, *cells, f"{gain[0]:+.3f} ± {gain[1]:.3f}", f"{milliseconds:.2f}")
     Console(width=max(120, Console().width)).print(table)
+    reference = "RegularizedEvolution"
+    if reference in curves:
+        aim = float(curves[reference].mean(axis=0)[-1])
+        print(f"Evaluations until the mean reaches {aim:.3f} %, which {reference} has after {evaluations}:")
+        for name, runs in curves.items():
+            reached = numpy.flatnonzero(runs.mean(axis=0) >= aim)
+            print(f"  {name}: {reached[0] + 1 if len(reached) else 'not reached'}")
     best = max(sum(row) / len(row) for row in _load(options.table)[1])
     print(f"Best cell of the table: {best:.3f} %. CPU time of this process, one thread.")
     if options.json:

@@ -3,6 +3,7 @@
 from lightning_evo.archive.compare import compare_search
 from lightning_evo.archive.errors import ArchiveError, DiskFull
 from lightning_evo.archive.reader import Archive
+from lightning_evo.archive.space import read_space
 from lightning_evo.archive.writer import ArchiveWriter
 
-__all__ = ["Archive", "ArchiveError", "ArchiveWriter", "DiskFull", "compare_search"]
+__all__ = ["Archive", "ArchiveError", "ArchiveWriter", "DiskFull", "compare_search", "read_space"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,8 +20,13 @@ import lightning_evo.data.npz
 import lightning_evo.data.torchvision_images
 import lightning_evo.models.bitstring_cnn
 import lightning_evo.models.image_classifier
-import lightning_evo.models.template_net  # noqa: F401
-from lightning_evo.algorithms import Algorithm
+import lightning_evo.models.template_net
+import lightning_evo.predictors.ensemble
+import lightning_evo.predictors.forest
+import lightning_evo.predictors.gaussian_process
+import lightning_evo.predictors.lstm
+import lightning_evo.predictors.zero_cost  # noqa: F401
+from lightning_evo.algorithms import Algorithm, Predictor
 from lightning_evo.archive import ArchiveError
 from lightning_evo.evolution import Evolution, SearchError, SearchInterrupted
 from lightning_evo.genome import Gene
@@ -196,8 +202,9 @@ def _named(path: str) -> Iterator[None]:
 
 def _helped(message: str) -> str:
     """The message, with the classes there are where one was named that isn't."""
-    for path, kind in ((f"{GROUP}.algorithm", Algorithm), (f"{GROUP}.space", Gene)):
-        if message.startswith(path) and "class that can be imported" in message:
+    places = ((rf"{GROUP}\.algorithm[\w.]*\.predictor", Predictor), (rf"{GROUP}\.algorithm", Algorithm))
+    for place, kind in (*places, (rf"{GROUP}\.space", Gene)):
+        if re.match(place, message) and "class that can be imported" in message:
             ours = [cls.__name__ for cls in _subclasses(kind) if cls.__module__.startswith("lightning_evo.")]
             names = sorted(name for name in ours if not name.startswith("_"))
             return f"{message}; there are {', '.join(names)}, and your own by import path"

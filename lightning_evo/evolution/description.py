@@ -14,7 +14,8 @@ def describe(thing: Any) -> Any:
     """What ``thing`` was made of, as JSON: class path and constructor arguments, all the way down.
 
     A constructor argument is found under its own name among the object's attributes, the convention of every gene,
-    algorithm and setting here; one that isn't kept under its name doesn't count as a difference.
+    algorithm and setting here, or behind an underscore where a method has the name (and ``None`` is not worth a word);
+    one that isn't kept doesn't count as a difference.
 
     >>> from lightning_evo.genome import Boolean
     >>> describe(Boolean())
@@ -33,5 +34,8 @@ def describe(thing: Any) -> Any:
     names = [name for name in inspect.signature(type(thing).__init__).parameters if name != "self"]
     # An algorithm keeps its operators together: methods have their names.
     kept = {**getattr(thing, "operators", {}), **vars(thing)}
+    for name in names:
+        if name not in kept and callable(getattr(thing, name, None)) and vars(thing).get(f"_{name}") is not None:
+            kept[name] = vars(thing)[f"_{name}"]
     arguments = {name: describe(kept[name]) for name in names if name in kept}
     return {"class_path": f"{type(thing).__module__}.{type(thing).__qualname__}", "init_args": arguments}

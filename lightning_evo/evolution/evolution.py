@@ -180,6 +180,8 @@ class Evolution:
         except SpaceError as error:
             raise SearchError(str(error)) from None
         check_binding(self.algorithm, self.space, self.objectives, self.trainable)
+        if not self.directory.exists():
+            self._load_prior()  # so that nothing is left behind where an archive can't be used
         if self.final is None or not isinstance(self.trainable, ConfigTrainable):
             return
         for path, value in self.final.overrides.items():
@@ -229,8 +231,7 @@ class Evolution:
         if "search" in meta:
             return meta["seed"]
         seed = self.seed if self.seed is not None else secrets.randbelow(2**31)
-        earlier = [] if self.algorithm.prescreen is None else self.algorithm.prescreen.archives
-        prior = load_prior(earlier, self.space, self.objectives)
+        prior = self._load_prior()
         writer.update_meta(
             {
                 **({PRIOR: prior} if prior else {}),
@@ -242,6 +243,11 @@ class Evolution:
             }
         )
         return seed
+
+    def _load_prior(self) -> list[list[Any]]:
+        """What earlier searches found that the algorithm's predictor is to learn from."""
+        prescreen = self.algorithm.prescreen
+        return [] if prescreen is None else load_prior(prescreen.archives, self.space, self.objectives)
 
     def _plan(self) -> list[tuple[str, ...]]:
         if self._executor is not None:

@@ -44,7 +44,7 @@ def load_prior(locations: Sequence[str], space: SearchSpace, objectives: Sequenc
                         space.validate(candidate.genome)
                         rows.append([dict(candidate.genome), list(result.fitness)])
         except ArchiveError as error:
-            raise SearchError(f"{where}: {error}") from None
+            raise SearchError(f"{where}: {str(error).removeprefix(f'{location}: ')}") from None
         except SpaceError as error:
             raise SearchError(f"{where}: it searched another space: {error}") from None
     return rows

@@ -13,7 +13,7 @@ from lightning_evo.algorithms.predictor import Measure, Predictor
 from lightning_evo.genome import Genome, SearchSpace, SequenceGene, derive_seed
 from lightning_evo.predictors.forest import ForestPredictor
 from lightning_evo.predictors.gaussian_process import GaussianProcessPredictor
-from lightning_evo.predictors.results import not_fitted
+from lightning_evo.predictors.results import check_results, not_fitted
 
 __all__ = ["EnsemblePredictor"]
 
@@ -47,10 +47,12 @@ class EnsemblePredictor(Predictor):
             copy.deepcopy(member).bind(space, derive_seed(seed, "member", i), measure if member.proxies else None)
             for i, member in enumerate(members)
         ]
+        self.min_results = max(member.min_results for member in self._bound)
         self._fitted = False
         return self
 
     def fit(self, genomes: Sequence[Genome], fitness: Sequence[float]) -> Self:
+        check_results(self, genomes, fitness)
         for member in self._bound:
             member.fit(genomes, fitness)
         self._fitted = True

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy
 from numpy.typing import NDArray
@@ -13,7 +15,10 @@ from lightning_evo.genome import Categorical, Genome, SearchSpace
 from lightning_evo.genome.genes import identity
 from lightning_evo.predictors.proxies import proxy_features
 
-__all__ = ["Features", "fill"]
+__all__ = ["Features", "OwnFeatures", "fill"]
+
+OwnFeatures = Callable[[Mapping[str, Any]], Sequence[float]]
+"""From a genome to numbers, always as many."""
 
 
 class Features:
@@ -33,6 +38,10 @@ class Features:
         proxies: Names of proxies.
         measure: What measures them.
         paths: Which genes; default: all.
+        own: The user's own features of a genome, always as many; they take the place of the genes' and of the counts.
+
+    Raises:
+        ValueError: If ``own`` gives what isn't a row of numbers, or not always as many.
     """
 
     def __init__(
@@ -41,14 +50,18 @@ class Features:
         proxies: Sequence[str] = (),
         measure: Measure | None = None,
         paths: Sequence[str] | None = None,
+        own: OwnFeatures | None = None,
     ) -> None:
         self.space, self.proxies, self.measure = space, tuple(proxies), measure
         self.paths = list(space) if paths is None else list(paths)
+        self._own, self._own_width = own, 0
+        if own is not None:
+            self.paths = []
+            self._own_width = len(self._owned(space.sample(random.Random(0))))
         self._alike = _alike(space, self.paths)
         self._rows: dict[Genome, list[float]] = {}
-        self.names = [
-            f"{path}[{name}]" if name else path for path in self.paths for name in space[path].feature_names
-        ]
+        self.names = [f"{path}[{name}]" if name else path for path in self.paths for name in space[path].feature_names]
+        self.names += [f"{_name(own)}[{i}]" for i in range(self._own_width)]
         for paths in self._alike:
             self.names += [f"count of {choice!r}" for choice in space[paths[0]].choices]  # type: ignore[attr-defined]
         self.names += self.proxies
@@ -58,7 +71,13 @@ class Features:
         new = list(dict.fromkeys(genome for genome in genomes if genome not in self._rows))
         measured = self.measure(new) if new and self.proxies and self.measure is not None else [{}] * len(new)
         for genome, values in zip(new, measured, strict=True):
-            self._rows[genome] = [*self._genes(genome), *self._counts(genome), *proxy_features(values, self.proxies)]
+            own = [] if self._own is None else self._owned(genome)
+            self._rows[genome] = [
+                *self._genes(genome),
+                *own,
+                *self._counts(genome),
+                *proxy_features(values, self.proxies),
+            ]
         return numpy.array([self._rows[genome] for genome in genomes], dtype=numpy.float64).reshape(-1, len(self.names))
 
     def groups(self) -> list[list[int]]:
@@ -71,11 +90,25 @@ class Features:
             # Whatever a gene says of itself beyond its encoding stands for itself, column by column.
             groups += [columns] if width == gene.one_hot_width else [[column] for column in columns]
             at += width
+        groups += [[at + i] for i in range(self._own_width)]
+        at += self._own_width
         for paths in self._alike:
             width = len(self.space[paths[0]].choices)  # type: ignore[attr-defined]
             groups.append(list(range(at, at + width)))
             at += width
         return groups + [[at + i] for i in range(len(self.proxies))]
+
+    def _owned(self, genome: Genome) -> list[float]:
+        assert self._own is not None
+        try:
+            row = [float(number) for number in self._own(genome)]
+        except Exception as error:
+            raise ValueError(f"features: {_name(self._own)} fails on {genome}: {error}") from error
+        if self._own_width and len(row) != self._own_width:
+            raise ValueError(
+                f"features: {_name(self._own)} gives {len(row)} numbers for {genome}, and gave {self._own_width} before"
+            )
+        return row
 
     def _genes(self, genome: Genome) -> list[float]:
         row: list[float] = []
@@ -105,6 +138,10 @@ def fill(rows: NDArray[numpy.float64], learned: NDArray[numpy.float64]) -> NDArr
     finite = numpy.where(numpy.isfinite(learned), learned, math.inf)
     lowest = finite.min(axis=0, initial=math.inf)
     return numpy.where(numpy.isfinite(rows), rows, numpy.where(numpy.isfinite(lowest), lowest - 1.0, 0.0))
+
+
+def _name(function: object) -> str:
+    return getattr(function, "__name__", repr(function))
 
 
 def _alike(space: SearchSpace, paths: Sequence[str]) -> list[list[str]]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lightning_evo.algorithms.checks import check_at_least
 from lightning_evo.algorithms.predictor import Measure, Predictor
 from lightning_evo.genome import Genome, SearchSpace
-from lightning_evo.predictors.features import Features
+from lightning_evo.predictors.features import Features, OwnFeatures
 from lightning_evo.predictors.proxies import check_proxies
 from lightning_evo.predictors.results import Scale, check_results, keep, not_fitted
 
@@ -25,8 +25,8 @@ class GaussianProcessPredictor(Predictor):
 
     Two genomes are alike as far as exp(-Σ_g w_g d_g), where d_g is how far they differ in a group of features: 0 or 1 for
     an unordered choice, the distance in [0, 1] along a range, the share of bits that differ. The weights w_g, the noise
-    and the signal maximise the posterior (marginal likelihood and weak log-normal priors) by L-BFGS. It learns on a
-    logarithmic scale (:class:`~lightning_evo.predictors.results.Scale`). The standard deviation is that of the noiseless
+    and the signal maximise the posterior (marginal likelihood and weak log-normal priors) by L-BFGS. It learns on the
+    scale of ranks (:class:`~lightning_evo.predictors.results.Scale`). The standard deviation is that of the noiseless
     function.
 
     Args:
@@ -37,6 +37,8 @@ class GaussianProcessPredictor(Predictor):
         max_tuned: Find the weights on at most so many of those, chosen likewise (default 150).
         max_steps: Steps of the search for the weights at most (default 20).
         min_results: How many results :meth:`fit` needs (default 10).
+        features: Import path of (or) a function of your own from a genome (config path -> value) to numbers, always as many,
+            in place of what the genes say. Default: none.
 
     Raises:
         ValueError: A number or name is not accepted.
@@ -63,19 +65,20 @@ class GaussianProcessPredictor(Predictor):
         max_tuned: int = 150,
         max_steps: int = 20,
         min_results: int = 10,
+        features: OwnFeatures | None = None,
     ) -> None:
         check_at_least("min_results", min_results, 2)
         check_at_least("max_results", max_results, min_results)
         check_at_least("max_tuned", max_tuned, 2)
         check_at_least("max_steps", max_steps, 1)
         self.proxies, self.min_results, self.max_results = check_proxies(proxies), min_results, max_results
-        self.max_tuned, self.max_steps = max_tuned, max_steps
+        self.max_tuned, self.max_steps, self.features = max_tuned, max_steps, features
 
     def bind(self, space: SearchSpace, seed: int = 0, measure: Measure | None = None) -> Self:
         super().bind(space, seed, measure)
-        self._features = Features(space, self.proxies, measure)
+        self._features = Features(space, self.proxies, measure, own=self.features)
         self._groups = self._features.groups()
-        self._factor = None
+        self._factor: Floats | None = None
         return self
 
     def fit(self, genomes: Sequence[Genome], fitness: Sequence[float]) -> Self:
@@ -88,23 +91,25 @@ class GaussianProcessPredictor(Predictor):
         self._low, self._span = _range(raw)
         self._rows = self._prepare(raw)
         some = keep(values, self.max_tuned)
-        self._weights, self._signal, noise = _tune(
+        self._weights, self._signal, self._noise = _tune(
             _distances(self._rows[some], self._rows[some], self._groups), targets[some], self.max_steps
         )
         kernel = self._kernel(self._rows)
-        kernel[numpy.diag_indices_from(kernel)] += noise + JITTER
-        self._factor = numpy.linalg.cholesky(kernel)
-        inverse = _solve(self._factor, numpy.eye(len(targets)))
+        kernel[numpy.diag_indices_from(kernel)] += self._noise + JITTER
+        factor = numpy.linalg.cholesky(kernel).astype(numpy.float64)
+        self._factor = factor
+        inverse = _solve(factor, numpy.eye(len(targets)))
         self._solved = inverse.T @ (inverse @ targets)
         # Each result's error, had it alone been left out (equation 5.12).
         self._scale = self._scale.learn(self._solved / (inverse**2).sum(axis=0))
         return self
 
     def predict(self, genomes: Sequence[Genome]) -> tuple[Floats, Floats]:
-        if getattr(self, "_factor", None) is None:
+        factor = getattr(self, "_factor", None)
+        if factor is None:
             raise not_fitted(self)
         kernel = self._kernel(self._prepare(self._features.rows(genomes)))
-        explained = (_solve(self._factor, kernel.T) ** 2).sum(axis=0)
+        explained = (_solve(factor, kernel.T) ** 2).sum(axis=0)
         std = numpy.sqrt(numpy.maximum(self._signal - explained, JITTER))
         return self._scale.back(kernel @ self._solved, std)
 

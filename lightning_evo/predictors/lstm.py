@@ -28,23 +28,29 @@ class LSTMPredictor(Predictor):
     """Reference 003's regressor: an LSTM that reads a row of bits per layer and ends in the expected fitness.
 
     It needs a search space with a gene that is a sequence (:class:`~lightning_evo.genome.Layers`). Sequences are packed,
-    so that padding is never read; where there are several, they follow one another. What else the space holds, and
-    proxies, join the last hidden state as numbers. Each net is trained on its own four fifths of the results, with
-    AdamW on the squared error, and keeps the weights that were best on the other fifth; it stops when those haven't
-    improved for a while. The prediction is the nets' mean, the standard deviation that between the nets together with
-    their error on what they had not seen.
+    so that padding is never read; where there are several, they follow one another. The features of the genes, and
+    proxies, join the last hidden state as standardised numbers. It learns on the scale of ranks
+    (:class:`~lightning_evo.predictors.results.Scale`).
 
-    On the CPU, in one thread; the global random state and number of threads are left as they were.
+    Each net is trained without a fifth of the results of its own, with AdamW on the squared error, keeps the weights that
+    were best on that fifth, and stops when those haven't improved for a while. The prediction is the nets' mean; the
+    variance is that between the nets and their squared error on what they had not seen. On the CPU, in one thread; the
+    global random state and number of threads are left as they were.
+
+    The width, depth and dropout are the reference's. Its learning rate (1e-3) and batches (8) need twice the steps to the
+    same end.
 
     Args:
         hidden: Width of the LSTM (default 32).
         layers: LSTM layers (default 2).
         dropout: Share of what is dropped between LSTM layers and before the output while training (default 0.5).
-        lr: Learning rate (default 1e-3).
-        batch_size: Results per step (default 8).
-        nets: How many nets are trained (default 3).
-        max_steps: Optimizer steps per net at most (default 600): with ``max_results``, what bounds the cost of a fit.
-        patience: Stop after so many validations in a row, one every 20 steps, without a new best (default 8).
+        lr: Learning rate (default 3e-3).
+        batch_size: Results per step (default 16).
+        nets: How many nets are trained (default 2).
+        max_steps: Optimizer steps per net at most (default 300): what bounds the cost of a fit.
+        patience: Stop after so many validations in a row, one every 20 steps, without a new best (default 5).
+        flat: Whether the flat features of the sequences, too, join the last hidden state (default). From a few hundred
+            results the LSTM alone learns much less.
         proxies: Zero-cost proxies as further inputs: ``naswot``, ``synflow``, ``gradient_norm``, ``params``, ``flops``.
         max_results: Learn from at most so many results (default 1000): the best half of that number, and an even sample
             of the rest.
@@ -59,11 +65,12 @@ class LSTMPredictor(Predictor):
         hidden: int = 32,
         layers: int = 2,
         dropout: float = 0.5,
-        lr: float = 1e-3,
-        batch_size: int = 8,
-        nets: int = 3,
-        max_steps: int = 600,
-        patience: int = 8,
+        lr: float = 3e-3,
+        batch_size: int = 16,
+        nets: int = 2,
+        max_steps: int = 300,
+        patience: int = 5,
+        flat: bool = True,
         proxies: Sequence[str] = (),
         max_results: int = 1000,
         min_results: int = 20,
@@ -85,6 +92,7 @@ class LSTMPredictor(Predictor):
             raise ValueError(f"lr {lr!r} is not above 0")
         self.hidden, self.layers, self.dropout, self.lr = hidden, layers, dropout, lr
         self.batch_size, self.nets, self.max_steps, self.patience = batch_size, nets, max_steps, patience
+        self.flat = flat
         self.proxies, self.max_results, self.min_results = check_proxies(proxies), max_results, min_results
 
     def bind(self, space: SearchSpace, seed: int = 0, measure: Measure | None = None) -> Self:
@@ -95,7 +103,7 @@ class LSTMPredictor(Predictor):
                 "ForestPredictor or GaussianProcessPredictor suits any space"
             )
         super().bind(space, seed, measure)
-        rest = [path for path in space if path not in self._paths]
+        rest = [path for path in space if self.flat or path not in self._paths]
         self._features = Features(space, self.proxies, measure, rest) if rest or self.proxies else None
         self._bits: dict[Genome, Tensor] = {}
         self._trained: list[_Net] = []

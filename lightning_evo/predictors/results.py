@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 from typing import Self
 
 import numpy
@@ -63,61 +64,63 @@ def not_fitted(predictor: Predictor) -> RuntimeError:
 
 @dataclass(frozen=True)
 class Scale:
-    """The scale on which fitness is learned: logarithmic in the distance to the best.
+    """The scale on which fitness is learned: normal scores, by rank.
 
-    Accuracies have a heavy lower tail (trainings that failed, near chance) that would take up most of a squared error,
-    while a search must tell good candidates apart. On this scale a candidate's value is ``-log(margin + best - fitness)``,
-    the margin being :attr:`MARGIN` times the distance of the best from the median, and standardised.
+    Accuracies have a heavy lower tail (trainings that failed, near chance) that would take up most of a squared error, and
+    lie close together where they are good, where a search must tell them apart. On this scale a result's value is the
+    quantile of the normal distribution at its rank.
 
     Args:
-        best: The best fitness learned from.
-        margin: What keeps the best itself finite.
-        mean: Of the logarithms.
-        std: Of the logarithms.
+        fitness: The fitness learned from, ascending, each once.
+        scores: Their normal scores, standardised.
         errors: Errors on this scale of predictions of results that were not learned from.
 
     Source:
-        Duan 1983, Smearing Estimate: A Nonparametric Retransformation Method, for the way back.
+        Conover 1999, Practical Nonparametric Statistics, section 5.10, for the scores; Duan 1983, Smearing Estimate: A
+        Nonparametric Retransformation Method, for the way back.
     """
 
-    best: float
-    margin: float
-    mean: float
-    std: float
-    errors: tuple[float, ...] = (0.0,)
-
-    MARGIN = 0.1
+    fitness: Floats
+    scores: Floats
+    errors: Floats
 
     @classmethod
     def of(cls, fitness: Floats) -> Self:
         """The scale of some results."""
-        best = float(fitness.max())
-        distance = best - float(numpy.median(fitness)) or best - float(fitness.min())
-        margin = cls.MARGIN * distance if distance > 0 else 1.0
-        logarithms = -numpy.log(margin + best - fitness)
-        return cls(best, margin, float(logarithms.mean()), float(logarithms.std()) or 1.0)
+        unique, index, counts = numpy.unique(fitness, return_inverse=True, return_counts=True)
+        ranks = counts.cumsum() - counts / 2  # ties share the middle of theirs
+        normal = NormalDist()
+        scores = numpy.array([normal.inv_cdf(rank / len(fitness)) for rank in ranks])
+        all_scores = scores[index]
+        return cls(unique, (scores - all_scores.mean()) / (all_scores.std() or 1.0), numpy.zeros(1))
 
     def to(self, fitness: Floats) -> Floats:
-        """Fitness -> standardised numbers, higher is better."""
-        return (-numpy.log(self.margin + self.best - fitness) - self.mean) / self.std
+        """Fitness -> scores, standardised, higher is better."""
+        return numpy.interp(fitness, self.fitness, self.scores)
 
     def learn(self, errors: Floats) -> Self:
         """The same scale, which knows how far off predictions are (true less predicted; NaN is left out)."""
         known = numpy.sort(errors[numpy.isfinite(errors)])
         # A hundred of them say as much as all.
-        some = known[numpy.unique(numpy.linspace(0, len(known) - 1, 100).astype(int))] if len(known) else [0.0]
-        return replace(self, errors=tuple(float(error) for error in some))
+        some = known[numpy.unique(numpy.linspace(0, len(known) - 1, 100).astype(int))] if len(known) else numpy.zeros(1)
+        return replace(self, errors=some)
 
     def back(self, mean: Floats, std: Floats) -> tuple[Floats, Floats]:
         """Means and standard deviations on this scale -> in units of fitness.
 
-        A mean is that of the fitness over all known errors: what lies in the middle of a logarithmic scale is not the mean
-        of what it stands for. The order stays. The deviation is the upward one, so that an upper bound ``mean + std`` is
-        that of this scale: what may be much worse than predicted, but hardly better, isn't worth a try.
+        A mean is that of the fitness over all known errors: the fitness in the middle of the scores is not the mean of the
+        fitness. The order stays. The deviation is the upward one, so that an upper bound ``mean + std`` is that of this
+        scale: what may be much worse than predicted, but hardly better, isn't worth a try.
         """
         middle = self._fitness(mean)
         return middle, self._fitness(mean + std) - middle
 
-    def _fitness(self, scaled: Floats) -> Floats:
-        logarithms = (scaled[:, None] + numpy.array(self.errors)) * self.std + self.mean
-        return self.best + self.margin - numpy.exp(numpy.clip(-logarithms, -700, 700)).mean(axis=1)
+    def _fitness(self, scores: Floats) -> Floats:
+        each = scores[:, None] + self.errors
+        # Above the best it goes on as steeply as over the best tenth.
+        tenth = max(1, len(self.fitness) // 10)
+        steep = 0.0
+        if len(self.fitness) > tenth:
+            steep = (self.fitness[-1] - self.fitness[-1 - tenth]) / (self.scores[-1] - self.scores[-1 - tenth])
+        beyond = numpy.maximum(each - self.scores[-1], 0.0) * steep
+        return (numpy.interp(each, self.scores, self.fitness) + beyond).mean(axis=1)

@@ -21,9 +21,9 @@ __all__ = ["ZeroCostPredictor"]
 class ZeroCostPredictor(Predictor):
     """A single zero-cost proxy as a predictor.
 
-    What is learned is a straight line from the proxy (its logarithm, but for ``naswot``) to the fitness on a logarithmic
-    scale (:class:`~lightning_evo.predictors.results.Scale`), rising or falling as the results say; so candidates are ranked
-    by the proxy alone. One whose proxy can't be measured is expected to be like the worst half of the results.
+    What is learned is a straight line from the proxy (its logarithm, but for ``naswot``) to the fitness on the scale of
+    ranks (:class:`~lightning_evo.predictors.results.Scale`), rising or falling as the results say; so candidates are ranked
+    by the proxy alone. One whose proxy can't be measured is expected to be like the worse half of the results.
 
     Args:
         proxy: ``naswot``, ``synflow`` (default), ``gradient_norm``, ``params`` or ``flops``.

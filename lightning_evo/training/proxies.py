@@ -52,10 +52,10 @@ def measure_candidate(
         says why by name. A failed result where the candidate can't be built. Never an exception.
     """
     started = time.time()
-    names = check_proxies(names)
     values: dict[str, float] = {}
     reasons: dict[str, str] = {}
     try:
+        names = check_proxies(names)
         # A module that compiles itself would take minutes for a batch that needs milliseconds.
         with warnings.catch_warnings(), torch.compiler.set_stance("force_eager"), isolated(config):
             warnings.simplefilter("ignore")
@@ -123,6 +123,7 @@ def _ready(parts: Parts, config: Mapping[str, Any], data_seed: int) -> tuple[Lig
     model.trainer = parts.trainer
     # There is no loop whose results could be logged to.
     model.log = model.log_dict = _log_nothing  # type: ignore[method-assign]
+    datamodule: LightningDataModule | None = None
     if parts.datamodule is not None:
         key = json.dumps([config.get("data"), data_seed], sort_keys=True, default=str)
         if key not in _batches:
@@ -133,8 +134,8 @@ def _ready(parts: Parts, config: Mapping[str, Any], data_seed: int) -> tuple[Lig
         parts.trainer.datamodule = datamodule  # type: ignore[attr-defined]
     model.configure_model()
     model.setup("fit")
-    if parts.datamodule is None:
-        datamodule, batch = None, _draw_from(model.train_dataloader)
+    if datamodule is None:
+        batch = _draw_from(model.train_dataloader)
     for hook in ("on_before_batch_transfer", "on_after_batch_transfer"):
         # Lightning's rule: the data module's, where it has one of its own.
         owner = datamodule if datamodule is not None and is_overridden(hook, datamodule) else model

@@ -108,7 +108,7 @@ CASES = {
     "unknown algorithm": (
         put("algorithm", value=gene("RegularisedEvolution")),
         "evolution.algorithm: Expected a class that can be imported, not RegularisedEvolution; there are "
-        "GenerationalEvolution, LocalSearch, NSGA2, RandomSearch, RegularizedEvolution",
+        "GenerationalEvolution, LocalSearch, NSGA2, PredictorSearch, RandomSearch, RegularizedEvolution",
     ),
     "population 0": (
         put("algorithm", value=gene("RegularizedEvolution", population_size=0)),
@@ -117,6 +117,35 @@ CASES = {
     "unknown operator": (
         put("algorithm", "init_args", "select", value={"name": "selTornament"}),
         "evolution.algorithm: 'selTornament' is no operator; did you mean 'selTournament'?",
+    ),
+    "unknown predictor": (
+        put("algorithm", "init_args", "prescreen", value={"predictor": gene("ForrestPredictor")}),
+        "evolution.algorithm.prescreen.predictor: Expected a class that can be imported, not ForrestPredictor; there are "
+        "EnsemblePredictor, ForestPredictor,",
+    ),
+    "no predictor": (
+        put("algorithm", "init_args", "prescreen", value={"pool": 5}),
+        "evolution.algorithm.prescreen: the following arguments are required: predictor",
+    ),
+    "pool 1": (
+        put("algorithm", "init_args", "prescreen", value={"predictor": "ForestPredictor", "pool": 1}),
+        "evolution.algorithm: pool 1 is not at least 2",
+    ),
+    "unknown key in the prescreen": (
+        put("algorithm", "init_args", "prescreen", value={"predictor": "ForestPredictor", "pol": 1}),
+        "evolution.algorithm.prescreen: Option 'pol' is not accepted",
+    ),
+    "unknown proxy": (
+        put("algorithm", "init_args", "prescreen", value={"predictor": gene("ForestPredictor", proxies=["nas"])}),
+        "evolution.algorithm: proxies: 'nas' is none of naswot, synflow, gradient_norm, params, flops",
+    ),
+    "a predictor of layers without layers": (
+        put("algorithm", "init_args", "prescreen", value={"predictor": "LSTMPredictor"}),
+        "evolution.algorithm: LSTMPredictor",
+    ),
+    "an earlier search that isn't there": (
+        put("algorithm", "init_args", "prescreen", value={"predictor": "ForestPredictor", "archives": ["nowhere"]}),
+        "evolution.algorithm: archives[0] nowhere: no archive here",
     ),
     "slots 0": (put("workers", "slots", value=0), "evolution.workers: slots 0 is not at least 1"),
     "more devices than exist": (

@@ -41,6 +41,10 @@ def fashion_mnist(root: Path) -> list[str]:
     return [f"--data.root={root}", "--data.download=false", *NARROW]
 
 
+def fashion_mnist_templates(root: Path) -> list[str]:
+    return [argument for argument in fashion_mnist(root) if argument not in NARROW]
+
+
 def cifar10(root: Path) -> list[str]:
     """torchvision checks CIFAR-10's checksums, so noise of that shape comes as arrays."""
     for name, count in (("train", 300), ("test", 100)):
@@ -54,7 +58,11 @@ def cifar10(root: Path) -> list[str]:
     return ["--config", str(root / "data.yaml"), "--trainer.precision=32-true", *NARROW]
 
 
-DATA = {"fashion_mnist.yaml": fashion_mnist, "cifar10.yaml": cifar10}
+DATA = {
+    "fashion_mnist.yaml": fashion_mnist,
+    "cifar10.yaml": cifar10,
+    "templates_fashion_mnist.yaml": fashion_mnist_templates,
+}
 
 
 def search(arguments: list[str], directory: Path) -> Archive:
@@ -96,4 +104,5 @@ def test_an_example_runs_in_its_own_folder(name, tmp_path, monkeypatch, capsys):
 
 def test_every_config_and_example_is_covered():
     assert {"digits.yaml", "fashion_mnist.yaml", "cifar10.yaml", "hyperparameters.yaml", "pareto.yaml"} <= set(CONFIGS)
+    assert {"templates_digits.yaml", "templates_fashion_mnist.yaml"} <= set(CONFIGS)
     assert EXAMPLES

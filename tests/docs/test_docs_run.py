@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 import yaml
 
-from lightning_evo import EvolutionCLI, __version__, algorithms, callbacks, data, genome, models
-from lightning_evo.algorithms import Algorithm
+from lightning_evo import EvolutionCLI, __version__, algorithms, callbacks, data, genome, models, predictors
+from lightning_evo.algorithms import Algorithm, Predictor, Prescreen
 from lightning_evo.cli import main
 from lightning_evo.evolution import Budget, Evolution, Final, SearchError, Workers
 from lightning_evo.genome import SpaceError
@@ -290,6 +290,8 @@ def public_classes(module: types.ModuleType, kind: type | None = None) -> list[s
         ("config.md", [f"cost/{name}" for name in ("params", "flops", "seconds", "peak_memory", "epochs")]),
         ("running.md", [f"cost/{name}" for name in ("params", "flops", "seconds", "peak_memory", "epochs")]),
         ("algorithms.md", public_classes(algorithms, Algorithm)),
+        ("algorithms.md", [field.name for field in dataclasses.fields(Prescreen)]),
+        ("predictors.md", public_classes(predictors, Predictor)),
         (
             "models-and-data.md",
             [name for name in public_classes(models) if not name.startswith(("Chromosome", "Decoded"))],
@@ -316,7 +318,15 @@ def documented_defaults() -> list[Any]:
     """The rows of all tables of defaults: class (from the heading above), argument, default."""
     homes = {
         name: getattr(module, name)
-        for module in (importlib.import_module("lightning_evo.evolution"), algorithms, models, data, callbacks)
+        for module in (
+            importlib.import_module("lightning_evo.evolution"),
+            algorithms,
+            predictors,
+            genome,
+            models,
+            data,
+            callbacks,
+        )
         for name in module.__all__
     }
     cases = []

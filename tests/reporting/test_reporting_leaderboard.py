@@ -164,3 +164,31 @@ def test_reading_needs_neither_torch_nor_lightning(run):
     )
     done = subprocess.run([sys.executable, "-c", code, str(run)], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+LAYERS = ["Conv2d (16, 8, 8) kernel=3 stride=1", "ReLU (16, 8, 8)", "Flatten 1024", "Linear 10"]
+
+
+@pytest.fixture
+def layers_run(tmp_path):
+    with ArchiveWriter(tmp_path / "layers") as writer:
+        writer.set_meta("objectives", [{"monitor": "val_acc", "mode": "max"}])
+        genome = Genome({"model.init_args.layers": LAYERS, "model.init_args.lr": 0.1})
+        writer.record_candidate(Candidate(0, genome), queued=0.0)
+        writer.record_result(0, Result("completed", (0.9,), metrics={"val_acc": 0.9}))
+    return tmp_path / "layers"
+
+
+@pytest.mark.parametrize("width", [60, 200])
+def test_layers_stand_one_below_the_other_in_columns(layers_run, monkeypatch, width):
+    shown = table(layers_run, monkeypatch, width)
+    rows = [line for line in shown.splitlines() if "(16, 8, 8)" in line or "10" in line]
+    starts = [line.index(what) for line, what in zip(rows, ["(16, 8, 8)", "(16, 8, 8)", "1024", "10"], strict=True)]
+    assert len(set(starts)) == 1
+    assert "lr=0.1" in shown or "0.1 " in shown
+
+
+def test_layers_are_a_list_for_programs(layers_run):
+    assert json.loads(leaderboard(layers_run, format="json"))[0]["model.init_args.layers"] == LAYERS
+    (row,) = csv.DictReader(io.StringIO(leaderboard(layers_run, format="csv")))
+    assert json.loads(row["model.init_args.layers"]) == LAYERS

@@ -20,6 +20,7 @@ bit each, and so have powers of two, so that a network that reads the rows needs
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from lightning_evo.genome.templates.layers import ACTIVATIONS, DEPTHWISE, NORMS, POOLS, Layer
 
@@ -106,7 +107,7 @@ def read_layer(numbers: Sequence[float]) -> Layer | None:
         return None
     kinds = _FAMILIES[family]
     kind = kinds[max(range(len(kinds)), key=lambda i: numbers[_KIND_BIT + i])]
-    found = {}
+    found: dict[str, Any] = {}
     for name, (first, width, less, unit) in _FIELDS.get(kind, {}).items():
         code = less
         for at in range(width):

@@ -98,7 +98,8 @@ def _resolution(template: Template) -> dict[str, float]:
     """The maps' sides (geometric means of height and width) and what a pixel of the last map sees."""
     side = start = _side(template.input_shape)
     sides: list[float] = []
-    field, step, early, seen, large, pixels = 1.0, 1.0, 1.0, 1.0, 0, 0
+    field, step, early, seen, told, large, pixels = 1.0, 1.0, 1.0, 1.0, 0.0, 0, 0
+    before: Sequence[int] = template.input_shape
     for layer, shape in zip(template.layers, template.shapes, strict=True):
         if len(shape) == 1:
             break
@@ -106,6 +107,9 @@ def _resolution(template: Template) -> dict[str, float]:
             field += (layer.kernel - 1) * step
             step *= layer.stride
             seen *= min(1.0, layer.kernel / layer.stride) ** 2
+        if layer.kind == "Conv2d":
+            told += math.log2(min(layer.kernel, before[1]) * min(layer.kernel, before[2]))
+        before = shape
         side = _side(shape)
         if layer.kind == "Conv2d":
             sides.append(side)
@@ -123,6 +127,9 @@ def _resolution(template: Template) -> dict[str, float]:
         "convs_at_high_resolution": float(large),
         "convs_on_one_pixel": float(pixels),
         "share_of_pixels_seen": seen,
+        # How many places the weights can tell apart: by the kernels, and by those of the last map; not more than there are.
+        "log_places_kernels": min(told, math.log2(start**2 * seen)),
+        "log_places": min(told + 2 * math.log2(side), math.log2(start**2 * seen)),
         "receptive_field": field,
         "receptive_share": min(1.0, field / start),
         "log_reduction": math.log2(step),

@@ -36,7 +36,7 @@ class SequenceGene(Protocol):
 
 
 class Layers(Gene):
-    """The layers of a convolutional classifier, of any number: a list of lines such as ``Conv2d (16, 8, 8) kernel=3 stride=1``.
+    """The layers of a convolutional classifier, of any number: lines such as ``Conv2d (16, 8, 8) kernel=3 stride=1``.
 
     Every value is a repaired template (see :func:`~lightning_evo.genome.templates.repair.repair`): it builds, keeps to
     these ranges, and its lines say each layer's output shape. It lives at ``model.init_args.layers`` of
@@ -83,9 +83,9 @@ class Layers(Gene):
         ValueError: If no network is possible, limits contradict each other, or a number doesn't fit the 32 bits per layer
             of :mod:`~lightning_evo.genome.templates.encoding`.
 
-    >>> gene = Layers([1, 8, 8], 10, max_conv=1, max_linear=1, norm_probability=0.0)
+    >>> gene = Layers([1, 8, 8], 10, max_conv=1, max_linear=1, norm_probability=0.0, residual_probability=0.0)
     >>> gene.sample(random.Random(0))
-    ['Conv2d (32, 4, 4) kernel=1 stride=2', 'ReLU (32, 4, 4)', 'Flatten 512', 'Linear 10']
+    ['Conv2d (32, 4, 4) kernel=7 stride=2', 'ELU (32, 4, 4)', 'GlobalAvgPool (32, 1, 1)', 'Flatten 32', 'Linear 10']
     """
 
     def __init__(
@@ -198,11 +198,11 @@ class Layers(Gene):
             rng: Source of all randomness.
             kind: Which crossover (a name in ``crossovers``); default: drawn by their weights.
         """
-        parents = [list(self.template(value).layers) for value in (first, second)]
+        one_parent, other_parent = (list(self.template(value).layers) for value in (first, second))
         one, two = first, second
         for _ in range(_ATTEMPTS if first != second else 0):
             name = kind or rng.choices(list(self.crossovers), list(self.crossovers.values()))[0]
-            one, two = (self._fit(child).lines for child in CROSSOVERS[name](self, *parents, rng))
+            one, two = (self._fit(child).lines for child in CROSSOVERS[name](self, one_parent, other_parent, rng))
             if not {tuple(one), tuple(two)} <= {tuple(first), tuple(second)}:
                 break
         return one, two
@@ -218,11 +218,8 @@ class Layers(Gene):
             raise ValueError(f"{len(value)} layers; repaired, there are {len(fitted)}, the last {fitted[-1]!r}")
 
     def extremes(self) -> list[Value]:
-        """The smallest template, the largest, and ones that have each kind of layer and number."""
-        found = []
-        for seed in range(8):
-            found.append(self.sample(random.Random(seed)))
-        return [self._bounded(0), self._bounded(-1), *found]
+        """The smallest template, a largest, and a few samples."""
+        return [self._bounded(0), self._bounded(-1), *(self.sample(random.Random(seed)) for seed in range(8))]
 
     def canonical(self, value: Value) -> list[str]:
         return self.template(value).lines
@@ -329,7 +326,7 @@ class Layers(Gene):
         conv = Layer("Conv2d", self.channels[at], self.kernels[at], self.strides[-1 - at])
         hidden = Layer("Linear", self.widths[at])
         if at == 0:
-            return self._fit([*[conv] * self.min_conv, *[hidden] * (self.min_linear - 1)]).lines
+            return self._fit([*[conv] * self.min_conv, Layer("GlobalAvgPool"), *[hidden] * (self.min_linear - 1)]).lines
         extras = [Layer(self.norms[0]), Layer(self.activations[0]), Layer("Dropout", rate=self.rates[0])]
         join = Layer("Residual", back=4)
         maps = [conv, *extras, join] * self.max_conv

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 __all__ = [
     "ACTIVATIONS",
@@ -58,7 +58,7 @@ class Layer(NamedTuple):
     back: int = 0
 
 
-_WINDOW = {"kernel": int, "stride": int}
+_WINDOW: dict[str, type] = {"kernel": int, "stride": int}
 _OPTIONS: dict[str, dict[str, type]] = {
     "Conv2d": {**_WINDOW, "groups": int},
     "MaxPool2d": _WINDOW,
@@ -172,9 +172,10 @@ def _read_size(kind: str, text: str | None) -> int:
     return int(first)
 
 
-def _read_options(kind: str, words: Sequence[str]) -> dict:
+def _read_options(kind: str, words: Sequence[str]) -> dict[str, Any]:
     known = _OPTIONS.get(kind, {})
-    given: dict = {}
+    given: dict[str, Any] = {}
+    value: int | float
     for word in words:
         name, equals, text = word.partition("=")
         if word == "depthwise" and kind == "Conv2d":

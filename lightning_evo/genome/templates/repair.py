@@ -223,7 +223,7 @@ class _Walk:
 
 
 def window(side: int, kernel: int, stride: int) -> int:
-    """The side of a convolution's output: it pads by ``(kernel - 1) // 2``, so that an odd kernel without a stride keeps it."""
+    """The side of a convolution's output; padded by ``(kernel - 1) // 2``, an odd kernel without a stride keeps it."""
     return (side + 2 * ((kernel - 1) // 2) - kernel) // stride + 1
 
 

@@ -1,4 +1,4 @@
-"""How well does a template pass on what tells images apart, before any training? Mean-field estimates, without building it."""
+"""How well does a template pass on what tells images apart? Mean-field estimates, without building or training it."""
 
 from __future__ import annotations
 
@@ -27,45 +27,57 @@ def signal(template: Template) -> dict[str, float]:
         mean square at the scores. ``speed_*``: how much a step changes the scores through the first layer, the head, the
         strongest layer and all layers.
     """
-    squares, apart, fans = [1.0], [1.0], []
+    squares, apart, noises, fans = [1.0], [1.0], [0.0], []
     for i, layer in enumerate(template.layers):
-        square, different = squares[-1], apart[-1]
+        square, different, noise = squares[-1], apart[-1], noises[-1]
         fan = 0.0
         if layer.kind in ("Conv2d", "Linear"):
             fan, weights = _inputs(layer, template.before(i))
             square = (square * fan / weights + 1 / weights) / 3
-            different *= fan / weights / 3
+            different, noise = different * fan / weights / 3, noise * fan / weights / 3
         elif layer.kind in ACTIVATIONS:
+            before = different
             square, different = _activated(layer, square, different)
+            noise *= different / before
         elif layer.kind == "BatchNorm2d":
-            square = different = 1.0
+            # What images have in common goes; what differs, dropout's noise included, has a variance of 1 afterwards.
+            square, different = 1.0, different / max(different + noise, _TINY)
+            noise = 1 - different
         elif layer.kind == "LayerNorm":
-            square, different = 1.0, different / max(square, _TINY)
+            square, different, noise = 1.0, different / square, noise / square
+        elif layer.kind == "Dropout":
+            odds = layer.rate / (1 - layer.rate)
+            square, noise = square * (1 + odds), noise + square * odds
         elif layer.kind in ("AvgPool2d", "MaxPool2d", "GlobalAvgPool"):
             size = math.prod(template.before(i)[1:]) if layer.kind == "GlobalAvgPool" else layer.kernel**2
             kept = size ** (-0.25 if layer.kind == "MaxPool2d" else -0.5)
-            square, different = square - different * (1 - kept), different * kept
+            square, different, noise = square - different * (1 - kept), different * kept, noise * kept**2
         elif (source := template.sources[i]) is not None:
             share = 1.0 if template.projection(i) is None else 1 / 3
             square, different = square + share * squares[source], different + share * apart[source]
+            noise += share * noises[source]
         squares.append(max(square, _TINY))
         apart.append(max(different, _TINY))
+        noises.append(noise)
         fans.append(fan)
     logs = [math.log10(value) for value in apart]
     # Of each weight layer: inputs, and half a logarithm per variance.
-    speeds = [
-        math.log10(fan) + (logs[i] + logs[-1] - logs[i + 1]) / 2 for i, fan in enumerate(fans) if fan > 0
-    ]
+    speeds = [math.log10(fan) + (logs[i] + logs[-1] - logs[i + 1]) / 2 for i, fan in enumerate(fans) if fan > 0]
+    inputs = [math.log10(fan) for fan in fans if fan > 0]
     return {
         "signal_scores": logs[-1],
         "signal_features": logs[-2],
         "signal_least": min(logs),
         "signal_share": logs[-1] - math.log10(squares[-1]),
         "signal_mean": sum(logs) / len(logs),
+        "signal_to_noise": min(3.0, logs[-1] - math.log10(noises[-1] + _TINY)),
         "speed_first": speeds[0],
         "speed_head": speeds[-1],
         "speed_most": max(speeds),
+        "speed_mean": sum(speeds) / len(speeds),
         "speed_all": math.log10(sum(10**speed for speed in speeds)),
+        "inputs_least": min(inputs),
+        "inputs_mean": sum(inputs) / len(inputs),
     }
 
 

@@ -35,9 +35,7 @@ def test_version_1_of_the_layout_is_what_the_table_says():
         Layer("Dropout", rate=0.5): "00000010 000000 0111110100 00000000",
         Layer("Residual", back=3): "00000001 000011 000000000000000000",
     }
-    assert {layer: text(layer) for layer in known} == {
-        layer: bits.replace(" ", "") for layer, bits in known.items()
-    }
+    assert {layer: text(layer) for layer in known} == {layer: bits.replace(" ", "") for layer, bits in known.items()}
 
 
 def test_every_layer_of_repaired_templates_comes_back_exactly():

@@ -54,7 +54,6 @@ def test_a_mutant_differs_from_its_parent(operation):
 
 
 def test_the_only_template_there_is_mutates_to_itself():
-    gene = make(min_conv=0, max_conv=0, max_linear=1, activation_probability=0, norm_probability=0)
     gene = make(
         max_conv=0,
         min_conv=0,
@@ -117,14 +116,13 @@ def test_crossover_takes_from_both_parents_of_different_lengths():
     assert len(lengths) > 100
 
 
-def test_homologous_crossover_of_a_parent_and_its_mutant_gives_the_two_or_something_between():
+def test_children_of_homologous_crossover_are_about_as_long_as_their_parents():
     gene = make(crossovers={"homologous": 1.0}, residual_probability=0.0)
     first = gene.template(["Conv2d 8", "ReLU", "Conv2d 16", "ReLU", "Conv2d 32", "ReLU", "Linear 32", "ReLU"]).lines
     second = gene.template(["Conv2d 8", "ReLU", "Conv2d 16", "ReLU", "Linear 64", "ReLU"]).lines
-    allowed = [len(first), len(second)]
     rng = random.Random(0)
     children = [child for _ in range(100) for child in gene.crossover(first, second, rng)]
-    assert {len(child) for child in children} == set(allowed)
+    assert {len(child) for child in children} <= set(range(len(second), len(first) + 1))
     assert len({json.dumps(child) for child in children}) > 2
 
 
@@ -262,7 +260,10 @@ def test_the_smallest_and_the_largest_template_are_among_the_extremes():
         ("Conv2d 16", "is not a list of lines"),
         (["Conv2d 16"], "layer 1: 'Conv2d 16' doesn't fit here; repaired, the line is 'Conv2d .16, 16, 16."),
         (["Conv2d (16, 16, 16) kernel=9 stride=1", "Flatten 4096", "Linear 10"], "repaired, the line is .*kernel=7"),
-        (["Conv2d (16, 16, 16) kernel=3 stride=1", "Flatten 4096"], "2 layers; repaired, there are 3, the last 'Linear"),
+        (
+            ["Conv2d (16, 16, 16) kernel=3 stride=1", "Flatten 4096"],
+            "2 layers; repaired, there are 3, the last 'Linear",
+        ),
         (["Bogus"], "'Bogus' is no layer"),
     ],
 )

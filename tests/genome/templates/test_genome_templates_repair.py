@@ -160,7 +160,14 @@ def test_a_projection_exists_exactly_where_a_convolution_of_one_pixel_gives_that
 def test_missing_layers_are_added_and_surplus_ones_dropped_from_the_end():
     assert kinds(repaired(["ReLU"], min_conv=2, min_linear=3)) == ["ReLU", *["Conv2d"] * 2, "Flatten", *["Linear"] * 3]
     lines = ["Conv2d 4", "ReLU", "Conv2d 5", "Conv2d 6", "Linear 7", "Linear 8"]
-    assert kinds(repaired(lines, max_conv=2, max_linear=2)) == ["Conv2d", "ReLU", "Conv2d", "Flatten", "Linear", "Linear"]
+    assert kinds(repaired(lines, max_conv=2, max_linear=2)) == [
+        "Conv2d",
+        "ReLU",
+        "Conv2d",
+        "Flatten",
+        "Linear",
+        "Linear",
+    ]
     assert kinds(repaired(lines, max_layers=7)) == ["Conv2d", "Conv2d", "Conv2d", "Flatten", *["Linear"] * 3]
     assert kinds(repaired(lines, max_layers=5, min_conv=1)) == ["Conv2d", "Flatten", *["Linear"] * 3]
     assert kinds(repaired(lines, max_layers=4)) == ["Flatten", *["Linear"] * 3]

@@ -1,0 +1,109 @@
+"""Which space was searched? The genes that a run's archive describes, built anew."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
+from typing import Any, get_args, get_origin, get_type_hints
+
+from lightning_evo.archive.errors import ArchiveError
+from lightning_evo.archive.reader import Archive
+from lightning_evo.genome import Gene, SearchSpace
+
+__all__ = ["read_space"]
+
+
+def read_space(archive: Archive) -> SearchSpace:
+    """The search space of a run, from what its archive says of it.
+
+    A user's own genes must be importable, and keep their constructor's arguments under the arguments' names.
+
+    Args:
+        archive: Of a search that has begun.
+
+    Raises:
+        ArchiveError: If nothing is said of a space, a gene's class can't be imported, or it didn't keep its arguments.
+    """
+    described = archive.meta.get("search", {}).get("evolution", {}).get("space")
+    if not isinstance(described, Mapping) or not described:
+        raise ArchiveError(f"{archive.run}: the archive doesn't say what was searched")
+    genes = {}
+    for path, description in described.items():
+        try:
+            genes[path] = _gene(description)
+        except (ValueError, TypeError) as error:
+            raise ArchiveError(f"{archive.run}: the gene at {path} can't be built anew: {error}") from None
+    try:
+        return SearchSpace(genes)
+    except ValueError as error:
+        raise ArchiveError(f"{archive.run}: the search space can't be built anew: {error}") from None
+
+
+def _gene(description: Any) -> Gene:
+    """What ``lightning_evo.evolution.description.describe`` described."""
+    if not isinstance(description, Mapping) or set(description) != {"class_path", "init_args"}:
+        raise ValueError(f"{description!r} is not a class_path with its init_args")
+    path, given = description["class_path"], description["init_args"]
+    kind = _imported(path)
+    if not (inspect.isclass(kind) and issubclass(kind, Gene)):
+        raise ValueError(f"{path} is no gene")
+    hints = _hints(kind)
+    gene = kind(**{name: _argument(value, hints.get(name, set())) for name, value in given.items()})
+    for name in inspect.signature(kind).parameters:
+        # What the gene keeps would be in the description, unless its class took no such argument then.
+        if name not in given and name not in vars(gene) and f"_{name}" not in vars(gene):
+            raise ValueError(f"{path} doesn't keep its argument {name!r} under that name, so nobody knows what it was")
+    return gene
+
+
+def _argument(value: Any, hints: set[Any]) -> Any:
+    """A constructor's argument: what was a function or a gene becomes one again, everything else is plain data."""
+    if isinstance(value, str) and Callable in hints and str not in hints:
+        return _imported(value)
+    if isinstance(value, list):
+        return [_argument(element, hints) for element in value]
+    if isinstance(value, Mapping) and any(inspect.isclass(hint) and issubclass(hint, Gene) for hint in hints):
+        if "class_path" in value:
+            return _gene(value)
+        return {key: _argument(element, hints) for key, element in value.items()}
+    return value
+
+
+def _hints(kind: type) -> dict[str, set[Any]]:
+    """All types that are named in the annotation of each of a constructor's arguments."""
+
+    def named(hint: Any) -> Iterator[Any]:
+        yield get_origin(hint) or hint
+        for part in get_args(hint):
+            # The parts of a function's type say nothing of the argument itself.
+            if get_origin(hint) is not Callable:
+                yield from named(part)
+
+    try:
+        hints = get_type_hints(kind.__init__)  # type: ignore[misc]
+    except Exception:  # an annotation that exists for type checkers alone
+        return {}
+    return {name: set(named(hint)) for name, hint in hints.items()}
+
+
+def _imported(path: str) -> Any:
+    """What an import path names.
+
+    Raises:
+        ValueError: If it can't be imported.
+    """
+    parts = str(path).split(".")
+    # A class may lie within another one: the module's name is the longest that can be imported.
+    for length in range(len(parts) - 1, 0, -1):
+        try:
+            found: Any = import_module(".".join(parts[:length]))
+        except ImportError:
+            continue
+        try:
+            for part in parts[length:]:
+                found = getattr(found, part)
+        except AttributeError:
+            break
+        return found
+    raise ValueError(f"{path} can't be imported here")

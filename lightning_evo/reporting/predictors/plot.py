@@ -1,0 +1,158 @@
+"""What does a report on predictors look like as a picture? Learning curves, and predictions beside the truth."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning_evo.reporting.predictors.report import Evaluation, PredictorReport
+
+__all__ = ["check_plot", "plot"]
+
+FIGURES = {"r2": "R²", "tau": "Kendall τ", "spearman": "Spearman"}
+"""What is drawn against the number of results, and its name."""
+
+_COLOURS = ("#4053d3", "#ddb310", "#b51d14", "#00beff", "#fb49b0", "#00b25d", "#888888")
+"""Easily told apart, also by those who see fewer colours."""
+
+_IN_A_ROW = 4
+_STATIC = (".png", ".svg", ".pdf")
+
+
+def check_plot(path: Path) -> None:
+    """Raise ``ValueError`` where :func:`plot` couldn't draw to this path."""
+    ending = path.suffix.lower()
+    if ending != ".html" and ending not in _STATIC:
+        raise ValueError(f"plot: {path} ends in none of .html, {', '.join(_STATIC)}")
+    if ending in _STATIC and importlib.util.find_spec("matplotlib") is None:
+        raise ValueError(f"plot: {path} needs matplotlib, which is not installed; .html needs nothing more")
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"plot: {path.parent} is no directory")
+
+
+def plot(report: PredictorReport, path: Path) -> None:
+    """Draw the report.
+
+    Args:
+        report: What to draw.
+        path: ``.html`` is a page of its own, which needs no network; ``.png``, ``.svg`` and ``.pdf`` need matplotlib.
+
+    Raises:
+        ValueError: For another ending, or where matplotlib is needed and missing.
+    """
+    check_plot(path)
+    evaluations = [evaluation for evaluation in report.evaluations if evaluation.points]
+    title = (
+        f"{report.results.objective.monitor}: {len(report.results.genomes)} results, {report.held_out} held out, "
+        f"{report.repeats} repeats"
+    )
+    draw = _draw_html if path.suffix.lower() == ".html" else _draw_static
+    draw(report, evaluations, title, path)
+
+
+def _draw_html(report: PredictorReport, evaluations: Sequence[Evaluation], title: str, path: Path) -> None:
+    from plotly.graph_objects import Figure, Scatter
+    from plotly.subplots import make_subplots
+
+    panels = _panels(evaluations)
+    figure: Figure = make_subplots(
+        rows=len(panels),
+        cols=12,
+        specs=[[cell for width in row for cell in ({"colspan": width}, *[None] * (width - 1))] for row in panels],
+        subplot_titles=[*FIGURES.values(), *map(_named, evaluations)],
+    )
+    for number, evaluation in enumerate(evaluations):
+        colour = _COLOURS[number % len(_COLOURS)]
+        shared = {"name": evaluation.name, "legendgroup": evaluation.name, "marker": {"color": colour}}
+        for column, figure_name in enumerate(FIGURES):
+            models, means, spreads = _curve(report, evaluation, figure_name)
+            figure.add_trace(
+                Scatter(
+                    x=models,
+                    y=means,
+                    error_y={"type": "data", "array": spreads, "thickness": 1, "width": 3},
+                    mode="lines+markers",
+                    showlegend=column == 0,
+                    **shared,
+                ),
+                row=1,
+                col=1 + 4 * column,
+            )
+        row, place = divmod(number, _IN_A_ROW)
+        at = {"row": row + 2, "col": 1 + sum(panels[row + 1][:place])}
+        true, mean, std = zip(*evaluation.scatter, strict=True)
+        low, high = _range(report)
+        figure.add_trace(
+            Scatter(x=[low, high], y=[low, high], mode="lines", line={"color": "#999", "dash": "dot"}, hoverinfo="skip",
+                    showlegend=False),
+            **at,
+        )  # fmt: skip
+        figure.add_trace(
+            Scatter(x=true, y=mean, customdata=std, mode="markers", showlegend=False, **shared, opacity=0.6,
+                    hovertemplate="true %{x:.4g}<br>predicted %{y:.4g} ± %{customdata:.2g}"),
+            **at,
+        )  # fmt: skip
+        figure.update_xaxes(title_text=f"true {report.results.objective.monitor}", **at)
+        figure.update_yaxes(title_text="predicted" if place == 0 else None, **at)
+    for column in range(len(FIGURES)):
+        figure.update_xaxes(title_text="results learned from", type="log", tickvals=list(report.models),
+                            ticktext=[str(models) for models in report.models], row=1, col=1 + 4 * column)  # fmt: skip
+    figure.update_layout(title_text=title, template="plotly_white", height=400 * len(panels), legend_title_text="predictor")
+    figure.write_html(path, include_plotlyjs=True)
+
+
+def _draw_static(report: PredictorReport, evaluations: Sequence[Evaluation], title: str, path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    panels = _panels(evaluations)
+    figure = pyplot.figure(figsize=(14, 4 * len(panels)), constrained_layout=True)
+    grid = figure.add_gridspec(len(panels), 12)
+    axes: list[list[Any]] = [
+        [figure.add_subplot(grid[row, sum(widths[:i]) : sum(widths[: i + 1])]) for i in range(len(widths))]
+        for row, widths in enumerate(panels)
+    ]
+    for number, evaluation in enumerate(evaluations):
+        colour = _COLOURS[number % len(_COLOURS)]
+        for panel, (figure_name, label) in zip(axes[0], FIGURES.items(), strict=True):
+            models, means, spreads = _curve(report, evaluation, figure_name)
+            panel.errorbar(models, means, yerr=spreads, marker="o", capsize=3, color=colour, label=evaluation.name)
+            panel.set(title=label, xlabel="results learned from", xscale="log")
+            panel.set_xticks(list(report.models), [str(count) for count in report.models], minor=False)
+        panel = axes[1 + number // _IN_A_ROW][number % _IN_A_ROW]
+        true, mean, _ = zip(*evaluation.scatter, strict=True)
+        panel.plot(_range(report), _range(report), color="#999999", linestyle=":")
+        panel.scatter(true, mean, color=colour, alpha=0.6, s=12)
+        panel.set(title=_named(evaluation), xlabel=f"true {report.results.objective.monitor}", ylabel="predicted")
+    if evaluations:
+        axes[0][0].legend()
+    figure.suptitle(title)
+    figure.savefig(path)
+    pyplot.close(figure)
+
+
+def _panels(evaluations: Sequence[Evaluation]) -> list[list[int]]:
+    """The widths, in twelfths, of the panels in each row: the learning curves, then the predictors."""
+    rows = math.ceil(len(evaluations) / _IN_A_ROW)
+    wide = 12 // max(1, min(len(evaluations), _IN_A_ROW))
+    return [[4] * len(FIGURES), *[[wide] * (12 // wide)] * rows]
+
+
+def _named(evaluation: Evaluation) -> str:
+    return f"{evaluation.name}, learned from {evaluation.models}"
+
+
+def _curve(report: PredictorReport, evaluation: Evaluation, figure: str) -> tuple[list[int], list[float], list[float]]:
+    """Numbers of results, means and standard deviations; where one is not known, it is left out."""
+    points = [(models, *evaluation.at(models, figure)) for models in report.models]
+    known = [point for point in points if math.isfinite(point[1])]
+    return [models for models, *_ in known], [mean for _, mean, _ in known], [std for *_, std in known]
+
+
+def _range(report: PredictorReport) -> tuple[float, float]:
+    return min(report.results.fitness), max(report.results.fitness)

@@ -1,0 +1,130 @@
+"""What do predictors learn from? The finished results of one search or several over the same space."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lightning_evo.archive import Archive, ArchiveError, read_space
+from lightning_evo.genome import COMPLETED, Genome, Objective, SearchSpace, SpaceError
+
+__all__ = ["Results", "load_results"]
+
+
+@dataclass(frozen=True)
+class Results:
+    """Genomes with their fitness by one objective, each phenotype once.
+
+    Args:
+        space: What was searched.
+        objective: What the fitness is.
+        counts: How many results each archive gave, by the place given.
+        genomes: What was trained.
+        fitness: In the objective's own units; the mean where a phenotype was trained several times.
+        costs: What each cost (``params``, ``flops``, ...), as far as measured.
+    """
+
+    space: SearchSpace
+    objective: Objective
+    counts: Mapping[str, int]
+    genomes: list[Genome] = field(default_factory=list)
+    fitness: list[float] = field(default_factory=list)
+    costs: list[Mapping[str, float]] = field(default_factory=list)
+
+    @property
+    def higher_is_better(self) -> list[float]:
+        """The fitness as predictors learn it."""
+        return [value * self.objective.weight for value in self.fitness]
+
+
+def load_results(locations: Sequence[str | Path], monitor: str | None = None) -> Results:
+    """The completed results with a finite fitness, those answered by others left out.
+
+    Args:
+        locations: Directories, archive files or database URLs of searches, running ones included.
+        monitor: Which objective; default: the first.
+
+    Raises:
+        ArchiveError: If an archive can't be read, or its space can't be built anew.
+        ValueError: If they aren't searches of the same space for the same objectives, or there is no such objective.
+    """
+    if not locations:
+        raise ValueError("locations is empty: give at least one search")
+    first, *others = [_open(location) for location in locations]
+    objectives, space = first.objectives, first.space
+    objective = next((o for o in objectives if monitor in (None, o.monitor)), None)
+    if objective is None:
+        raise ValueError(f"monitor: {monitor!r} is no objective of {first.place}, which optimised {_named(objectives)}")
+    for other in others:
+        if other.objectives != objectives:
+            raise ValueError(
+                f"{other.place} optimised {_named(other.objectives)}, {first.place} {_named(objectives)}: "
+                "give searches for the same objectives"
+            )
+        _check_space(other, first)
+    groups: dict[str, list[tuple[Genome, float, Mapping[str, float]]]] = {}
+    counts = {}
+    for each in (first, *others):
+        rows = each.rows(objectives.index(objective))
+        counts[each.place] = len(rows)
+        for row in rows:
+            groups.setdefault(space.phenotype(row[0]), []).append(row)
+    results = Results(space, objective, counts)
+    for group in groups.values():
+        genome, _, cost = group[0]
+        results.genomes.append(genome)
+        results.fitness.append(math.fsum(value for _, value, _ in group) / len(group))
+        results.costs.append(cost)
+    return results
+
+
+@dataclass(frozen=True)
+class _Search:
+    """What one archive holds."""
+
+    place: str
+    space: SearchSpace
+    objectives: list[Objective]
+    told: list[tuple[Genome, tuple[float, ...], Mapping[str, float]]]
+
+    def rows(self, index: int) -> list[tuple[Genome, float, Mapping[str, float]]]:
+        """Genome, fitness by the objective of this index, and costs."""
+        return [(genome, fitness[index], cost) for genome, fitness, cost in self.told if math.isfinite(fitness[index])]
+
+
+def _open(location: str | Path) -> _Search:
+    with Archive(location) as archive:
+        objectives = archive.objectives
+        if not objectives:
+            raise ArchiveError(f"{location}: the archive doesn't say what was optimised")
+        try:
+            space = read_space(archive)
+        except ArchiveError as error:
+            raise ArchiveError(f"{location}: {error}") from None
+        told = [
+            (candidate.genome, result.fitness, result.cost)
+            for candidate, result in archive.events()
+            if result is not None
+            and candidate.duplicate_of is None
+            and result.status == COMPLETED
+            and result.fitness is not None
+        ]
+    return _Search(str(location), space, objectives, told)
+
+
+def _check_space(other: _Search, first: _Search) -> None:
+    """Raise ``ValueError`` unless every genome of the other search lies in the first one's space."""
+    try:
+        if set(other.space) != set(first.space):
+            missing = sorted(set(first.space) ^ set(other.space))
+            raise SpaceError(f"only one of them has {', '.join(missing)}")
+        for genome, _, _ in other.told:
+            first.space.validate(genome)
+    except SpaceError as error:
+        raise ValueError(f"{other.place} searched another space than {first.place}: {error}") from None
+
+
+def _named(objectives: Sequence[Objective]) -> str:
+    return ", ".join(f"{objective.monitor} ({objective.mode})" for objective in objectives)

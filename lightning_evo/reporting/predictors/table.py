@@ -1,0 +1,107 @@
+"""What does a report on predictors look like in a terminal?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from rich.console import Console, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from lightning_evo.reporting.predictors.prescreens import Agreement, PrescreenRecord
+from lightning_evo.reporting.predictors.report import Evaluation, PredictorReport
+
+__all__ = ["as_text"]
+
+
+def as_text(report: PredictorReport) -> str:
+    """The report as tables that fit the terminal's width."""
+    console = Console()
+    parts: list[RenderableType] = [_learning(report), _notes(report)]
+    for record in report.prescreens:
+        parts += ["", _quality(record), _agreements(record)] if record.quality else ["", _agreements(record)]
+    with console.capture() as captured:
+        for part in parts:
+            console.print(part)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())
+
+
+def _learning(report: PredictorReport) -> Table:
+    results = report.results
+    places = list(results.counts)
+    where = places[0] if len(places) == 1 else f"{len(places)} searches"
+    table = Table(
+        title=Text(
+            f"{where}: {results.objective.monitor} of {len(results.genomes)} results; mean ± standard deviation over "
+            f"{report.repeats} repeats, judged on {report.held_out} that were held out"
+        ),
+        title_justify="left",
+        title_style="bold",
+    )
+    table.add_column("predictor", overflow="fold")
+    for title in ("learned from", "R²", "Kendall τ", "Spearman", "within 2 std", "s per fit"):
+        table.add_column(title, justify="right")
+    for evaluation in report.evaluations:
+        for number, models in enumerate(report.models):
+            last = number == len(report.models) - 1
+            table.add_row(
+                escape(evaluation.name) if number == 0 else "", str(models), *_figures(evaluation, models), end_section=last
+            )
+    return table
+
+
+def _figures(evaluation: Evaluation, models: int) -> list[str]:
+    if not any(point.size == models for point in evaluation.points):
+        return ["needs more", *[""] * 4]
+    spread = [_spread(*evaluation.at(models, figure)) for figure in ("r2", "tau", "spearman")]
+    calibration, seconds = (evaluation.at(models, figure)[0] for figure in ("calibration", "fit_seconds"))
+    return [*spread, f"{calibration:.0%}", f"{seconds:.2g}"]
+
+
+def _notes(report: PredictorReport) -> Text:
+    counts = report.results.counts
+    lines = [f"{place}: {count} results" for place, count in counts.items()] if len(counts) > 1 else []
+    if report.sizes:
+        ranked = ", ".join(f"{name} {tau:+.2f}" for name, tau in report.sizes.items())
+        lines.append(f"Kendall τ of size alone, nothing learned: {ranked}")
+    return Text("\n".join(lines))
+
+
+def _quality(record: PrescreenRecord) -> Table:
+    """What the search itself found by cross-validation, as its results arrived."""
+    table = _titled(f"{record.place}: its prescreen's predictor, cross-validated while it ran")
+    for title in ("results", "Kendall τ", "of size alone", "R²", "used", "seconds"):
+        table.add_column(title, justify="right")
+    for one in record.quality:
+        used = Text("yes", style="green") if one.earned else Text("no", style="yellow")
+        numbers = (f"{one.tau:.3f}", f"{one.baseline:.3f}", f"{one.r2:.3f}")
+        table.add_row(str(one.results), *numbers, used, f"{one.seconds:.2g}")
+    return table
+
+
+def _agreements(record: PrescreenRecord) -> Table:
+    table = _titled(f"{record.place}: what was predicted before training, beside the truth")
+    table.add_column("candidates")
+    for title in ("number", "Kendall τ", "R²"):
+        table.add_column(title, justify="right")
+    rows: Sequence[tuple[str, Agreement]] = (
+        ("chosen by the predictor", record.chosen),
+        ("left unfiltered", record.unfiltered),
+    )
+    for name, agreement in rows:
+        table.add_row(name, str(agreement.count), _number(agreement.tau), _number(agreement.r2))
+    return table
+
+
+def _titled(title: str) -> Table:
+    return Table(title=Text(title), title_justify="left", title_style="bold")
+
+
+def _spread(mean: float, std: float) -> str:
+    return f"{mean:.3f} ± {std:.3f}" if math.isfinite(mean) else "-"
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if math.isfinite(value) else "-"
