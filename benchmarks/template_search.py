@@ -28,7 +28,7 @@ from rich.table import Table
 from lightning_evo import Archive, Budget, Evolution, Objective, Workers
 from lightning_evo.algorithms import Algorithm, PredictorSearch, Prescreen, RandomSearch, RegularizedEvolution
 from lightning_evo.genome import Gene, Layers, LogUniform, derive_seed
-from lightning_evo.predictors import ForestPredictor
+from lightning_evo.predictors import GaussianProcessPredictor
 from lightning_evo.training import ConfigTrainable
 from lightning_evo.training.final import finish_candidate
 
@@ -37,8 +37,8 @@ SLOTS = 2
 SEARCHES: dict[str, Callable[[], Algorithm]] = {
     "RandomSearch": RandomSearch,
     "RegularizedEvolution": RegularizedEvolution,
-    "RegularizedEvolution, prescreen": lambda: RegularizedEvolution(prescreen=Prescreen(ForestPredictor())),
-    "PredictorSearch": lambda: PredictorSearch(ForestPredictor()),
+    "RegularizedEvolution, prescreen": lambda: RegularizedEvolution(prescreen=Prescreen(GaussianProcessPredictor())),
+    "PredictorSearch": lambda: PredictorSearch(GaussianProcessPredictor()),
 }
 
 

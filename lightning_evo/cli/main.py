@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ USAGE = f"""lightning-evo {__version__}: evolve any LightningModule from the con
   lightning-evo fit --config CONFIG [--config SEARCH]   search (with an `evolution:` section) or just fit
   lightning-evo validate | test | predict ...           as the LightningCLI does
   lightning-evo leaderboard DIR                         the candidates of a search, best first
+  lightning-evo predictor DIR [DIR ...]                 how well predictors learn from what searches found
   lightning-evo export DIR --to best/                   the winner as a config and a checkpoint of plain Lightning
 
 `lightning-evo COMMAND --help` says more about each.
@@ -94,9 +96,63 @@ def _export(arguments: Sequence[str]) -> None:
         print(path)
 
 
+def _predictor(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(
+        "lightning-evo predictor",
+        description="Train predictors on the results of searches over one space, and judge them on results held out.",
+    )
+    parser.add_argument("directory", nargs="+", help="directory, archive file or database URL of a search")
+    parser.add_argument(
+        "--predictor",
+        nargs="+",
+        metavar="NAME",
+        help="forest, lstm, ensemble, gaussian_process, zero_cost, size (parameters and FLOPs alone) or an import path "
+        "(default: size where it is known, forest, and where there are layers lstm and ensemble)",
+    )
+    parser.add_argument(
+        "--at", nargs="+", type=int, metavar="N", help="learn from so many results (default: 25 50 100 200 400)"
+    )
+    parser.add_argument("--monitor", metavar="METRIC", help="which objective (default: the first)")
+    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="each with others held out (default 5)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="decides what is held out (default 0)")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="also write the numbers here")
+    parser.add_argument(
+        "--plot", type=Path, metavar="PATH", help="also draw here: .html; with matplotlib .png, .svg, .pdf"
+    )
+    asked = parser.parse_args(list(arguments))
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # the user's own genes and predictors
+    from lightning_evo.archive import ArchiveError
+    from lightning_evo.reporting.predictors import as_text, check_plot, plot, predictor_report
+
+    try:
+        if asked.plot is not None:
+            check_plot(asked.plot)  # before minutes of training
+        report = predictor_report(
+            asked.directory,
+            asked.predictor,
+            asked.at,
+            asked.monitor,
+            asked.repeats,
+            asked.seed,
+            said=lambda text: print(text, file=sys.stderr, flush=True),
+        )
+        print(as_text(report))
+        if asked.json is not None:
+            asked.json.write_text(json.dumps(report.to_dict(), indent=1))
+        if asked.plot is not None:
+            plot(report, asked.plot)
+    except (ArchiveError, ValueError, OSError) as error:
+        _refuse(error)
+
+
 def _refuse(error: Exception) -> None:
     print(f"lightning-evo: error: {error}", file=sys.stderr)
     raise SystemExit(2)
 
 
-_READING: dict[str, Callable[[Sequence[str]], None]] = {"leaderboard": _leaderboard, "export": _export}
+_READING: dict[str, Callable[[Sequence[str]], None]] = {
+    "leaderboard": _leaderboard,
+    "predictor": _predictor,
+    "export": _export,
+}

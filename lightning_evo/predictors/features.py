@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy
 from numpy.typing import NDArray
@@ -15,7 +15,9 @@ from lightning_evo.genome import Categorical, Genome, SearchSpace
 from lightning_evo.genome.genes import identity
 from lightning_evo.predictors.proxies import proxy_features
 
-__all__ = ["Features", "OwnFeatures", "fill"]
+__all__ = ["Features", "OwnFeatures", "fill", "remember"]
+
+T = TypeVar("T")
 
 OwnFeatures = Callable[[Mapping[str, Any]], Sequence[float]]
 """From a genome to numbers, always as many."""
@@ -31,7 +33,7 @@ class Features:
       choice, from which a few results already tell how good a choice is wherever it stands;
     - the zero-cost proxies, if any (see :func:`~lightning_evo.predictors.proxies.proxy_features`).
 
-    What was computed once is remembered: an archive is read at every refit.
+    What was computed is remembered, the last 20,000 rows: an archive is read at every refit.
 
     Args:
         space: The search space.
@@ -59,7 +61,7 @@ class Features:
             self.paths = []
             self._own_width = len(self._owned(space.sample(random.Random(0))))
         self._alike = _alike(space, self.paths)
-        self._rows: dict[Genome, list[float]] = {}
+        self._rows: dict[Genome, NDArray[numpy.float64]] = {}
         self.names = [f"{path}[{name}]" if name else path for path in self.paths for name in space[path].feature_names]
         self.names += [f"{_name(own)}[{i}]" for i in range(self._own_width)]
         for paths in self._alike:
@@ -68,17 +70,15 @@ class Features:
 
     def rows(self, genomes: Sequence[Genome]) -> NDArray[numpy.float64]:
         """One row per genome, one column per name in :attr:`names`."""
-        new = list(dict.fromkeys(genome for genome in genomes if genome not in self._rows))
+        rows = {genome: self._rows[genome] for genome in genomes if genome in self._rows}
+        new = list(dict.fromkeys(genome for genome in genomes if genome not in rows))
         measured = self.measure(new) if new and self.proxies and self.measure is not None else [{}] * len(new)
         for genome, values in zip(new, measured, strict=True):
             own = [] if self._own is None else self._owned(genome)
-            self._rows[genome] = [
-                *self._genes(genome),
-                *own,
-                *self._counts(genome),
-                *proxy_features(values, self.proxies),
-            ]
-        return numpy.array([self._rows[genome] for genome in genomes], dtype=numpy.float64).reshape(-1, len(self.names))
+            row = [*self._genes(genome), *own, *self._counts(genome), *proxy_features(values, self.proxies)]
+            rows[genome] = numpy.array(row, dtype=numpy.float64)
+            remember(self._rows, genome, rows[genome])
+        return numpy.array([rows[genome] for genome in genomes]).reshape(-1, len(self.names))
 
     def groups(self) -> list[list[int]]:
         """Columns that only mean something together: the one-hot columns of a gene, its bits, the counts of a group."""
@@ -138,6 +138,13 @@ def fill(rows: NDArray[numpy.float64], learned: NDArray[numpy.float64]) -> NDArr
     finite = numpy.where(numpy.isfinite(learned), learned, math.inf)
     lowest = finite.min(axis=0, initial=math.inf)
     return numpy.where(numpy.isfinite(rows), rows, numpy.where(numpy.isfinite(lowest), lowest - 1.0, 0.0))
+
+
+def remember(store: dict[Genome, T], genome: Genome, value: T, most: int = 20_000) -> None:
+    """Keep a value, and forget the oldest where there are more than ``most``: children outnumber results by far."""
+    store[genome] = value
+    if len(store) > most:
+        del store[next(iter(store))]
 
 
 def _name(function: object) -> str:

@@ -54,7 +54,7 @@ class GaussianProcessPredictor(Predictor):
         >>> genomes = [Genome({f"op{i}": ["skip", "conv"][n >> i & 1] for i in range(4)}) for n in range(16)]
         >>> process = GaussianProcessPredictor().bind(space).fit(genomes[:15], [float(n) for n in range(15)])
         >>> mean, std = process.predict(genomes)
-        >>> int(mean.argmax()), bool(std[15] > std[14])
+        >>> int((mean + std).argmax()), bool(std[15] > std[14])
         (15, True)
     """
 

@@ -161,6 +161,7 @@ def dry_run(*configs: Path) -> Evolution:
         warnings.simplefilter("ignore")
         evolution = DryRun(args=["fit", *arguments], parser_kwargs={**quiet, "fit": dict(quiet)}).made
         evolution.trainable.check(evolution.space, evolution.objectives)
+    evolution.algorithm.measure = lambda genomes: [{} for _ in genomes]  # a search brings what measures proxies
     evolution.algorithm.bind(evolution.space, evolution.objectives, seed=0)
     if evolution.final is not None:
         evolution.trainable.blueprint.check(evolution.trainable.resolve(evolution.final.overrides))

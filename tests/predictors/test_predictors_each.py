@@ -128,6 +128,18 @@ def test_features_of_ones_own_take_the_place_of_the_genes(predictor):
         predictor(features=growing).bind(CELL).fit(genomes, fitness)
 
 
+def test_of_very_many_rows_the_oldest_are_forgotten_and_right_all_the_same(monkeypatch):
+    from lightning_evo.predictors import features
+
+    genomes, _ = results("cell", 50)
+    expected = Features(CELL).rows(genomes)
+    monkeypatch.setattr(features.remember, "__defaults__", (10,))
+    bounded = Features(CELL)
+    for _ in range(2):
+        assert bounded.rows(genomes).tolist() == expected.tolist()
+        assert len(bounded._rows) == 10
+
+
 def test_a_gap_is_filled_below_everything_known_of_its_column():
     learned = np.array([[1.0, np.nan], [3.0, np.nan]])
     assert fill(np.array([[np.nan, 5.0], [7.0, np.nan]]), learned).tolist() == [[0.0, 5.0], [7.0, 0.0]]

@@ -6,7 +6,6 @@ import importlib.util
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from lightning_evo.reporting.predictors.report import Evaluation, PredictorReport
 
@@ -66,7 +65,7 @@ def _draw_html(report: PredictorReport, evaluations: Sequence[Evaluation], title
     )
     for number, evaluation in enumerate(evaluations):
         colour = _COLOURS[number % len(_COLOURS)]
-        shared = {"name": evaluation.name, "legendgroup": evaluation.name, "marker": {"color": colour}}
+        shared = {"name": _short(evaluation), "legendgroup": evaluation.name, "marker": {"color": colour}}
         for column, figure_name in enumerate(FIGURES):
             models, means, spreads = _curve(report, evaluation, figure_name)
             figure.add_trace(
@@ -100,7 +99,12 @@ def _draw_html(report: PredictorReport, evaluations: Sequence[Evaluation], title
     for column in range(len(FIGURES)):
         figure.update_xaxes(title_text="results learned from", type="log", tickvals=list(report.models),
                             ticktext=[str(models) for models in report.models], row=1, col=1 + 4 * column)  # fmt: skip
-    figure.update_layout(title_text=title, template="plotly_white", height=400 * len(panels), legend_title_text="predictor")
+    figure.update_layout(
+        title_text=title,
+        template="plotly_white",
+        height=400 * len(panels),
+        legend={"orientation": "h", "yanchor": "bottom", "y": 1.06, "xanchor": "right", "x": 1.0},
+    )
     figure.write_html(path, include_plotlyjs=True)
 
 
@@ -112,18 +116,18 @@ def _draw_static(report: PredictorReport, evaluations: Sequence[Evaluation], tit
 
     panels = _panels(evaluations)
     figure = pyplot.figure(figsize=(14, 4 * len(panels)), constrained_layout=True)
-    grid = figure.add_gridspec(len(panels), 12)
-    axes: list[list[Any]] = [
-        [figure.add_subplot(grid[row, sum(widths[:i]) : sum(widths[: i + 1])]) for i in range(len(widths))]
-        for row, widths in enumerate(panels)
-    ]
+    rows = figure.subfigures(len(panels), 1, squeeze=False)[:, 0]
+    axes = [row.subplots(1, len(widths), squeeze=False)[0] for row, widths in zip(rows, panels, strict=True)]
+    for unused in axes[-1][len(evaluations) - _IN_A_ROW * (len(panels) - 2) :] if len(panels) > 1 else []:
+        unused.set_axis_off()
     for number, evaluation in enumerate(evaluations):
         colour = _COLOURS[number % len(_COLOURS)]
         for panel, (figure_name, label) in zip(axes[0], FIGURES.items(), strict=True):
             models, means, spreads = _curve(report, evaluation, figure_name)
-            panel.errorbar(models, means, yerr=spreads, marker="o", capsize=3, color=colour, label=evaluation.name)
+            panel.errorbar(models, means, yerr=spreads, marker="o", capsize=3, color=colour, label=_short(evaluation))
             panel.set(title=label, xlabel="results learned from", xscale="log")
-            panel.set_xticks(list(report.models), [str(count) for count in report.models], minor=False)
+            panel.set_xticks(list(report.models), [str(count) for count in report.models])
+            panel.minorticks_off()
         panel = axes[1 + number // _IN_A_ROW][number % _IN_A_ROW]
         true, mean, _ = zip(*evaluation.scatter, strict=True)
         panel.plot(_range(report), _range(report), color="#999999", linestyle=":")
@@ -143,8 +147,13 @@ def _panels(evaluations: Sequence[Evaluation]) -> list[list[int]]:
     return [[4] * len(FIGURES), *[[wide] * (12 // wide)] * rows]
 
 
+def _short(evaluation: Evaluation) -> str:
+    """The name, without the module of an import path."""
+    return evaluation.name.rpartition(".")[2]
+
+
 def _named(evaluation: Evaluation) -> str:
-    return f"{evaluation.name}, learned from {evaluation.models}"
+    return f"{_short(evaluation)} ({evaluation.models})"
 
 
 def _curve(report: PredictorReport, evaluation: Evaluation, figure: str) -> tuple[list[int], list[float], list[float]]:

@@ -89,9 +89,7 @@ def read_prescreens(locations: Sequence[str | Path], objective: Objective) -> li
                 told[bool(row["prescreened"])].append(pair)
         if quality or any(told.values()):
             ordered = sorted(quality, key=lambda one: one.results)
-            records.append(
-                PrescreenRecord(str(location), ordered, Agreement.of(told[True]), Agreement.of(told[False]))
-            )
+            records.append(PrescreenRecord(str(location), ordered, Agreement.of(told[True]), Agreement.of(told[False])))
     return records
 
 

@@ -158,7 +158,9 @@ def predictor_report(
             for name in SIZES
             if all(name in cost for cost in results.costs)
         },
-        evaluations=[evaluate(name, make, results, models, held_out, repeats, seed, said) for name, make in makers.items()],
+        evaluations=[
+            evaluate(name, make, results, models, held_out, repeats, seed, said) for name, make in makers.items()
+        ],
         prescreens=read_prescreens(locations, results.objective),
     )
 
@@ -230,13 +232,21 @@ def _maker(name: str, results: Results) -> Callable[[int], Predictor]:
         made = _imported(name)
 
     def make(seed: int) -> Predictor:
-        return made().bind(results.space, seed)
+        return made().bind(results.space, seed, _measure(results))
 
     try:
         make(0)
     except (TypeError, ValueError) as error:
         raise ValueError(f"predictor {name}: {error}") from None
     return make
+
+
+def _measure(results: Results) -> Measure | None:
+    """Answers with the zero-cost proxies that a search measured for its own predictor, if any did."""
+    if not any(results.proxies):
+        return None
+    known = dict(zip(results.genomes, results.proxies, strict=True))
+    return lambda genomes: [known[genome] for genome in genomes]
 
 
 def _imported(path: str) -> type[Predictor]:
@@ -262,7 +272,8 @@ def _split(count: int, at: Sequence[int] | None, needs: Mapping[str, int]) -> tu
             raise ValueError(f"at: {list(at)} is not a list of numbers of results to learn from, each at least 1")
         models = sorted(set(at))
         if models[-1] < least:
-            raise ValueError(f"at: {list(at)} are fewer results than the {least} that {min(needs, key=needs.get)} needs")
+            modest = min(needs, key=needs.__getitem__)
+            raise ValueError(f"at: {list(at)} are fewer results than the {least} that {modest} needs")
     if models[-1] + LEAST_HELD_OUT > count:
         raise ValueError(
             f"there are {count} finished results and {models[-1] + LEAST_HELD_OUT} are needed: {models[-1]} to learn from "

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from lightning_evo.archive import Archive, ArchiveError, read_space
 from lightning_evo.genome import COMPLETED, Genome, Objective, SearchSpace, SpaceError
@@ -24,6 +25,7 @@ class Results:
         genomes: What was trained.
         fitness: In the objective's own units; the mean where a phenotype was trained several times.
         costs: What each cost (``params``, ``flops``, ...), as far as measured.
+        proxies: The zero-cost proxies that were measured of each before training, by name.
     """
 
     space: SearchSpace
@@ -32,6 +34,7 @@ class Results:
     genomes: list[Genome] = field(default_factory=list)
     fitness: list[float] = field(default_factory=list)
     costs: list[Mapping[str, float]] = field(default_factory=list)
+    proxies: list[Mapping[str, float]] = field(default_factory=list)
 
     @property
     def higher_is_better(self) -> list[float]:
@@ -64,34 +67,39 @@ def load_results(locations: Sequence[str | Path], monitor: str | None = None) ->
                 "give searches for the same objectives"
             )
         _check_space(other, first)
-    groups: dict[str, list[tuple[Genome, float, Mapping[str, float]]]] = {}
+    index = objectives.index(objective)
+    groups: dict[str, list[_Told]] = {}
     counts = {}
     for each in (first, *others):
-        rows = each.rows(objectives.index(objective))
+        rows = [told for told in each.told if math.isfinite(told.fitness[index])]
         counts[each.place] = len(rows)
         for row in rows:
-            groups.setdefault(space.phenotype(row[0]), []).append(row)
+            groups.setdefault(space.phenotype(row.genome), []).append(row)
     results = Results(space, objective, counts)
     for group in groups.values():
-        genome, _, cost = group[0]
-        results.genomes.append(genome)
-        results.fitness.append(math.fsum(value for _, value, _ in group) / len(group))
-        results.costs.append(cost)
+        results.genomes.append(group[0].genome)
+        results.fitness.append(math.fsum(told.fitness[index] for told in group) / len(group))
+        results.costs.append(group[0].cost)
+        results.proxies.append(group[0].proxies)
     return results
 
 
-@dataclass(frozen=True)
-class _Search:
+class _Told(NamedTuple):
+    """A completed candidate."""
+
+    genome: Genome
+    fitness: tuple[float, ...]
+    cost: Mapping[str, float]
+    proxies: Mapping[str, float]
+
+
+class _Search(NamedTuple):
     """What one archive holds."""
 
     place: str
     space: SearchSpace
     objectives: list[Objective]
-    told: list[tuple[Genome, tuple[float, ...], Mapping[str, float]]]
-
-    def rows(self, index: int) -> list[tuple[Genome, float, Mapping[str, float]]]:
-        """Genome, fitness by the objective of this index, and costs."""
-        return [(genome, fitness[index], cost) for genome, fitness, cost in self.told if math.isfinite(fitness[index])]
+    told: list[_Told]
 
 
 def _open(location: str | Path) -> _Search:
@@ -104,7 +112,12 @@ def _open(location: str | Path) -> _Search:
         except ArchiveError as error:
             raise ArchiveError(f"{location}: {error}") from None
         told = [
-            (candidate.genome, result.fitness, result.cost)
+            _Told(
+                candidate.genome,
+                result.fitness,
+                result.cost,
+                {} if candidate.prediction is None else candidate.prediction.proxies,
+            )
             for candidate, result in archive.events()
             if result is not None
             and candidate.duplicate_of is None
@@ -120,8 +133,8 @@ def _check_space(other: _Search, first: _Search) -> None:
         if set(other.space) != set(first.space):
             missing = sorted(set(first.space) ^ set(other.space))
             raise SpaceError(f"only one of them has {', '.join(missing)}")
-        for genome, _, _ in other.told:
-            first.space.validate(genome)
+        for told in other.told:
+            first.space.validate(told.genome)
     except SpaceError as error:
         raise ValueError(f"{other.place} searched another space than {first.place}: {error}") from None
 

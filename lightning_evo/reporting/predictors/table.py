@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
@@ -39,16 +40,17 @@ def _learning(report: PredictorReport) -> Table:
         ),
         title_justify="left",
         title_style="bold",
+        box=SIMPLE_HEAD,
+        collapse_padding=True,
     )
-    table.add_column("predictor", overflow="fold")
-    for title in ("learned from", "R²", "Kendall τ", "Spearman", "within 2 std", "s per fit"):
-        table.add_column(title, justify="right")
+    table.add_column("predictor", overflow="fold", min_width=9)
+    for title in ("models", "R²", "Kendall τ", "Spearman", "≤2 std", "s/fit"):
+        table.add_column(title, justify="right", no_wrap=True)
     for evaluation in report.evaluations:
         for number, models in enumerate(report.models):
+            name = escape(evaluation.name) if number == 0 else ""
             last = number == len(report.models) - 1
-            table.add_row(
-                escape(evaluation.name) if number == 0 else "", str(models), *_figures(evaluation, models), end_section=last
-            )
+            table.add_row(name, str(models), *_figures(evaluation, models), end_section=last)
     return table
 
 
@@ -96,11 +98,11 @@ def _agreements(record: PrescreenRecord) -> Table:
 
 
 def _titled(title: str) -> Table:
-    return Table(title=Text(title), title_justify="left", title_style="bold")
+    return Table(title=Text(title), title_justify="left", title_style="bold", box=SIMPLE_HEAD, collapse_padding=True)
 
 
 def _spread(mean: float, std: float) -> str:
-    return f"{mean:.3f} ± {std:.3f}" if math.isfinite(mean) else "-"
+    return f"{mean:.3f} ± {std:.2f}" if math.isfinite(mean) else "-"
 
 
 def _number(value: float) -> str:
