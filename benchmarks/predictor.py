@@ -5,7 +5,7 @@
 First a harvest: random templates, each really trained for a few short epochs by an ordinary search (`RandomSearch`), two
 at a time on one thread each. With `--directory` it is kept, and the same command continues it, or only evaluates it again.
 Then every predictor learns from 25, 50, ... of the models and is judged on all that the largest sample leaves, at least
-100 of them; five times over, each time with others held out, the same for every predictor. `size` is a forest that sees
+100 of them; ten times over, each time with others held out, the same for every predictor. `size` is a forest that sees
 parameters and FLOPs alone. Goals: R² above 0.8 with at most 400 models, and at 50 models a Kendall's τ at least 0.10 above
 that of `size`, of FLOPs and of parameters, whichever is highest.
 
@@ -145,7 +145,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--predictors", nargs="+", default=LEARNERS, help="names or import paths (default: %(default)s)"
     )
-    parser.add_argument("--repeats", type=int, default=5, help="each with others held out (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=10, help="each with others held out (default: %(default)s)")
     parser.add_argument("--again", type=int, default=0, help="train so many once more (default: none)")
     parser.add_argument("--directory", type=Path, help="keep the harvest here (default: nowhere)")
     parser.add_argument(
