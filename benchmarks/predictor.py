@@ -131,7 +131,7 @@ def judge(report: PredictorReport, learners: Sequence[str]) -> list[str]:
 
 
 def _listed(numbers: dict[str, float]) -> str:
-    return ", ".join(f"{name} {number:.3f}" for name, number in numbers.items())
+    return ", ".join(f"{name} {number:.3g}" for name, number in numbers.items())
 
 
 def main(args: Sequence[str] | None = None) -> None:
