@@ -234,7 +234,15 @@ def _remarks(row: Mapping[str, Any]) -> list[Text]:
     return [
         *([Text(error[:_LONGEST_ERROR], style="red")] if error else []),
         *([Text(f"same as {original}", style="dim")] if original is not None else []),
+        *([Text(predicted, style="dim")] if (predicted := _predicted(row)) else []),
     ]
+
+
+def _predicted(row: Mapping[str, Any]) -> str:
+    """What was predicted before training, and whether the candidate was chosen by it; empty where nothing was."""
+    monitors = [column.removeprefix("predicted/") for column in row if column.startswith("predicted/")]
+    said = [f"{row[f'predicted/{name}']:.4g} ± {row[f'predicted_std/{name}']:.2g}" for name in monitors]
+    return f"{'chosen, ' if row['prescreened'] else ''}predicted {', '.join(said)}" if said else ""
 
 
 def _listed(row: Mapping[str, Any], names: Mapping[str, str]) -> Text:

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from lightning_evo.archive import Archive, ArchiveError, ArchiveWriter
-from lightning_evo.genome import Candidate, Genome, Result
+from lightning_evo.genome import Candidate, Genome, Prediction, Result
 from lightning_evo.reporting.leaderboard import leaderboard, short_names, tracebacks
 
 ACCURACIES = [0.5, 0.9, None, 0.7, ...]
@@ -192,3 +192,16 @@ def test_layers_are_a_list_for_programs(layers_run):
     assert json.loads(leaderboard(layers_run, format="json"))[0]["model.init_args.layers"] == LAYERS
     (row,) = csv.DictReader(io.StringIO(leaderboard(layers_run, format="csv")))
     assert json.loads(row["model.init_args.layers"]) == LAYERS
+
+
+@pytest.mark.parametrize("width", [60, 300])
+def test_what_was_predicted_is_said_beside_the_result(tmp_path, monkeypatch, width):
+    with ArchiveWriter(tmp_path / "net") as writer:
+        writer.set_meta("objectives", [{"monitor": "val_acc", "mode": "max"}])
+        for id, used in enumerate([True, False, None]):
+            prediction = None if used is None else Prediction((0.75,), (0.0125,), used=used, results=20)
+            writer.record_candidate(Candidate(id, Genome({"lr": 0.1}), prediction=prediction), queued=0.0)
+            writer.record_result(id, Result("completed", (0.8,)))
+    text = " ".join(table(tmp_path / "net", monkeypatch, width).replace("│", " ").split())
+    assert text.count("predicted 0.75 ± 0.013") == 2
+    assert text.count("chosen, predicted") == 1
