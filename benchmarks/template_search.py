@@ -1,6 +1,6 @@
 """What does prescreening find on layer templates, at equal training epochs, and does it hold on the test split?
 
-    python benchmarks/template_search.py [--seeds 10] [--candidates 48] [--directory DIR] [--json PATH]
+    python benchmarks/template_search.py [--seeds 10] [--candidates 96] [--directory DIR] [--json PATH]
 
 Searches over layer templates and the learning rate on scikit-learn's digits, each with the same number of candidates and of
 epochs for each: random search, regularized evolution, and the same with a prescreen. Then every search's winner (best
@@ -112,7 +112,7 @@ def paired(values: Sequence[float], base: Sequence[float]) -> str:
 def main(args: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=10, help="searches per algorithm (default: %(default)s)")
-    parser.add_argument("--candidates", type=int, default=48, help="candidates per search (default: %(default)s)")
+    parser.add_argument("--candidates", type=int, default=96, help="candidates per search (default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=2, help="epochs per candidate (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=64, help="(default: %(default)s)")
     parser.add_argument("--final-epochs", type=int, default=15, help="epochs of the winners' retraining")

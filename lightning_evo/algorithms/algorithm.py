@@ -11,7 +11,7 @@ from typing import Any
 
 from deap import base, tools
 
-from lightning_evo.algorithms.checks import check_at_least, check_initial
+from lightning_evo.algorithms.checks import check_at_least, read_initial
 from lightning_evo.algorithms.fame import HallOfFame, ParetoFront
 from lightning_evo.algorithms.individual import Fitness, Individual
 from lightning_evo.algorithms.logbook import make_logbook, no_statistics
@@ -225,7 +225,7 @@ class Algorithm(ABC):
         monitors = [objective.monitor for objective in objectives]
         if not monitors or len(set(monitors)) < len(monitors):
             raise ValueError(f"objectives {monitors}: give at least one, and none twice")
-        check_initial(self.initial, space)
+        self._initial = read_initial(self.initial, space)
         self.space, self.objectives, self.seed = space, tuple(objectives), seed
         self.rng = random.Random()
         self._origin: list[str] = []
@@ -368,7 +368,7 @@ class Algorithm(ABC):
 
     def _make_genome(self, id: int) -> tuple[Genome, list[Individual], str]:
         if id < len(self.initial):
-            return self.space.complete(self.initial[id], self.rng), [], "initial"
+            return self.space.complete(self._initial[id], self.rng), [], "initial"
         if id < self._sampled or not self.population:
             return self.initialise(), [], "sample"
         parents = self.select_parents()

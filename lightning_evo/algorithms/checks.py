@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from lightning_evo.genome import Json, SearchSpace, SpaceError
+from lightning_evo.genome import Json, SearchSpace, SpaceError, Value
 
-__all__ = ["check_at_least", "check_initial", "check_probability"]
+__all__ = ["check_at_least", "check_probability", "read_initial"]
 
 
 def check_at_least(name: str, value: float, least: float) -> None:
@@ -19,9 +19,15 @@ def check_probability(name: str, value: float) -> None:
         raise ValueError(f"{name} {value!r} is not a probability between 0 and 1")
 
 
-def check_initial(initial: list[dict[str, Json]], space: SearchSpace) -> None:
-    """Every value given must be in range, and switched on by the other values given."""
+def read_initial(initial: list[dict[str, Json]], space: SearchSpace) -> list[dict[str, Value]]:
+    """The genomes to start from as the space stores them (see ``Gene.read``).
+
+    Raises:
+        SpaceError: If a value is out of range, or not switched on by the other values given.
+    """
+    read: list[dict[str, Value]] = []
     for i, values in enumerate(initial):
+        read.append({})
         for path, value in values.items():
             if path not in space:
                 raise SpaceError(f"initial[{i}].{path}: not in the search space, which has {', '.join(space)}")
@@ -30,6 +36,8 @@ def check_initial(initial: list[dict[str, Json]], space: SearchSpace) -> None:
                     f"initial[{i}].{path}: is active only when {space[path].when}; give those genes such values as well"
                 )
             try:
-                space[path].validate(value)
+                read[i][path] = space[path].read(value)
+                space[path].validate(read[i][path])
             except ValueError as error:
                 raise SpaceError(f"initial[{i}].{path}: {error}") from None
+    return read

@@ -64,6 +64,14 @@ class Gene(ABC):
     def validate(self, value: Value) -> None:
         """Raise ``ValueError`` saying what was given and what is accepted, if ``value`` is out of range."""
 
+    def read(self, value: Value) -> Value:
+        """The value as it is stored, of a value as a user may write it (in ``initial``); by default the same.
+
+        Raises:
+            ValueError: If it can't be read.
+        """
+        return value
+
     @abstractmethod
     def extremes(self) -> list[Value]:
         """Values at the edges of the range; each is tried on the config parser before a search starts."""

@@ -5,7 +5,7 @@ import pytest
 from lightning_evo.algorithms import NSGA2, GenerationalEvolution, Operator, RegularizedEvolution
 from lightning_evo.algorithms.sequences import LAYER_MATES, LAYER_MUTATIONS
 from lightning_evo.algorithms.variation import mating, mutation
-from lightning_evo.genome import Boolean, Categorical, Layers, LogUniform, Objective, Result, SearchSpace
+from lightning_evo.genome import Boolean, Categorical, Layers, LogUniform, Objective, Result, SearchSpace, SpaceError
 
 PATH = "model.init_args.layers"
 SPACE = SearchSpace({PATH: Layers([1, 8, 8], 10), "lr": LogUniform(1e-4, 1e-1)})
@@ -102,3 +102,15 @@ def test_searches_over_layers_find_better_templates(make):
         )
     assert max(scores[40:]) >= max(scores[:16])
     assert sum(scores[-30:]) / 30 > sum(scores[:8]) / 8
+
+
+def test_layers_written_by_hand_are_an_initial_genome():
+    space = SearchSpace({"model.layers": Layers(input_shape=[1, 8, 8], num_classes=10)})
+    algorithm = RegularizedEvolution(initial=[{"model.layers": ["Conv2d 32 kernel=3", "ReLU", "Linear 10"]}])
+    algorithm.bind(space, [Objective("val_acc")], seed=0)
+    lines = algorithm.ask().genome["model.layers"]
+    assert [line.split()[0] for line in lines] == ["Conv2d", "ReLU", "Flatten", "Linear"]
+    space.validate({"model.layers": lines})
+    algorithm = RegularizedEvolution(initial=[{"model.layers": ["Conv7d 32"]}])
+    with pytest.raises(SpaceError, match=r"initial\[0\]\.model\.layers: layer 1 \('Conv7d 32'\): 'Conv7d' is no layer"):
+        algorithm.bind(space, [Objective("val_acc")], seed=0)

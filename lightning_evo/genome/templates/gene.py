@@ -217,6 +217,12 @@ class Layers(Gene):
         if len(value) != len(fitted):
             raise ValueError(f"{len(value)} layers; repaired, there are {len(fitted)}, the last {fitted[-1]!r}")
 
+    def read(self, value: Value) -> list[str]:
+        """Lines by hand (``Conv2d 16 kernel=3``), repaired; see :meth:`validate`."""
+        if not isinstance(value, list):
+            raise ValueError(f"{value!r} is not a list of lines, one per layer")
+        return self.template(value).lines
+
     def extremes(self) -> list[Value]:
         """The smallest template, a largest, and a few samples."""
         return [self._bounded(0), self._bounded(-1), *(self.sample(random.Random(seed)) for seed in range(8))]
