@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -38,7 +39,7 @@ def naswot(model: nn.Module, images: Tensor) -> float:
         images: Inputs of shape (N, ...), N at least 2 and the images distinct.
 
     Returns:
-        The natural logarithm; ``-inf`` where two images have the same code.
+        The natural logarithm; ``-inf`` where images cannot be told apart by their codes (K is singular).
 
     Raises:
         ValueError: If the model has no such unit.
@@ -52,6 +53,8 @@ def naswot(model: nn.Module, images: Tensor) -> float:
         raise ValueError(
             f"naswot: {type(model).__name__} has no rectifying unit (ReLU, LeakyReLU, PReLU, ELU, GELU, SiLU, ...)"
         )
+    if torch.linalg.matrix_rank(codes.agreement) < len(images):
+        return -math.inf  # rounding would make some negative number of it
     return float(torch.linalg.slogdet(codes.agreement)[1])
 
 
