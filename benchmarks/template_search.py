@@ -2,11 +2,12 @@
 
     python benchmarks/template_search.py [--seeds 10] [--candidates 96] [--directory DIR] [--json PATH]
 
-Searches over layer templates and the learning rate on scikit-learn's digits, each with the same number of candidates and of
-epochs for each: random search, regularized evolution, and the same with a prescreen. Then every search's winner (best
-validation accuracy, earliest of equals) is trained anew on fresh seeds, for longer, and scored on the test split, which no
-search has seen. Everything else is equal, the seeds too: differences are given pair by pair, with 95 % intervals. Searches
-are kept in DIR; run again with the same DIR, finished ones are read and interrupted ones continue.
+Searches over layer templates and the learning rate on scikit-learn's digits, each with the same number of candidates and
+of epochs for each: random search, regularized evolution, the same with a prescreen by a forest or a Gaussian process, and a
+search that climbs a forest. Then every search's winner (best validation accuracy, earliest of equals) is trained anew on
+fresh seeds, for longer, and scored on the test split, which no search has seen. Everything else is equal, the seeds too:
+differences are given pair by pair, with 95 % intervals. Searches are kept in DIR; run again with the same DIR, finished
+ones are read and interrupted ones continue, also to more candidates.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from rich.table import Table
 from lightning_evo import Archive, Budget, Evolution, Objective, Workers
 from lightning_evo.algorithms import Algorithm, PredictorSearch, Prescreen, RandomSearch, RegularizedEvolution
 from lightning_evo.genome import Gene, Layers, LogUniform, derive_seed
-from lightning_evo.predictors import GaussianProcessPredictor
+from lightning_evo.predictors import ForestPredictor, GaussianProcessPredictor
 from lightning_evo.training import ConfigTrainable
 from lightning_evo.training.final import finish_candidate
 
@@ -37,8 +38,9 @@ SLOTS = 2
 SEARCHES: dict[str, Callable[[], Algorithm]] = {
     "RandomSearch": RandomSearch,
     "RegularizedEvolution": RegularizedEvolution,
-    "RegularizedEvolution, prescreen": lambda: RegularizedEvolution(prescreen=Prescreen(GaussianProcessPredictor())),
-    "PredictorSearch": lambda: PredictorSearch(GaussianProcessPredictor()),
+    "RegularizedEvolution, forest": lambda: RegularizedEvolution(prescreen=Prescreen(ForestPredictor())),
+    "RegularizedEvolution, process": lambda: RegularizedEvolution(prescreen=Prescreen(GaussianProcessPredictor())),
+    "PredictorSearch, forest": lambda: PredictorSearch(ForestPredictor()),
 }
 
 
