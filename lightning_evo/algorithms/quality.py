@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,10 @@ import numpy
 from lightning_evo.algorithms.predictor import Predictor
 from lightning_evo.genome import Genome
 
-__all__ = ["Quality", "cross_validate", "judge", "kendall", "size_baseline"]
+__all__ = ["QUALITY", "SIZES", "Quality", "cross_validate", "determination", "judge", "kendall", "size_baseline"]
+
+QUALITY = "predictor_quality"
+"""The key of an archive's meta value under which every validation of a search's predictors stands."""
 
 SIZES = ("params", "flops")
 """The costs whose rank correlation with the fitness a predictor has to beat."""
@@ -90,21 +94,25 @@ def judge(
     started: float,
 ) -> Quality:
     """The quality of what was predicted of candidates with these costs; ``started``: ``time.perf_counter()`` before."""
-    true = numpy.asarray(fitness, dtype=float)
-    spread = float(((true - true.mean()) ** 2).sum())
-    r2 = 1 - float(((true - numpy.asarray(predicted)) ** 2).sum()) / spread if spread else 0.0
-    tau = kendall(predicted, true)
+    r2, tau = determination(predicted, fitness), kendall(predicted, fitness)
     # A cost that is itself an objective is no baseline: it would be compared with itself.
     baseline = 0.0 if monitor.startswith("cost/") else size_baseline(fitness, costs)
     return Quality(
         monitor=monitor,
         results=results,
         tau=tau,
-        r2=r2,
+        r2=0.0 if min(fitness) == max(fitness) else r2,
         baseline=baseline,
         earned=tau - baseline > 1e-9,  # rounding may not earn it
         seconds=time.perf_counter() - started,
     )
+
+
+def determination(predicted: Sequence[float] | numpy.ndarray, true: Sequence[float]) -> float:
+    """R² of predictions; below 0 where the mean would be better, NaN where all true values are alike."""
+    values = numpy.asarray(true, dtype=float)
+    spread = float(((values - values.mean()) ** 2).sum()) if len(values) else 0.0
+    return 1 - float(((values - numpy.asarray(predicted)) ** 2).sum()) / spread if spread else math.nan
 
 
 def size_baseline(fitness: Sequence[float], costs: Sequence[Mapping[str, float]]) -> float:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, TypeVar
 
-from sqlalchemy import Column, Connection, Row, Select, and_, select
+from sqlalchemy import Column, ColumnElement, Connection, Row, Select, and_, select
 
 from lightning_evo.archive import schema
 from lightning_evo.archive.events import Event
@@ -64,7 +64,8 @@ def _asks(read: Read, run: int, after: int, last: int) -> Iterator[Event]:
         for child, parent in read(lambda connection, span=span: connection.execute(span).all()):  # type: ignore[misc]
             parents[child].append(parent)
         ids = [row.id for row in rows]
-        predicted = read(lambda connection, ids=ids: predictions(connection, run, min(ids), max(ids)))  # type: ignore[misc]
+        among = schema.predictions.c.candidate_id.between(min(ids), max(ids))
+        predicted = read(lambda connection, among=among: predictions(connection, run, among))  # type: ignore[misc]
         for row, genome in zip(rows, parsed([row.genome for row in rows]), strict=True):
             yield {
                 "sequence": row.sequence,
@@ -85,18 +86,12 @@ def _asks(read: Read, run: int, after: int, last: int) -> Iterator[Event]:
             }
 
 
-def predictions(
-    connection: Connection, run: int, first: int | None = None, last: int | None = None
-) -> dict[int, dict[str, Any]]:
-    """What was predicted of the candidates from ``first`` to ``last`` (default: all), by id, as ``Prediction.to_dict``."""
+def predictions(connection: Connection, run: int, *conditions: ColumnElement[bool]) -> dict[int, dict[str, Any]]:
+    """What was predicted of candidates, by id, as ``Prediction.to_dict``; of those whose rows meet the conditions."""
     if not schema.has_predictions(connection):
         return {}
     table = schema.predictions
-    query = select(table.c.candidate_id, table.c.prediction).where(table.c.run_id == run)
-    if first is not None:
-        query = query.where(table.c.candidate_id >= first)
-    if last is not None:
-        query = query.where(table.c.candidate_id <= last)
+    query = select(table.c.candidate_id, table.c.prediction).where(table.c.run_id == run, *conditions)
     rows = connection.execute(query).all()
     return dict(zip((row.candidate_id for row in rows), parsed([row.prediction for row in rows]), strict=True))
 

@@ -135,7 +135,7 @@ class Archive:
                 .where(kin.c.run_id == self._run_id, kin.c.candidate_id == id)
                 .order_by(kin.c.position)
             ).scalars()
-            predicted = predictions(connection, self._run_id, id, id).get(id)
+            predicted = predictions(connection, self._run_id, schema.predictions.c.candidate_id == id).get(id)
             return Candidate(
                 id=row.id,
                 genome=Genome.from_json(row.genome),
@@ -178,6 +178,17 @@ class Archive:
                 yield candidate, None
             else:
                 yield asked[event["id"]], result_of(event)
+
+    def finished(self) -> Iterator[tuple[Candidate, Result]]:
+        """The candidates that were trained to their end and have a fitness, with their results, in the order of these.
+
+        Those that were stopped early (their fitness is predicted) and those answered by another one's result are left out.
+        """
+        for candidate, result in self.events():
+            if result is None or candidate.duplicate_of is not None:
+                continue
+            if result.status == COMPLETED and result.fitness is not None:
+                yield candidate, result
 
     # -- orders --------------------------------------------------------------------------------------------------------
 

@@ -65,7 +65,7 @@ class RunTable:
                     *(objective.monitor for objective in self.objectives),
                     *names["gene"],
                     *AFTER_GENES,
-                    *(self._prediction_columns() if predictions(connection, self.run) else ()),
+                    *(self._prediction_columns() if self._predicts(connection) else ()),
                     *(f"cost/{name}" for name in names["cost"]),
                     *(f"metrics/{name}" for name in names["metric"]),
                     *AT_END,
@@ -96,8 +96,8 @@ class RunTable:
         for part in portions(ids if few else None):
             chosen = query if part is None else query.where(_asked.c.id.in_(part))
             parents = self._parents(connection, part)
-            span = (None, None) if part is None else (min(part, default=0), max(part, default=0))
-            predicted = predictions(connection, self.run, *span)
+            asked_for = [] if part is None else [schema.predictions.c.candidate_id.in_(part)]
+            predicted = predictions(connection, self.run, *asked_for)
             rows = connection.execute(chosen.order_by(_asked.c.id)).all()
             texts = (parsed([getattr(row, name) for row in rows]) for name in ("genome", "fitness", "cost", "metrics"))
             for row, *mappings in zip(rows, *texts, strict=True):
@@ -244,6 +244,12 @@ class RunTable:
     def _prediction_columns(self) -> list[str]:
         kinds = ("predicted", "predicted_std")
         return [f"{kind}/{objective.monitor}" for kind in kinds for objective in self.objectives] + ["prescreened"]
+
+    def _predicts(self, connection: Connection) -> bool:
+        """Whether anything was predicted in this run, without reading it."""
+        table = schema.predictions
+        query = select(table.c.candidate_id).where(table.c.run_id == self.run).limit(1)
+        return schema.has_predictions(connection) and connection.scalar(query) is not None
 
     def _predicted(self, prediction: Mapping[str, Any]) -> dict[str, Any]:
         """The columns of what was predicted, the fitness only where a predictor had learned something by then."""

@@ -136,8 +136,10 @@ class Evolution:
         """
         self._check()
         slots = self._plan()
+        # Before anything is made, so that nothing is left behind where an earlier archive can't be used.
+        prior = None if self.directory.exists() else self._load_prior()
         with self._open() as writer, writer.archive() as archive:
-            seed = self._claim(writer, archive)
+            seed = self._claim(writer, archive, prior)
             progress = make_progress(self._progress)
             with (
                 make_meter(self.algorithm, self.trainable, seed) as self.algorithm.measure,
@@ -180,8 +182,6 @@ class Evolution:
         except SpaceError as error:
             raise SearchError(str(error)) from None
         check_binding(self.algorithm, self.space, self.objectives, self.trainable)
-        if not self.directory.exists():
-            self._load_prior()  # so that nothing is left behind where an archive can't be used
         if self.final is None or not isinstance(self.trainable, ConfigTrainable):
             return
         for path, value in self.final.overrides.items():
@@ -225,13 +225,13 @@ class Evolution:
             differences.append(f"seed: {meta['seed']} in the archive, {self.seed} asked")
         return differences
 
-    def _claim(self, writer: ArchiveWriter, archive: Archive) -> int:
-        """Write down whose archive this is; returns the run's seed."""
+    def _claim(self, writer: ArchiveWriter, archive: Archive, prior: list[list[Any]] | None) -> int:
+        """Write down whose archive this is, and what it starts from; returns the run's seed."""
         meta = archive.meta
         if "search" in meta:
             return meta["seed"]
         seed = self.seed if self.seed is not None else secrets.randbelow(2**31)
-        prior = self._load_prior()
+        prior = self._load_prior() if prior is None else prior
         writer.update_meta(
             {
                 **({PRIOR: prior} if prior else {}),

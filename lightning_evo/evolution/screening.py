@@ -8,20 +8,18 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from lightning_evo.algorithms import Algorithm, Measure, Prior, Quality
+from lightning_evo.algorithms.quality import QUALITY
 from lightning_evo.archive import Archive, ArchiveError, ArchiveWriter
 from lightning_evo.evolution.errors import SearchError
 from lightning_evo.execution.proxies import ProxyMeter
-from lightning_evo.genome import COMPLETED, Genome, Objective, SearchSpace, SpaceError
+from lightning_evo.genome import Genome, Objective, SearchSpace, SpaceError
 from lightning_evo.reporting.progress import Progress
 from lightning_evo.training import ConfigTrainable
 
-__all__ = ["PRIOR", "QUALITY", "QualityRecord", "check_binding", "load_prior", "make_meter", "stored_prior"]
+__all__ = ["PRIOR", "QualityRecord", "check_binding", "load_prior", "make_meter", "stored_prior"]
 
 PRIOR = "prior"
 """The key of the archive's meta values under which the results of earlier searches stand, copied when a search begins."""
-
-QUALITY = "predictor_quality"
-"""The key under which every validation of the predictors stands."""
 
 
 def load_prior(locations: Sequence[str], space: SearchSpace, objectives: Sequence[Objective]) -> list[list[Any]]:
@@ -37,10 +35,9 @@ def load_prior(locations: Sequence[str], space: SearchSpace, objectives: Sequenc
             with Archive(location) as archive:
                 if archive.objectives != list(objectives):
                     raise SearchError(f"{where}: it optimised {_named(archive.objectives)}, not {_named(objectives)}")
-                for candidate, result in archive.events():
-                    if result is None or candidate.duplicate_of is not None or result.status != COMPLETED:
-                        continue
-                    if result.fitness is not None and all(math.isfinite(value) for value in result.fitness):
+                for candidate, result in archive.finished():
+                    assert result.fitness is not None
+                    if all(math.isfinite(value) for value in result.fitness):
                         space.validate(candidate.genome)
                         rows.append([dict(candidate.genome), list(result.fitness)])
         except ArchiveError as error:

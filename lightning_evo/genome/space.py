@@ -235,23 +235,26 @@ class SearchSpace(Mapping[str, Gene]):
                 row.extend(gene.one_hot(genome[path]) if one_hot else gene.encode(genome[path]))
         return row
 
-    def features(self, genome: Mapping[str, Value], inactive: float = math.nan) -> list[float]:
+    def features(
+        self, genome: Mapping[str, Value], inactive: float = math.nan, paths: Sequence[str] | None = None
+    ) -> list[float]:
         """What a predictor should know of the genome, one number per name in :meth:`feature_names`.
 
         Args:
             genome: What to describe.
             inactive: What stands for a gene that is not active (default NaN, which tree models take as it is).
+            paths: Of which genes; default: all.
         """
         row: list[float] = []
-        for path, gene in self._genes.items():
+        for path in self._genes if paths is None else paths:
+            gene = self._genes[path]
             row.extend(gene.features(genome[path]) if path in genome else [inactive] * len(gene.feature_names))
         return row
 
-    def feature_names(self) -> list[str]:
+    def feature_names(self, paths: Sequence[str] | None = None) -> list[str]:
         """Names of the numbers :meth:`features` gives: the config path, with the gene's own name in brackets."""
-        return [
-            f"{path}[{name}]" if name else path for path, gene in self._genes.items() for name in gene.feature_names
-        ]
+        chosen = self._genes if paths is None else paths
+        return [f"{path}[{name}]" if name else path for path in chosen for name in self._genes[path].feature_names]
 
     def decode(self, numbers: Sequence[float], rng: random.Random) -> Genome:
         """The genome nearest to ``numbers`` (the order of :meth:`encode` without one-hot)."""

@@ -5,8 +5,9 @@ The classes are imported when first asked for, so that ``lightning_evo.models.ch
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lightning_evo.lazy import lazily
 
 if TYPE_CHECKING:
     from lightning_evo.models.bitstring_cnn import BitstringCNN, ChromosomeNetwork
@@ -39,12 +40,4 @@ _HOME = {
     "decode": "chromosome",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+__getattr__, __dir__ = lazily(__name__, _HOME)

@@ -5,9 +5,9 @@ The classes are imported when first asked for: scikit-learn and torch take secon
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from lightning_evo.lazy import lazily
 from lightning_evo.predictors.proxies import PROXIES
 
 if TYPE_CHECKING:
@@ -37,12 +37,4 @@ _HOME = {
     "learning_curve": "evaluation",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+__getattr__, __dir__ = lazily(__name__, _HOME)

@@ -6,17 +6,16 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy
 from numpy.typing import NDArray
 
 from lightning_evo.algorithms.predictor import Predictor
+from lightning_evo.algorithms.quality import SIZES
 from lightning_evo.genome import Genome, derive_seed
 
-__all__ = ["SIZE_BASELINE", "LearningPoint", "learning_curve"]
-
-SIZE_BASELINE = ("params", "flops")
-"""The numbers that a predictor has to be better than."""
+__all__ = ["LearningPoint", "learning_curve", "log_sizes", "size_forest"]
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ def learning_curve(
     if held_out < 2 or max(sizes) + held_out > count:
         raise ValueError(f"sizes up to {max(sizes)} and {held_out} held-out results don't fit in {count} results")
     truth = numpy.asarray(fitness, dtype=numpy.float64)
-    logs = None if baseline is None else _logs(baseline)
+    logs = None if baseline is None else log_sizes(baseline)
     points = []
     for repeat in range(repeats):
         order = list(range(count))
@@ -116,7 +115,7 @@ def _point(
     predicted = time.perf_counter()
     baseline_r2 = baseline_tau = size_tau = numpy.nan
     if logs is not None:
-        by_size = _forest(logs[train], truth[train], logs[test])
+        by_size = size_forest(0).fit(logs[train], truth[train]).predict(logs[test])
         baseline_r2, baseline_tau, _ = _agreement(by_size, truth[test])
         size_tau = max(abs(_agreement(column, truth[test])[1]) for column in logs[test].T)
     r2, tau, spearman = _agreement(mean, truth[test])
@@ -149,14 +148,14 @@ def _agreement(predicted: NDArray[numpy.float64], truth: NDArray[numpy.float64])
     )
 
 
-def _logs(baseline: Sequence[Mapping[str, float]]) -> NDArray[numpy.float64]:
-    return numpy.log1p([[float(row[name]) for name in SIZE_BASELINE] for row in baseline])
+def log_sizes(costs: Sequence[Mapping[str, float]]) -> NDArray[numpy.float64]:
+    """(n, 2): the logarithms of parameters and FLOPs."""
+    return numpy.log1p([[float(cost[name]) for name in SIZES] for cost in costs])
 
 
-def _forest(
-    known: NDArray[numpy.float64], values: NDArray[numpy.float64], asked: NDArray[numpy.float64]
-) -> NDArray[numpy.float64]:
+def size_forest(seed: int) -> Any:
+    """scikit-learn's forest for :func:`log_sizes`: the yardstick that a predictor has to be better than."""
     from sklearn.ensemble import RandomForestRegressor
 
     # Leaves of five: two features leave a forest with whole trees little but noise to learn.
-    return RandomForestRegressor(100, min_samples_leaf=5, random_state=0).fit(known, values).predict(asked)
+    return RandomForestRegressor(100, min_samples_leaf=5, random_state=seed)

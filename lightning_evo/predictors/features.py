@@ -62,7 +62,7 @@ class Features:
             self._own_width = len(self._owned(space.sample(random.Random(0))))
         self._alike = _alike(space, self.paths)
         self._rows: dict[Genome, NDArray[numpy.float64]] = {}
-        self.names = [f"{path}[{name}]" if name else path for path in self.paths for name in space[path].feature_names]
+        self.names = space.feature_names(self.paths)
         self.names += [f"{_name(own)}[{i}]" for i in range(self._own_width)]
         for paths in self._alike:
             self.names += [f"count of {choice!r}" for choice in space[paths[0]].choices]  # type: ignore[attr-defined]
@@ -75,7 +75,12 @@ class Features:
         measured = self.measure(new) if new and self.proxies and self.measure is not None else [{}] * len(new)
         for genome, values in zip(new, measured, strict=True):
             own = [] if self._own is None else self._owned(genome)
-            row = [*self._genes(genome), *own, *self._counts(genome), *proxy_features(values, self.proxies)]
+            row = [
+                *self.space.features(genome, paths=self.paths),
+                *own,
+                *self._counts(genome),
+                *proxy_features(values, self.proxies),
+            ]
             rows[genome] = numpy.array(row, dtype=numpy.float64)
             remember(self._rows, genome, rows[genome])
         return numpy.array([rows[genome] for genome in genomes]).reshape(-1, len(self.names))
@@ -108,13 +113,6 @@ class Features:
             raise ValueError(
                 f"features: {_name(self._own)} gives {len(row)} numbers for {genome}, and gave {self._own_width} before"
             )
-        return row
-
-    def _genes(self, genome: Genome) -> list[float]:
-        row: list[float] = []
-        for path in self.paths:
-            gene = self.space[path]
-            row += gene.features(genome[path]) if path in genome else [math.nan] * len(gene.feature_names)
         return row
 
     def _counts(self, genome: Genome) -> list[float]:

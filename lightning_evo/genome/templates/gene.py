@@ -208,9 +208,7 @@ class Layers(Gene):
         return one, two
 
     def validate(self, value: Value) -> None:
-        if not isinstance(value, list):
-            raise ValueError(f"{value!r} is not a list of lines, one per layer")
-        fitted = self.template(value).lines
+        fitted = self.read(value)
         for number, (given, right) in enumerate(zip(value, fitted, strict=False), 1):
             if given != right:
                 raise ValueError(f"layer {number}: {given!r} doesn't fit here; repaired, the line is {right!r}")

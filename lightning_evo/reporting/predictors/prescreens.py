@@ -8,14 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning_evo.algorithms.quality import Quality, kendall
+from lightning_evo.algorithms.quality import QUALITY, Quality, determination, kendall
 from lightning_evo.archive import Archive
 from lightning_evo.genome import COMPLETED, Objective
 
 __all__ = ["Agreement", "PrescreenRecord", "read_prescreens"]
-
-QUALITY = "predictor_quality"
-"""The archive's meta value under which every validation of the predictor stands."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +33,8 @@ class Agreement:
     def of(cls, pairs: Sequence[tuple[float, float]]) -> Agreement:
         """The agreement of predicted and true values."""
         predicted, true = [p for p, _ in pairs], [t for _, t in pairs]
-        mean = math.fsum(true) / max(1, len(true))
-        spread = math.fsum((t - mean) ** 2 for t in true)
-        error = math.fsum((p - t) ** 2 for p, t in pairs)
-        return cls(
-            len(pairs),
-            kendall(predicted, true) if len(pairs) > 1 else math.nan,
-            1 - error / spread if spread > 0 else math.nan,
-        )
+        tau = kendall(predicted, true) if len(pairs) > 1 else math.nan
+        return cls(len(pairs), tau, determination(predicted, true))
 
 
 @dataclass(frozen=True)

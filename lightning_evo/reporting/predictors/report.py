@@ -20,7 +20,7 @@ from lightning_evo import predictors as shipped
 from lightning_evo.algorithms.predictor import Measure, Predictor
 from lightning_evo.algorithms.quality import SIZES, kendall
 from lightning_evo.genome import Genome, SearchSpace, SequenceGene
-from lightning_evo.predictors.evaluation import LearningPoint, learning_curve
+from lightning_evo.predictors.evaluation import LearningPoint, learning_curve, log_sizes, size_forest
 from lightning_evo.reporting.predictors.prescreens import PrescreenRecord, read_prescreens
 from lightning_evo.reporting.predictors.results import Results, load_results
 
@@ -293,15 +293,10 @@ class _SizePredictor(Predictor):
         missing = [name for name in SIZES if not all(name in cost for cost in results.costs)]
         if missing:
             raise ValueError(f"not every result has a measured cost/{missing[0]}")
-        sizes = numpy.log1p([[cost[name] for name in SIZES] for cost in results.costs])
-        self._sizes = dict(zip(results.genomes, sizes, strict=True))
+        self._sizes = dict(zip(results.genomes, log_sizes(results.costs), strict=True))
 
     def fit(self, genomes: Sequence[Genome], fitness: Sequence[float]) -> Self:
-        from sklearn.ensemble import RandomForestRegressor
-
-        # Leaves of five: two features leave a forest with whole trees little but noise to learn.
-        self._forest = RandomForestRegressor(100, min_samples_leaf=5, random_state=self.seed)
-        self._forest.fit(self._rows(genomes), fitness)
+        self._forest = size_forest(self.seed).fit(self._rows(genomes), fitness)
         return self
 
     def predict(self, genomes: Sequence[Genome]) -> tuple[NDArray[numpy.float64], NDArray[numpy.float64]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lightning_evo.archive import Archive, ArchiveError, read_space
-from lightning_evo.genome import COMPLETED, Genome, Objective, SearchSpace, SpaceError
+from lightning_evo.genome import Genome, Objective, SearchSpace, SpaceError
 
 __all__ = ["Results", "load_results"]
 
@@ -118,11 +118,8 @@ def _open(location: str | Path) -> _Search:
                 result.cost,
                 {} if candidate.prediction is None else candidate.prediction.proxies,
             )
-            for candidate, result in archive.events()
-            if result is not None
-            and candidate.duplicate_of is None
-            and result.status == COMPLETED
-            and result.fitness is not None
+            for candidate, result in archive.finished()
+            if result.fitness is not None
         ]
     return _Search(str(location), space, objectives, told)
 
