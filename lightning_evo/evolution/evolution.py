@@ -225,7 +225,7 @@ class Evolution:
             differences.append(f"seed: {meta['seed']} in the archive, {self.seed} asked")
         return differences
 
-    def _claim(self, writer: ArchiveWriter, archive: Archive, prior: list[list[Any]] | None) -> int:
+    def _claim(self, writer: ArchiveWriter, archive: Archive, prior: list[list[Any]] | None = None) -> int:
         """Write down whose archive this is, and what it starts from; returns the run's seed."""
         meta = archive.meta
         if "search" in meta:
