@@ -12,12 +12,13 @@ import math
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import Connection, Delete, Table, select, update
 
 from lightning_evo.archive import schema
-from lightning_evo.genome import Candidate, Genome, Prediction, Result
+from lightning_evo.genome import Candidate, Genome, Prediction, Result, Segment
 
 __all__ = ["Event", "Known", "apply", "ask_event", "candidate_of", "known_columns", "result_of"]
 
@@ -33,6 +34,7 @@ _INSERTS = {
         schema.candidates,
         schema.parents,
         schema.predictions,
+        schema.segments,
         schema.results,
         schema.curves,
         schema.weights,
@@ -60,6 +62,7 @@ def ask_event(candidate: Candidate, queued: float) -> Event:
             "inherits": candidate.inherits,
             "duplicate_of": candidate.duplicate_of,
             **({} if candidate.prediction is None else {"prediction": candidate.prediction.to_dict()}),
+            **({} if candidate.segment is None else {"segment": asdict(candidate.segment)}),
         },
         "queued": queued,
     }
@@ -71,6 +74,8 @@ def candidate_of(event: Event) -> Candidate:
     genome = Genome(record.pop("values"), record.pop("rates"))
     if (prediction := record.pop("prediction", None)) is not None:
         record["prediction"] = Prediction.from_dict(prediction)
+    if (segment := record.pop("segment", None)) is not None:
+        record["segment"] = Segment(**segment)
     return Candidate(**{**record, "genome": genome, "parents": tuple(record["parents"])})
 
 
@@ -181,6 +186,9 @@ def _candidate_rows(
     if "prediction" in record:
         row = {"run_id": run, "candidate_id": record["id"], "prediction": json.dumps(record["prediction"])}
         yield schema.predictions, row
+    if (segment := record.get("segment")) is not None:
+        epochs = {"start_epoch": segment["start"], "end_epoch": segment["end"]}
+        yield schema.segments, {"run_id": run, "candidate_id": record["id"], **epochs}
     yield from _column_rows(run, "gene", record["values"], known)
 
 

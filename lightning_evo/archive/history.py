@@ -14,7 +14,7 @@ from sqlalchemy import Column, ColumnElement, Connection, Row, Select, and_, sel
 from lightning_evo.archive import schema
 from lightning_evo.archive.events import Event
 
-__all__ = ["Read", "parsed", "portions", "predictions", "recorded", "result_records", "results_query"]
+__all__ = ["Read", "parsed", "portions", "predictions", "recorded", "result_records", "results_query", "segments"]
 
 T = TypeVar("T")
 Read = Callable[[Callable[[Connection], T]], T]
@@ -66,6 +66,8 @@ def _asks(read: Read, run: int, after: int, last: int) -> Iterator[Event]:
         ids = [row.id for row in rows]
         among = schema.predictions.c.candidate_id.between(min(ids), max(ids))
         predicted = read(lambda connection, among=among: predictions(connection, run, among))  # type: ignore[misc]
+        parts = schema.segments.c.candidate_id.between(min(ids), max(ids))
+        segmented = read(lambda connection, parts=parts: segments(connection, run, parts))  # type: ignore[misc]
         for row, genome in zip(rows, parsed([row.genome for row in rows]), strict=True):
             yield {
                 "sequence": row.sequence,
@@ -81,6 +83,7 @@ def _asks(read: Read, run: int, after: int, last: int) -> Iterator[Event]:
                     "inherits": row.inherits,
                     "duplicate_of": row.duplicate_of,
                     **({"prediction": predicted[row.id]} if row.id in predicted else {}),
+                    **({"segment": segmented[row.id]} if row.id in segmented else {}),
                 },
                 "queued": row.queued,
             }
@@ -88,12 +91,22 @@ def _asks(read: Read, run: int, after: int, last: int) -> Iterator[Event]:
 
 def predictions(connection: Connection, run: int, *conditions: ColumnElement[bool]) -> dict[int, dict[str, Any]]:
     """What was predicted of candidates, by id, as ``Prediction.to_dict``; of those whose rows meet the conditions."""
-    if not schema.has_predictions(connection):
+    if not schema.holds(connection, schema.predictions):
         return {}
     table = schema.predictions
     query = select(table.c.candidate_id, table.c.prediction).where(table.c.run_id == run, *conditions)
     rows = connection.execute(query).all()
     return dict(zip((row.candidate_id for row in rows), parsed([row.prediction for row in rows]), strict=True))
+
+
+def segments(connection: Connection, run: int, *conditions: ColumnElement[bool]) -> dict[int, dict[str, int]]:
+    """Which epochs candidates train, by id, as ``Segment``'s arguments; of those whose rows meet the conditions."""
+    if not schema.holds(connection, schema.segments):
+        return {}
+    table = schema.segments
+    query = select(table.c.candidate_id, table.c.start_epoch, table.c.end_epoch)
+    rows = connection.execute(query.where(table.c.run_id == run, *conditions)).all()
+    return {row.candidate_id: {"start": row.start_epoch, "end": row.end_epoch} for row in rows}
 
 
 def _results(read: Read, run: int, after: int, last: int) -> Iterator[Event]:

@@ -15,7 +15,7 @@ from lightning_evo.archive.events import Event
 
 __all__ = ["Header", "Journal", "Tail", "encoded"]
 
-JOURNAL_VERSION = 2
+JOURNAL_VERSION = 3
 _BLOCK = 1 << 16
 
 

@@ -15,11 +15,19 @@ from lightning_evo.archive import schema
 from lightning_evo.archive.database import Place, reading, translated
 from lightning_evo.archive.errors import ArchiveError, Damaged, Unreadable
 from lightning_evo.archive.events import candidate_of, result_of
-from lightning_evo.archive.history import parsed, portions, predictions, recorded, result_records, results_query
+from lightning_evo.archive.history import (
+    parsed,
+    portions,
+    predictions,
+    recorded,
+    result_records,
+    results_query,
+    segments,
+)
 from lightning_evo.archive.journal import Journal
 from lightning_evo.archive.recovery import from_journal
 from lightning_evo.archive.table import PENDING, RunTable
-from lightning_evo.genome import COMPLETED, FAILED, STOPPED, Candidate, Genome, Objective, Prediction, Result
+from lightning_evo.genome import COMPLETED, FAILED, STOPPED, Candidate, Genome, Objective, Prediction, Result, Segment
 
 __all__ = ["Archive"]
 
@@ -136,6 +144,7 @@ class Archive:
                 .order_by(kin.c.position)
             ).scalars()
             predicted = predictions(connection, self._run_id, schema.predictions.c.candidate_id == id).get(id)
+            segment = segments(connection, self._run_id, schema.segments.c.candidate_id == id).get(id)
             return Candidate(
                 id=row.id,
                 genome=Genome.from_json(row.genome),
@@ -146,6 +155,7 @@ class Archive:
                 inherits=row.inherits,
                 duplicate_of=row.duplicate_of,
                 prediction=None if predicted is None else Prediction.from_dict(predicted),
+                segment=None if segment is None else Segment(**segment),
             )
 
         return self._read(query)
@@ -167,6 +177,16 @@ class Archive:
             rows += self._read(lambda connection, chosen=chosen: connection.execute(chosen).all())  # type: ignore[misc]
         curves = parsed([row.curve for row in rows])
         return [{"id": row.candidate_id, **point} for row, curve in zip(rows, curves, strict=True) for point in curve]
+
+    def extras(self, name: str) -> dict[int, Any]:
+        """What callbacks wanted remembered under ``name`` (``Result.extra``), by candidate id, of those that have it."""
+        table = schema.results
+        query = select(table.c.candidate_id, table.c.extra).where(
+            table.c.run_id == self._run_id, table.c.extra.contains(json.dumps(name), autoescape=True)
+        )
+        rows = self._read(lambda connection: connection.execute(query.order_by(table.c.candidate_id)).all())
+        extras = parsed([row.extra for row in rows])
+        return {row.candidate_id: extra[name] for row, extra in zip(rows, extras, strict=True) if name in extra}
 
     def events(self) -> Iterator[tuple[Candidate, Result | None]]:
         """Every ask (candidate, ``None``) and every tell (candidate, result), in the order of their recording."""

@@ -1,11 +1,12 @@
-"""How is it stored? The tables of schema version 2.
+"""How is it stored? The tables of schema version 3.
 
 Every table carries ``run_id``, so that several runs can live in one database. A candidate's parents and the weights it
 starts from may belong to another run. Weights are kept per named component (``""``: the whole checkpoint), each row
 naming a file that several candidates may share. Whole mappings are JSON text as Python's ``json`` writes it, because
 SQL's own JSON types refuse NaN. Every event of a run has a sequence number (1, 2, ...), kept in the rows it wrote.
 
-Version 2 added ``predictions``. An archive of version 1 is read as it is, and gets the table when it is continued.
+Version 2 added ``predictions``, version 3 ``segments``. An archive of an earlier version is read as it is, and gets the
+tables it lacks when it is continued.
 """
 
 from __future__ import annotations
@@ -37,16 +38,17 @@ __all__ = [
     "columns",
     "create",
     "curves",
-    "has_predictions",
+    "holds",
     "meta",
     "parents",
     "predictions",
     "results",
     "runs",
+    "segments",
     "weights",
 ]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised with every change of the tables; a database of a newer version is refused."""
 
 WHOLE = ""
@@ -114,6 +116,16 @@ predictions = Table(
     Column("prediction", _Json, nullable=False),
 )
 
+# Only of candidates that train a part of a longer training.
+segments = Table(
+    "segments",
+    _tables,
+    Column("run_id", Integer, primary_key=True, autoincrement=False),
+    Column("candidate_id", Integer, primary_key=True, autoincrement=False),
+    Column("start_epoch", Integer, nullable=False),
+    Column("end_epoch", Integer, nullable=False),
+)
+
 results = Table(
     "results",
     _tables,
@@ -175,13 +187,14 @@ def create(connection: Connection) -> None:
         _tables.create_all(connection)
         connection.execute(schema.insert(), {"version": SCHEMA_VERSION})
     elif (connection.scalar(select(schema.c.version)) or 0) < SCHEMA_VERSION:
-        predictions.create(connection, checkfirst=True)
+        for table in (predictions, segments):
+            table.create(connection, checkfirst=True)
         connection.execute(schema.update().values(version=SCHEMA_VERSION))
 
 
-def has_predictions(connection: Connection) -> bool:
-    """Whether the database is of a version that knows predictions."""
-    return inspect(connection).has_table(predictions.name)
+def holds(connection: Connection, table: Table) -> bool:
+    """Whether the database is of a version that knows ``table``."""
+    return inspect(connection).has_table(table.name)
 
 
 def check_version(connection: Connection, name: str) -> None:

@@ -249,7 +249,7 @@ class RunTable:
         """Whether anything was predicted in this run, without reading it."""
         table = schema.predictions
         query = select(table.c.candidate_id).where(table.c.run_id == self.run).limit(1)
-        return schema.has_predictions(connection) and connection.scalar(query) is not None
+        return schema.holds(connection, table) and connection.scalar(query) is not None
 
     def _predicted(self, prediction: Mapping[str, Any]) -> dict[str, Any]:
         """The columns of what was predicted, the fitness only where a predictor had learned something by then."""

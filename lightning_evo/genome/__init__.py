@@ -21,6 +21,7 @@ from lightning_evo.genome.records import (
     Objective,
     Prediction,
     Result,
+    Segment,
     Status,
     derive_seed,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "Prediction",
     "Result",
     "SearchSpace",
+    "Segment",
     "SequenceGene",
     "SpaceError",
     "Status",

@@ -12,7 +12,18 @@ from typing import Any, Literal
 
 from lightning_evo.genome.genome import Genome
 
-__all__ = ["COMPLETED", "FAILED", "STOPPED", "Candidate", "Objective", "Prediction", "Result", "Status", "derive_seed"]
+__all__ = [
+    "COMPLETED",
+    "FAILED",
+    "STOPPED",
+    "Candidate",
+    "Objective",
+    "Prediction",
+    "Result",
+    "Segment",
+    "Status",
+    "derive_seed",
+]
 
 Status = Literal["completed", "stopped", "failed"]
 COMPLETED: Status = "completed"
@@ -85,6 +96,27 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class Segment:
+    """Which epochs of a longer training a candidate trains.
+
+    Args:
+        start: Epochs trained before it begins: 0 begins anew, otherwise it continues the training of the candidate it
+            inherits from, with all of that one's state.
+        end: Epochs trained when it ends.
+
+    Raises:
+        ValueError: If it has no epochs.
+    """
+
+    start: int
+    end: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < self.end:
+            raise ValueError(f"segment from {self.start} to {self.end}: give 0 <= start < end")
+
+
+@dataclass(frozen=True)
 class Candidate:
     """A genome with its place in the search.
 
@@ -95,9 +127,10 @@ class Candidate:
         generation: 0 for the initial population, else one more than its oldest generation of parents.
         seed: Decides everything random about its training; derived from the run's seed and ``id`` alone.
         origin: The operation that made it (``sample``, ``mutate``, ``mate``, ``mate+mutate``, ...).
-        inherits: Id of the candidate whose weights it starts from, if any.
+        inherits: Id of the candidate whose weights it starts from, or whose training it continues, if any.
         duplicate_of: Id of the earlier candidate with the same phenotype; such a candidate is answered, not trained.
         prediction: What was predicted of it before it was trained, if anything.
+        segment: Which epochs it trains, where it isn't a whole training.
     """
 
     id: int
@@ -109,6 +142,7 @@ class Candidate:
     inherits: int | None = None
     duplicate_of: int | None = None
     prediction: Prediction | None = None
+    segment: Segment | None = None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_evo.archive import Archive, ArchiveWriter
-from lightning_evo.genome import Candidate, Genome, Prediction, Result
+from lightning_evo.genome import Candidate, Genome, Prediction, Result, Segment
 
 OBJECTIVES = [{"monitor": "val_acc", "mode": "max"}]
 
@@ -32,6 +32,7 @@ def make_candidate(id: int) -> Candidate:
         inherits=id - 1 if id % 3 == 2 else None,
         duplicate_of=1 if id == 7 else None,
         prediction=PREDICTIONS.get(id % 4),
+        segment=Segment(id, id + 2) if id % 3 == 2 else None,
     )
 
 

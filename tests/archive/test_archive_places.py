@@ -266,25 +266,25 @@ def test_a_journal_of_every_version_rebuilds_its_archive(sample):
 
 def test_an_archive_of_a_later_version_is_refused(sample):
     with contextlib.closing(sqlite3.connect(sample / "archive.sqlite")) as connection, connection:
-        connection.execute("UPDATE archive_schema SET version = 3")
+        connection.execute("UPDATE archive_schema SET version = 4")
     for opening in (Archive, ArchiveWriter):
         with pytest.raises(
-            ArchiveError, match=r"schema version 3; lightning-evo .* knows versions up to 2. Upgrade it"
+            ArchiveError, match=r"schema version 4; lightning-evo .* knows versions up to 3. Upgrade it"
         ):
             opening(sample)
 
 
 def test_a_journal_of_a_later_version_is_refused(sample):
     text = (sample / "journal.jsonl").read_text()
-    (sample / "journal.jsonl").write_text(re.sub(r'"version":\d', '"version":3', text, count=1))
-    with pytest.raises(ArchiveError, match=r"journal version 3; lightning-evo .* knows versions up to 2"):
+    (sample / "journal.jsonl").write_text(re.sub(r'"version":\d', '"version":4', text, count=1))
+    with pytest.raises(ArchiveError, match=r"journal version 4; lightning-evo .* knows versions up to 3"):
         ArchiveWriter(sample)
 
 
 def write_sample() -> None:
-    """How ``samples/version_2`` was made; a new schema version gets a folder of its own, and the earlier ones stay."""
-    with ArchiveWriter(SAMPLES / "version_2", run="sample") as writer:
+    """How ``samples/version_3`` was made; a new schema version gets a folder of its own, and the earlier ones stay."""
+    with ArchiveWriter(SAMPLES / "version_3", run="sample") as writer:
         writer.update_meta({"objectives": [{"monitor": "val_acc", "mode": "max"}], "seed": 3})
         record(writer, range(9))
     for name in ("lock", "reserve"):
-        (SAMPLES / "version_2" / name).unlink()
+        (SAMPLES / "version_3" / name).unlink()

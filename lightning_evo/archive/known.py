@@ -1,0 +1,124 @@
+"""What is known so far? Results in one file that only grows, which running candidates follow without asking the archive.
+
+Early stopping compares a candidate with those that ended before it. The controller writes a line for each result as it
+becomes known, in the archive's order; the file can be made anew from the archive at any time, and is, whenever a search
+continues.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lightning_evo.archive.errors import translated_file
+from lightning_evo.genome import COMPLETED, Candidate, Objective, Result, Status
+
+__all__ = ["KNOWN", "KnownResult", "KnownResults", "KnownWriter"]
+
+KNOWN = "known.jsonl"
+
+
+@dataclass(frozen=True)
+class KnownResult:
+    """What others may know of a candidate that ended.
+
+    Args:
+        id: Its id.
+        status: ``completed`` or ``stopped``.
+        fitness: One value per objective; predicted where it was stopped.
+        curves: Monitor -> its value after each epoch, for objectives that are logged metrics; NaN where it wasn't logged.
+        features: The genome as numbers, NaN for genes not active.
+        cost: What it cost.
+    """
+
+    id: int
+    status: Status
+    fitness: tuple[float, ...]
+    curves: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    features: tuple[float, ...] = ()
+    cost: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Whether it was trained to its end, so that its fitness is no prediction."""
+        return self.status == COMPLETED
+
+    @classmethod
+    def of(
+        cls, candidate: Candidate, result: Result, objectives: Sequence[Objective], features: Sequence[float]
+    ) -> KnownResult | None:
+        """What to tell others of a result; ``None`` where there is nothing to learn from it (failed, or an answer)."""
+        if result.fitness is None or candidate.duplicate_of is not None:
+            return None
+        logged = [objective.monitor for objective in objectives if not objective.monitor.startswith("cost/")]
+        curves = {name: tuple(float(point.get(name, math.nan)) for point in result.curve) for name in logged}
+        return cls(candidate.id, result.status, result.fitness, curves, tuple(features), dict(result.cost))
+
+
+class KnownWriter:
+    """The controller's side of the file, which begins empty.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ArchiveError: If it can't be written (:class:`DiskFull` if there is no space).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with translated_file(path):
+            path.write_bytes(b"")
+
+    def add(self, results: Sequence[KnownResult]) -> None:
+        """Let others know of results; they see whole lines only."""
+        if not results:
+            return
+        with translated_file(self.path), self.path.open("a", encoding="utf-8") as file:
+            file.write("".join(json.dumps(asdict(result)) + "\n" for result in results))
+
+
+class KnownResults:
+    """The candidates' side: what is in the file now, in the order in which it became known.
+
+    Args:
+        path: The file; it need not exist yet.
+
+    >>> KnownResults("/nowhere/known.jsonl").read()
+    []
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._at = 0
+        self._results: list[KnownResult] = []
+
+    def read(self) -> list[KnownResult]:
+        """All results known by now; only lines that are new since the last call are read."""
+        try:
+            with self.path.open("rb") as file:
+                if file.seek(0, 2) < self._at:
+                    self._at, self._results = 0, []  # the search was continued, and began the file anew
+                file.seek(self._at)
+                text = file.read()
+        except FileNotFoundError:
+            return []
+        whole = text[: text.rfind(b"\n") + 1]  # the rest of the last line is still being written
+        self._at += len(whole)
+        self._results += [_result(json.loads(line)) for line in whole.splitlines()]
+        return list(self._results)
+
+
+def _result(record: Mapping[str, Any]) -> KnownResult:
+    return KnownResult(
+        **{
+            **record,
+            "fitness": tuple(record["fitness"]),
+            "curves": {name: tuple(curve) for name, curve in record["curves"].items()},
+            "features": tuple(record["features"]),
+        }
+    )

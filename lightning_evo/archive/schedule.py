@@ -1,0 +1,54 @@
+"""Which hyperparameters did a candidate's training have, and from when? Its lineage, read as a schedule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning_evo.archive.reader import Archive
+from lightning_evo.genome import Candidate
+
+__all__ = ["schedule_of"]
+
+
+def schedule_of(archive: Archive, candidate: int) -> dict[int, dict[str, Any]]:
+    """The schedule of hyperparameters that population-based training found: of one training, from its first epoch.
+
+    Follows a candidate back through those whose training it continued.
+
+    Args:
+        archive: The search's.
+        candidate: Whose schedule.
+
+    Returns:
+        Epoch -> the values that hold from its beginning, by config path: at epoch 0 every gene, later those that changed.
+        What :class:`~lightning_evo.callbacks.HyperparameterSchedule` takes.
+
+    Raises:
+        ValueError: If the candidate isn't a segment of a longer training.
+        ArchiveError: If there is no such candidate.
+    """
+    steps = _lineage(archive, candidate)
+    schedule: dict[int, dict[str, Any]] = {}
+    before: dict[str, Any] = {}
+    for epoch, segment in steps:
+        changed = {path: value for path, value in segment.genome.items() if path not in before or before[path] != value}
+        before = dict(segment.genome)
+        if changed:
+            schedule[epoch] = changed
+    return schedule
+
+
+def _lineage(archive: Archive, candidate: int) -> list[tuple[int, Candidate]]:
+    """The segments of one training with the epochs at which they really began, the first one first."""
+    steps: list[tuple[int, Candidate]] = []
+    at: int | None = candidate
+    while at is not None:
+        segment = archive.candidate(at)
+        if segment.segment is None:
+            raise ValueError(f"candidate {at} is a whole training, not a segment of one: it has no schedule")
+        result = archive.result(at)
+        # Where a checkpoint had vanished, the training went on from another one than was asked.
+        went = {} if result is None else result.extra.get("continuation", {})
+        start, at = went.get("start", segment.segment.start), went.get("from", segment.inherits)
+        steps.append((start or 0, segment))
+    return steps[::-1]
