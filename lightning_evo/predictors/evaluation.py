@@ -15,7 +15,7 @@ from lightning_evo.algorithms.predictor import Predictor
 from lightning_evo.algorithms.quality import SIZES
 from lightning_evo.genome import Genome, derive_seed
 
-__all__ = ["LearningPoint", "learning_curve", "log_sizes", "size_forest"]
+__all__ = ["LearningPoint", "log_sizes", "sample_efficiency", "size_forest"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class LearningPoint:
     predict_seconds: float
 
 
-def learning_curve(
+def sample_efficiency(
     predictor_factory: Callable[[int], Predictor],
     genomes: Sequence[Genome],
     fitness: Sequence[float],

@@ -18,7 +18,7 @@ from lightning_evo.predictors import (
     GaussianProcessPredictor,
     LSTMPredictor,
     ZeroCostPredictor,
-    learning_curve,
+    sample_efficiency,
 )
 from lightning_evo.predictors.features import Features, fill
 from lightning_evo.predictors.lstm import _Net
@@ -324,7 +324,7 @@ def test_bad_arguments_are_refused(make, message):
 def test_a_learning_curve_rises_and_stands_beside_that_of_sizes_alone():
     genomes, fitness = results("cell", 160)
     sizes = [{"params": abs(value) + 1, "flops": 1.0} for value in fitness]
-    points = learning_curve(
+    points = sample_efficiency(
         lambda seed: GaussianProcessPredictor().bind(CELL, seed), genomes, fitness, [15, 100], 2, 0, sizes
     )
     assert [(point.size, point.repeat) for point in points] == [(15, 0), (100, 0), (15, 1), (100, 1)]
@@ -342,7 +342,7 @@ def small_forest(seed):
 
 def test_a_learning_curve_is_decided_by_its_seed():
     genomes, fitness = results("cell", 60)
-    curves = [learning_curve(small_forest, genomes, fitness, [20], 2, seed) for seed in (0, 0, 1)]
+    curves = [sample_efficiency(small_forest, genomes, fitness, [20], 2, seed) for seed in (0, 0, 1)]
     first, again, other = ([(point.r2, point.tau) for point in curve] for curve in curves)
     assert first == again != other
     assert math.isnan(curves[0][0].baseline_r2)
@@ -351,9 +351,9 @@ def test_a_learning_curve_is_decided_by_its_seed():
 def test_sizes_that_leave_nothing_to_judge_by_are_refused():
     genomes, fitness = results("cell", 30)
     with pytest.raises(ValueError, match="don't fit in 30 results"):
-        learning_curve(small_forest, genomes, fitness, [29])
+        sample_efficiency(small_forest, genomes, fitness, [29])
     with pytest.raises(ValueError, match="29 fitness values"):
-        learning_curve(small_forest, genomes, fitness[1:], [10])
+        sample_efficiency(small_forest, genomes, fitness[1:], [10])
 
 
 def test_the_lstm_is_quick_to_copy_unbound_and_reads_only_what_is_there():

@@ -20,7 +20,7 @@ from lightning_evo import predictors as shipped
 from lightning_evo.algorithms.predictor import Measure, Predictor
 from lightning_evo.algorithms.quality import SIZES, kendall
 from lightning_evo.genome import Genome, SearchSpace, SequenceGene
-from lightning_evo.predictors.evaluation import LearningPoint, learning_curve, log_sizes, size_forest
+from lightning_evo.predictors.evaluation import LearningPoint, log_sizes, sample_efficiency, size_forest
 from lightning_evo.reporting.predictors.prescreens import PrescreenRecord, read_prescreens
 from lightning_evo.reporting.predictors.results import Results, load_results
 
@@ -38,7 +38,7 @@ SIZE = "size"
 SHORT_NAMES = {
     re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.removesuffix("Predictor")).lower(): name
     for name in shipped.__all__
-    if name.endswith("Predictor")
+    if name.endswith("Predictor") and name != "CurvePredictor"  # which learns of curves, not of genomes
 }
 """Short names of the predictors that ship: ``forest``, ``lstm``, ..."""
 
@@ -197,7 +197,7 @@ def evaluate(
     said(f"{name}: learning from {', '.join(map(str, enough)) or 'nothing'} of {len(results.genomes)} results")
     if not enough:
         return Evaluation(name, [], 0, [])
-    points = learning_curve(
+    points = sample_efficiency(
         remembered, results.genomes, results.higher_is_better, enough, repeats, seed, test_size=held_out
     )
     largest = next(i for i, point in enumerate(points) if point.size == max(enough))
