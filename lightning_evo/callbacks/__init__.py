@@ -1,6 +1,17 @@
 """What happens while a model trains? Lightning callbacks that work alone in any Trainer, and in a search."""
 
+from lightning_evo.callbacks.continuation import Continuation
 from lightning_evo.callbacks.cost import CostMeter
+from lightning_evo.callbacks.early_fitness import EarlyFitnessPrediction
 from lightning_evo.callbacks.fitness import FitnessRecorder
+from lightning_evo.callbacks.hyperparameter_schedule import HyperparameterSchedule
+from lightning_evo.callbacks.inheritance import WeightInheritance
 
-__all__ = ["CostMeter", "FitnessRecorder"]
+__all__ = [
+    "Continuation",
+    "CostMeter",
+    "EarlyFitnessPrediction",
+    "FitnessRecorder",
+    "HyperparameterSchedule",
+    "WeightInheritance",
+]

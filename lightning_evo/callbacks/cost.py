@@ -42,7 +42,8 @@ class CostMeter(Callback):
 
     def __init__(self) -> None:
         self.cost: dict[str, float] = {"params": 0, "flops": 0, "seconds": 0.0, "epochs": 0}
-        self._earlier_seconds = 0.0
+        self._earlier = {"seconds": 0.0, "epochs": 0.0}
+        self._epochs_at_start = 0
         self._started: float | None = None
         self._memory_at_start: int | None = None
         self._counter: FlopCounterMode | None = None
@@ -55,6 +56,10 @@ class CostMeter(Callback):
             torch.cuda.reset_peak_memory_stats(device)
         else:
             self._memory_at_start = _reset_peak_resident_memory()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Restored by now, where a training is resumed.
+        self._epochs_at_start = _epochs_processed(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if not self._counted:
@@ -85,7 +90,7 @@ class CostMeter(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.cost = dict(state_dict["cost"])
-        self._earlier_seconds = self.cost["seconds"]
+        self._earlier = {name: self.cost[name] for name in ("seconds", "epochs")}
         self._counted = state_dict["counted"]
 
     def _stop_counting(self) -> None:
@@ -97,10 +102,8 @@ class CostMeter(Callback):
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.cost["params"] = sum(parameter.numel() for parameter in _materialised(pl_module))
         if self._started is not None:
-            self.cost["seconds"] = self._earlier_seconds + time.perf_counter() - self._started
-        # Within `on_train_epoch_end` the epoch counts as processed, not yet as completed.
-        progress: Any = trainer.fit_loop.epoch_progress.current
-        self.cost["epochs"] = progress.processed
+            self.cost["seconds"] = self._earlier["seconds"] + time.perf_counter() - self._started
+        self.cost["epochs"] = self._earlier["epochs"] + _epochs_processed(trainer) - self._epochs_at_start
         device = trainer.strategy.root_device
         if device.type == "cuda":
             self.cost["peak_memory"] = torch.cuda.max_memory_allocated(device)
@@ -108,6 +111,12 @@ class CostMeter(Callback):
             peak = _resident_memory("VmHWM")
             if peak is not None:
                 self.cost["peak_memory"] = max(0, peak - self._memory_at_start)
+
+
+def _epochs_processed(trainer: Trainer) -> int:
+    # Within `on_train_epoch_end` the epoch counts as processed, not yet as completed.
+    progress: Any = trainer.fit_loop.epoch_progress.current
+    return progress.processed
 
 
 def _materialised(module: LightningModule) -> list[torch.nn.Parameter]:

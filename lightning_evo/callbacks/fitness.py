@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-__all__ = ["CHECKPOINT_FILE", "CURVE_FILE", "FitnessRecorder", "MetricNotLogged"]
+__all__ = ["CHECKPOINT_FILE", "CURVE_FILE", "FitnessRecorder", "MetricNotLogged", "check_logged", "read_metrics"]
 
 CHECKPOINT_FILE = "checkpoint.ckpt"
 CURVE_FILE = "curve.jsonl"
@@ -92,12 +92,9 @@ class FitnessRecorder(Checkpoint):
             self._directory.mkdir(parents=True, exist_ok=True)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # One transfer for all metrics: each `.item()` on its own would wait for the device again.
-        metrics = {k: v for k, v in trainer.callback_metrics.items() if isinstance(v, torch.Tensor) and v.numel() == 1}
-        numbers = torch.stack([v.detach().double().flatten()[0] for v in metrics.values()]).tolist() if metrics else []
-        point = {"epoch": trainer.current_epoch, **dict(zip(metrics, numbers, strict=True))}
+        point = {"epoch": trainer.current_epoch, **read_metrics(trainer)}
         self.curve.append(point)
-        self._check_required(trainer)
+        check_logged(trainer, point, self.required)
         if trainer.is_global_zero:
             with (self._directory / CURVE_FILE).open("a") as file:
                 file.write(json.dumps(point) + "\n")
@@ -120,18 +117,28 @@ class FitnessRecorder(Checkpoint):
         assert self.directory is not None
         return Path(self.directory)
 
-    def _check_required(self, trainer: Trainer) -> None:
-        every = trainer.check_val_every_n_epoch
-        if trainer.enable_validation and every is not None and (trainer.current_epoch + 1) % every:
-            return
-        missing = [name for name in self.required if name not in self.curve[-1]]
-        if missing:
-            logged = ", ".join(sorted(set(self.curve[-1]) - {"epoch"})) or "nothing"
-            raise MetricNotLogged(f"{', '.join(missing)}: never logged; the module logs {logged}")
-
     def _counts(self, point: dict[str, float]) -> bool:
         """Whether the epoch just recorded is now the one that counts."""
         if self.monitor is None or self.epoch == "last" or self.monitor not in point or self.best_index is None:
             return True
         best = self.curve[self.best_index].get(self.monitor, math.nan)
         return self.is_better(point[self.monitor], than=best)
+
+
+def read_metrics(trainer: Trainer) -> dict[str, float]:
+    """Every single number among the metrics logged so far, by name."""
+    metrics = {k: v for k, v in trainer.callback_metrics.items() if isinstance(v, torch.Tensor) and v.numel() == 1}
+    # One transfer for all metrics: each `.item()` on its own would wait for the device again.
+    numbers = torch.stack([v.detach().double().flatten()[0] for v in metrics.values()]).tolist() if metrics else []
+    return dict(zip(metrics, numbers, strict=True))
+
+
+def check_logged(trainer: Trainer, metrics: Mapping[str, float], required: Sequence[str]) -> None:
+    """Raise :class:`MetricNotLogged` if a required metric isn't there at the end of an epoch that validates."""
+    every = trainer.check_val_every_n_epoch
+    if trainer.enable_validation and every is not None and (trainer.current_epoch + 1) % every:
+        return
+    missing = [name for name in required if name not in metrics]
+    if missing:
+        logged = ", ".join(sorted(set(metrics) - {"epoch"})) or "nothing"
+        raise MetricNotLogged(f"{', '.join(missing)}: never logged; the module logs {logged}")

@@ -4,31 +4,76 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import Callback, Trainer, seed_everything
 
 from lightning_evo import callbacks
-from lightning_evo.callbacks import CostMeter, FitnessRecorder
+from lightning_evo.callbacks import (
+    Continuation,
+    CostMeter,
+    EarlyFitnessPrediction,
+    FitnessRecorder,
+    HyperparameterSchedule,
+    WeightInheritance,
+)
 from toys import ToyData, ToyNet
+
+
+def parent_checkpoint(directory):
+    """The checkpoint of a narrower network, from which both runs inherit."""
+    path = directory.parent / "parent.ckpt"
+    if not path.exists():
+        torch.save({"state_dict": ToyNet(width=3).state_dict()}, path)
+    return str(path)
+
 
 # One entry per public callback: how it is made, and what of it must come out the same.
 SETTINGS = {
+    Continuation: (
+        lambda directory: Continuation(directory=str(directory)),
+        lambda continuation: (continuation.changed, continuation.settings, continuation.checkpoint_path.name),
+    ),
     CostMeter: (
         lambda directory: CostMeter(),
         lambda meter: {k: v for k, v in meter.cost.items() if k in ("params", "flops", "epochs")},
+    ),
+    EarlyFitnessPrediction: (
+        lambda directory: EarlyFitnessPrediction(monitor="val_loss", mode="min", bar=0.5),
+        lambda prediction: (prediction.extra, prediction.predicted_fitness, prediction.state_dict()),
     ),
     FitnessRecorder: (
         lambda directory: FitnessRecorder("val_loss", mode="min", directory=str(directory)),
         lambda recorder: (recorder.curve, recorder.best_index, recorder.point),
     ),
+    HyperparameterSchedule: (
+        lambda directory: HyperparameterSchedule({1: {"model.init_args.lr": 0.05}, 3: {"model.init_args.lr": 0.01}}),
+        lambda schedule: (schedule.settings, schedule.state_dict()),
+    ),
+    WeightInheritance: (
+        lambda directory: WeightInheritance(parent_checkpoint(directory)),
+        lambda inheriting: inheriting.inheritance,
+    ),
 }
 
 
-def fit(callback, directory, epochs, ckpt_path=None):
+EPOCHS = 4
+
+
+class Interrupts(Callback):
+    """Ends a training of :data:`EPOCHS` after so many."""
+
+    def __init__(self, epochs):
+        self.epochs = epochs
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        trainer.should_stop = trainer.should_stop or trainer.current_epoch + 1 == self.epochs
+
+
+def fit(callback, directory, epochs=EPOCHS, ckpt_path=None):
     seed_everything(1)
     trainer = Trainer(
-        max_epochs=epochs,
+        max_epochs=EPOCHS,
         accelerator="cpu",
-        callbacks=[callback],
+        callbacks=[Interrupts(epochs), callback],
         default_root_dir=directory,
         logger=False,
         enable_progress_bar=False,
@@ -50,12 +95,12 @@ def test_every_public_callback_is_in_the_resume_test():
 def test_a_resumed_run_leaves_the_callback_as_an_uninterrupted_one_does(kind, tmp_path):
     make, outcome = SETTINGS[kind]
     whole = make(tmp_path / "whole")
-    reference = fit(whole, tmp_path / "whole", epochs=4)
+    reference = fit(whole, tmp_path / "whole")
 
     first = make(tmp_path / "parts")
     fit(first, tmp_path / "parts", epochs=2).save_checkpoint(tmp_path / "half.ckpt")
     second = make(tmp_path / "parts")
-    resumed = fit(second, tmp_path / "parts", epochs=4, ckpt_path=tmp_path / "half.ckpt")
+    resumed = fit(second, tmp_path / "parts", ckpt_path=tmp_path / "half.ckpt")
 
     assert outcome(second) == outcome(whole)
     for name, parameter in reference.model.state_dict().items():

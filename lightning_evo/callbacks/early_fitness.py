@@ -1,0 +1,377 @@
+"""Is it still worth training? The final fitness is predicted from the curve so far, and hopeless candidates end early."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
+
+from lightning_evo.archive.known import KnownResult, KnownResults
+from lightning_evo.archive.ranking import non_domination_ranks
+from lightning_evo.callbacks.cost import CostMeter
+from lightning_evo.callbacks.fitness import check_logged, read_metrics
+from lightning_evo.callbacks.search import SearchCallback, SearchContext
+from lightning_evo.genome import Objective, derive_seed
+from lightning_evo.predictors.curve_bayes import BayesianCurve
+from lightning_evo.predictors.curve_fitness import FinalFitness
+from lightning_evo.predictors.curve_pareto import probability_not_dominated
+from lightning_evo.predictors.curve_policies import ProbabilityOfImprovement, StoppingPolicy, Verdict
+from lightning_evo.predictors.learning_curve import CurvePredictor, KnownCurve
+
+__all__ = ["EarlyFitnessPrediction"]
+
+LEVEL = 0.9
+"""Of the intervals that are recorded."""
+
+
+class EarlyFitnessPrediction(SearchCallback, EarlyStopping):
+    """Stop a training whose final fitness will hardly beat the bar, and predict that fitness.
+
+    After each epoch the curve so far gives a distribution of the final fitness. In a search the bar is the best fitness
+    (or the ``rank``-th best) of the candidates trained to their end so far, and follows them while this one trains; with
+    several objectives a candidate stops when it is unlikely to be dominated by none of them. Its result then has the
+    status ``stopped``, and the predicted fitness (medians). In a Trainer without a search, ``monitor`` and ``bar`` say
+    what to beat; without a bar nothing is stopped.
+
+    A fraction of the candidates are ``controls``: they train to their end all the same, and show how often stopping would
+    have been wrong. What was decided, and by what, is in :attr:`extra`.
+
+    Override :meth:`should_stop` to decide otherwise. Under DDP rank 0 decides for all.
+
+    Args:
+        delta: δ: stop when P(final fitness beats the bar) ≤ δ, in (0, 1) (default 0.05).
+        predictor: What predicts (default :class:`~lightning_evo.predictors.curve_bayes.BayesianCurve`).
+        minimum_epochs: No candidate stops before so many epochs (default 3).
+        rank: The bar is the fitness of the ``rank``-th best (default 1, the best): what a search needs of its survivors.
+            With several objectives the front is the bar, whatever the rank.
+        controls: The fraction of candidates, in [0, 1), that are never stopped (default 0.05).
+        policy: Decides instead of ``delta`` and ``minimum_epochs``, by the curve of the first logged objective:
+            :class:`~lightning_evo.predictors.curve_policies.SuccessiveHalvingRule`, ``Hyperband``, ``MedianRule``,
+            ``Patience`` or your own. ``predictor`` then only predicts the fitness of what it stops.
+        monitor: The metric, outside of a search.
+        mode: ``max`` or ``min``, outside of a search.
+        target: The fitness is the ``best`` value of all epochs (default) or the ``last``, outside of a search.
+        bar: The fitness to beat, outside of a search.
+
+    Raises:
+        ValueError: If a number is out of range. During ``fit``: if ``max_epochs`` isn't set, as there is then no end to
+            predict.
+        MetricNotLogged: During training, when the monitored metric isn't there.
+
+    Source:
+        Domhan, Springenberg & Hutter 2015; Adriaensen et al. 2023 (LC-PFN, arXiv:2310.20447) for the prior over curves.
+
+    Example:
+        >>> callback = EarlyFitnessPrediction(monitor="val_acc", bar=0.99)
+        >>> curve = [0.30, 0.40, 0.45, 0.47, 0.485, 0.49, 0.495, 0.497, 0.499, 0.4995]
+        >>> callback.should_stop({"val_acc": curve}, horizon=20, known=[]).stop
+        True
+    """
+
+    needs_known_results = True
+
+    def __init__(
+        self,
+        delta: float = 0.05,
+        predictor: CurvePredictor | None = None,
+        minimum_epochs: int = 3,
+        rank: int = 1,
+        controls: float = 0.05,
+        policy: StoppingPolicy | None = None,
+        monitor: str | None = None,
+        mode: Literal["max", "min"] = "max",
+        target: Literal["best", "last"] = "best",
+        bar: float | None = None,
+    ) -> None:
+        # Lightning reads a metric that the module logs at the epoch's very end only for its EarlyStopping and Checkpoint;
+        # EarlyStopping's own way of deciding is not used.
+        if rank < 1:
+            raise ValueError(f"rank {rank!r} is not at least 1")
+        if not 0 <= controls < 1:
+            raise ValueError(f"controls {controls!r} is not in [0, 1)")
+        if target not in ("best", "last"):
+            raise ValueError(f"target {target!r} is neither 'best' nor 'last'")
+        Objective(monitor or "any", mode)  # raises where the mode is neither max nor min
+        self.predictor = predictor
+        self.policy = policy
+        self.delta, self.minimum_epochs = delta, minimum_epochs
+        self._policy = policy or ProbabilityOfImprovement(predictor, delta, minimum_epochs)
+        self._predictor = predictor or BayesianCurve()
+        self.rank, self.controls = rank, controls
+        self.monitor, self.mode, self.target, self.bar = monitor, mode, target, bar  # type: ignore[assignment]
+        self._objectives: tuple[Objective, ...] = () if monitor is None else (Objective(monitor, mode),)
+        self._predictors: dict[str, CurvePredictor] = {}
+        self._context: SearchContext | None = None
+        self._known: KnownResults | None = None
+        self._costs: Mapping[str, float] = {}
+        self._validated: set[str] = set()
+        self._validates = False
+        self._curves: dict[str, list[float]] = {}
+        self._record: dict[str, Any] = {}
+        self._fitness: tuple[float, ...] | None = None
+
+    # -- the search ----------------------------------------------------------------------------------------------------
+
+    def check_search(self, objectives: Sequence[Objective], epochs: int | None) -> None:
+        if not any(_logged(objective) for objective in objectives):
+            raise ValueError("monitor: every objective is a cost; there is no curve to predict")
+        needed = max(self.minimum_epochs, self._predictor.minimum_epochs) if self.policy is None else 1
+        if epochs is not None and epochs <= needed:
+            raise ValueError(
+                f"minimum_epochs: a prediction needs {needed} epochs, and candidates train {epochs} (trainer.max_epochs): "
+                f"give them more, or leave this callback out"
+            )
+
+    def join_search(self, context: SearchContext) -> None:
+        self._context = context
+        self._objectives = context.objectives
+        self.target = context.fitness_epoch
+        self._known = None if context.known is None else KnownResults(context.known)
+
+    @property
+    def control(self) -> bool:
+        """Whether this candidate is trained to its end whatever is predicted, to see whether that would be right."""
+        if self._context is None:
+            return False
+        return derive_seed(self._context.seed, "control") < self.controls * 2**32
+
+    @property
+    def extra(self) -> Mapping[str, Any]:
+        return {"early_fitness": self._record} if self._record else {}
+
+    @property
+    def predicted_fitness(self) -> tuple[float, ...] | None:
+        return self._fitness
+
+    # -- the decision --------------------------------------------------------------------------------------------------
+
+    def should_stop(self, curves: Mapping[str, Sequence[float]], horizon: int, known: Sequence[KnownResult]) -> Verdict:
+        """Decide after an epoch.
+
+        Args:
+            curves: The curve so far of every objective that is logged, one value per epoch; NaN where it is missing.
+            horizon: How many epochs the training would have altogether.
+            known: Results of other candidates, as far as they may be known.
+
+        Returns:
+            Whether to stop, P(the final fitness beats the bar) where there is a bar, and the prediction of the first
+            objective that is logged.
+        """
+        first = next(objective for objective in self._objectives if _logged(objective))
+        if len(self._objectives) > 1 and isinstance(self._policy, ProbabilityOfImprovement):
+            return self._against_front(self._policy, curves, horizon, known)
+        context = self._context
+        verdict = self._policy.decide(
+            curves[first.monitor],
+            horizon,
+            self._curves_of(first, known),
+            self._bar(first, known),
+            mode=first.mode,
+            target=self.target,  # type: ignore[arg-type]
+            features=() if context is None else context.features,
+            candidate=0 if context is None else context.candidate,
+            seed=0 if context is None else context.seed,
+        )
+        if verdict.stop and not any(map(math.isfinite, curves[first.monitor])):
+            return Verdict(False, reason="no value so far is a number")
+        if verdict.stop and verdict.prediction is None:
+            # Policies that only compare leave the fitness of what they stop to the predictor.
+            prediction = self._predict(first, curves[first.monitor], horizon, known)
+            verdict = Verdict(True, verdict.probability, prediction, verdict.reason)
+        return verdict
+
+    def _against_front(
+        self,
+        policy: ProbabilityOfImprovement,
+        curves: Mapping[str, Sequence[float]],
+        horizon: int,
+        known: Sequence[KnownResult],
+    ) -> Verdict:
+        """Stop when P(no point of the front dominates the candidate) ≤ δ."""
+        finals: list[FinalFitness | float] = []
+        for objective in self._objectives:
+            if not _logged(objective):
+                finals.append(self._cost(objective, len(next(iter(curves.values()))), horizon))
+                continue
+            curve = curves[objective.monitor]
+            needed = max(policy.minimum_epochs, policy.predictor.minimum_epochs)
+            if sum(map(math.isfinite, curve)) < needed:
+                return Verdict(
+                    False, reason=f"{objective.monitor} has fewer than the {needed} epochs a prediction needs"
+                )
+            finals.append(self._predict(objective, curve, horizon, known))
+        predictions = [final for final in finals if isinstance(final, FinalFitness)]
+        front = [result.fitness for result in known if result.complete]
+        if not front or not all(isinstance(final, FinalFitness) or math.isfinite(final) for final in finals):
+            return Verdict(False, None, predictions[0], "there is no front yet")
+        weights = [objective.weight for objective in self._objectives]
+        seed = 0 if self._context is None else self._context.seed
+        probability = probability_not_dominated(finals, front, weights, seed)
+        if not all(prediction.explained for prediction in predictions):
+            return Verdict(False, probability, predictions[0], "a curve is not explained")
+        reason = f"P(not dominated) = {probability:.3g}"
+        return Verdict(probability <= policy.delta, probability, predictions[0], reason)
+
+    def _predict(
+        self, objective: Objective, curve: Sequence[float], horizon: int, known: Sequence[KnownResult]
+    ) -> FinalFitness:
+        # One predictor per metric: each may keep what it learned from that metric's curves.
+        predictor = self._predictors.setdefault(objective.monitor, copy.deepcopy(self._predictor))
+        features = () if self._context is None else self._context.features
+        if sum(map(math.isfinite, curve)) < predictor.minimum_epochs:
+            # A policy may stop what is too young for the predictor: its best value so far is all there is.
+            best = (max if objective.mode == "max" else min)(filter(math.isfinite, curve))
+            return FinalFitness.normal(best, 0.0, explained=False)
+        fitted = predictor.fit(self._curves_of(objective, known))
+        return fitted.predict(curve, horizon, self.target, objective.mode, features)  # type: ignore[arg-type]
+
+    def _bar(self, objective: Objective, known: Sequence[KnownResult]) -> float | None:
+        """The fitness to beat: the one given, or that of the ``rank``-th best candidate that was trained to its end."""
+        at = self._objectives.index(objective)
+        reached = sorted((r.fitness[at] for r in known if r.complete), reverse=objective.mode == "max")
+        return reached[self.rank - 1] if len(reached) >= self.rank else self.bar
+
+    def _front(self, known: Sequence[KnownResult]) -> list[list[float]]:
+        """The fitness of those trained to their end that none of these dominates."""
+        reached = [result.fitness for result in known if result.complete]
+        ranks = non_domination_ranks(reached, self._objectives)
+        return [list(fitness) for fitness, rank in zip(reached, ranks, strict=True) if rank == 0]
+
+    def _curves_of(self, objective: Objective, known: Sequence[KnownResult]) -> list[KnownCurve]:
+        at = self._objectives.index(objective)
+        return [
+            KnownCurve(r.id, r.curves[objective.monitor], r.fitness[at], r.features, r.cost, r.complete)
+            for r in known
+            if objective.monitor in r.curves
+        ]
+
+    def _cost(self, objective: Objective, epoch: int, horizon: int) -> float:
+        """A cost at the end of training; what grows with the epochs is extrapolated, NaN where nobody measures it."""
+        name = objective.monitor.removeprefix("cost/")
+        cost = float(self._costs.get(name, math.nan))
+        return cost * horizon / epoch if name in ("seconds", "epochs") else cost
+
+    # -- Lightning's hooks ---------------------------------------------------------------------------------------------
+
+    @property
+    def state_key(self) -> str:
+        return type(self).__qualname__  # not by the monitor, which a search may set
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        if not self._objectives:
+            raise ValueError("EarlyFitnessPrediction: monitor is not given, and there is no search to give objectives")
+        if trainer.max_epochs is None or trainer.max_epochs < 1:
+            raise ValueError(
+                f"EarlyFitnessPrediction: max_epochs {trainer.max_epochs} leaves no end to predict; set it"
+            )
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._validates = True
+            self._validated |= set(trainer.callback_metrics)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        metrics = read_metrics(trainer)
+        monitors = [objective.monitor for objective in self._objectives if _logged(objective)]
+        check_logged(trainer, metrics, monitors)
+        for name in monitors:
+            # Without a validation in this epoch, what is there is the last one's.
+            stale = name in self._validated and not self._validates
+            self._curves.setdefault(name, []).append(math.nan if stale else metrics.get(name, math.nan))
+        self._validates = False
+        meter = next((callback for callback in trainer.callbacks if isinstance(callback, CostMeter)), None)  # type: ignore[attr-defined]
+        self._costs = {} if meter is None else dict(meter.cost)
+        self._decide(trainer)
+
+    def _decide(self, trainer: Trainer) -> None:
+        epoch, horizon = trainer.current_epoch + 1, trainer.max_epochs
+        assert horizon is not None
+        stop = False
+        # Lightning goes on until min_epochs whatever is decided, so nothing is decided before.
+        if trainer.is_global_zero and max(1, trainer.min_epochs or 0) <= epoch < horizon and not self._decided:
+            known = [] if self._known is None else self._known.read()
+            verdict = self.should_stop(self._curves, horizon, known)
+            stop = self._note(verdict, epoch, horizon, known)
+        stop = trainer.strategy.broadcast(stop)
+        trainer.should_stop = trainer.should_stop or stop
+
+    @property
+    def _decided(self) -> bool:
+        return self._record.get("would_stop_at") is not None or self._fitness is not None
+
+    def _note(self, verdict: Verdict, epoch: int, horizon: int, known: Sequence[KnownResult]) -> bool:
+        """Record a verdict; returns whether the training ends here.
+
+        A row of ``decisions`` is epoch, probability, and where a prediction was made its median and 90 % interval.
+        """
+        first = next(objective for objective in self._objectives if _logged(objective))
+        decision = [epoch - 1, verdict.probability]
+        if verdict.prediction is not None:
+            decision += [verdict.prediction.median, *verdict.prediction.interval(LEVEL)]
+        self._record = {
+            "policy": type(self._policy).__name__,
+            "delta": self.delta if self.policy is None else None,
+            "control": self.control,
+            "horizon": horizon,
+            "stopped_at": None,
+            "would_stop_at": None,
+            "probability": verdict.probability,
+            "bar": self._bar(first, known) if len(self._objectives) == 1 else None,
+            "front": self._front(known) if len(self._objectives) > 1 and verdict.stop else None,
+            "predicted": {},
+            "decisions": [*self._record.get("decisions", []), [_short(number) for number in decision]],
+            "reason": verdict.reason,
+        }
+        if not verdict.stop:
+            return False
+        finals = [self._final(objective, epoch, horizon, known, verdict) for objective in self._objectives]
+        named = zip(self._objectives, finals, strict=True)
+        self._record["predicted"] = {o.monitor: _described(f) for o, f in named if isinstance(f, FinalFitness)}
+        self._record["would_stop_at" if self.control else "stopped_at"] = epoch - 1
+        if not self.control:
+            self._fitness = tuple(final.median if isinstance(final, FinalFitness) else final for final in finals)
+        return not self.control
+
+    def _final(
+        self, objective: Objective, epoch: int, horizon: int, known: Sequence[KnownResult], verdict: Verdict
+    ) -> FinalFitness | float:
+        if not _logged(objective):
+            return self._cost(objective, epoch, horizon)
+        if len(self._objectives) == 1 and verdict.prediction is not None:
+            return verdict.prediction
+        return self._predict(objective, self._curves[objective.monitor], horizon, known)
+
+    def state_dict(self) -> dict[str, Any]:
+        fitness = None if self._fitness is None else list(self._fitness)
+        return {
+            "curves": {name: list(curve) for name, curve in self._curves.items()},
+            "record": copy.deepcopy(self._record),
+            "fitness": fitness,
+            "validated": sorted(self._validated),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._curves = {name: list(curve) for name, curve in state_dict["curves"].items()}
+        self._record = copy.deepcopy(state_dict["record"])
+        self._fitness = None if state_dict["fitness"] is None else tuple(state_dict["fitness"])
+        self._validated = set(state_dict["validated"])
+
+
+def _logged(objective: Objective) -> bool:
+    return not objective.monitor.startswith("cost/")
+
+
+def _short(number: float | None) -> float | None:
+    """Six digits: the record has a row for every epoch."""
+    return None if number is None else float(f"{number:.6g}")
+
+
+def _described(final: FinalFitness) -> dict[str, float]:
+    low, high = final.interval(LEVEL)
+    return {"mean": final.mean, "std": final.std, "median": final.median, "low": low, "high": high}

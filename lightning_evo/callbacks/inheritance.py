@@ -1,0 +1,193 @@
+"""What does a training start from? A parent's weights, taken from its checkpoint into a network that may have grown."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, get_args
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch import Tensor
+
+from lightning_evo.callbacks.search import SearchCallback, SearchContext
+from lightning_evo.functional import Inheritance, Structure, inherit, inherit_optimizer, structure_of
+from lightning_evo.functional.channels import NewUnits
+
+__all__ = ["WeightInheritance"]
+
+
+class WeightInheritance(SearchCallback):
+    """Start a training from a parent's weights.
+
+    At the start of ``fit`` it reads the parent's checkpoint and writes its weights into the model, see
+    :func:`~lightning_evo.functional.inherit`: what both have is copied, what grew is filled so that the model computes
+    what its parent computed, as far as it can. In a search the search says whose checkpoint; alone, ``checkpoint`` does.
+    Nothing but weights, buffers and, if wanted, optimizer moments is taken: hyperparameters, epoch and schedules are the
+    model's own. A run that is resumed inherits nothing again. The model's own structure is kept in its checkpoints, so
+    that what its children inherit can be told to preserve what it computes, or not (``inheritance["preserving"]``).
+
+    A checkpoint that vanished, is damaged, or doesn't match is no error: the model trains from scratch, a warning says
+    so once, and :attr:`inheritance` records why.
+
+    Under DDP rank 0 reads and all ranks inherit the same. Sharded strategies (FSDP, DeepSpeed's stage 3) are not
+    supported: they train from scratch, and say so.
+
+    Args:
+        checkpoint: Path of the parent's Lightning checkpoint; in a search the search's own choice goes before it.
+        new_units: ``zero``: new units begin fresh, and what is taken from them is 0. ``net2wider``: copies of old ones.
+        spread: With copies: how unequally they share what is taken from their unit, from 0 (equally) to below 1.
+        optimizer: Whether moments are inherited too: kept for copied weights, 0 for new slices.
+        trusted: Whether a checkpoint that holds more than tensors and plain data may be unpickled, which can run any
+            code in it. Default: where a search gave it, as it is the search's own.
+
+    Raises:
+        ValueError: If ``new_units`` or ``spread`` is out of its range.
+
+    >>> WeightInheritance("parent.ckpt", new_units="net2wider").inheritance
+    {}
+    """
+
+    needs_parent = True
+
+    def __init__(
+        self,
+        checkpoint: str | None = None,
+        new_units: NewUnits = "zero",
+        spread: float = 0.0,
+        optimizer: bool = False,
+        trusted: bool | None = None,
+    ) -> None:
+        if new_units not in get_args(NewUnits):
+            raise ValueError(f"new_units: {new_units!r} is neither 'zero' nor 'net2wider'")
+        if not 0 <= spread < 1:
+            raise ValueError(f"spread: {spread} is not from 0 to below 1")
+        self.checkpoint, self.new_units, self.spread = checkpoint, new_units, spread
+        self.optimizer, self.trusted = optimizer, trusted
+        self.inheritance: dict[str, Any] = {}
+        self._structure: dict[str, Any] = {}
+        self._context: SearchContext | None = None
+
+    def should_inherit(self, name: str, pl_module: LightningModule) -> bool:
+        """Whether a tensor, by its name in the model's state dict, may inherit; override to decide otherwise.
+
+        >>> class Backbone(WeightInheritance):
+        ...     def should_inherit(self, name, pl_module):
+        ...         return name.startswith("backbone.")
+        """
+        return True
+
+    def join_search(self, context: SearchContext) -> None:
+        self._context = context
+
+    @property
+    def extra(self) -> Mapping[str, Any]:
+        """What was inherited: ``{"inheritance": ...}``; nothing where there was no parent."""
+        return {"inheritance": self.inheritance} if self.inheritance else {}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Here the optimizers exist, and under DDP all ranks have the same fresh weights. Weights are written in place,
+        # so that optimizers and wrappers keep hold of them.
+        with suppress(ValueError):  # lazy or sharded parameters: children will do without
+            self._structure = structure_of(pl_module).to_dict()
+        parent = self._context.parent if self._context is not None else None
+        continued = self._context is not None and self._context.segment is not None and self._context.segment.start > 0
+        path = parent.checkpoint if parent is not None else self.checkpoint
+        if path is None or continued or trainer.ckpt_path is not None or self.inheritance:
+            return
+        self.inheritance = {
+            "from": parent.candidate if parent is not None else None,
+            "asked": parent.asked if parent is not None else None,
+            "why": parent.why if parent is not None else "",
+            "copied": [],
+            "sliced": [],
+            "identity": [],
+            "fresh": [],
+            "optimizer": "none",
+        }
+        loaded, problem = trainer.strategy.broadcast(self._load(path) if trainer.is_global_zero else ({}, ""))
+        if not problem:
+            problem = self._inherit(loaded, trainer, pl_module)
+        if problem:
+            self.inheritance |= {"from": None, "why": problem, "fresh": list(pl_module.state_dict())}
+            rank_zero_warn(f"WeightInheritance: training from scratch: {problem}")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"inheritance": dict(self.inheritance), "structure": self._structure}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.inheritance = dict(state_dict["inheritance"])
+
+    def _load(self, path: str) -> tuple[dict[str, Any], str]:
+        """What is needed of a checkpoint, and why there is none."""
+        if not path:
+            return {}, f"{self.inheritance['why']}, and no ancestor's is left"
+        try:
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            return {}, f"{path} does not exist"
+        except pickle.UnpicklingError as error:
+            if not (self.trusted if self.trusted is not None else self._context is not None):
+                return {}, f"{path} holds more than tensors and plain data (trusted=True reads it): {_line(error)}"
+            try:
+                loaded = torch.load(path, map_location="cpu", weights_only=False)
+            except Exception as problem:  # unpickling a damaged file, or foreign objects, may raise anything
+                return {}, f"{path} cannot be read: {_line(problem)}"
+        except (OSError, RuntimeError, EOFError, ValueError) as error:
+            return {}, f"{path} cannot be read: {_line(error)}"
+        if not isinstance(loaded, dict) or not isinstance(loaded.get("state_dict"), Mapping):
+            return {}, f"{path} is not a Lightning checkpoint: it has no state_dict"
+        states = loaded.get("optimizer_states", []) if self.optimizer else []
+        theirs = [state for state in loaded.get("callbacks", {}).values() if isinstance(state, dict)]
+        structure: dict[str, Any] = next(
+            (state["structure"] for state in theirs if {"inheritance", "structure"} <= set(state)), {}
+        )
+        return {"state_dict": dict(loaded["state_dict"]), "optimizer_states": states, "structure": structure}, ""
+
+    def _inherit(self, loaded: Mapping[str, Any], trainer: Trainer, pl_module: LightningModule) -> str:
+        """Inherit; returns why nothing could be."""
+        state: dict[str, Tensor] = loaded["state_dict"]
+        try:
+            done = inherit(
+                pl_module,
+                state,
+                structure=Structure.from_dict(loaded["structure"]) if loaded["structure"] else None,
+                new_units=self.new_units,
+                spread=self.spread,
+                seed=self._context.seed if self._context is not None else 0,
+                choose=lambda name: self.should_inherit(name, pl_module),
+            )
+        except ValueError as error:  # lazy or sharded parameters
+            return str(error)
+        if not done.maps:
+            return done.why_not[0]
+        self.inheritance |= {
+            "copied": list(done.copied),
+            "sliced": list(done.sliced),
+            "identity": list(done.identity),
+            "fresh": list(done.fresh),
+            "preserving": done.preserving,
+            "why_not": list(done.why_not),
+            "optimizer": self._inherit_optimizers(loaded, trainer, pl_module, done) if self.optimizer else "none",
+        }
+        return ""
+
+    def _inherit_optimizers(
+        self, loaded: Mapping[str, Any], trainer: Trainer, pl_module: LightningModule, done: Inheritance
+    ) -> str:
+        states = loaded["optimizer_states"]
+        if len(states) != len(trainer.optimizers):
+            return f"fresh: {len(trainer.optimizers)} optimizers, the checkpoint holds {len(states)}"
+        try:
+            for optimizer, state in zip(trainer.optimizers, states, strict=True):
+                inherit_optimizer(optimizer, pl_module, done, state, loaded["state_dict"])
+        except ValueError as error:
+            rank_zero_warn(f"WeightInheritance: optimizers begin afresh: {error}")
+            return f"fresh: {error}"
+        return "kept"
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
