@@ -7,6 +7,7 @@ from lightning_evo.algorithms.individual import Fitness, Individual
 from lightning_evo.algorithms.local_search import LocalSearch
 from lightning_evo.algorithms.nsga2 import NSGA2
 from lightning_evo.algorithms.operators import Operator
+from lightning_evo.algorithms.population_based_training import PopulationBasedTraining
 from lightning_evo.algorithms.predictor import Measure, Predictor
 from lightning_evo.algorithms.predictor_search import PredictorSearch
 from lightning_evo.algorithms.prescreen import Prescreen, Prior, Screen
@@ -27,6 +28,7 @@ __all__ = [
     "Measure",
     "Operator",
     "ParetoFront",
+    "PopulationBasedTraining",
     "Predictor",
     "PredictorSearch",
     "Prescreen",

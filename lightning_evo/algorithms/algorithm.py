@@ -104,6 +104,10 @@ class Algorithm(ABC):
 
     synchronous: bool = False
     """Whether :meth:`ask` returns ``None``, making slots wait, until a generation is complete."""
+    continues: bool = False
+    """Whether its candidates continue the training of others (``Candidate.segment``), whose checkpoints it then needs."""
+    epochs: int | None = None
+    """Epochs of a whole training, for an algorithm that ``continues``; whoever runs the search sets it if it is unset."""
     survival_draws: bool = True
     """Whether :meth:`survive` needs random numbers; ``False`` saves a steady-state algorithm 0.15 ms per tell."""
 
@@ -122,6 +126,8 @@ class Algorithm(ABC):
     """Measures zero-cost proxies for predictors; whoever runs the search sets it before :meth:`bind`."""
     prior: Prior = ()
     """Results of earlier searches that predictors learn from; set before :meth:`bind`."""
+    inheritance: bool = False
+    """Whether children start from their parents' weights; whoever runs the search sets it before :meth:`bind`."""
     screen: Screen | None
     """The prescreen at work; ``None`` where none was asked for."""
     hall_of_fame: HallOfFame | ParetoFront
@@ -189,6 +195,28 @@ class Algorithm(ABC):
     def log_every(self) -> int:
         """How many tells make a record in the logbook (steady-state algorithms)."""
         return self.population_size
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether nothing will be asked any more, though the budget allows it; :meth:`ask` then returns ``None``."""
+        return False
+
+    @property
+    def known_before(self) -> int | None:
+        """Results of candidates below this id may guide the training of those that run now; ``None``: all may.
+
+        In a synchronous algorithm those of earlier generations, so that it doesn't matter which candidate ends first.
+        """
+        return self._generation.start if self.synchronous else None
+
+    @property
+    def ancestors(self) -> set[int]:
+        """Ids of candidates whose weights a candidate not yet asked may start from; their checkpoints are kept.
+
+        By default those alive, and those that may live on when the generation in progress ends.
+        """
+        told = (individual for individual, _ in self._ended.values() if individual.fitness.valid)
+        return {_weights_of(individual) for individual in (*self.population, *told)}
 
     def default_operators(self) -> dict[Role, Operator]:
         """The operators used where the user names none; :attr:`objectives` are known by then."""
@@ -354,6 +382,8 @@ class Algorithm(ABC):
         return _Child(genome, self.space.phenotype(genome), parents, origin)
 
     def _individual_of(self, id: int, child: _Child, prediction: Prediction | None) -> Individual:
+        original = self._first_asked.get(child.phenotype)
+        heir = self.inheritance and bool(child.parents) and original is None
         candidate = Candidate(
             id=id,
             genome=child.genome,
@@ -361,7 +391,8 @@ class Algorithm(ABC):
             generation=1 + max((parent.candidate.generation for parent in child.parents), default=-1),
             seed=derive_seed(self.seed, "train", id),
             origin=child.origin,
-            duplicate_of=self._first_asked.get(child.phenotype),
+            inherits=_weights_of(child.parents[0]) if heir else None,
+            duplicate_of=original,
             prediction=prediction,
         )
         return self._individual(candidate, child.phenotype)
@@ -453,3 +484,9 @@ class Algorithm(ABC):
             return function(*genomes, rng)
 
         return call
+
+
+def _weights_of(individual: Individual) -> int:
+    """Id of the candidate that has an individual's weights: the one it was answered by, where it wasn't trained."""
+    original = individual.candidate.duplicate_of
+    return individual.id if original is None else original
