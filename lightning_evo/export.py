@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from lightning_evo.archive import Archive
-from lightning_evo.evolution.winner import MODEL_FILE, intact_checkpoint
+from lightning_evo.evolution.winner import MODEL_FILE, intact_checkpoint, write_schedule
 from lightning_evo.training.blueprint import Blueprint, load_yaml
 from lightning_evo.training.candidate import CONFIG_FILE, isolated
 
@@ -29,6 +30,8 @@ def export(
 ) -> list[Path]:
     """Write ``config.yaml`` and ``model.ckpt``, which the stock ``LightningCLI`` and ``load_from_checkpoint`` open.
 
+    Of a training whose hyperparameters changed also ``schedule.yaml`` and ``replay.yaml``, which repeats it.
+
     Args:
         directory: The search's directory.
         to: Where to write; made if absent.
@@ -43,20 +46,29 @@ def export(
         ExportError: If the candidate, its config or its checkpoint isn't there.
         ArchiveError: If the archive can't be read.
     """
-    config, checkpoint = _source(directory, candidate)
-    to.mkdir(parents=True, exist_ok=True)
-    written = [_copy(config, to / CONFIG_FILE), _copy(checkpoint, to / MODEL_FILE)]
+    with Archive(directory) as archive:
+        found = _source(directory, archive, candidate)
+        to.mkdir(parents=True, exist_ok=True)
+        written = [_copy(found.config, to / CONFIG_FILE), _copy(found.checkpoint, to / MODEL_FILE)]
+        written += write_schedule(archive, found.candidate, to)
     if onnx or torch_export:
-        written += _traced(load_yaml(config.read_text()), to, onnx, torch_export)
+        written += _traced(load_yaml(found.config.read_text()), to, onnx, torch_export)
     return written
 
 
-def _source(directory: Path, candidate: int | None) -> tuple[Path, Path]:
-    archive = Archive(directory)
+@dataclass(frozen=True)
+class _Source:
+    candidate: int
+    config: Path
+    checkpoint: Path
+
+
+def _source(directory: Path, archive: Archive, candidate: int | None) -> _Source:
     final = directory / "final"
     if candidate is None:
-        if "final" in archive.meta and (final / MODEL_FILE).is_file():
-            return final / CONFIG_FILE, final / MODEL_FILE
+        outcome = archive.meta.get("final")
+        if outcome is not None and (final / MODEL_FILE).is_file():
+            return _Source(outcome["request"]["candidate"], final / CONFIG_FILE, final / MODEL_FILE)
         ranked = archive.best(1)
         if not ranked:
             raise ExportError(f"{directory}: no candidate has finished yet")
@@ -65,7 +77,7 @@ def _source(directory: Path, candidate: int | None) -> tuple[Path, Path]:
     if result is None:
         raise ExportError(f"{directory}: candidate {candidate} is not there or has not finished")
     if "answered_by" in result.extra:
-        return _source(directory, result.extra["answered_by"])
+        return _source(directory, archive, result.extra["answered_by"])
     if result.fitness is None:
         raise ExportError(f"{directory}: candidate {candidate} failed: {result.error_type}")
     config = directory / "candidates" / f"{candidate:06d}" / CONFIG_FILE
@@ -78,7 +90,7 @@ def _source(directory: Path, candidate: int | None) -> tuple[Path, Path]:
             f"the checkpoint of candidate {candidate} {kept}; train it again, with the same seed, by "
             f"`lightning-evo fit --config {config}`"
         )
-    return config, checkpoint
+    return _Source(candidate, config, checkpoint)
 
 
 def _copy(source: Path, target: Path) -> Path:

@@ -21,6 +21,7 @@ import lightning_evo.data.torchvision_images
 import lightning_evo.models.bitstring_cnn
 import lightning_evo.models.image_classifier
 import lightning_evo.models.template_net
+import lightning_evo.predictors.curve_regression
 import lightning_evo.predictors.ensemble
 import lightning_evo.predictors.forest
 import lightning_evo.predictors.gaussian_process
@@ -28,8 +29,11 @@ import lightning_evo.predictors.lstm
 import lightning_evo.predictors.zero_cost  # noqa: F401
 from lightning_evo.algorithms import Algorithm, Predictor
 from lightning_evo.archive import ArchiveError
+from lightning_evo.callbacks.search import SearchCallback
 from lightning_evo.evolution import Evolution, SearchError, SearchInterrupted
 from lightning_evo.genome import Gene
+from lightning_evo.predictors.curve_policies import StoppingPolicy
+from lightning_evo.predictors.learning_curve import CurvePredictor
 from lightning_evo.training import Blueprint, ConfigTrainable
 from lightning_evo.training.blueprint import gist, load_yaml
 
@@ -202,8 +206,15 @@ def _named(path: str) -> Iterator[None]:
 
 def _helped(message: str) -> str:
     """The message, with the classes there are where one was named that isn't."""
-    places = ((rf"{GROUP}\.algorithm[\w.]*\.predictor", Predictor), (rf"{GROUP}\.algorithm", Algorithm))
-    for place, kind in (*places, (rf"{GROUP}\.space", Gene)):
+    places = (
+        (rf"{GROUP}\.algorithm[\w.]*\.predictor", Predictor),
+        (rf"{GROUP}\.algorithm", Algorithm),
+        (rf"{GROUP}\.callbacks[\w.]*\.predictor", CurvePredictor),
+        (rf"{GROUP}\.callbacks[\w.]*\.policy", StoppingPolicy),
+        (rf"{GROUP}\.callbacks", SearchCallback),
+        (rf"{GROUP}\.space", Gene),
+    )
+    for place, kind in places:
         if re.match(place, message) and "class that can be imported" in message:
             ours = [cls.__name__ for cls in _subclasses(kind) if cls.__module__.startswith("lightning_evo.")]
             names = sorted(name for name in ours if not name.startswith("_"))

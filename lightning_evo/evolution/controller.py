@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_evo.archive import Archive, ArchiveWriter, DiskFull
-from lightning_evo.evolution.checkpoints import KeptCheckpoints
+from lightning_evo.callbacks.search import Inherited, SearchContext
+from lightning_evo.evolution.checkpoints import CHECKPOINTS, Checkpoints
 from lightning_evo.evolution.errors import SearchError, SearchInterrupted
 from lightning_evo.evolution.interrupts import Interrupts
+from lightning_evo.evolution.knowledge import Knowledge
 from lightning_evo.evolution.screening import QualityRecord
 from lightning_evo.execution import Executor, Job, read_result
 from lightning_evo.genome import FAILED, Candidate, Result
@@ -79,7 +81,15 @@ class Controller:
         self._echoes: dict[int, list[Candidate]] = {}
         self._duplicates_in_a_row = 0
         self._quality = QualityRecord(self.algorithm, writer, archive, progress)
-        self._kept = KeptCheckpoints(evolution.keep_checkpoints, evolution.objectives)
+        self._checkpoints = Checkpoints(evolution.directory, evolution.keep_checkpoints, evolution.objectives)
+        self._checkpoints.peak_bytes = archive.meta.get(CHECKPOINTS, {}).get("peak_bytes", 0)
+        self._knowledge = (
+            Knowledge(evolution.directory, self.algorithm, evolution.space, evolution.objectives)
+            if evolution.needs_known_results
+            else None
+        )
+        self._unfinished: dict[int, Candidate] = {}
+        self._orphaned = False
         self._started = time.monotonic()
         self._elapsed_before = float(archive.meta.get("elapsed", 0.0))
         self._recorded_elapsed = self._elapsed_before
@@ -88,19 +98,16 @@ class Controller:
 
     def resume(self) -> None:
         """Bring the algorithm to where the archive says it was; start again what was asked and never ended."""
-        unfinished: dict[int, Candidate] = {}
         for candidate, result in self.archive.events():
             if result is None:
                 self.algorithm.recall(candidate)
                 self.state.asked += 1
-                unfinished[candidate.id] = candidate
+                self._unfinished[candidate.id] = candidate
             else:
-                del unfinished[candidate.id]
-                self._account(candidate, result)
-                self.algorithm.tell(candidate, result)
+                self._tell(candidate, result)
         if self.state.asked:
-            self.progress.message(f"continuing: {self.state.summary()}; {len(unfinished)} to finish")
-        for candidate in unfinished.values():
+            self.progress.message(f"continuing: {self.state.summary()}; {len(self._unfinished)} to finish")
+        for candidate in list(self._unfinished.values()):
             adopted = read_result(self._directory(candidate))
             if adopted is not None and not adopted.fatal:
                 # It had finished, and the controller was killed before it could record it.
@@ -152,6 +159,7 @@ class Controller:
                     )
                 return
             self.writer.record_candidate(candidate, queued=time.time())
+            self._unfinished[candidate.id] = candidate
             self.state.asked += 1
             self._start(candidate)
 
@@ -162,6 +170,8 @@ class Controller:
             state.end = (
                 f"the search space seems exhausted: {DUPLICATES_IN_A_ROW} candidates in a row had been asked before"
             )
+        elif self.algorithm.exhausted:
+            state.end = f"{type(self.algorithm).__name__} is through"
         elif budget.candidates is not None and state.asked >= budget.candidates:
             state.end = "budget.candidates"
         elif budget.epochs is not None and state.epochs >= budget.epochs:
@@ -189,8 +199,10 @@ class Controller:
             directory,
             evolution.objectives,
             evolution.fitness_epoch,
-            save_checkpoint=evolution.keep_checkpoints > 0,
+            save_checkpoint=evolution.keep_checkpoints > 0 or evolution.inherits,
             devices=evolution.workers.devices_per_candidate,
+            callbacks=evolution.callbacks,
+            context=self._context(candidate, directory),
         )
         job = Job(
             id=candidate.id,
@@ -202,6 +214,28 @@ class Controller:
         self._running[candidate.id] = candidate
         future = self.executor.submit(job)
         future.add_done_callback(lambda future: self._done.put(_Done(candidate, future)))
+
+    def _context(self, candidate: Candidate, directory: Path) -> SearchContext:
+        """What the candidate's callbacks may know of the search."""
+        return SearchContext(
+            candidate=candidate.id,
+            seed=candidate.seed,
+            objectives=self.evolution.objectives,
+            fitness_epoch=self.evolution.fitness_epoch,
+            directory=str(directory),
+            known=None if self._knowledge is None else str(self._knowledge.path.absolute()),
+            features=() if self._knowledge is None else self._knowledge.features(candidate),
+            parent=self._parent(candidate),
+            segment=candidate.segment,
+        )
+
+    def _parent(self, candidate: Candidate) -> Inherited | None:
+        parent = self._checkpoints.parent_of(candidate, self.archive.candidate)
+        if parent is not None and parent.why and not self._orphaned:
+            self._orphaned = True  # each such case is recorded with its candidate; once is enough to say it
+            instead = f"from {parent.candidate}" if parent.checkpoint else "from scratch"
+            self.progress.message(f"{parent.why}: candidate {candidate.id} starts {instead} instead")
+        return parent
 
     # -- telling -------------------------------------------------------------------------------------------------------
 
@@ -260,20 +294,26 @@ class Controller:
             result = replace(result, curve=tuple(read_curve(self._directory(candidate))))
         result = self._placed(candidate, result)
         self.writer.record_result(candidate.id, result)
-        self._account(candidate, result)
-        self.algorithm.tell(candidate, result)
+        self._tell(candidate, result)
+        self._drop_checkpoints()
         self.progress.told(candidate, result, self.state)
 
-    def _account(self, candidate: Candidate, result: Result) -> None:
-        """Bring the counts, the best so far and the kept checkpoints up to date with a result just recorded."""
+    def _tell(self, candidate: Candidate, result: Result) -> None:
+        """Bring everything up to date with a recorded result: counts, checkpoints, the algorithm, what others know."""
+        del self._unfinished[candidate.id]
         self.state.account(candidate, result)
-        if result.checkpoint is None or result.fitness is None or candidate.duplicate_of is not None:
-            return
-        for dropped in self._kept.add(candidate.id, result.fitness):
-            stored = self.archive.result(dropped)
-            if stored is not None and stored.checkpoint is not None:
-                (self.evolution.directory / stored.checkpoint).unlink(missing_ok=True)
-                self.writer.update_checkpoint(dropped, None)
+        self._checkpoints.add(candidate, result)
+        self.algorithm.tell(candidate, result)
+        if self._knowledge is not None:
+            self._knowledge.told(candidate, result)
+
+    def _drop_checkpoints(self) -> None:
+        """Delete checkpoints that nobody needs any more."""
+        needed: set[int] = set()
+        if self.evolution.inherits:
+            waiting = (candidate.inherits for candidate in self._unfinished.values())
+            needed = self.algorithm.ancestors | {id for id in waiting if id is not None}
+        self._checkpoints.drop(needed, self.writer)
 
     def _stop_if_all_fail_alike(self, candidate: Candidate, result: Result) -> None:
         state = self.state
@@ -296,7 +336,7 @@ class Controller:
     def _look(self, force: bool = False) -> None:
         elapsed = self._elapsed()
         if force or elapsed - self._recorded_elapsed >= RECORD_ELAPSED:
-            self.writer.set_meta("elapsed", elapsed)
+            self.writer.update_meta({"elapsed": elapsed, CHECKPOINTS: self._checkpoints.describe()})
             self._recorded_elapsed = elapsed
         self.state.elapsed = elapsed
         if self.progress.due():
@@ -318,8 +358,14 @@ class Controller:
         return self.evolution.directory / "candidates" / f"{candidate.id:06d}"
 
     def _farewell(self) -> str:
+        kept = self._checkpoints
+        disk = (
+            f"; {len(kept)} checkpoints, {kept.bytes / 1e6:.1f} MB (at most {kept.peak_bytes / 1e6:.1f})"
+            if kept
+            else ""
+        )
         return (
-            f"finished ({self.state.end}): {self.state.summary()}\n"
+            f"finished ({self.state.end}): {self.state.summary()}{disk}\n"
             f"To extend the search, raise evolution.budget and run the same command again."
         )
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import yaml
+from lightning.pytorch import Callback
 
 from lightning_evo import __version__
 from lightning_evo.algorithms import Algorithm, RegularizedEvolution
@@ -19,7 +20,9 @@ from lightning_evo.evolution.controller import Controller
 from lightning_evo.evolution.description import describe
 from lightning_evo.evolution.errors import SearchError
 from lightning_evo.evolution.interrupts import Interrupts
+from lightning_evo.evolution.participants import check_participants, participants
 from lightning_evo.evolution.screening import PRIOR, check_binding, load_prior, make_meter, stored_prior
+from lightning_evo.evolution.segments import prepare_continuing, refuse_structural
 from lightning_evo.evolution.settings import Budget, Final, Workers
 from lightning_evo.evolution.winner import Finisher
 from lightning_evo.execution import DEFAULT_PRELOAD, Executor, FuturesExecutor, LocalExecutor, plan_slots
@@ -50,6 +53,8 @@ class Evolution:
         fitness_epoch: Read the fitness at the ``best`` epoch of the first logged objective (default) or at the ``last``.
         keep_checkpoints: How many of the best candidates keep their checkpoint. 0: none is written.
         final: What happens with the winner; ``None``: nothing.
+        callbacks: Lightning callbacks that every candidate gets besides its config's own, such as
+            :class:`~lightning_evo.callbacks.EarlyFitnessPrediction`; the winner's config doesn't name them.
         config: A LightningCLI config, as a path or as plain data, or a :class:`~lightning_evo.training.Trainable`.
         function: Instead of ``config``: a function from genome to metrics, see
             :class:`~lightning_evo.training.FunctionTrainable`.
@@ -74,6 +79,7 @@ class Evolution:
         fitness_epoch: FitnessEpoch = "best",
         keep_checkpoints: int = 3,
         final: Final | None = Final(),  # noqa: B008 - frozen
+        callbacks: list[Callback] | None = None,
         *,
         config: Trainable | Mapping[str, Any] | str | Path | None = None,
         function: Callable[..., Mapping[str, float]] | None = None,
@@ -106,10 +112,24 @@ class Evolution:
         self.fitness_epoch: FitnessEpoch = fitness_epoch
         self.keep_checkpoints = keep_checkpoints
         self.final = final
-        self.trainable = FunctionTrainable(function) if function is not None else _trainable(config)
+        self.callbacks = tuple(callbacks or ())
+        self.trainable: Trainable = FunctionTrainable(function) if function is not None else _trainable(config)
         self.seed = seed if seed is not None else self.trainable.seed
         self._executor = executor
         self._progress = progress
+        self._participants = participants(self.callbacks, self.trainable)
+        if self.algorithm.continues:
+            prepare_continuing(self.algorithm, self._participants, self.trainable, self.space)
+
+    @property
+    def needs_known_results(self) -> bool:
+        """Whether some callback follows the results of others."""
+        return any(kind.needs_known_results for kind in self._participants)
+
+    @property
+    def inherits(self) -> bool:
+        """Whether candidates start from others' checkpoints."""
+        return self.algorithm.continues or any(kind.needs_parent for kind in self._participants)
 
     def describe(self) -> dict[str, Any]:
         """Everything that decides which candidates come and how they fare, as JSON; budget and workers don't."""
@@ -119,6 +139,7 @@ class Evolution:
                 "algorithm": describe(self.algorithm),
                 "objectives": describe(self.objectives),
                 "fitness_epoch": self.fitness_epoch,
+                **({"callbacks": describe(self.callbacks)} if self.callbacks else {}),
             },
             **self.trainable.describe(),
         }
@@ -148,6 +169,7 @@ class Evolution:
                 Interrupts(progress.message) as interrupts,
             ):
                 self.algorithm.prior = stored_prior(archive.meta)
+                self.algorithm.inheritance = self.inherits
                 self.algorithm.bind(self.space, self.objectives, seed)
                 for remark in (writer.recovered, writer.warning):
                     if remark:
@@ -182,6 +204,9 @@ class Evolution:
         except SpaceError as error:
             raise SearchError(str(error)) from None
         check_binding(self.algorithm, self.space, self.objectives, self.trainable)
+        check_participants(self.callbacks, self.trainable, self.space, self.objectives)
+        if self.algorithm.continues and not self.directory.exists():
+            refuse_structural(self.algorithm, self.trainable, self.space)
         if self.final is None or not isinstance(self.trainable, ConfigTrainable):
             return
         for path, value in self.final.overrides.items():

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lightning_evo.archive import Archive, ArchiveWriter
+from lightning_evo.archive.schedule import schedule_of
+from lightning_evo.callbacks.hyperparameter_schedule import HyperparameterSchedule
 from lightning_evo.evolution.errors import SearchError, SearchInterrupted
 from lightning_evo.evolution.interrupts import Interrupts
 from lightning_evo.evolution.settings import Final
@@ -21,9 +23,11 @@ from lightning_evo.training.candidate import CONFIG_FILE, FitnessEpoch
 from lightning_evo.training.final import finish_candidate
 from lightning_evo.training.overrides import apply_genome
 
-__all__ = ["MODEL_FILE", "Finisher", "intact_checkpoint"]
+__all__ = ["MODEL_FILE", "Finisher", "intact_checkpoint", "write_schedule"]
 
 MODEL_FILE = "model.ckpt"
+SCHEDULE_FILE = "schedule.yaml"
+REPLAY_FILE = "replay.yaml"
 
 
 class Finisher:
@@ -96,6 +100,7 @@ class Finisher:
                 "checkpoint": None if retrain else str(checkpoint),
                 "test": final.test,
                 "devices": self.devices,
+                "callbacks": _schedule_of(archive, winner),
             },
             directory=str(target),
         )
@@ -108,6 +113,7 @@ class Finisher:
         part.replace(target / MODEL_FILE)
         (target / "checkpoint.ckpt").unlink(missing_ok=True)
         (target / CONFIG_FILE).write_text(dump_yaml(config))
+        write_schedule(archive, winner.id, target)
         outcome = {"request": request, "metrics": dict(result.metrics), **result.extra}
         writer.set_meta("final", outcome)
         progress.message(_describe(outcome, target))
@@ -119,6 +125,35 @@ def intact_checkpoint(directory: Path, result: Result) -> Path | None:
         return None
     path = directory / result.checkpoint
     return path if path.is_file() and path.stat().st_size == result.checkpoint_bytes else None
+
+
+def write_schedule(archive: Archive, candidate: int, to: Path) -> list[Path]:
+    """Write the schedule of hyperparameters that a candidate's training followed, where it is a segment of one.
+
+    Args:
+        archive: The search's.
+        candidate: Its id.
+        to: The directory of the candidate's ``config.yaml``.
+
+    Returns:
+        ``schedule.yaml``, epoch -> config path -> value, and ``replay.yaml``, the config that follows it beside the
+        candidate's own: ``lightning-evo fit --config config.yaml --config replay.yaml``. Nothing where there is none.
+    """
+    callbacks = _schedule_of(archive, archive.candidate(candidate))
+    if not callbacks:
+        return []
+    (callback,) = callbacks
+    path = f"{type(callback).__module__}.{type(callback).__qualname__}"
+    replay = {"class_path": path, "init_args": {"schedule": callback.schedule}}
+    contents = {SCHEDULE_FILE: callback.schedule, REPLAY_FILE: {"trainer": {"callbacks+": [replay]}}}
+    for name, content in contents.items():
+        (to / name).write_text(dump_yaml(content))
+    return [to / name for name in contents]
+
+
+def _schedule_of(archive: Archive, candidate: Candidate) -> tuple[HyperparameterSchedule, ...]:
+    """What follows the hyperparameters that a candidate's training had; nothing where they never changed."""
+    return () if candidate.segment is None else (HyperparameterSchedule(schedule_of(archive, candidate.id)),)
 
 
 def _wait(future: Future[Result], interrupts: Interrupts) -> Result:

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from lightning_evo.archive import Archive
 from lightning_evo.genome import FAILED, STOPPED
+from lightning_evo.reporting.savings import savings
 
 __all__ = ["leaderboard", "short_names", "tracebacks"]
 
@@ -60,7 +61,8 @@ def leaderboard(
             return _as_csv(rows, columns)
         counts = ", ".join(f"{count} {status}" for status, count in archive.counts().items() if count)
         title = f"{archive.run}: {counts or 'no candidates yet'}"
-        return _as_table(title, rows, columns, [objective.monitor for objective in archive.objectives])
+        table = _as_table(title, rows, columns, [objective.monitor for objective in archive.objectives])
+        return "\n".join(part for part in (table, str(savings(archive))) if part)
 
 
 def tracebacks(location: str | Path, top: int = 10, run: str | None = None) -> str:

@@ -72,6 +72,8 @@ class SearchState:
             self.first_errors.append(result.error_type or "")
         if result.fitness is None or candidate.duplicate_of is not None:
             return
+        if result.status != COMPLETED:
+            return  # stopped early: its fitness is predicted, so it is neither the best nor on the front
         weighted = self._weighted(result.fitness)
         if self.best_fitness is None or weighted > self._weighted(self.best_fitness):
             self.best, self.best_fitness = candidate, result.fitness

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import math
@@ -10,15 +11,18 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch import seed_everything
+from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_evo.callbacks import CostMeter, FitnessRecorder
+from lightning_evo.callbacks.continuation import Continuation
 from lightning_evo.callbacks.fitness import CHECKPOINT_FILE, CURVE_FILE
-from lightning_evo.genome import COMPLETED, Objective, Result
+from lightning_evo.callbacks.search import SearchCallback, SearchContext
+from lightning_evo.genome import COMPLETED, STOPPED, Objective, Result
 from lightning_evo.training.blueprint import Blueprint, dump_yaml
 
 __all__ = ["CONFIG_FILE", "COSTS", "FitnessEpoch", "isolated", "read_curve", "train_candidate", "trainer_overrides"]
@@ -27,6 +31,9 @@ CONFIG_FILE = "config.yaml"
 
 COSTS = ("params", "flops", "seconds", "peak_memory", "epochs")
 """What is measured for every candidate; each is an objective under ``cost/<name>``."""
+
+TRUSTED: dict[str, Any] = {"weights_only": False} if "weights_only" in signature(Trainer.fit).parameters else {}
+"""How Lightning (from 2.6 on) is told that a checkpoint is the search's own: its hyperparameters may be of any class."""
 
 FitnessEpoch = Literal["best", "last"]
 
@@ -40,6 +47,8 @@ def train_candidate(
     fitness_epoch: FitnessEpoch = "best",
     save_checkpoint: bool = True,
     devices: int = 1,
+    callbacks: Sequence[Callback] = (),
+    context: SearchContext | None = None,
 ) -> Result:
     """Train one candidate in this process and return its result.
 
@@ -54,28 +63,37 @@ def train_candidate(
         fitness_epoch: ``best`` or ``last``.
         save_checkpoint: Keep the checkpoint of the epoch from which the fitness was read.
         devices: Devices that train it together (DDP where more than one).
+        callbacks: The search's own callbacks; the candidate gets copies, beside those of its config.
+        context: What callbacks may know of the search, if there is one.
 
     Returns:
-        A completed or failed result. A model that raises is a failed result, never an exception.
+        A completed, stopped or failed result. A model that raises is a failed result, never an exception.
     """
     started = time.time()
+    segmented = context is not None and context.segment is not None
     logged = [objective for objective in objectives if not objective.monitor.startswith("cost/")]
     recorder = FitnessRecorder(
         monitor=logged[0].monitor if logged else None,
         mode=logged[0].mode if logged else "max",
-        epoch=fitness_epoch,
+        # What goes on from a segment's end is what its fitness must speak of.
+        epoch="last" if segmented else fitness_epoch,
         directory=directory,
-        save_checkpoint=save_checkpoint,
+        save_checkpoint=save_checkpoint and not segmented,
         required=[objective.monitor for objective in logged],
     )
     meter = CostMeter()
+    taking_part: list[SearchCallback] = []
     error: Exception | None = None
     try:
         Path(directory).mkdir(parents=True, exist_ok=True)
         (Path(directory) / CONFIG_FILE).write_text(dump_yaml(dict(config)))
         with isolated(config):
-            parts = blueprint.build(config, trainer_overrides(config, directory, devices), [meter, recorder])
-            parts.trainer.fit(parts.model, datamodule=parts.datamodule)
+            # In threads, candidates would otherwise share one callback's state.
+            own = [*copy.deepcopy(list(callbacks)), meter, recorder]
+            parts = blueprint.build(config, trainer_overrides(config, directory, devices), own)
+            taking_part = _join(parts.trainer, context)
+            resume_from = next((one.resume_from for one in taking_part if isinstance(one, Continuation)), None)
+            parts.trainer.fit(parts.model, datamodule=parts.datamodule, ckpt_path=resume_from, **TRUSTED)
     except Exception as raised:
         error = raised
     metrics = {name: value for name, value in recorder.point.items() if name != "epoch"}
@@ -85,18 +103,33 @@ def train_candidate(
         "cost": meter.cost,
         "started": started,
         "ended": time.time(),
+        "extra": {name: value for callback in taking_part for name, value in callback.extra.items()},
     }
     if error is not None:
         return Result.failure(error, **known)
-    fitness = tuple(_fitness(objective, metrics, meter.cost) for objective in objectives)
+    predicted = next((fitness for one in taking_part if (fitness := one.predicted_fitness) is not None), None)
+    fitness = predicted or tuple(_fitness(objective, metrics, meter.cost) for objective in objectives)
     for objective, number in zip(objectives, fitness, strict=True):
         if not math.isfinite(number):
             unusable = ArithmeticError(f"{objective.monitor} is {number} at the {fitness_epoch} epoch")
             return Result.failure(unusable, **known)
-    result = Result(COMPLETED, fitness=fitness, **known)
-    if (path := recorder.checkpoint_path) is not None:
+    result = Result(COMPLETED if predicted is None else STOPPED, fitness=fitness, **known)
+    if (path := Path(directory) / CHECKPOINT_FILE).is_file():
         result = replace(result, checkpoint=CHECKPOINT_FILE, checkpoint_bytes=path.stat().st_size)
     return result
+
+
+def _join(trainer: Trainer, context: SearchContext | None) -> list[SearchCallback]:
+    """Have the callbacks that can take part in the search; one that continues a training where that is asked."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    if context is None:
+        return [callback for callback in callbacks if isinstance(callback, SearchCallback)]
+    if context.segment is not None:
+        callbacks.insert(0, Continuation())
+    taking_part = [callback for callback in callbacks if isinstance(callback, SearchCallback)]
+    for callback in taking_part:
+        callback.join_search(context)
+    return taking_part
 
 
 def trainer_overrides(config: Mapping[str, Any], directory: str, devices: int) -> dict[str, Any]:

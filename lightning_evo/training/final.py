@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lightning_evo.genome import COMPLETED, Objective, Result
 from lightning_evo.training.blueprint import Blueprint, Parts
-from lightning_evo.training.candidate import FitnessEpoch, isolated, train_candidate, trainer_overrides
+from lightning_evo.training.candidate import TRUSTED, FitnessEpoch, isolated, train_candidate, trainer_overrides
 from lightning_evo.training.distributed import train_candidate_distributed
 
 __all__ = ["finish_candidate"]
@@ -28,6 +29,7 @@ def finish_candidate(
     checkpoint: str | None,
     test: bool,
     devices: int,
+    callbacks: Sequence[Callback] = (),
 ) -> Result:
     """Retrain (if ``checkpoint`` is ``None``) and test a candidate.
 
@@ -40,6 +42,7 @@ def finish_candidate(
         checkpoint: Path of the checkpoint to test.
         test: Whether to test.
         devices: Devices for the retraining; testing uses one.
+        callbacks: Callbacks for the retraining, beside those of the config.
 
     Returns:
         Completed, with ``metrics`` of the test (and of the retraining) and ``extra["tested"]``; or failed.
@@ -55,6 +58,7 @@ def finish_candidate(
             objectives=objectives,
             fitness_epoch=fitness_epoch,
             devices=devices,
+            callbacks=callbacks,
         )
         if trained.status != COMPLETED:
             return trained
@@ -68,7 +72,8 @@ def finish_candidate(
                 parts = blueprint.build(config, {**trainer_overrides(config, directory, 1), "logger": False})
                 why_not = _untestable(parts)
                 if not why_not:
-                    parts.trainer.test(parts.model, datamodule=parts.datamodule, ckpt_path=checkpoint, verbose=False)
+                    run = partial(parts.trainer.test, datamodule=parts.datamodule, ckpt_path=checkpoint, verbose=False)
+                    run(parts.model, **TRUSTED)
                     metrics |= {name: float(value) for name, value in parts.trainer.callback_metrics.items()}
         except Exception as error:
             return Result.failure(error, started=started, ended=time.time())

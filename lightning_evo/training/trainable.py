@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from lightning.pytorch import Callback
+
+from lightning_evo.callbacks.search import SearchContext
 from lightning_evo.genome import COMPLETED, Candidate, Genome, Objective, Result, SearchSpace, SpaceError
 from lightning_evo.training.blueprint import Blueprint, ConfigError
 from lightning_evo.training.candidate import COSTS, FitnessEpoch, train_candidate
@@ -52,8 +55,10 @@ class Trainable(Protocol):
         fitness_epoch: FitnessEpoch,
         save_checkpoint: bool,
         devices: int,
+        callbacks: Sequence[Callback] = (),
+        context: SearchContext | None = None,
     ) -> Task:
-        """What to run for one candidate."""
+        """What to run for one candidate; see :func:`~lightning_evo.training.train_candidate` for the arguments."""
         ...
 
 
@@ -145,6 +150,8 @@ class ConfigTrainable:
         fitness_epoch: FitnessEpoch,
         save_checkpoint: bool,
         devices: int,
+        callbacks: Sequence[Callback] = (),
+        context: SearchContext | None = None,
     ) -> Task:
         """Train the candidate from its resolved config."""
         arguments = {
@@ -155,6 +162,8 @@ class ConfigTrainable:
             "fitness_epoch": fitness_epoch,
             "save_checkpoint": save_checkpoint,
             "devices": devices,
+            "callbacks": tuple(callbacks),
+            "context": context,
         }
         return Task(train_candidate_distributed if devices > 1 else train_candidate, arguments)
 
@@ -170,7 +179,7 @@ class FunctionTrainable:
 
     def __init__(self, function: Callable[..., Mapping[str, float]]) -> None:
         self.function = function
-        self.seed = None
+        self.seed: int | None = None
 
     def describe(self) -> dict[str, Any]:
         """The function's import path."""
@@ -191,6 +200,8 @@ class FunctionTrainable:
         fitness_epoch: FitnessEpoch,
         save_checkpoint: bool,
         devices: int,
+        callbacks: Sequence[Callback] = (),
+        context: SearchContext | None = None,
     ) -> Task:
         """Call the function."""
         arguments = {

@@ -108,7 +108,8 @@ CASES = {
     "unknown algorithm": (
         put("algorithm", value=gene("RegularisedEvolution")),
         "evolution.algorithm: Expected a class that can be imported, not RegularisedEvolution; there are "
-        "GenerationalEvolution, LocalSearch, NSGA2, PredictorSearch, RandomSearch, RegularizedEvolution",
+        "GenerationalEvolution, LocalSearch, NSGA2, PopulationBasedTraining, PredictorSearch, RandomSearch, "
+        "RegularizedEvolution",
     ),
     "population 0": (
         put("algorithm", value=gene("RegularizedEvolution", population_size=0)),
@@ -146,6 +147,61 @@ CASES = {
     "an earlier search that isn't there": (
         put("algorithm", "init_args", "prescreen", value={"predictor": "ForestPredictor", "archives": ["nowhere"]}),
         "evolution.algorithm: archives[0] nowhere: no archive here",
+    ),
+    "delta 0": (
+        put("callbacks", value=[gene("EarlyFitnessPrediction", delta=0)]),
+        "evolution.callbacks: delta 0.0 is not between 0 and 1 (both excluded)",
+    ),
+    "fewer epochs than a prediction needs": (
+        put("callbacks", value=[gene("EarlyFitnessPrediction")]),
+        "evolution.callbacks[0].minimum_epochs: a prediction needs 3 epochs, and candidates train 2 (trainer.max_epochs)",
+    ),
+    "nothing to predict": (
+        lambda config, whole: whole["evolution"].update(
+            callbacks=[gene("EarlyFitnessPrediction")], objectives=[{"monitor": "cost/params", "mode": "min"}]
+        ),
+        "evolution.callbacks[0].monitor: every objective is a cost",
+    ),
+    "unknown callback": (
+        put("callbacks", value=[gene("EarlyFitnessPredicton")]),
+        "evolution.callbacks: Expected a class that can be imported, not EarlyFitnessPredicton; there are "
+        "Continuation, EarlyFitnessPrediction, ",
+    ),
+    "unknown predictor of curves": (
+        put("callbacks", value=[gene("EarlyFitnessPrediction", predictor="BayesCurve")]),
+        "not BayesCurve. Given value: BayesCurve; there are BayesianCurve, LastValue, RegressionCurve",
+    ),
+    "unknown policy": (
+        put("callbacks", value=[gene("EarlyFitnessPrediction", policy="Median")]),
+        "evolution.callbacks.policy: Expected a class that can be imported, not Median. Given value: Median; there are "
+        "Hyperband, MedianRule, ",
+    ),
+    "a population whose training has no end": (
+        lambda config, whole: (
+            config["trainer"].update(max_epochs=-1),
+            whole["evolution"].update(algorithm=gene("PopulationBasedTraining")),
+        ),
+        "trainer.max_epochs: -1 is no length for PopulationBasedTraining",
+    ),
+    "a population that trains longer than the Trainer": (
+        put("algorithm", value=gene("PopulationBasedTraining", epochs=9)),
+        "evolution.algorithm.init_args.epochs: 9 is more than trainer.max_epochs, 2, which schedules see",
+    ),
+    "early stopping of a population": (
+        lambda config, whole: whole["evolution"].update(
+            algorithm=gene("PopulationBasedTraining"), callbacks=[gene("EarlyFitnessPrediction")]
+        ),
+        "evolution.callbacks: EarlyFitnessPrediction ends trainings early, which members of PopulationBasedTraining",
+    ),
+    "epochs as a gene of a population": (
+        lambda config, whole: whole["evolution"].update(
+            algorithm=gene("PopulationBasedTraining"), space={"trainer.max_epochs": gene("Integer", low=1, high=3)}
+        ),
+        "evolution.space.trainer.max_epochs: PopulationBasedTraining trains all members equally long",
+    ),
+    "structural genes of a population": (
+        put("algorithm", value=gene("PopulationBasedTraining", population_size=2)),
+        f"evolution.space.{WIDTH}: ",
     ),
     "slots 0": (put("workers", "slots", value=0), "evolution.workers: slots 0 is not at least 1"),
     "more devices than exist": (

@@ -10,13 +10,10 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from searching import evolution, told
 
 from lightning_evo import Budget, Final, Objective, Workers
 from lightning_evo.algorithms import NSGA2, Operator, RegularizedEvolution
-from lightning_evo.evolution.checkpoints import KeptCheckpoints
 from lightning_evo.evolution.description import describe
 from lightning_evo.evolution.interrupts import Interrupts
 from lightning_evo.genome import Categorical, Integer, LogUniform, SearchSpace
@@ -46,24 +43,6 @@ def test_durations_are_seconds_or_clock_times(given_, expected):
 def test_settings_that_make_no_sense_are_refused(make, said):
     with pytest.raises(ValueError, match=said):
         make()
-
-
-@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30), st.integers(1, 5))
-def test_the_best_few_keep_their_checkpoints(values, count):
-    kept = KeptCheckpoints(count, [Objective("val_acc")])
-    alive = set()
-    for number, value in enumerate(values):
-        alive = (alive | {number}) - set(kept.add(number, [value]))
-    best = sorted(range(len(values)), key=lambda i: (-values[i], i))[:count]
-    assert alive == set(best)
-
-
-def test_with_several_objectives_the_front_is_kept():
-    kept = KeptCheckpoints(2, [Objective("val_acc"), Objective("cost/params", "min")])
-    alive = set()
-    for number, fitness in enumerate([(0.5, 50), (0.9, 100), (0.4, 60), (0.8, 10)]):
-        alive = (alive | {number}) - set(kept.add(number, fitness))
-    assert alive == {1, 3}
 
 
 def test_ctrl_c_asks_twice_and_handlers_are_put_back():

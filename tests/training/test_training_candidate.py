@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from lightning_evo.archive.known import KnownResult, KnownWriter
+from lightning_evo.callbacks import EarlyFitnessPrediction
+from lightning_evo.callbacks.search import SearchContext
 from lightning_evo.genome import Objective
 from lightning_evo.training import Blueprint, train_candidate
 from lightning_evo.training.blueprint import load_yaml
@@ -134,6 +137,40 @@ def test_two_devices_train_one_candidate_together(config, tmp_path):
     assert result.status == "completed", result.error
     assert result.cost["epochs"] == 2
     assert torch.load(tmp_path / "checkpoint.ckpt", weights_only=True)["global_step"] == 2  # 64 samples, 2 ranks of 32
+
+
+def hopeless(directory):
+    """A search in which somebody has reached what a toy never will."""
+    known = directory / "known.jsonl"
+    KnownWriter(known).add([KnownResult(0, "completed", (-1.0,))])
+    return SearchContext(7, seed=1, objectives=(Objective("val_loss", "min"),), known=str(known))
+
+
+def test_a_candidate_that_a_callback_stops_has_a_predicted_fitness_and_a_checkpoint(config, tmp_path):
+    config["trainer"]["max_epochs"] = 20
+    early = EarlyFitnessPrediction(controls=0)
+    result = train(config, tmp_path, Objective("val_loss", "min"), callbacks=[early], context=hopeless(tmp_path))
+    assert result.status == "stopped"
+    assert result.fitness == (result.extra["early_fitness"]["predicted"]["val_loss"]["median"],)
+    assert result.cost["epochs"] == len(result.curve) < 20
+    assert (tmp_path / result.checkpoint).stat().st_size == result.checkpoint_bytes
+    assert early.extra == {}, "the candidate's callback is a copy"
+
+
+@pytest.mark.slow
+def test_two_devices_stop_together(config, tmp_path):
+    config["trainer"]["max_epochs"] = 20
+    result = train(
+        config,
+        tmp_path,
+        Objective("val_loss", "min"),
+        function=train_candidate_distributed,
+        devices=2,
+        callbacks=[EarlyFitnessPrediction(controls=0)],
+        context=hopeless(tmp_path),
+    )
+    assert result.status == "stopped", result.error
+    assert result.cost["epochs"] == len(result.curve) < 20
 
 
 @pytest.mark.slow

@@ -1,0 +1,74 @@
+"""Can candidates continue each other's training? What an algorithm that trains in segments needs of a search."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+
+from lightning_evo.algorithms import Algorithm
+from lightning_evo.callbacks.hyperparameter_schedule import HyperparameterSchedule
+from lightning_evo.callbacks.search import SearchCallback
+from lightning_evo.evolution.errors import SearchError
+from lightning_evo.evolution.participants import EPOCHS
+from lightning_evo.execution import Job, LocalExecutor
+from lightning_evo.genome import FAILED, SearchSpace
+from lightning_evo.training import ConfigTrainable, Trainable
+from lightning_evo.training.structure import compare_structures, variants
+
+__all__ = ["prepare_continuing", "refuse_structural"]
+
+
+def prepare_continuing(
+    algorithm: Algorithm, kinds: Sequence[type[SearchCallback]], trainable: Trainable, space: SearchSpace
+) -> None:
+    """Tell an algorithm whose candidates continue each other how long a whole training is, unless it was told.
+
+    Raises:
+        SearchError: If there is no such length, it varies, the algorithm's own is longer, a function is evolved, or a
+            callback ends trainings which others are to continue.
+    """
+    name = type(algorithm).__name__
+    if not isinstance(trainable, ConfigTrainable):
+        raise SearchError(f"evolution.algorithm: {name} continues trainings of a LightningCLI config, not a function")
+    if EPOCHS in space:
+        raise SearchError(f"evolution.space.{EPOCHS}: {name} trains all members equally long, so this can't be a gene")
+    whole = (trainable.config.get("trainer") or {}).get("max_epochs")
+    if not isinstance(whole, int) or whole < 1:
+        raise SearchError(f"{EPOCHS}: {whole!r} is no length for {name}: give the epochs of a whole training")
+    if algorithm.epochs is None:
+        algorithm.epochs = whole
+    elif algorithm.epochs > whole:
+        raise SearchError(
+            f"evolution.algorithm.init_args.epochs: {algorithm.epochs} is more than {EPOCHS}, {whole}, which schedules see"
+        )
+    try:
+        HyperparameterSchedule({0: dict.fromkeys(space)})  # what is found must be one that can be followed
+    except ValueError as error:
+        raise SearchError(f"evolution.space: {name} finds a schedule of hyperparameters: {error}") from None
+    for kind in kinds:
+        if kind.needs_known_results:
+            raise SearchError(
+                f"evolution.callbacks: {kind.__name__} ends trainings early, which members of {name} are to continue; "
+                "leave one of them out"
+            )
+
+
+def refuse_structural(algorithm: Algorithm, trainable: Trainable, space: SearchSpace) -> None:
+    """Raise :class:`SearchError` if a gene changes the network's structure, so that no training could go on with it.
+
+    Networks are built in a worker process of their own, which sees no GPU.
+    """
+    assert isinstance(trainable, ConfigTrainable)
+    arguments = {"blueprint": trainable.blueprint, "configs": variants(trainable, space)}
+    with (
+        tempfile.TemporaryDirectory(prefix="lightning-evo-structure-") as directory,
+        LocalExecutor([("",)], threads=1, max_retries=0) as executor,
+    ):
+        result = executor.submit(Job(0, compare_structures, arguments, directory)).result()
+    if result.status == FAILED:
+        raise SearchError(f"evolution.space: the networks could not be built to be compared: {result.error_type}")
+    for path, difference in result.extra["structural"].items():
+        raise SearchError(
+            f"evolution.space.{path}: {difference}: {type(algorithm).__name__} continues trainings with other values, which "
+            "a gene that changes the structure doesn't allow; evolve it by another algorithm, with WeightInheritance"
+        )
