@@ -158,3 +158,42 @@ class DigitsNet(LightningModule):
     def _write(self, event: str) -> None:
         directory = Path(self.trainer.default_root_dir).name
         append(self.fit_log, f"{event} {directory} {os.getpid()} {time.time()}")
+
+
+class SmallCNN(LightningModule):
+    """Convolutions with BatchNorm, a global average, one linear layer; trained by Adam.
+
+    Args:
+        width: Channels.
+        depth: 3x3 convolutions; the second halves the resolution.
+        lr: Learning rate.
+    """
+
+    def __init__(self, width: int = 16, depth: int = 2, lr: float = 1e-3) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.lr = lr
+        layers: list[nn.Module] = []
+        for at in range(depth):
+            channels = 1 if at == 0 else width
+            convolution = nn.Conv2d(channels, width, 3, stride=2 if at == 1 else 1, padding=1, bias=False)
+            layers += [convolution, nn.BatchNorm2d(width), nn.ReLU()]
+        self.network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self._log(batch, "val_acc")
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self._log(batch, "test_acc")
+
+    def _log(self, batch: Any, name: str) -> None:
+        self.log(name, (self(batch[0]).argmax(1) == batch[1]).float().mean(), batch_size=len(batch[1]))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=self.lr)
