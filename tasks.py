@@ -60,9 +60,9 @@ def main(arguments: list[str]) -> None:
         run([str(PYTHON), "-m", "ruff", "check", "."])
         run([str(PYTHON), "-m", "ruff", "format", "--check", "."])
         run([str(PYTHON), "-m", "mypy"])
-        # Two cores are shared by the tests' own worker processes.
+        # Two cores are shared by the tests, two files at a time, and by their own worker processes.
         os.environ.setdefault("OMP_NUM_THREADS", "1")
-        run([str(PYTHON), "-m", "pytest", *rest])
+        run([str(PYTHON), "-m", "pytest", "-n", "2", "--dist", "loadfile", *rest])
     else:
         print(__doc__)
         sys.exit(0 if task in ("-h", "--help") else 2)
