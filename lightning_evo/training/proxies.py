@@ -21,7 +21,7 @@ from lightning_evo.predictors.proxies import check_proxies
 from lightning_evo.training.blueprint import Blueprint, Parts
 from lightning_evo.training.candidate import isolated
 
-__all__ = ["measure_candidate"]
+__all__ = ["BARE_TRAINER", "measure_candidate"]
 
 
 def measure_candidate(
@@ -59,7 +59,7 @@ def measure_candidate(
         # A module that compiles itself would take minutes for a batch that needs milliseconds.
         with warnings.catch_warnings(), torch.compiler.set_stance("force_eager"), isolated(config):
             warnings.simplefilter("ignore")
-            parts = blueprint.build(config, _TRAINER)
+            parts = blueprint.build(config, BARE_TRAINER)
             model, batch = _ready(parts, config, data_seed)
             batch = _first(batch, batch_size)
             for name in names:
@@ -75,7 +75,7 @@ def measure_candidate(
     return Result(COMPLETED, metrics=values, extra=extra, started=started, ended=time.time())
 
 
-_TRAINER = {
+BARE_TRAINER = {
     "accelerator": "cpu",
     "devices": 1,
     "num_nodes": 1,

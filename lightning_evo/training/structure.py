@@ -14,8 +14,8 @@ from lightning_evo.genome import COMPLETED, Result, SearchSpace
 from lightning_evo.training.blueprint import Blueprint, Parts
 from lightning_evo.training.candidate import isolated
 from lightning_evo.training.overrides import apply_genome
-from lightning_evo.training.proxies import _TRAINER
-from lightning_evo.training.trainable import ConfigTrainable, _switches
+from lightning_evo.training.proxies import BARE_TRAINER
+from lightning_evo.training.trainable import ConfigTrainable, switches
 
 __all__ = ["compare_structures", "structural_genes", "variants"]
 
@@ -46,7 +46,7 @@ def variants(trainable: ConfigTrainable, space: SearchSpace) -> dict[str, list[d
         space: Its genes.
     """
     return {
-        path: [trainable.resolve({**_switches(space, path), path: value}) for value in gene.extremes()]
+        path: [trainable.resolve({**switches(space, path), path: value}) for value in gene.extremes()]
         for path, gene in space.items()
     }
 
@@ -74,7 +74,7 @@ def compare_structures(*, blueprint: Blueprint, configs: Mapping[str, Sequence[M
         for config in alternatives:
             try:
                 with isolated({"seed_everything": 0}):
-                    parts = blueprint.build(_bare(config), _TRAINER)
+                    parts = blueprint.build(_bare(config), BARE_TRAINER)
                     found.append({**_network(parts.model), **_optimizers(parts)})
             except Exception as error:
                 unbuilt.setdefault(path, f"{type(error).__name__}: {error}")

@@ -18,7 +18,7 @@ from lightning_evo.training.candidate import COSTS, FitnessEpoch, train_candidat
 from lightning_evo.training.distributed import train_candidate_distributed
 from lightning_evo.training.overrides import apply_genome, changes_class
 
-__all__ = ["ConfigTrainable", "FunctionTrainable", "Task", "Trainable"]
+__all__ = ["ConfigTrainable", "FunctionTrainable", "Task", "Trainable", "switches"]
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class ConfigTrainable:
                 raise SpaceError(f"evolution.objectives: {objective.monitor!r} is not measured; there are {known}")
         for path, gene in space.items():
             for value in gene.extremes():
-                switched = {**_switches(space, path), path: value}
+                switched = {**switches(space, path), path: value}
                 try:
                     self.blueprint.check(self.resolve(switched))
                 except KeyError as error:
@@ -237,14 +237,14 @@ def _evaluate(
     return Result(COMPLETED, fitness=fitness, metrics=metrics, cost=cost, started=started, ended=ended)
 
 
-def _switches(space: SearchSpace, path: str) -> dict[str, Any]:
+def switches(space: SearchSpace, path: str) -> dict[str, Any]:
     """Values of the genes without which the gene at ``path`` has no place: its conditions, and sections it lies in."""
     values: dict[str, Any] = {}
     for section in space:
         if path.startswith(f"{section}."):
-            values |= {**_switches(space, section), section: space[section].extremes()[0]}
+            values |= {**switches(space, section), section: space[section].extremes()[0]}
     for parent, accepted in space[path].when.items():
-        values |= {**_switches(space, parent), parent: accepted[0]}
+        values |= {**switches(space, parent), parent: accepted[0]}
     return values
 
 

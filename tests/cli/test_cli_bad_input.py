@@ -199,6 +199,13 @@ CASES = {
         ),
         "evolution.space.trainer.max_epochs: PopulationBasedTraining trains all members equally long",
     ),
+    "a gene of a population that can't change in mid-training": (
+        lambda config, whole: whole["evolution"].update(
+            algorithm=gene("PopulationBasedTraining"),
+            space={"trainer.limit_val_batches": gene("Integer", low=1, high=2)},
+        ),
+        "evolution.space: PopulationBasedTraining finds a schedule of hyperparameters: ",
+    ),
     "structural genes of a population": (
         put("algorithm", value=gene("PopulationBasedTraining", population_size=2)),
         f"evolution.space.{WIDTH}: ",
