@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
+from lightning_evo.callbacks.restructuring import Restructuring
 from lightning_evo.callbacks.search import SearchCallback, SearchContext
 from lightning_evo.functional import Inheritance, Structure, inherit, inherit_optimizer, structure_of
 from lightning_evo.functional.channels import NewUnits
@@ -31,6 +32,9 @@ class WeightInheritance(SearchCallback):
 
     A checkpoint that vanished, is damaged, or doesn't match is no error: the model trains from scratch, a warning says
     so once, and :attr:`inheritance` records why.
+
+    In a search by population-based training a member takes over another's whole training; where a gene has changed the
+    structure, its weights and moments are fitted by the same rules, and all else goes on.
 
     Under DDP rank 0 reads and all ranks inherit the same. Sharded strategies (FSDP, DeepSpeed's stage 3) are not
     supported: they train from scratch, and say so.
@@ -69,6 +73,7 @@ class WeightInheritance(SearchCallback):
         self.inheritance: dict[str, Any] = {}
         self._structure: dict[str, Any] = {}
         self._context: SearchContext | None = None
+        self._restructuring: Restructuring | None = None
 
     def should_inherit(self, name: str, pl_module: LightningModule) -> bool:
         """Whether a tensor, by its name in the model's state dict, may inherit; override to decide otherwise.
@@ -87,15 +92,30 @@ class WeightInheritance(SearchCallback):
         """What was inherited: ``{"inheritance": ...}``; nothing where there was no parent."""
         return {"inheritance": self.inheritance} if self.inheritance else {}
 
+    @property
+    def _continues(self) -> bool:
+        """Whether the candidate goes on with another one's training, with all its state."""
+        return self._context is not None and self._context.segment is not None and self._context.segment.start > 0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit" and self._continues:
+            self._restructuring = Restructuring(pl_module, **self._arguments(pl_module))
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if self._restructuring is not None:
+            self._restructuring.checkpoint = checkpoint
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Here the optimizers exist, and under DDP all ranks have the same fresh weights. Weights are written in place,
         # so that optimizers and wrappers keep hold of them.
         with suppress(ValueError):  # lazy or sharded parameters: children will do without
             self._structure = structure_of(pl_module).to_dict()
         parent = self._context.parent if self._context is not None else None
-        continued = self._context is not None and self._context.segment is not None and self._context.segment.start > 0
+        if self._restructuring is not None:
+            self._record_restructuring(self._restructuring, trainer)
+            return
         path = parent.checkpoint if parent is not None else self.checkpoint
-        if path is None or continued or trainer.ckpt_path is not None or self.inheritance:
+        if path is None or trainer.ckpt_path is not None or self.inheritance:
             return
         self.inheritance = {
             "from": parent.candidate if parent is not None else None,
@@ -118,7 +138,27 @@ class WeightInheritance(SearchCallback):
         return {"inheritance": dict(self.inheritance), "structure": self._structure}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if self._continues:
+            return  # that was another candidate's
         self.inheritance = dict(state_dict["inheritance"])
+
+    def _arguments(self, pl_module: LightningModule) -> dict[str, Any]:
+        """How weights are inherited, as arguments of ``inherit``."""
+        return {
+            "new_units": self.new_units,
+            "spread": self.spread,
+            "seed": self._context.seed if self._context is not None else 0,
+            "choose": lambda name: self.should_inherit(name, pl_module),
+        }
+
+    def _record_restructuring(self, restructuring: Restructuring, trainer: Trainer) -> None:
+        """Fit the optimizers' states, where the structure differs from the one whose training goes on."""
+        optimizer, done = restructuring.translate(trainer.optimizers), restructuring.done
+        parent = self._context.parent if self._context is not None else None
+        if done is None or parent is None:
+            return
+        self.inheritance = {"from": parent.candidate, "asked": parent.asked, "why": parent.why}
+        self.inheritance |= {**_described(done), "optimizer": optimizer}
 
     def _load(self, path: str) -> tuple[dict[str, Any], str]:
         """What is needed of a checkpoint, and why there is none."""
@@ -154,24 +194,14 @@ class WeightInheritance(SearchCallback):
                 pl_module,
                 state,
                 structure=Structure.from_dict(loaded["structure"]) if loaded["structure"] else None,
-                new_units=self.new_units,
-                spread=self.spread,
-                seed=self._context.seed if self._context is not None else 0,
-                choose=lambda name: self.should_inherit(name, pl_module),
+                **self._arguments(pl_module),
             )
         except ValueError as error:  # lazy or sharded parameters
             return str(error)
         if not done.maps:
             return done.why_not[0]
-        self.inheritance |= {
-            "copied": list(done.copied),
-            "sliced": list(done.sliced),
-            "identity": list(done.identity),
-            "fresh": list(done.fresh),
-            "preserving": done.preserving,
-            "why_not": list(done.why_not),
-            "optimizer": self._inherit_optimizers(loaded, trainer, pl_module, done) if self.optimizer else "none",
-        }
+        optimizer = self._inherit_optimizers(loaded, trainer, pl_module, done) if self.optimizer else "none"
+        self.inheritance |= {**_described(done), "optimizer": optimizer}
         return ""
 
     def _inherit_optimizers(
@@ -187,6 +217,11 @@ class WeightInheritance(SearchCallback):
             rank_zero_warn(f"WeightInheritance: optimizers begin afresh: {error}")
             return f"fresh: {error}"
         return "kept"
+
+
+def _described(done: Inheritance) -> dict[str, Any]:
+    names = ("copied", "sliced", "identity", "fresh", "why_not")
+    return {"preserving": done.preserving, **{name: list(getattr(done, name)) for name in names}}
 
 
 def _line(error: Exception) -> str:

@@ -206,7 +206,7 @@ class Evolution:
         check_binding(self.algorithm, self.space, self.objectives, self.trainable)
         check_participants(self.callbacks, self.trainable, self.space, self.objectives)
         if self.algorithm.continues and not self.directory.exists():
-            refuse_structural(self.algorithm, self.trainable, self.space)
+            refuse_structural(self.algorithm, self._participants, self.trainable, self.space)
         if self.final is None or not isinstance(self.trainable, ConfigTrainable):
             return
         for path, value in self.final.overrides.items():

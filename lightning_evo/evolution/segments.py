@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Sequence
 
 from lightning_evo.algorithms import Algorithm
+from lightning_evo.callbacks import WeightInheritance
 from lightning_evo.callbacks.hyperparameter_schedule import HyperparameterSchedule
 from lightning_evo.callbacks.search import SearchCallback
 from lightning_evo.evolution.errors import SearchError
@@ -53,9 +54,12 @@ def prepare_continuing(
             )
 
 
-def refuse_structural(algorithm: Algorithm, trainable: Trainable, space: SearchSpace) -> None:
-    """Raise :class:`SearchError` if a gene changes the network's structure, so that no training could go on with it.
+def refuse_structural(
+    algorithm: Algorithm, kinds: Sequence[type[SearchCallback]], trainable: Trainable, space: SearchSpace
+) -> None:
+    """Raise :class:`SearchError` if a gene changes the structure, so that no training could go on with another value.
 
+    Of the network's structure :class:`~lightning_evo.callbacks.WeightInheritance` takes care; of optimizers' nothing does.
     Networks are built in a worker process of their own, which sees no GPU.
     """
     assert isinstance(trainable, ConfigTrainable)
@@ -67,8 +71,12 @@ def refuse_structural(algorithm: Algorithm, trainable: Trainable, space: SearchS
         result = executor.submit(Job(0, compare_structures, arguments, directory)).result()
     if result.status == FAILED:
         raise SearchError(f"evolution.space: the networks could not be built to be compared: {result.error_type}")
+    inherits = any(issubclass(kind, WeightInheritance) for kind in kinds)
     for path, difference in result.extra["structural"].items():
+        if inherits and not difference.startswith(("optimizer ", "scheduler ")):
+            continue
         raise SearchError(
             f"evolution.space.{path}: {difference}: {type(algorithm).__name__} continues trainings with other values, which "
-            "a gene that changes the structure doesn't allow; evolve it by another algorithm, with WeightInheritance"
+            "a gene that changes the structure doesn't allow without rules to inherit by: put the callback "
+            "WeightInheritance into evolution.callbacks (it fits networks, not optimizers), or leave the gene out"
         )

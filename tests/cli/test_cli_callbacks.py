@@ -150,3 +150,17 @@ def test_an_ordinary_fit_replays_the_schedule_that_a_population_found(tmp_path, 
     found = torch.load(tmp_path / "best/model.ckpt", weights_only=True)["state_dict"]
     again = torch.load(path, weights_only=True)["state_dict"]
     assert all(torch.equal(found[name], again[name]) for name in found)
+
+
+@pytest.mark.slow
+def test_members_of_a_population_may_change_their_structure_where_weights_are_inherited(tmp_path, capsys):
+    def change(config, whole):
+        search(REGULARIZED, [INHERIT], 2)(config, whole)
+        whole["evolution"]["algorithm"] = PBT
+
+    main(write(tmp_path, change))
+    with Archive(tmp_path / "run") as archive:
+        rows, records = archive.candidates(), archive.extras("inheritance")
+    assert {row["status"] for row in rows} == {"completed"}
+    assert records, "nobody with this seed took over another structure"
+    assert all(record["sliced"] or record["copied"] for record in records.values())

@@ -26,6 +26,13 @@ def difference(child, parent, mode, shape=(8, 3, 6, 6)):
         return (child(inputs) - parent(inputs)).abs().max().item()
 
 
+def rounding(net, mode, shape=(8, 3, 6, 6)):
+    """How far a network's own arithmetic is off, which some normalisations amplify; 0 in double precision."""
+    inputs = torch.randn(shape, generator=torch.Generator().manual_seed(5)).to(next(net.parameters()))
+    outputs = [copy.deepcopy(net).to(dtype).train(mode)(inputs.to(dtype)) for dtype in (inputs.dtype, torch.float64)]
+    return (outputs[0].double() - outputs[1]).abs().max().item()
+
+
 def saved(parent):
     """A parent as it is known from a file: its state dict and its structure."""
     file = io.BytesIO()
@@ -63,8 +70,8 @@ def check_growth(data):
         result = inherit(child, **known, new_units=new_units)
         assert result.preserving, result.why_not
         assert accounted(result) == sorted(child.state_dict())
-        assert difference(child, parent, mode=True) <= bound
-        assert difference(child, parent, mode=False) <= bound
+        for mode in (True, False):
+            assert difference(child, parent, mode) <= max(bound, 4 * rounding(parent, mode))
 
 
 @settings(max_examples=60, deadline=None)
