@@ -100,7 +100,8 @@ class EarlyFitnessPrediction(SearchCallback, EarlyStopping):
         self.policy = policy
         self.delta, self.minimum_epochs = delta, minimum_epochs
         self._policy = policy or ProbabilityOfImprovement(predictor, delta, minimum_epochs)
-        self._predictor = predictor or BayesianCurve()
+        improvement = isinstance(self._policy, ProbabilityOfImprovement)
+        self._predictor = self._policy.predictor if improvement else predictor or BayesianCurve()  # type: ignore[attr-defined]
         self.rank, self.controls = rank, controls
         self.monitor, self.mode, self.target, self.bar = monitor, mode, target, bar  # type: ignore[assignment]
         self._objectives: tuple[Objective, ...] = () if monitor is None else (Objective(monitor, mode),)
@@ -173,8 +174,9 @@ class EarlyFitnessPrediction(SearchCallback, EarlyStopping):
             mode=first.mode,
             target=self.target,  # type: ignore[arg-type]
             features=() if context is None else context.features,
+            # What a policy leaves to chance is decided by the id: a candidate's own seed would give it another view of
+            # the others' brackets than they have themselves.
             candidate=0 if context is None else context.candidate,
-            seed=0 if context is None else context.seed,
         )
         if verdict.stop and not any(map(math.isfinite, curves[first.monitor])):
             return Verdict(False, reason="no value so far is a number")

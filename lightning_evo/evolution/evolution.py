@@ -16,6 +16,7 @@ from lightning.pytorch import Callback
 from lightning_evo import __version__
 from lightning_evo.algorithms import Algorithm, RegularizedEvolution
 from lightning_evo.archive import Archive, ArchiveWriter, compare_search
+from lightning_evo.archive.database import JOURNAL
 from lightning_evo.evolution.controller import Controller
 from lightning_evo.evolution.description import describe
 from lightning_evo.evolution.errors import SearchError
@@ -205,7 +206,7 @@ class Evolution:
             raise SearchError(str(error)) from None
         check_binding(self.algorithm, self.space, self.objectives, self.trainable)
         check_participants(self.callbacks, self.trainable, self.space, self.objectives)
-        if self.algorithm.continues and not self.directory.exists():
+        if self.algorithm.continues and not (self.directory / JOURNAL).exists():
             refuse_structural(self.algorithm, self._participants, self.trainable, self.space)
         if self.final is None or not isinstance(self.trainable, ConfigTrainable):
             return

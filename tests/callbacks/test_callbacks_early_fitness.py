@@ -8,12 +8,21 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from lightning_evo.archive.known import KnownResult, KnownWriter
+from lightning_evo.archive.known import KnownResult, KnownResults, KnownWriter
 from lightning_evo.callbacks import CostMeter, EarlyFitnessPrediction
 from lightning_evo.callbacks.fitness import MetricNotLogged
 from lightning_evo.callbacks.search import SearchContext
 from lightning_evo.genome import Objective
-from lightning_evo.predictors.curve_policies import MedianRule, StoppingPolicy, SuccessiveHalvingRule, Verdict
+from lightning_evo.predictors.curve_fitness import FinalFitness
+from lightning_evo.predictors.curve_policies import (
+    Hyperband,
+    MedianRule,
+    ProbabilityOfImprovement,
+    StoppingPolicy,
+    SuccessiveHalvingRule,
+    Verdict,
+)
+from lightning_evo.predictors.learning_curve import LastValue
 from toys import ToyData, ToyNet
 
 NAN = math.nan
@@ -274,6 +283,36 @@ def test_a_policy_that_stops_at_once_leaves_the_value_so_far_as_the_fitness(tmp_
     callback.join_search(context())
     assert fit(callback, tmp_path) == 1
     assert callback.predicted_fitness == pytest.approx((FLAT[0],))
+
+
+def test_every_candidate_sees_the_others_in_the_brackets_they_are_in(tmp_path):
+    seen = []
+
+    class Watches(Hyperband):
+        def bracket(self, candidate, horizon, seed=0):
+            seen.append((candidate, super().bracket(candidate, horizon, seed)))
+            return seen[-1][1]
+
+    KnownWriter(tmp_path / "known.jsonl").add([known(at, (0.9,), RISING) for at in range(20)])
+    for seed in (1, 2, 3):
+        callback = EarlyFitnessPrediction(controls=0, policy=Watches())
+        callback.join_search(context(seed=seed, known=str(tmp_path / "known.jsonl")))
+        callback.should_stop({"score": FLAT[:3]}, 81, KnownResults(tmp_path / "known.jsonl").read())
+    assert len(seen) > 20
+    assert len(set(seen)) == len({candidate for candidate, _ in seen})
+
+
+def test_with_several_objectives_the_policys_own_predictor_predicts():
+    class Certain(LastValue):
+        def predict(self, curve, horizon, target="last", mode="max", features=()):
+            return FinalFitness.normal(0.25, 0.0)
+
+    objectives = [Objective("score"), Objective("other", "min")]
+    callback = EarlyFitnessPrediction(policy=ProbabilityOfImprovement(Certain()))
+    callback.join_search(context(objectives=objectives))
+    verdict = callback.should_stop({"score": FLAT[:5], "other": FLAT[:5]}, 20, [known(0, (0.3, 0.2))])
+    assert verdict.stop
+    assert verdict.prediction.median == 0.25
 
 
 def test_nothing_is_predicted_of_a_metric_that_was_never_a_number(tmp_path):
