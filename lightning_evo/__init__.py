@@ -15,7 +15,9 @@ _HOMES = {
     "EvolutionCLI": "lightning_evo.cli.lightning",
     "Final": "lightning_evo.evolution",
     "Objective": "lightning_evo.genome",
+    "ParticleStack": "lightning_evo.swarms",
     "SearchSpace": "lightning_evo.genome",
+    "SwarmStrategy": "lightning_evo.swarms",
     "Workers": "lightning_evo.evolution",
 }
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from lightning_evo.cli.lightning import EvolutionCLI
     from lightning_evo.evolution import Budget, Evolution, Final, Workers
     from lightning_evo.genome import Objective, SearchSpace
+    from lightning_evo.swarms import ParticleStack, SwarmStrategy
 
 __all__ = [
     "Archive",
@@ -32,7 +35,9 @@ __all__ = [
     "EvolutionCLI",
     "Final",
     "Objective",
+    "ParticleStack",
     "SearchSpace",
+    "SwarmStrategy",
     "Workers",
     "__version__",
 ]

@@ -180,9 +180,13 @@ class TensorImages(L.LightningDataModule, ABC):
         rank, world_size, seed = 0, 1, torch.initial_seed()
         if self.trainer is not None:
             strategy = self.trainer.strategy
-            rank, world_size = self.trainer.global_rank, self.trainer.world_size
-            # Processes may be seeded differently (or not at all); the order is one for all of them.
+            # Which share is this process's: none but its own under DDP, all of the data under `strategy: swarm`.
+            share = self.trainer.distributed_sampler_kwargs or {"rank": 0, "num_replicas": 1}
+            rank, world_size = share["rank"], share["num_replicas"]
+            # Processes may be seeded differently (or not at all); the order is one for all of them, unless the strategy
+            # has each take its own.
             seed = strategy.broadcast(seed)
+            seed = share.get("seed", seed)
             if self.resident:
                 images, labels = self._on_device(strategy.root_device)
         sampler = EpochBatches(len(indices), batch_size, shuffle, derive_seed(self.seed, seed), rank, world_size)

@@ -1,0 +1,129 @@
+"""Whose metrics does a rank see? Its own particle's, but the mean over ranks of what all ranks must decide alike by."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial, wraps
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+from torchmetrics import Metric
+
+__all__ = ["RankMetrics"]
+
+
+class RankMetrics:
+    """Makes a module's logging fit for a swarm of ranks, until it is closed.
+
+    torchmetrics' metrics gather their states from all processes by themselves, which would mix the particles' results:
+    they stay each rank's own. But a ModelCheckpoint or EarlyStopping whose ranks saw different values would keep and
+    delete different files, or wait for each other for ever: what callbacks monitor is the mean over ranks.
+
+    Args:
+        trainer: Whose callbacks say what is monitored (their attribute ``monitor``), and whose strategy reduces.
+        module: Whose ``log`` this is.
+        particles: The modules whose metrics these are: the module itself, or the particles that it stacks.
+    """
+
+    def __init__(self, trainer: Trainer, module: LightningModule, particles: Sequence[LightningModule]) -> None:
+        self._trainer, self._module = trainer, module
+        self._suffix = f"/rank_{trainer.global_rank}"
+        callbacks = trainer.callbacks  # type: ignore[attr-defined] # set by a connector
+        self._monitored = {name for one in callbacks if isinstance(name := getattr(one, "monitor", None), str)}
+        self._own: dict[str, float] = {}
+        # Lists, because a metric's hash changes with its state.
+        self._means: list[_MeanOverRanks] = []
+        metrics = [one for particle in particles for one in particle.modules() if isinstance(one, Metric)]
+        self._available = [(one, one.distributed_available_fn) for one in metrics]
+        for one in metrics:
+            one.distributed_available_fn = _alone
+        # Lightning recommends sync_dist=True wherever there are several processes.
+        warnings.filterwarnings("ignore", r"It is recommended to use `self\.log\(.*sync_dist=True")
+        module.log = self._wrapped(module.log)  # type: ignore[method-assign]
+
+    def own(self) -> dict[str, float]:
+        """What this rank's particle last logged per epoch."""
+        values = {name: float(value) for name, value in self._trainer.callback_metrics.items()}
+        for name in [name for name in values if name.endswith(self._suffix)]:
+            values[name.removesuffix(self._suffix)] = values.pop(name)
+        return values | {name: value for name, value in self._own.items() if name in values}
+
+    def close(self) -> None:
+        """Put everything back."""
+        vars(self._module).pop("log", None)
+        for one, available in self._available:
+            one.distributed_available_fn = available
+
+    def _wrapped(self, log: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(log)
+
+        @wraps(log)
+        def logged(*args: Any, **kwargs: Any) -> None:
+            given = signature.bind(*args, **kwargs).arguments
+            if self._decides(given["name"]):
+                if isinstance(given["value"], Metric):
+                    self._average(given)
+                else:
+                    own = {"name": given["name"] + self._suffix, "sync_dist": False, "logger": False, "prog_bar": False}
+                    log(**{**given, **own})
+                    given["sync_dist"] = True
+            log(**given)
+
+        return logged
+
+    def _decides(self, name: str) -> bool:
+        """Whether a callback monitors this, possibly under the names that Lightning makes of it."""
+        made = (name, f"{name}_epoch", f"{name}_step")
+        return any(one in made or one.startswith(f"{name}/dataloader_idx_") for one in self._monitored)
+
+    def _average(self, given: dict[str, Any]) -> None:
+        """Have Lightning compute the mean of what a metric object would be in each rank; whoever else asks, its own."""
+        metric = given["value"]
+        found = next((one for one in self._means if one.metric is metric), None)
+        if found is None:
+            found = _MeanOverRanks(metric, self._trainer, partial(self._own.__setitem__, given["name"]))
+            self._means.append(found)
+        if given.get("metric_attribute") is None:
+            names = (name for name, child in self._module.named_modules() if child is metric)
+            given["metric_attribute"] = next(names, None)
+        if given["metric_attribute"] is not None:  # else Lightning says what is wrong with it
+            found._forward_cache = metric._forward_cache
+            given["value"] = found
+
+
+class _MeanOverRanks(Metric):
+    """A metric's value, averaged over ranks at the moment Lightning computes it."""
+
+    full_state_update = False
+
+    def __init__(self, metric: Metric, trainer: Trainer, keep: Callable[[float], None]) -> None:
+        super().__init__()
+        # Not a submodule: the metric belongs to the user's module.
+        object.__setattr__(self, "metric", metric)
+        self._trainer, self._keep = trainer, keep
+
+    metric: Metric
+
+    def update(self) -> None:
+        """The metric itself is updated."""
+
+    def compute(self) -> Tensor:
+        """The mean over ranks of the metric's value in each."""
+        value = self.metric.compute()
+        self._keep(float(value))
+        return self._trainer.strategy.reduce(value.clone().double(), reduce_op="mean").to(value.dtype)
+
+    def reset(self) -> None:
+        """Reset the metric."""
+        self.metric.reset()
+
+    def _wrap_compute(self, compute: Callable[..., Any]) -> Callable[..., Any]:
+        return compute  # no caching, syncing or warnings: the metric does what is needed
+
+
+def _alone() -> bool:
+    """What a metric takes for the answer to whether there are other processes."""
+    return False

@@ -1,0 +1,38 @@
+"""A candidate that publishes and averages as fast as it can: ``python swarms_exchanging.py DIRECTORY NAME SECONDS``.
+
+Every publication holds weights that are all alike, so that a mixture of two files would show.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import torch
+
+from lightning_evo.swarms.exchange import Exchange
+
+SHAPE = (1, 300, 300)
+
+
+def main(directory: str, name: str, seconds: float) -> None:
+    exchange = Exchange(directory, name, "net", "0")
+    end = time.monotonic() + seconds
+    number, torn, met = 0, 0, 0
+    while time.monotonic() < end:
+        number += 1
+        exchange.publish(
+            [float(number)], {"w": torch.full(SHAPE, float(number)), "v": torch.full(SHAPE, float(number))}
+        )
+        for peer in exchange.peers():
+            weights = peer.weights()
+            if weights is None:
+                continue
+            met += 1
+            torn += not all(bool((tensor == weights["w"][0, 0, 0]).all()) for tensor in weights.values())
+        print(number, met, torn, flush=True)
+    exchange.close()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], float(sys.argv[3]))

@@ -1,0 +1,183 @@
+"""Ranks hear of each other's deaths and failures, whatever they are doing; those that have finished may leave."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lightning_evo.swarms import SwarmError
+from lightning_evo.swarms.watch import Watch
+
+RANK = """
+import os, signal, sys, time
+from lightning_evo.swarms.watch import Address, Watch
+watch = Watch(1, 2, grace=0.5)
+watch.connect(Address("127.0.0.1", int(sys.argv[1]), sys.argv[2]))
+watch.enter()
+"""
+# As in a collective that waits for ever.
+STUCK = (
+    RANK
+    + """
+print("connected", flush=True)
+time.sleep(100)
+"""
+)
+# With a DataLoader's worker, which doesn't notice.
+KILLED = (
+    RANK
+    + """
+worker = os.fork()
+if worker == 0:
+    time.sleep(100)
+print(worker, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+)
+
+
+def connected(size: int) -> list[Watch]:
+    watches = [Watch(rank, size, grace=60.0) for rank in range(size)]
+    address = watches[0].listen("127.0.0.1")
+    for watch in watches[1:]:
+        watch.connect(address)
+    for watch in watches:
+        watch.enter()
+    until(lambda: watches[0]._at_work == set(range(1, size)))
+    return watches
+
+
+def until(true, seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def die(watch: Watch) -> None:
+    """What the kernel does to a dead process's connections."""
+    for peer in list(watch._peers.values()):
+        peer.shutdown(socket.SHUT_RDWR)
+
+
+def test_nobody_is_gone_while_all_are_at_work():
+    watches = connected(3)
+    assert not watches[2].wait(0.2)
+    for watch in watches:
+        watch.check()
+        watch.leave()
+
+
+@pytest.mark.parametrize("dead", [1, 2])
+def test_a_death_is_known_to_all_others_at_once(dead):
+    watches = connected(3)
+    die(watches[dead])
+    for rank, watch in enumerate(watches):
+        if rank != dead:
+            assert watch.wait(2.0)
+            with pytest.raises(
+                SwarmError, match=f"rank {dead} of 3 is gone: its process died; rank {rank} can't go on"
+            ):
+                watch.check()
+            watch.leave()
+    watches[dead].leave()
+
+
+def test_the_death_of_rank_0_is_known_to_all():
+    watches = connected(3)
+    die(watches[0])
+    for watch in watches[1:]:
+        assert watch.wait(2.0)
+        with pytest.raises(SwarmError, match="rank 0 of 3 is gone"):
+            watch.check()
+    for watch in watches:
+        watch.leave()
+
+
+@pytest.mark.parametrize("failed", [0, 1])
+def test_a_failure_is_told_with_its_reason(failed):
+    watches = connected(3)
+    watches[failed].leave("ValueError: seven is no number")
+    die(watches[failed])
+    for rank, watch in enumerate(watches):
+        if rank != failed:
+            assert watch.wait(2.0)
+            with pytest.raises(
+                SwarmError, match=f"rank {failed} of 3 .* it failed with ValueError: seven is no number"
+            ):
+                watch.check()
+            watch.leave()
+
+
+def test_how_a_process_ended_is_said_where_it_is_known():
+    watches = connected(2)
+    watches[0].explain = lambda rank: f"its process {rank} was ended by SIGKILL"
+    die(watches[1])
+    assert watches[0].wait(2.0)
+    with pytest.raises(SwarmError, match="its process 1 was ended by SIGKILL"):
+        watches[0].check()
+    for watch in watches:
+        watch.leave()
+
+
+def test_a_rank_that_has_finished_may_end():
+    watches = connected(3)
+    watches[2].leave()
+    until(lambda: watches[0]._at_work == {1})
+    die(watches[2])
+    assert not watches[0].wait(0.3)
+    watches[0].leave()
+    until(lambda: not watches[1]._at_work)
+    die(watches[0])
+    assert not watches[1].wait(0.3)
+    watches[1].leave()
+
+
+def test_strangers_are_not_heard():
+    watches = connected(2)
+    address = watches[0].listen("127.0.0.1")
+    for words in (b'{"rank": 1, "busy": true}\n', b"wrong {}\n", b"\xff\n"):
+        with socket.create_connection(address[:2]) as stranger:
+            stranger.sendall(words)
+            assert stranger.recv(1) == b""  # hung up on
+    assert not watches[0].wait(0.2)
+    for watch in watches:
+        watch.leave()
+
+
+def start(script: str) -> tuple[Watch, subprocess.Popen[str]]:
+    watch = Watch(0, 2)
+    address = watch.listen("127.0.0.1")
+    watch.enter()
+    arguments = [sys.executable, "-c", script, str(address.port), address.token]
+    return watch, subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_stuck_is_ended_with_the_error():
+    watch, rank = start(STUCK)
+    assert rank.stdout is not None
+    assert rank.stdout.readline() == "connected\n"
+    watch.leave("RuntimeError: no more")
+    assert rank.wait(timeout=10) == 1
+    assert rank.stderr is not None
+    assert "lightning-evo: error: rank 0 of 2 is gone: it failed with RuntimeError: no more" in rank.stderr.read()
+
+
+@pytest.mark.slow
+def test_a_worker_that_outlives_its_rank_does_not_hide_the_death():
+    watch, rank = start(KILLED)
+    assert rank.stdout is not None
+    worker = int(rank.stdout.readline())
+    try:
+        assert watch.wait(2.0)
+    finally:
+        os.kill(worker, signal.SIGKILL)
+        watch.leave()
+    assert rank.wait() == -signal.SIGKILL
