@@ -6,6 +6,7 @@ from lightning_evo.callbacks.early_fitness import EarlyFitnessPrediction
 from lightning_evo.callbacks.fitness import FitnessRecorder
 from lightning_evo.callbacks.hyperparameter_schedule import HyperparameterSchedule
 from lightning_evo.callbacks.inheritance import WeightInheritance
+from lightning_evo.callbacks.swarm_averaging import SwarmAveraging
 
 __all__ = [
     "Continuation",
@@ -13,5 +14,6 @@ __all__ = [
     "EarlyFitnessPrediction",
     "FitnessRecorder",
     "HyperparameterSchedule",
+    "SwarmAveraging",
     "WeightInheritance",
 ]

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.data import extract_batch_size
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.flop_counter import FlopCounterMode
 
-__all__ = ["CostMeter"]
+__all__ = ["CostMeter", "batch_size"]
 
 
 class CostMeter(Callback):
@@ -71,7 +71,7 @@ class CostMeter(Callback):
     ) -> None:
         if self._counter is not None:
             self._stop_counting()
-            self.cost["flops"] = self._flops / max(1, _batch_size(batch))
+            self.cost["flops"] = self._flops / max(1, batch_size(batch))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._measure(trainer, pl_module)
@@ -124,7 +124,8 @@ def _materialised(module: LightningModule) -> list[torch.nn.Parameter]:
     return [p for p in module.parameters() if not isinstance(p, torch.nn.parameter.UninitializedParameter)]
 
 
-def _batch_size(batch: Any) -> int:
+def batch_size(batch: Any) -> int:
+    """Samples in a batch; 1 where Lightning can't tell."""
     try:
         return extract_batch_size(batch)
     except (MisconfigurationException, RecursionError):

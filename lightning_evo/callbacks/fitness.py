@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -92,7 +92,18 @@ class FitnessRecorder(Checkpoint):
             self._directory.mkdir(parents=True, exist_ok=True)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        point = {"epoch": trainer.current_epoch, **read_metrics(trainer)}
+        # Written by Lightning under a temporary name and renamed; a collective under DDP, so on every rank.
+        self.record(trainer, read_metrics(trainer), trainer.save_checkpoint)
+
+    def record(self, trainer: Trainer, metrics: Mapping[str, float], save: Callable[[Path], None]) -> None:
+        """Take in the metrics of the epoch that ends, and have its checkpoint saved if that is now the one that counts.
+
+        Args:
+            trainer: Whose epoch it is.
+            metrics: By the names under which they were logged.
+            save: Writes a checkpoint to a path.
+        """
+        point = {"epoch": trainer.current_epoch, **metrics}
         self.curve.append(point)
         check_logged(trainer, point, self.required)
         if trainer.is_global_zero:
@@ -102,8 +113,7 @@ class FitnessRecorder(Checkpoint):
         if trainer.strategy.broadcast(self._counts(point)):
             self.best_index = len(self.curve) - 1
             if self.save_checkpoint:
-                # Written by Lightning under a temporary name and renamed; a collective under DDP, so on every rank.
-                trainer.save_checkpoint(self._directory / CHECKPOINT_FILE)
+                save(self._directory / CHECKPOINT_FILE)
 
     def state_dict(self) -> dict[str, Any]:
         return {"curve": [dict(point) for point in self.curve], "best_index": self.best_index}

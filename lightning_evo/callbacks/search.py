@@ -44,6 +44,10 @@ class SearchContext:
         features: Its genome as numbers.
         parent: Whose checkpoint it starts from, if anybody's.
         segment: Which epochs it trains, where it isn't a whole training.
+        exchange: Path of the directory through which candidates that train at the same time may average with each other;
+            ``None`` where the candidate meets the others otherwise: it trains in one stack with them.
+        ancestry: Equal for candidates whose weights have a common origin, which alone may be averaged: the id of the
+            candidate that began the chain of inheritance, or the swarm's number.
     """
 
     candidate: int
@@ -55,6 +59,8 @@ class SearchContext:
     features: tuple[float, ...] = ()
     parent: Inherited | None = None
     segment: Segment | None = None
+    exchange: str | None = None
+    ancestry: str = ""
 
 
 class SearchCallback(Callback):
@@ -67,6 +73,8 @@ class SearchCallback(Callback):
     """Whether the search is to write down results as they become known (:attr:`SearchContext.known`)."""
     needs_parent: bool = False
     """Whether children are to be handed a parent's checkpoint (:attr:`SearchContext.parent`)."""
+    works_in_stacks: bool = False
+    """Whether it also serves a :class:`~lightning_evo.swarms.stack.ParticleStack` of several candidates at once."""
 
     def check_search(self, objectives: Sequence[Objective], epochs: int | None) -> None:
         """Raise ``ValueError`` if it can't take part in such a search.

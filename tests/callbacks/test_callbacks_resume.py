@@ -13,8 +13,10 @@ from lightning_evo.callbacks import (
     EarlyFitnessPrediction,
     FitnessRecorder,
     HyperparameterSchedule,
+    SwarmAveraging,
     WeightInheritance,
 )
+from lightning_evo.swarms import ParticleStack
 from toys import ToyData, ToyNet
 
 
@@ -48,6 +50,10 @@ SETTINGS = {
         lambda directory: HyperparameterSchedule({1: {"model.init_args.lr": 0.05}, 3: {"model.init_args.lr": 0.01}}),
         lambda schedule: (schedule.settings, schedule.state_dict()),
     ),
+    SwarmAveraging: (
+        lambda directory: SwarmAveraging("pso", subset=2, every_n_steps=3, soup="greedy", keep="if_not_worse"),
+        lambda averaging: (averaging.extra, averaging.averagings, averaging.rejected),
+    ),
     WeightInheritance: (
         lambda directory: WeightInheritance(parent_checkpoint(directory)),
         lambda inheriting: inheriting.inheritance,
@@ -68,6 +74,11 @@ class Interrupts(Callback):
         trainer.should_stop = trainer.should_stop or trainer.current_epoch + 1 == self.epochs
 
 
+def model_for(callback):
+    """What it works on: one module, or several."""
+    return ParticleStack(ToyNet, size=3, lowering="loop") if isinstance(callback, SwarmAveraging) else ToyNet()
+
+
 def fit(callback, directory, epochs=EPOCHS, ckpt_path=None):
     seed_everything(1)
     trainer = Trainer(
@@ -82,7 +93,7 @@ def fit(callback, directory, epochs=EPOCHS, ckpt_path=None):
     )
     # Batches in a fixed order, so that the two parts see what the whole sees.
     data = ToyData()
-    trainer.fit(ToyNet(), data.val_dataloader(), data.val_dataloader(), ckpt_path=ckpt_path)
+    trainer.fit(model_for(callback), data.val_dataloader(), data.val_dataloader(), ckpt_path=ckpt_path)
     return trainer
 
 

@@ -1,0 +1,149 @@
+"""Which settings of averaging make sense? The methods, what each takes, and what it does unless told otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from lightning_evo.swarms.errors import SwarmError
+
+__all__ = [
+    "METHODS",
+    "BatchNorm",
+    "Keep",
+    "Method",
+    "MethodDefaults",
+    "Mode",
+    "OptimizerState",
+    "SoupKind",
+    "check_choices",
+    "check_method",
+    "check_numbers",
+    "check_weights_suffice",
+]
+
+Method = Literal["apso", "pso", "papa", "papa_all", "papa_pairs"]
+SoupKind = Literal["uniform", "greedy"]
+Keep = Literal["always", "if_not_worse"]
+OptimizerState = Literal["own", "reset", "averaged"]
+BatchNorm = Literal["averaged", "reestimated", "own"]
+Mode = Literal["min", "max"]
+
+
+@dataclass(frozen=True)
+class MethodDefaults:
+    """What a method does where nothing else is set.
+
+    Args:
+        alpha: How far particles move; ``None``: the method has no such number.
+        every_n_steps: Optimizer steps between averagings; ``None``: it counts epochs.
+        every_n_epochs: Epochs between averagings; ``None``: it counts steps.
+        batchnorm: What becomes of running statistics.
+    """
+
+    alpha: float | None
+    every_n_steps: int | None
+    every_n_epochs: int | None
+    batchnorm: BatchNorm
+
+
+METHODS: dict[Method, MethodDefaults] = {
+    # Reference 002's own numbers.
+    "apso": MethodDefaults(0.5, 16, None, "averaged"),
+    # A velocity can carry a running variance below zero: statistics are no part of a particle's position.
+    "pso": MethodDefaults(None, 16, None, "own"),
+    # The paper's: alpha_PAPA 0.99 every 10 steps; means every 5 epochs, whose statistics are no network's.
+    "papa": MethodDefaults(0.01, 10, None, "averaged"),
+    "papa_all": MethodDefaults(None, None, 5, "reestimated"),
+    "papa_pairs": MethodDefaults(None, None, 5, "reestimated"),
+}
+
+
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "method": (*get_args(Method), None),
+    "soup": (*get_args(SoupKind), None),
+    "keep": (*get_args(Keep), None),
+    "optimizer_state": get_args(OptimizerState),
+    "batchnorm": (*get_args(BatchNorm), None),
+    "mode": get_args(Mode),
+}
+_LEAST = {"every_n_steps": 1, "every_n_epochs": 1, "subset": 2, "batchnorm_batches": 1, "cognitive": 0.0, "social": 0.0}
+
+
+def check_choices(**given: object) -> None:
+    """Raise ``ValueError`` for a setting that is none of those accepted under its name.
+
+    >>> check_choices(soup="tomato")
+    Traceback (most recent call last):
+    ValueError: soup: 'tomato' is none of 'uniform', 'greedy', None
+    """
+    for name, value in given.items():
+        if value not in _CHOICES[name]:
+            raise ValueError(f"{name}: {value!r} is none of {', '.join(map(repr, _CHOICES[name]))}")
+
+
+def check_numbers(**given: float | None) -> None:
+    """Raise ``ValueError`` for a number out of its range; ``None`` is none.
+
+    >>> check_numbers(subset=1)
+    Traceback (most recent call last):
+    ValueError: subset: 1 is not at least 2
+    """
+    for name, value in given.items():
+        if value is None:
+            continue
+        if name == "alpha":
+            if not 0 < value < 1:
+                raise ValueError(f"alpha: {value} is not above 0 and below 1")
+        elif name == "inertia":
+            if not 0 <= value < 1:
+                raise ValueError(f"inertia: {value} is not from 0 to below 1")
+        elif not value >= _LEAST[name]:
+            raise ValueError(f"{name}: {value} is not at least {_LEAST[name]:g}")
+
+
+def check_method(
+    method: Method | None, soup: SoupKind | None, optimizer_state: OptimizerState, settings: Mapping[str, float | None]
+) -> None:
+    """Raise ``ValueError`` for settings that a method doesn't have, or that don't go together.
+
+    Args:
+        method: The method.
+        soup: The soup.
+        optimizer_state: What becomes of optimizers' moments.
+        settings: ``alpha``, ``subset``, ``every_n_steps`` and ``every_n_epochs``; ``None`` where not given.
+    """
+    if method is None and soup is None:
+        raise ValueError("method: None averages nothing, and soup: None makes no soup; give one of them")
+    given = {name: value for name, value in settings.items() if value is not None}
+    if "every_n_steps" in given and "every_n_epochs" in given:
+        raise ValueError(
+            f"every_n_steps: {given['every_n_steps']} and every_n_epochs: {given['every_n_epochs']} are both given; give one"
+        )
+    if method is None and given:
+        name, value = next(iter(given.items()))
+        raise ValueError(f"{name}: {value} has no meaning without a method")
+    if method == "pso" and optimizer_state == "averaged":
+        raise ValueError(
+            "optimizer_state: averaged has no meaning for pso, which averages nothing; choose own or reset"
+        )
+    if "alpha" in given and METHODS[method].alpha is None:  # type: ignore[index]
+        raise ValueError(f"alpha: {given['alpha']} has no meaning for {method}, only for apso and papa")
+
+
+def check_weights_suffice(
+    method: Method | None, soup: SoupKind | None, optimizer_state: OptimizerState, common_start: bool
+) -> None:
+    """Raise ``SwarmError`` for settings that need more of other particles than their losses and weights."""
+    for name, given, needs_more in (
+        ("method", method, method == "pso"),
+        ("soup", soup, soup is not None),
+        ("optimizer_state", optimizer_state, optimizer_state == "averaged"),
+        ("common_start", common_start, common_start),
+    ):
+        if needs_more:
+            raise SwarmError(
+                f"{name}: {given} needs all particles in one training; candidates that meet in a search have each other's "
+                "weights only: train them as one stack (workers: {stack: auto}), or leave it out"
+            )
