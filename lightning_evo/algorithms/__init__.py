@@ -14,6 +14,7 @@ from lightning_evo.algorithms.prescreen import Prescreen, Prior, Screen
 from lightning_evo.algorithms.quality import Quality
 from lightning_evo.algorithms.random_search import RandomSearch
 from lightning_evo.algorithms.regularized_evolution import RegularizedEvolution
+from lightning_evo.algorithms.swarm_optimization import SwarmOptimization
 from lightning_evo.algorithms.variation import INACTIVE
 
 __all__ = [
@@ -37,4 +38,5 @@ __all__ = [
     "RandomSearch",
     "RegularizedEvolution",
     "Screen",
+    "SwarmOptimization",
 ]

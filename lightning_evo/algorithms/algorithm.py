@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -108,6 +108,11 @@ class Algorithm(ABC):
     """Whether its candidates continue the training of others (``Candidate.segment``), whose checkpoints it then needs."""
     epochs: int | None = None
     """Epochs of a whole training, for an algorithm that ``continues``; whoever runs the search sets it if it is unset."""
+    swarm_size: int | None = None
+    """How many candidates in a row are one swarm, which trains together; ``None``: each candidate is for itself."""
+    own_genes: Collection[str] | None = None
+    """Genes that may differ within a swarm (numbers that leave the structure as it is); whoever runs the search sets them
+    before :meth:`bind`. ``None``: nobody has looked."""
     survival_draws: bool = True
     """Whether :meth:`survive` needs random numbers; ``False`` saves a steady-state algorithm 0.15 ms per tell."""
 
@@ -217,6 +222,10 @@ class Algorithm(ABC):
         """
         told = (individual for individual, _ in self._ended.values() if individual.fitness.valid)
         return {_weights_of(individual) for individual in (*self.population, *told)}
+
+    def swarm(self, candidate: Candidate) -> int | None:
+        """The number of the swarm that a candidate belongs to; ``None`` where there are no swarms."""
+        return None if self.swarm_size is None else candidate.id // self.swarm_size
 
     def default_operators(self) -> dict[Role, Operator]:
         """The operators used where the user names none; :attr:`objectives` are known by then."""

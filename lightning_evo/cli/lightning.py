@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -26,7 +27,9 @@ import lightning_evo.predictors.ensemble
 import lightning_evo.predictors.forest
 import lightning_evo.predictors.gaussian_process
 import lightning_evo.predictors.lstm
-import lightning_evo.predictors.zero_cost  # noqa: F401
+import lightning_evo.predictors.zero_cost
+import lightning_evo.swarms.stack
+import lightning_evo.swarms.strategy  # noqa: F401 - also registers `strategy: swarm`
 from lightning_evo.algorithms import Algorithm, Predictor
 from lightning_evo.archive import ArchiveError
 from lightning_evo.callbacks.search import SearchCallback
@@ -34,8 +37,9 @@ from lightning_evo.evolution import Evolution, SearchError, SearchInterrupted
 from lightning_evo.genome import Gene
 from lightning_evo.predictors.curve_policies import StoppingPolicy
 from lightning_evo.predictors.learning_curve import CurvePredictor
+from lightning_evo.swarms import SwarmError
 from lightning_evo.training import Blueprint, ConfigTrainable
-from lightning_evo.training.blueprint import gist, load_yaml
+from lightning_evo.training.blueprint import gist, load_yaml, root_of
 
 __all__ = ["EvolutionCLI", "run"]
 
@@ -153,17 +157,39 @@ class EvolutionCLI(LightningCLI):
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Run :class:`EvolutionCLI` on a command line; a config it can't read is one line on standard error and exit code 2."""
+    """Run :class:`EvolutionCLI` on a command line.
+
+    A config it can't read, or a swarm that can't train, is one line on standard error and exit code 2.
+    """
     quiet = {"exit_on_error": False}
     parser_kwargs = {**quiet, **{name: dict(quiet) for name in EvolutionCLI.subcommands()}}
-    argv, sys.argv = sys.argv, sys.argv[:1]
+    # Strategies that start further processes (DDP, swarm) run this command line again.
+    argv, sys.argv = sys.argv, [sys.argv[0], *arguments]
     try:
-        EvolutionCLI(args=list(arguments), parser_kwargs=parser_kwargs)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "LightningCLI's args parameter")
+            EvolutionCLI(args=list(arguments), parser_kwargs=parser_kwargs)
     except ArgumentError as error:
         print(f"lightning-evo: error: {_helped(gist(error))}", file=sys.stderr)
         raise SystemExit(2) from None
+    except Exception as error:
+        refusal = _refusal(error)
+        if refusal is None:
+            raise
+        _refuse(refusal)
     finally:
         sys.argv = argv
+
+
+def _refusal(error: Exception) -> Exception | None:
+    """What a constructor or a swarm says against the config, behind what parser and Lightning wrap it in; else ``None``."""
+    at: BaseException | None = error
+    while at is not None:
+        if isinstance(at, SwarmError):
+            return at
+        at = at.__cause__ or at.__context__
+    root = root_of(error)
+    return root if root is not error and isinstance(root, ValueError) else None
 
 
 def _add_section(parser: ArgumentParser) -> None:

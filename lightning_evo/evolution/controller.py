@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import shutil
 import time
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
@@ -12,13 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_evo.archive import Archive, ArchiveWriter, DiskFull
-from lightning_evo.callbacks.search import Inherited, SearchContext
 from lightning_evo.evolution.checkpoints import CHECKPOINTS, Checkpoints
+from lightning_evo.evolution.echoes import echo_of
 from lightning_evo.evolution.errors import SearchError, SearchInterrupted
 from lightning_evo.evolution.interrupts import Interrupts
+from lightning_evo.evolution.jobs import Jobs
 from lightning_evo.evolution.knowledge import Knowledge
 from lightning_evo.evolution.screening import QualityRecord
-from lightning_evo.execution import Executor, Job, read_result
+from lightning_evo.evolution.stacking import ALONE, Grouping, member_results
+from lightning_evo.execution import Executor, read_result
 from lightning_evo.genome import FAILED, Candidate, Result
 from lightning_evo.reporting.progress import Progress, Running, SearchState
 from lightning_evo.training.candidate import read_curve
@@ -43,7 +44,7 @@ RECORD_ELAPSED = 5.0
 
 @dataclass
 class _Done:
-    candidate: Candidate
+    job: int
     future: Future[Result]
 
 
@@ -57,6 +58,7 @@ class Controller:
         executor: Where candidates run.
         progress: What the user sees.
         interrupts: What the user asks for with Ctrl-C.
+        grouping: Which candidates train together.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Controller:
         executor: Executor,
         progress: Progress,
         interrupts: Interrupts,
+        grouping: Grouping,
     ) -> None:
         self.evolution = evolution
         self.writer = writer
@@ -77,7 +80,9 @@ class Controller:
         self.algorithm = evolution.algorithm
         self.state = SearchState(evolution.objectives, evolution.budget.limits)
         self._done: queue.SimpleQueue[_Done] = queue.SimpleQueue()
-        self._running: dict[int, Candidate] = {}
+        self._running: dict[int, list[Candidate]] = {}  # a job's id -> whom it trains
+        self._begun: list[Candidate] = []  # a swarm that isn't asked for whole yet
+        self._alone: dict[int, str] = {}  # why candidates that were to train in a stack are trained by themselves
         self._echoes: dict[int, list[Candidate]] = {}
         self._duplicates_in_a_row = 0
         self._quality = QualityRecord(self.algorithm, writer, archive, progress)
@@ -88,8 +93,9 @@ class Controller:
             if evolution.needs_known_results
             else None
         )
+        self._grouping = grouping
+        self._jobs = Jobs(evolution, archive, self._checkpoints, self._knowledge, grouping, progress.message)
         self._unfinished: dict[int, Candidate] = {}
-        self._orphaned = False
         self._started = time.monotonic()
         self._elapsed_before = float(archive.meta.get("elapsed", 0.0))
         self._recorded_elapsed = self._elapsed_before
@@ -108,12 +114,11 @@ class Controller:
         if self.state.asked:
             self.progress.message(f"continuing: {self.state.summary()}; {len(self._unfinished)} to finish")
         for candidate in list(self._unfinished.values()):
-            adopted = read_result(self._directory(candidate))
+            adopted = read_result(self._jobs.directory(candidate))
             if adopted is not None and not adopted.fatal:
                 # It had finished, and the controller was killed before it could record it.
                 self._record(candidate, adopted)
-            else:
-                self._start(candidate)
+        self._start_again(list(self._unfinished.values()))
 
     def run(self) -> None:
         """Search until the budget is spent.
@@ -149,21 +154,35 @@ class Controller:
     # -- asking --------------------------------------------------------------------------------------------------------
 
     def _fill_slots(self) -> None:
-        while len(self._running) < self.executor.slots and not self._spent():
+        while len(self._running) < self.executor.slots and (asked := self._ask()):
+            self._start(asked)
+
+    def _ask(self) -> list[Candidate]:
+        """Ask for what a free slot trains next: one candidate, as many as may be stacked, or a swarm; nothing: wait."""
+        size = self.algorithm.swarm_size
+        asked, self._begun = self._begun, []
+        while len(asked) < (size or self._grouping.capacity):
+            # A swarm is asked for whole or not at all.
+            if self.interrupts.stopping if size and asked else self._spent(size or 1):
+                break
             candidate = self.algorithm.ask()
             self._quality.look()
             if candidate is None:
-                if not self._running:
+                if not self._running and not asked:
                     raise SearchError(
                         f"{type(self.algorithm).__name__}.ask() wants to wait, but nothing is running that could be told"
                     )
-                return
+                break
             self.writer.record_candidate(candidate, queued=time.time())
             self._unfinished[candidate.id] = candidate
             self.state.asked += 1
-            self._start(candidate)
+            asked.append(candidate)
+        if size and len(asked) < size:
+            asked, self._begun = [], asked
+        return asked
 
-    def _spent(self) -> bool:
+    def _spent(self, wanted: int) -> bool:
+        """Whether the budget doesn't allow for so many more candidates."""
         budget, state = self.evolution.budget, self.state
         state.elapsed = self._elapsed()
         if self._duplicates_in_a_row >= DUPLICATES_IN_A_ROW:
@@ -172,7 +191,7 @@ class Controller:
             )
         elif self.algorithm.exhausted:
             state.end = f"{type(self.algorithm).__name__} is through"
-        elif budget.candidates is not None and state.asked >= budget.candidates:
+        elif budget.candidates is not None and state.asked + wanted > budget.candidates:
             state.end = "budget.candidates"
         elif budget.epochs is not None and state.epochs >= budget.epochs:
             state.end = "budget.epochs"
@@ -180,62 +199,42 @@ class Controller:
             state.end = "budget.wall_time"
         return bool(state.end) or self.interrupts.stopping
 
-    def _start(self, candidate: Candidate) -> None:
-        """Have a candidate trained, or answered by the one it duplicates."""
-        original = candidate.duplicate_of
-        self._duplicates_in_a_row = 0 if original is None else self._duplicates_in_a_row + 1
-        if original is not None:
-            if (known := self.archive.result(original)) is not None:
-                self._record(candidate, _echo(known, original))
+    def _start(self, candidates: list[Candidate]) -> None:
+        """Have candidates trained, or answered by those they duplicate."""
+        fresh = []
+        for candidate in candidates:
+            original = candidate.duplicate_of
+            self._duplicates_in_a_row = 0 if original is None else self._duplicates_in_a_row + 1
+            if original is None:
+                fresh.append(candidate)
+            elif (known := self.archive.result(original)) is not None:
+                self._record(candidate, echo_of(known, original))
             else:
                 self._echoes.setdefault(original, []).append(candidate)
+        for group in self._grouping.split(fresh):
+            self._submit(group)
+
+    def _start_again(self, candidates: list[Candidate]) -> None:
+        """Start what an earlier run left unfinished; of a swarm all particles, as they make sense only together."""
+        size = self.algorithm.swarm_size
+        if size is None:
+            self._start(candidates)
             return
-        directory = self._directory(candidate)
-        # Whatever an interrupted attempt left would mix with the new one.
-        shutil.rmtree(directory, ignore_errors=True)
-        evolution = self.evolution
-        task = evolution.trainable.task(
-            candidate,
-            directory,
-            evolution.objectives,
-            evolution.fitness_epoch,
-            save_checkpoint=evolution.keep_checkpoints > 0 or evolution.inherits,
-            devices=evolution.workers.devices_per_candidate,
-            callbacks=evolution.callbacks,
-            context=self._context(candidate, directory),
-        )
-        job = Job(
-            id=candidate.id,
-            function=task.function,
-            arguments=task.arguments,
-            directory=str(directory),
-            time_limit=evolution.workers.time_limit_seconds,
-        )
-        self._running[candidate.id] = candidate
+        for first in sorted({candidate.id // size * size for candidate in candidates}):
+            swarm = [self.archive.candidate(id) for id in range(first, min(first + size, self.state.asked))]
+            if len(swarm) == size:
+                self._submit(swarm)
+            else:
+                self._begun = swarm
+
+    def _submit(self, group: list[Candidate]) -> None:
+        if len(group) == 1:
+            job = self._jobs.alone(group[0])
+        else:
+            job = self._jobs.together(group, {each.id for each in group if each.id not in self._unfinished})
+        self._running[job.id] = group
         future = self.executor.submit(job)
-        future.add_done_callback(lambda future: self._done.put(_Done(candidate, future)))
-
-    def _context(self, candidate: Candidate, directory: Path) -> SearchContext:
-        """What the candidate's callbacks may know of the search."""
-        return SearchContext(
-            candidate=candidate.id,
-            seed=candidate.seed,
-            objectives=self.evolution.objectives,
-            fitness_epoch=self.evolution.fitness_epoch,
-            directory=str(directory),
-            known=None if self._knowledge is None else str(self._knowledge.path.absolute()),
-            features=() if self._knowledge is None else self._knowledge.features(candidate),
-            parent=self._parent(candidate),
-            segment=candidate.segment,
-        )
-
-    def _parent(self, candidate: Candidate) -> Inherited | None:
-        parent = self._checkpoints.parent_of(candidate, self.archive.candidate)
-        if parent is not None and parent.why and not self._orphaned:
-            self._orphaned = True  # each such case is recorded with its candidate; once is enough to say it
-            instead = f"from {parent.candidate}" if parent.checkpoint else "from scratch"
-            self.progress.message(f"{parent.why}: candidate {candidate.id} starts {instead} instead")
-        return parent
+        future.add_done_callback(lambda future: self._done.put(_Done(job.id, future)))
 
     # -- telling -------------------------------------------------------------------------------------------------------
 
@@ -250,22 +249,41 @@ class Controller:
             return
 
     def _end(self, done: _Done) -> None:
-        candidate = self._running.pop(done.candidate.id)
+        group = self._running.pop(done.job)
         try:
             result = done.future.result()
         except CancelledError:
             return  # stays unfinished in the archive, and is trained when the search continues
+        ended = self._results(group, result)
         if result.fatal:
-            if result.status != FAILED:
-                self._record(candidate, result)  # trained all the same; the archive keeps space for it in reserve
+            for candidate, own in ended:
+                if own.status != FAILED:
+                    self._record(candidate, own)  # trained all the same; the archive keeps space for it in reserve
             raise SearchError(
-                f"candidate {candidate.id} met a failure of the machine: {result.error_type}\n"
+                f"candidate {done.job} met a failure of the machine: {result.error_type}\n"
                 f"Mend that and run the same command again: the search continues, nothing finished is lost."
             )
-        self._record(candidate, result)
-        for echo in self._echoes.pop(candidate.id, []):
-            self._record(echo, _echo(result, candidate.id))
-        self._stop_if_all_fail_alike(candidate, result)
+        for candidate, own in ended:
+            self._record(candidate, own)
+            for echo in self._echoes.pop(candidate.id, []):
+                self._record(echo, echo_of(own, candidate.id))
+            self._stop_if_all_fail_alike(own, self._jobs.place(group))
+        left = [candidate for candidate in group if candidate.id in self._unfinished]
+        if left:
+            reason = result.error_type or "it left no result"
+            self.progress.message(
+                f"a stack of {len(group)} did not train: {reason}; {len(left)} are trained one by one"
+            )
+            for candidate in left:
+                self._alone[candidate.id] = reason
+                self._submit([candidate])
+
+    def _results(self, group: list[Candidate], result: Result) -> list[tuple[Candidate, Result]]:
+        """Who has a result now that a job has ended with ``result``."""
+        if len(group) == 1:
+            return [(group[0], result)]
+        waiting = [candidate for candidate in group if candidate.id in self._unfinished]
+        return member_results(waiting, self._jobs.directory, result, self.algorithm.swarm(group[0]))
 
     def _record_what_still_ends(self) -> None:
         """The disk is full: nothing new begins, and what runs is recorded in the space the archive kept in reserve."""
@@ -275,23 +293,29 @@ class Controller:
                 done = self._done.get(timeout=TICK)
             except queue.Empty:
                 continue
-            candidate = self._running.pop(done.candidate.id)
-            if done.future.cancelled() or done.future.result().status == FAILED:
-                continue  # what a full disk made fail is trained again when the search continues
-            with suppress(DiskFull):
-                self.writer.record_result(candidate.id, self._placed(candidate, done.future.result()))
+            group = self._running.pop(done.job)
+            if done.future.cancelled():
+                continue
+            for candidate, result in self._results(group, done.future.result()):
+                if result.status == FAILED:
+                    continue  # what a full disk made fail is trained again when the search continues
+                with suppress(DiskFull):
+                    self.writer.record_result(candidate.id, self._placed(candidate, result))
 
     def _placed(self, candidate: Candidate, result: Result) -> Result:
         """The result with its checkpoint's path relative to the run's directory."""
         if result.checkpoint is None or candidate.duplicate_of is not None:
             return result
-        path = self._directory(candidate) / result.checkpoint
+        path = self._jobs.directory(candidate) / result.checkpoint
         return replace(result, checkpoint=path.relative_to(self.evolution.directory).as_posix())
 
     def _record(self, candidate: Candidate, result: Result) -> None:
         if result.status == FAILED and not result.curve:
             # A worker that died took its curve along; what it had written is still there.
-            result = replace(result, curve=tuple(read_curve(self._directory(candidate))))
+            result = replace(result, curve=tuple(read_curve(self._jobs.directory(candidate))))
+        if (why := self._alone.pop(candidate.id, None)) is not None:
+            alone = {"id": candidate.id, "size": 1, "lowering": ALONE, "reason": why, "position": 0}
+            result = replace(result, extra={**result.extra, "stack": alone})
         result = self._placed(candidate, result)
         self.writer.record_result(candidate.id, result)
         self._tell(candidate, result)
@@ -315,7 +339,7 @@ class Controller:
             needed = self.algorithm.ancestors | {id for id in waiting if id is not None}
         self._checkpoints.drop(needed, self.writer)
 
-    def _stop_if_all_fail_alike(self, candidate: Candidate, result: Result) -> None:
+    def _stop_if_all_fail_alike(self, result: Result, place: Path) -> None:
         state = self.state
         if result.status != FAILED or state.completed or state.stopped:
             return
@@ -324,7 +348,7 @@ class Controller:
         errors = state.first_errors[:alike]
         if len(errors) < alike or len(set(errors)) > 1:
             return
-        log = self._directory(candidate) / "output.log"
+        log = place / "output.log"
         raise SearchError(
             f"{'the first candidate' if alike == 1 else f'all of the first {alike} candidates'} failed: "
             f"{result.error_type}{_hint(result.error_type)}\n"
@@ -343,19 +367,15 @@ class Controller:
             self.state.running = {slot: self._describe_running(job) for slot, job in self.executor.running.items()}
             self.progress.update(self.state)
 
-    def _describe_running(self, candidate_id: int) -> Running:
-        candidate = self._running.get(candidate_id)
-        if candidate is None:
-            return Running(candidate_id, 0, None)
-        return Running(
-            candidate_id, len(read_curve(self._directory(candidate))), self.evolution.trainable.epochs(candidate)
-        )
+    def _describe_running(self, job: int) -> Running:
+        group = self._running.get(job)
+        if group is None:
+            return Running(job, 0, None)
+        epoch = len(read_curve(self._jobs.directory(group[0])))
+        return Running(job, epoch, self.evolution.trainable.epochs(group[0]), others=len(group) - 1)
 
     def _elapsed(self) -> float:
         return self._elapsed_before + time.monotonic() - self._started
-
-    def _directory(self, candidate: Candidate) -> Path:
-        return self.evolution.directory / "candidates" / f"{candidate.id:06d}"
 
     def _farewell(self) -> str:
         kept = self._checkpoints
@@ -368,23 +388,6 @@ class Controller:
             f"finished ({self.state.end}): {self.state.summary()}{disk}\n"
             f"To extend the search, raise evolution.budget and run the same command again."
         )
-
-
-def _echo(result: Result, original: int) -> Result:
-    """The result of a candidate that was answered, not trained: the original's, at no cost of its own."""
-    spent = {name: 0 for name in ("seconds", "epochs") if name in result.cost}
-    return replace(
-        result,
-        cost={**result.cost, **spent},
-        curve=(),
-        checkpoint=None,
-        checkpoint_bytes=None,
-        started=None,
-        ended=None,
-        slot=None,
-        attempts=0,
-        extra={"answered_by": original},
-    )
 
 
 def _hint(error_type: str) -> str:

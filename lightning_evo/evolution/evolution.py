@@ -17,6 +17,7 @@ from lightning_evo import __version__
 from lightning_evo.algorithms import Algorithm, RegularizedEvolution
 from lightning_evo.archive import Archive, ArchiveWriter, compare_search
 from lightning_evo.archive.database import JOURNAL
+from lightning_evo.callbacks.swarm_averaging import SwarmAveraging
 from lightning_evo.evolution.controller import Controller
 from lightning_evo.evolution.description import describe
 from lightning_evo.evolution.errors import SearchError
@@ -25,6 +26,14 @@ from lightning_evo.evolution.participants import check_participants, participant
 from lightning_evo.evolution.screening import PRIOR, check_binding, load_prior, make_meter, stored_prior
 from lightning_evo.evolution.segments import prepare_continuing, refuse_structural
 from lightning_evo.evolution.settings import Budget, Final, Workers
+from lightning_evo.evolution.stacking import (
+    STACKABLE,
+    Grouping,
+    check_stacking,
+    default_averaging,
+    fixed_genes,
+    stacks,
+)
 from lightning_evo.evolution.winner import Finisher
 from lightning_evo.execution import DEFAULT_PRELOAD, Executor, FuturesExecutor, LocalExecutor, plan_slots
 from lightning_evo.genome import COMPLETED, STOPPED, Gene, Objective, SearchSpace, SpaceError
@@ -119,6 +128,10 @@ class Evolution:
         self._executor = executor
         self._progress = progress
         self._participants = participants(self.callbacks, self.trainable)
+        self._added = default_averaging(self.algorithm, self._participants)
+        if self._added is not None:
+            self.callbacks += (self._added,)
+            self._participants.append(type(self._added))
         if self.algorithm.continues:
             prepare_continuing(self.algorithm, self._participants, self.trainable, self.space)
 
@@ -126,6 +139,11 @@ class Evolution:
     def needs_known_results(self) -> bool:
         """Whether some callback follows the results of others."""
         return any(kind.needs_known_results for kind in self._participants)
+
+    @property
+    def averages(self) -> bool:
+        """Whether candidates average their weights with others'."""
+        return any(issubclass(kind, SwarmAveraging) for kind in self._participants)
 
     @property
     def inherits(self) -> bool:
@@ -158,11 +176,13 @@ class Evolution:
         """
         self._check()
         slots = self._plan()
+        stacking = stacks(self.algorithm, self.workers)
         # Before anything is made, so that nothing is left behind where an earlier archive can't be used.
         prior = None if self.directory.exists() else self._load_prior()
         with self._open() as writer, writer.archive() as archive:
             seed = self._claim(writer, archive, prior)
             progress = make_progress(self._progress)
+            grouping = self._group(writer, archive) if stacking else Grouping()
             with (
                 make_meter(self.algorithm, self.trainable, seed) as self.algorithm.measure,
                 self._make_executor(slots) as executor,
@@ -171,11 +191,14 @@ class Evolution:
             ):
                 self.algorithm.prior = stored_prior(archive.meta)
                 self.algorithm.inheritance = self.inherits
+                self.algorithm.own_genes = grouping.free
                 self.algorithm.bind(self.space, self.objectives, seed)
                 for remark in (writer.recovered, writer.warning):
                     if remark:
                         progress.message(remark)
-                controller = Controller(self, writer, archive, executor, progress, interrupts)
+                for remark in self._remarks(grouping):
+                    progress.message(remark)
+                controller = Controller(self, writer, archive, executor, progress, interrupts, grouping)
                 controller.resume()
                 controller.run()
                 if self.final is not None and isinstance(self.trainable, ConfigTrainable):
@@ -190,6 +213,29 @@ class Evolution:
                     )
                     finisher.finish(controller.state.best, self.final, writer, archive, executor, progress, interrupts)
             return writer.archive()
+
+    def _group(self, writer: ArchiveWriter, archive: Archive) -> Grouping:
+        """Which genes may differ in a stack: found out once, as a continued search must breed by the same."""
+        reasons = archive.meta.get(STACKABLE)
+        if reasons is None:
+            assert isinstance(self.trainable, ConfigTrainable), "check_stacking has seen to that"
+            reasons = fixed_genes(self.trainable, self.space)
+            writer.update_meta({STACKABLE: reasons})
+        return Grouping(reasons, self.workers.stack, self.algorithm.swarm)
+
+    def _remarks(self, grouping: Grouping) -> list[str]:
+        """What the user should know of stacks before they train."""
+        remarks = []
+        if self._added is not None:
+            said = ", ".join(
+                f"{name} {getattr(self._added, name)}" for name in ("method", "subset", "alpha", "every_n_steps")
+            )
+            remarks.append(f"no SwarmAveraging in evolution.callbacks: particles are averaged by the default, {said}")
+        if grouping.stacks and not grouping.free:
+            why = "; ".join(f"{path} {reason}" for path, reason in (grouping.reasons or {}).items())
+            same = "all particles of a swarm have equal genomes" if self.algorithm.swarm_size else "nothing is stacked"
+            remarks.append(f"no gene may differ within a stack, so {same}: {why}")
+        return remarks
 
     def _preload(self) -> tuple[str, ...]:
         """What the forkserver imports once, so that no worker does: the candidates' CLI too, unless it is the user's."""
@@ -206,6 +252,10 @@ class Evolution:
             raise SearchError(str(error)) from None
         check_binding(self.algorithm, self.space, self.objectives, self.trainable)
         check_participants(self.callbacks, self.trainable, self.space, self.objectives)
+        if stacks(self.algorithm, self.workers):
+            check_stacking(
+                self.algorithm, self.workers, self.budget, self._participants, self.callbacks, self.trainable
+            )
         if self.algorithm.continues and not (self.directory / JOURNAL).exists():
             refuse_structural(self.algorithm, self._participants, self.trainable, self.space)
         if self.final is None or not isinstance(self.trainable, ConfigTrainable):
@@ -281,8 +331,10 @@ class Evolution:
         accelerator = "auto"
         if isinstance(self.trainable, ConfigTrainable):
             accelerator = (self.trainable.config.get("trainer") or {}).get("accelerator") or "auto"
+        # A swarm waits for the one before it: a single slot with all threads.
+        count = 1 if self.workers.slots is None and self.algorithm.swarm_size is not None else self.workers.slots
         try:
-            return plan_slots(accelerator, self.workers.slots, self.workers.devices_per_candidate)
+            return plan_slots(accelerator, count, self.workers.devices_per_candidate)
         except ValueError as error:
             raise SearchError(f"evolution.workers: {error}") from None
 

@@ -12,11 +12,11 @@ from lightning_evo.callbacks.search import SearchCallback
 from lightning_evo.evolution.errors import SearchError
 from lightning_evo.evolution.participants import EPOCHS
 from lightning_evo.execution import Job, LocalExecutor
-from lightning_evo.genome import FAILED, SearchSpace
+from lightning_evo.genome import FAILED, Result, SearchSpace
 from lightning_evo.training import ConfigTrainable, Trainable
 from lightning_evo.training.structure import compare_structures, variants
 
-__all__ = ["prepare_continuing", "refuse_structural"]
+__all__ = ["compare_in_worker", "prepare_continuing", "refuse_structural"]
 
 
 def prepare_continuing(
@@ -60,17 +60,9 @@ def refuse_structural(
     """Raise :class:`SearchError` if a gene changes the structure, so that no training could go on with another value.
 
     Of the network's structure :class:`~lightning_evo.callbacks.WeightInheritance` takes care; of optimizers' nothing does.
-    Networks are built in a worker process of their own, which sees no GPU.
     """
     assert isinstance(trainable, ConfigTrainable)
-    arguments = {"blueprint": trainable.blueprint, "configs": variants(trainable, space)}
-    with (
-        tempfile.TemporaryDirectory(prefix="lightning-evo-structure-") as directory,
-        LocalExecutor([("",)], threads=1, max_retries=0) as executor,
-    ):
-        result = executor.submit(Job(0, compare_structures, arguments, directory)).result()
-    if result.status == FAILED:
-        raise SearchError(f"evolution.space: the networks could not be built to be compared: {result.error_type}")
+    result = compare_in_worker(trainable, space)
     inherits = any(issubclass(kind, WeightInheritance) for kind in kinds)
     for path, difference in result.extra["structural"].items():
         if inherits and not difference.startswith(("optimizer ", "scheduler ")):
@@ -80,3 +72,20 @@ def refuse_structural(
             "a gene that changes the structure doesn't allow without rules to inherit by: put the callback "
             "WeightInheritance into evolution.callbacks (it fits networks, not optimizers), or leave the gene out"
         )
+
+
+def compare_in_worker(trainable: ConfigTrainable, space: SearchSpace) -> Result:
+    """:func:`~lightning_evo.training.structure.compare_structures` in a worker process of its own, which sees no GPU.
+
+    Raises:
+        SearchError: If that process fails.
+    """
+    arguments = {"blueprint": trainable.blueprint, "configs": variants(trainable, space)}
+    with (
+        tempfile.TemporaryDirectory(prefix="lightning-evo-structure-") as directory,
+        LocalExecutor([("",)], threads=1, max_retries=0) as executor,
+    ):
+        result = executor.submit(Job(0, compare_structures, arguments, directory)).result()
+    if result.status == FAILED:
+        raise SearchError(f"evolution.space: the networks could not be built to be compared: {result.error_type}")
+    return result

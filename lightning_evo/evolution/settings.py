@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Literal
 
 from lightning_evo.genome import Json
 
@@ -60,6 +61,10 @@ class Workers:
         time_limit: Seconds (or ``HH:MM:SS``) after which a candidate is ended and counts as failed. Default: none.
         max_retries: How often a candidate is started again after its worker died.
         recycle_after: Replace a worker process after this many candidates. Default: never.
+        stack: Train up to so many candidates together, as one batched computation, where they differ only in numbers
+            that don't change the network's structure (see :mod:`lightning_evo.evolution.stacking`). ``auto``: up to 16.
+            So many are asked for per free slot, before the results of the others are known. Default: each candidate by
+            itself.
     """
 
     slots: int | None = None
@@ -68,6 +73,7 @@ class Workers:
     time_limit: float | str | None = None
     max_retries: int = 2
     recycle_after: int | None = None
+    stack: int | Literal["auto"] | None = None
 
     def __post_init__(self) -> None:
         positive = ("slots", "devices_per_candidate", "threads", "recycle_after")
@@ -79,6 +85,15 @@ class Workers:
             raise ValueError(f"max_retries {self.max_retries} is below 0")
         if self.time_limit_seconds is not None and self.time_limit_seconds <= 0:
             raise ValueError(f"time_limit {self.time_limit} is not above 0")
+        if self.stack is None:
+            return
+        if self.stack != "auto" and (isinstance(self.stack, str) or self.stack < 2):
+            raise ValueError(f"stack {self.stack} is neither 'auto' nor a number of at least 2")
+        if self.devices_per_candidate > 1:
+            raise ValueError(
+                f"stack {self.stack} with devices_per_candidate {self.devices_per_candidate}: a stack trains several "
+                "candidates on one device; leave one of the two out"
+            )
 
     @property
     def time_limit_seconds(self) -> float | None:

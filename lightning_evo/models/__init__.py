@@ -1,4 +1,4 @@
-"""What is built? Image classifiers: on any backbone, of a 20-bit chromosome, of a list of layers.
+"""What is built? Image classifiers: on any backbone, of a 20-bit chromosome, of a list of layers; a small network.
 
 The classes are imported when first asked for, so that ``lightning_evo.models.chromosome`` needs no torch.
 """
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lightning_evo.models.bitstring_cnn import BitstringCNN, ChromosomeNetwork
     from lightning_evo.models.chromosome import Decoded, canonical_chromosome, decode
     from lightning_evo.models.classifier import Classifier
+    from lightning_evo.models.convnet import ConvNet
     from lightning_evo.models.image_classifier import ImageClassifier
     from lightning_evo.models.template_net import TemplateNet, TemplateNetwork
 
@@ -20,6 +21,7 @@ __all__ = [
     "BitstringCNN",
     "ChromosomeNetwork",
     "Classifier",
+    "ConvNet",
     "Decoded",
     "ImageClassifier",
     "TemplateNet",
@@ -32,6 +34,7 @@ _HOME = {
     "BitstringCNN": "bitstring_cnn",
     "ChromosomeNetwork": "bitstring_cnn",
     "Classifier": "classifier",
+    "ConvNet": "convnet",
     "Decoded": "chromosome",
     "ImageClassifier": "image_classifier",
     "TemplateNet": "template_net",

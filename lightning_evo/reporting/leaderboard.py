@@ -19,6 +19,7 @@ from rich.text import Text
 from lightning_evo.archive import Archive
 from lightning_evo.genome import FAILED, STOPPED
 from lightning_evo.reporting.savings import savings
+from lightning_evo.reporting.stacks import describe_stacks, remark_of
 
 __all__ = ["leaderboard", "short_names", "tracebacks"]
 
@@ -61,8 +62,10 @@ def leaderboard(
             return _as_csv(rows, columns)
         counts = ", ".join(f"{count} {status}" for status, count in archive.counts().items() if count)
         title = f"{archive.run}: {counts or 'no candidates yet'}"
+        stacked = archive.extras("stack")
+        rows = [{**row, "stack": stacked.get(row["id"])} for row in rows]
         table = _as_table(title, rows, columns, [objective.monitor for objective in archive.objectives])
-        return "\n".join(part for part in (table, str(savings(archive))) if part)
+        return "\n".join(part for part in (table, str(savings(archive)), describe_stacks(archive)) if part)
 
 
 def tracebacks(location: str | Path, top: int = 10, run: str | None = None) -> str:
@@ -237,6 +240,7 @@ def _remarks(row: Mapping[str, Any]) -> list[Text]:
         *([Text(error[:_LONGEST_ERROR], style="red")] if error else []),
         *([Text(f"same as {original}", style="dim")] if original is not None else []),
         *([Text(predicted, style="dim")] if (predicted := _predicted(row)) else []),
+        *([Text(remark_of(row["stack"]), style="dim")] if row["stack"] is not None else []),
     ]
 
 

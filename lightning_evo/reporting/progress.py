@@ -24,11 +24,12 @@ FIRST_ERRORS = 10
 
 @dataclass(frozen=True)
 class Running:
-    """A candidate that trains right now."""
+    """A candidate that trains right now, in a stack together with so many others."""
 
     candidate: int
     epoch: int
     epochs: int | None
+    others: int = 0
 
 
 @dataclass
@@ -243,7 +244,8 @@ def render(state: SearchState) -> Group:
         slots.add_column(title, justify="right")
     for slot, running in sorted(state.running.items()):
         of = f"/{running.epochs}" if running.epochs else ""
-        slots.add_row(str(slot), str(running.candidate), f"{running.epoch}{of}")
+        more = f" (+{running.others})" if running.others else ""
+        slots.add_row(str(slot), f"{running.candidate}{more}", f"{running.epoch}{of}")
     return Group(head, slots)
 
 

@@ -17,7 +17,7 @@ from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningCLI
 
-__all__ = ["Blueprint", "ConfigError", "Parts", "dump_yaml", "gist", "load_yaml"]
+__all__ = ["Blueprint", "ConfigError", "Parts", "dump_yaml", "gist", "load_yaml", "root_of"]
 
 Config = dict[str, Any]
 """A LightningCLI config as plain data: ``model``, ``data``, ``trainer``, ``optimizer``, ... without a subcommand."""
@@ -223,7 +223,7 @@ class _CandidateCLI(LightningCLI):
                     self.instantiate_classes()
                     self.after_instantiate_classes()
                 except ValueError as error:
-                    raise _root(error) from None
+                    raise root_of(error) from None
             return Parts(self.model, self.datamodule, self.trainer)
         finally:
             self.trainer_defaults = own_defaults
@@ -233,7 +233,7 @@ class _CandidateCLI(LightningCLI):
                 self.__dict__.pop(name, None)
 
 
-def _root(error: BaseException) -> BaseException:
+def root_of(error: BaseException) -> BaseException:
     """What a constructor raised, of which the parser says only that the value fits none of a union's types."""
     while str(error).startswith("Does not validate") and error.__cause__ is not None:
         error = error.__cause__

@@ -15,7 +15,8 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_evo.callbacks import CostMeter, FitnessRecorder
@@ -25,7 +26,20 @@ from lightning_evo.callbacks.search import SearchCallback, SearchContext
 from lightning_evo.genome import COMPLETED, STOPPED, Objective, Result
 from lightning_evo.training.blueprint import Blueprint, dump_yaml
 
-__all__ = ["CONFIG_FILE", "COSTS", "FitnessEpoch", "isolated", "read_curve", "train_candidate", "trainer_overrides"]
+__all__ = [
+    "CONFIG_FILE",
+    "COSTS",
+    "TRUSTED",
+    "FitnessEpoch",
+    "conclude",
+    "draw_weights",
+    "isolated",
+    "join",
+    "read_curve",
+    "recorder_of",
+    "train_candidate",
+    "trainer_overrides",
+]
 
 CONFIG_FILE = "config.yaml"
 
@@ -49,6 +63,7 @@ def train_candidate(
     devices: int = 1,
     callbacks: Sequence[Callback] = (),
     context: SearchContext | None = None,
+    data_seed: int | None = None,
 ) -> Result:
     """Train one candidate in this process and return its result.
 
@@ -65,22 +80,17 @@ def train_candidate(
         devices: Devices that train it together (DDP where more than one).
         callbacks: The search's own callbacks; the candidate gets copies, beside those of its config.
         context: What callbacks may know of the search, if there is one.
+        data_seed: Seed of everything random from the training's beginning on, such as the order of the data. The initial
+            weights stay those of the config's seed. Default: the config's seed decides all.
 
     Returns:
         A completed, stopped or failed result. A model that raises is a failed result, never an exception.
     """
     started = time.time()
     segmented = context is not None and context.segment is not None
-    logged = [objective for objective in objectives if not objective.monitor.startswith("cost/")]
-    recorder = FitnessRecorder(
-        monitor=logged[0].monitor if logged else None,
-        mode=logged[0].mode if logged else "max",
-        # What goes on from a segment's end is what its fitness must speak of.
-        epoch="last" if segmented else fitness_epoch,
-        directory=directory,
-        save_checkpoint=save_checkpoint and not segmented,
-        required=[objective.monitor for objective in logged],
-    )
+    # What goes on from a segment's end is what its fitness must speak of.
+    epoch: FitnessEpoch = "last" if segmented else fitness_epoch
+    recorder = recorder_of(objectives, epoch, directory, save_checkpoint and not segmented)
     meter = CostMeter()
     taking_part: list[SearchCallback] = []
     error: Exception | None = None
@@ -91,35 +101,88 @@ def train_candidate(
             # In threads, candidates would otherwise share one callback's state.
             own = [*copy.deepcopy(list(callbacks)), meter, recorder]
             parts = blueprint.build(config, trainer_overrides(config, directory, devices), own)
-            taking_part = _join(parts.trainer, context)
+            taking_part = join(parts.trainer, context)
+            if data_seed is not None:
+                draw_weights(parts.model)
+                seed_everything(data_seed, workers=True, verbose=False)
             resume_from = next((one.resume_from for one in taking_part if isinstance(one, Continuation)), None)
             parts.trainer.fit(parts.model, datamodule=parts.datamodule, ckpt_path=resume_from, **TRUSTED)
     except Exception as raised:
         error = raised
+    extra = {name: value for callback in taking_part for name, value in callback.extra.items()}
+    predicted = next((fitness for one in taking_part if (fitness := one.predicted_fitness) is not None), None)
+    return conclude(
+        recorder, meter.cost, objectives, fitness_epoch, started=started, extra=extra, error=error, predicted=predicted
+    )
+
+
+def draw_weights(model: LightningModule) -> None:
+    """Have a model that makes its layers only in ``configure_model`` make them now, from the present random state."""
+    if is_overridden("configure_model", model):
+        model.configure_model()
+
+
+def recorder_of(
+    objectives: Sequence[Objective], epoch: FitnessEpoch, directory: str, save_checkpoint: bool
+) -> FitnessRecorder:
+    """What records a candidate's training: its first objective that is a logged metric decides which epoch counts."""
+    logged = [objective for objective in objectives if not objective.monitor.startswith("cost/")]
+    return FitnessRecorder(
+        monitor=logged[0].monitor if logged else None,
+        mode=logged[0].mode if logged else "max",
+        epoch=epoch,
+        directory=directory,
+        save_checkpoint=save_checkpoint,
+        required=[objective.monitor for objective in logged],
+    )
+
+
+def conclude(
+    recorder: FitnessRecorder,
+    cost: Mapping[str, float],
+    objectives: Sequence[Objective],
+    fitness_epoch: FitnessEpoch,
+    *,
+    started: float,
+    extra: Mapping[str, Any],
+    error: Exception | None = None,
+    predicted: tuple[float, ...] | None = None,
+) -> Result:
+    """The result of a training that has ended.
+
+    Args:
+        recorder: What was logged, and where the checkpoint is.
+        cost: What it cost.
+        objectives: What the fitness consists of.
+        fitness_epoch: At which epoch it was read.
+        started: When the training began, in seconds since the epoch.
+        extra: What callbacks want remembered.
+        error: What ended the training, where it failed.
+        predicted: The fitness, where the training was stopped early.
+    """
     metrics = {name: value for name, value in recorder.point.items() if name != "epoch"}
     known: dict[str, Any] = {
         "metrics": metrics,
         "curve": tuple(recorder.curve),
-        "cost": meter.cost,
+        "cost": cost,
         "started": started,
         "ended": time.time(),
-        "extra": {name: value for callback in taking_part for name, value in callback.extra.items()},
+        "extra": dict(extra),
     }
     if error is not None:
         return Result.failure(error, **known)
-    predicted = next((fitness for one in taking_part if (fitness := one.predicted_fitness) is not None), None)
-    fitness = predicted or tuple(_fitness(objective, metrics, meter.cost) for objective in objectives)
+    fitness = predicted or tuple(_fitness(objective, metrics, cost) for objective in objectives)
     for objective, number in zip(objectives, fitness, strict=True):
         if not math.isfinite(number):
             unusable = ArithmeticError(f"{objective.monitor} is {number} at the {fitness_epoch} epoch")
             return Result.failure(unusable, **known)
     result = Result(COMPLETED if predicted is None else STOPPED, fitness=fitness, **known)
-    if (path := Path(directory) / CHECKPOINT_FILE).is_file():
+    if (path := recorder.checkpoint_path) is not None:
         result = replace(result, checkpoint=CHECKPOINT_FILE, checkpoint_bytes=path.stat().st_size)
     return result
 
 
-def _join(trainer: Trainer, context: SearchContext | None) -> list[SearchCallback]:
+def join(trainer: Trainer, context: SearchContext | None) -> list[SearchCallback]:
     """Have the callbacks that can take part in the search; one that continues a training where that is asked."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     if context is None:

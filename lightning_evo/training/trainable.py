@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +17,7 @@ from lightning_evo.training.blueprint import Blueprint, ConfigError
 from lightning_evo.training.candidate import COSTS, FitnessEpoch, train_candidate
 from lightning_evo.training.distributed import train_candidate_distributed
 from lightning_evo.training.overrides import apply_genome, changes_class
+from lightning_evo.training.stacks import Member, train_stack
 
 __all__ = ["ConfigTrainable", "FunctionTrainable", "Task", "Trainable", "switches"]
 
@@ -152,11 +153,16 @@ class ConfigTrainable:
         devices: int,
         callbacks: Sequence[Callback] = (),
         context: SearchContext | None = None,
+        data_seed: int | None = None,
     ) -> Task:
-        """Train the candidate from its resolved config."""
+        """Train the candidate from its resolved config.
+
+        Args:
+            data_seed: Decides the order of the data where candidates are to see the same as those in stacks.
+        """
         arguments = {
             "blueprint": self.blueprint,
-            "config": {"seed_everything": candidate.seed, **self.resolve(candidate.genome)},
+            "config": self._seeded(candidate),
             "directory": str(directory),
             "objectives": tuple(objectives),
             "fitness_epoch": fitness_epoch,
@@ -164,8 +170,60 @@ class ConfigTrainable:
             "devices": devices,
             "callbacks": tuple(callbacks),
             "context": context,
+            "data_seed": data_seed,
         }
         return Task(train_candidate_distributed if devices > 1 else train_candidate, arguments)
+
+    def stack_task(
+        self,
+        candidates: Mapping[Path, Candidate],
+        directory: Path,
+        objectives: Sequence[Objective],
+        fitness_epoch: FitnessEpoch,
+        save_checkpoint: bool,
+        callbacks: Sequence[Callback],
+        context: SearchContext,
+        data_seed: int,
+        write: Callable[[str, str], None],
+        finished: Collection[int] = (),
+        whole: bool = False,
+    ) -> Task:
+        """Train several candidates as one stack; see :func:`~lightning_evo.training.stacks.train_stack`.
+
+        Args:
+            candidates: Each one's directory -> the candidate.
+            directory: The stack's.
+            objectives: What is optimised.
+            fitness_epoch: As in the search.
+            save_checkpoint: Keep their checkpoints.
+            callbacks: The search's own.
+            context: What they may know of the search.
+            data_seed: Decides the order of the data.
+            write: Leaves a result, as JSON text, in a directory.
+            finished: Ids of those that only train along.
+            whole: They make sense only together.
+        """
+        members = tuple(
+            Member(candidate.id, self._seeded(candidate), str(own), candidate.id in finished)
+            for own, candidate in candidates.items()
+        )
+        arguments = {
+            "blueprint": self.blueprint,
+            "members": members,
+            "directory": str(directory),
+            "objectives": tuple(objectives),
+            "fitness_epoch": fitness_epoch,
+            "save_checkpoint": save_checkpoint,
+            "callbacks": tuple(callbacks),
+            "context": context,
+            "data_seed": data_seed,
+            "write": write,
+            "whole": whole,
+        }
+        return Task(train_stack, arguments)
+
+    def _seeded(self, candidate: Candidate) -> dict[str, Any]:
+        return {"seed_everything": candidate.seed, **self.resolve(candidate.genome)}
 
 
 class FunctionTrainable:

@@ -19,6 +19,7 @@ from lightning_evo.algorithms import (
     Prescreen,
     RandomSearch,
     RegularizedEvolution,
+    SwarmOptimization,
 )
 from lightning_evo.genome import (
     Bitstring,
@@ -92,9 +93,18 @@ MAKERS: dict[str, Callable[[], Algorithm]] = {
     "generational, prescreened": lambda: GenerationalEvolution(population_size=6, prescreen=screen()),
     "nsga2, prescreened": lambda: NSGA2(population_size=6, prescreen=screen()),
     "predictor search": lambda: PredictorSearch(Neighbours(), population_size=6, parents=3, pool=4, rounds=2),
+    "swarm": lambda: SwarmOptimization(particles=4, population_size=4),
     "nsga3": lambda: NSGA2(population_size=6, survive=Operator("selNSGA3", {"ref_points": 4})),
 }
-SYNCHRONOUS = ["generational", "mu+lambda", "mu,lambda", "nsga2", "generational, prescreened", "nsga2, prescreened"]
+SYNCHRONOUS = [
+    "generational",
+    "mu+lambda",
+    "mu,lambda",
+    "nsga2",
+    "generational, prescreened",
+    "nsga2, prescreened",
+    "swarm",
+]
 STEADY = [
     "random",
     "regularized",

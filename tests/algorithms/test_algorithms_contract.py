@@ -24,6 +24,10 @@ from lightning_evo.genome import (
 )
 
 every_algorithm = pytest.mark.parametrize("name", [name for name in MAKERS if name != "nsga3"])
+# A swarm's particles differ by their initial weights, and count their generation by the swarm.
+every_one_that_breeds_singly = pytest.mark.parametrize(
+    "name", [name for name in MAKERS if name not in ("nsga3", "swarm")]
+)
 every_synchronous_one = pytest.mark.parametrize("name", SYNCHRONOUS)
 every_steady_one = pytest.mark.parametrize("name", STEADY)
 
@@ -48,7 +52,7 @@ def state_of(algorithm):
     )
 
 
-@every_algorithm
+@every_one_that_breeds_singly
 def test_candidates_are_valid_numbered_in_order_and_name_earlier_parents(name):
     candidates = Search(MAKERS[name], pareto(name), slots=3).run(60)
     for number, candidate in enumerate(candidates):
@@ -61,7 +65,7 @@ def test_candidates_are_valid_numbered_in_order_and_name_earlier_parents(name):
     assert len({candidate.seed for candidate in candidates}) == 60
 
 
-@every_algorithm
+@every_one_that_breeds_singly
 def test_the_origin_says_how_a_candidate_was_made(name):
     origins = {c.origin for c in Search(MAKERS[name], pareto(name)).run(60)}
     expected = {"sample"} if name.startswith("random") else {"sample", "mutate"}
@@ -164,7 +168,7 @@ def test_a_search_whose_candidates_all_fail_goes_on_sampling(name):
     assert str(search.algorithm.logbook)
 
 
-@pytest.mark.parametrize("name", SYNCHRONOUS)
+@pytest.mark.parametrize("name", [name for name in SYNCHRONOUS if name != "swarm"])
 def test_a_generation_that_fails_as_a_whole_leaves_its_parents_alive(name):
     search = Search(MAKERS[name], pareto(name))
     told_all(search, search.algorithm.population_size)
@@ -198,7 +202,7 @@ def test_a_stopped_candidate_counts_with_its_predicted_fitness(name):
     assert [each.id for each in algorithm.hall_of_fame] == [0]
 
 
-@every_algorithm
+@every_one_that_breeds_singly
 def test_a_small_space_is_searched_without_asking_anything_twice_while_there_is_something_new(name):
     space = SearchSpace({"a": Boolean(), "b": Ordinal([1, 2, 3])})
 
@@ -245,7 +249,7 @@ def test_a_duplicate_recalled_is_still_known():
     assert resumed.ask() == following
 
 
-@every_algorithm
+@every_one_that_breeds_singly
 def test_initial_genomes_come_first_and_are_completed(name):
     space = SearchSpace(
         {"kind": Categorical(["a", "b"]), "size": Integer(1, 9, when={"kind": ["b"]}), "x": Uniform(0, 1)}

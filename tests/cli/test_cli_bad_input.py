@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from commands import run, write
 
 from lightning_evo.cli import main
@@ -109,7 +111,7 @@ CASES = {
         put("algorithm", value=gene("RegularisedEvolution")),
         "evolution.algorithm: Expected a class that can be imported, not RegularisedEvolution; there are "
         "GenerationalEvolution, LocalSearch, NSGA2, PopulationBasedTraining, PredictorSearch, RandomSearch, "
-        "RegularizedEvolution",
+        "RegularizedEvolution, SwarmOptimization",
     ),
     "population 0": (
         put("algorithm", value=gene("RegularizedEvolution", population_size=0)),
@@ -210,6 +212,56 @@ CASES = {
         put("algorithm", value=gene("PopulationBasedTraining", population_size=2)),
         f"evolution.space.{WIDTH}: ",
     ),
+    "a stack of one": (
+        put("workers", "stack", value=1),
+        "evolution.workers: stack 1 is neither 'auto' nor a number of at least 2",
+    ),
+    "a stack of no number": (put("workers", "stack", value="many"), "evolution.workers.stack: "),
+    "a stack across devices": (
+        put("workers", value={"stack": 4, "devices_per_candidate": 2}),
+        "evolution.workers: stack 4 with devices_per_candidate 2: a stack trains several candidates on one device; leave "
+        "one of the two out",
+    ),
+    "early stopping in a stack": (
+        lambda config, whole: (
+            config["trainer"].update(max_epochs=4),
+            whole["evolution"]["workers"].update(stack="auto"),
+            whole["evolution"].update(callbacks=[gene("EarlyFitnessPrediction")]),
+        ),
+        "evolution.callbacks: EarlyFitnessPrediction needs a Trainer for each candidate, but evolution.workers.stack: auto "
+        "trains several in one; leave one of the two out",
+    ),
+    "a population in a stack": (
+        lambda config, whole: (
+            whole["evolution"]["workers"].update(stack="auto"),
+            whole["evolution"].update(
+                algorithm=gene("PopulationBasedTraining"), space={LR: whole["evolution"]["space"][LR]}
+            ),
+        ),
+        "evolution.workers.stack: auto: candidates of PopulationBasedTraining continue each other one by one",
+    ),
+    "a swarm of one particle": (
+        put("algorithm", value=gene("SwarmOptimization", particles=1)),
+        "evolution.algorithm: particles 1 is not at least 2: one particle is no swarm",
+    ),
+    "a swarm larger than the budget": (
+        put("algorithm", value=gene("SwarmOptimization")),
+        "evolution.budget.candidates: 6 is less than one swarm of SwarmOptimization, which has 12 particles",
+    ),
+    "a subset larger than the swarm": (
+        lambda config, whole: whole["evolution"].update(
+            algorithm=gene("SwarmOptimization", particles=4), callbacks=[gene("SwarmAveraging", subset=6)]
+        ),
+        "evolution.callbacks[0].subset: 6 is more than the 4 particles there are at most",
+    ),
+    "alpha 1": (
+        put("callbacks", value=[gene("SwarmAveraging", alpha=1.0)]),
+        "evolution.callbacks: alpha: 1.0 is not above 0 and below 1",
+    ),
+    "two intervals": (
+        put("callbacks", value=[gene("SwarmAveraging", every_n_steps=4, every_n_epochs=1)]),
+        "evolution.callbacks: every_n_steps",
+    ),
     "slots 0": (put("workers", "slots", value=0), "evolution.workers: slots 0 is not at least 1"),
     "more devices than exist": (
         lambda config, whole: (
@@ -231,6 +283,49 @@ CASES = {
         "ckpt_path 'some.ckpt' has no meaning",
     ),
 }
+
+
+def a_fit(stack=None, callback=None, **particle):
+    """An ordinary fit of a stack, or of one particle, with averaging."""
+    model = {"class_path": "toys.ToyNet", "init_args": {"width": 4, **particle}}
+    if stack is not None:
+        model = {"class_path": "lightning_evo.ParticleStack", "init_args": {"particles": model, **stack}}
+    callbacks = [] if callback is None else [gene("SwarmAveraging", **callback)]
+    return {
+        "model": model,
+        "data": {"class_path": "toys.ToyData"},
+        "trainer": {"max_epochs": 1, "accelerator": "cpu", "logger": False, "callbacks": callbacks},
+    }
+
+
+SWARMS = {
+    "different architectures": (a_fit({"size": 2, "vary": {"width": [2, 4]}}), "net.0"),
+    "alpha 0": (a_fit({"size": 4}, {"alpha": 0.0}), "alpha: 0.0 is not above 0 and below 1"),
+    "a subset larger than the swarm": (a_fit({"size": 4}, {"subset": 6}), "subset"),
+    "one particle": (a_fit(callback={}), "a swarm of one particle has nobody to average with"),
+    "a stack of one": (a_fit({"size": 1}), "1"),
+    "a value read in a vmapped step": (
+        a_fit({"size": 2, "lowering": "stack", "particles": {"class_path": "swarm_nets.ReadsItsMetric"}}),
+        "metric",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SWARMS)
+def test_a_swarm_that_cannot_train_is_refused_before_it_does(case, tmp_path, capsys, monkeypatch):
+    config, expected = SWARMS[case]
+    monkeypatch.chdir(tmp_path)
+    # Lightning's own logger writes to the standard error of another test.
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    (tmp_path / "swarm.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--config", "swarm.yaml", "--trainer.enable_progress_bar=false"])
+    printed = capsys.readouterr()
+    assert stop.value.code == 2
+    assert expected in printed.err
+    assert printed.err.count("lightning-evo: error:") == 1
+    assert "Traceback" not in printed.err
+    assert not list(tmp_path.rglob("*.ckpt"))
 
 
 @pytest.mark.parametrize("case", CASES)

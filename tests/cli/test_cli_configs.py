@@ -9,12 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from commands import run
 
 from lightning_evo import Archive
 from lightning_evo.cli import main
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.yaml"))
+SEARCHES = [name for name in CONFIGS if "evolution" in yaml.safe_load((ROOT / "configs" / name).read_text())]
+FITS = [name for name in CONFIGS if name not in SEARCHES]
 EXAMPLES = sorted(path.parent.name for path in (ROOT / "examples").glob("*/search.yaml"))
 
 BUDGET = ["--evolution.budget.candidates=3", "--evolution.workers.slots=2", "--trainer.max_epochs=1"]
@@ -27,9 +30,9 @@ def pictures(count: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, *shape), dtype=np.uint8)
 
 
-def fashion_mnist(root: Path) -> list[str]:
-    """Fashion-MNIST's own raw files, with noise for pictures."""
-    raw = root / "FashionMNIST" / "raw"
+def raw_files(root: Path, name: str) -> list[str]:
+    """The raw files of MNIST or Fashion-MNIST, with noise for pictures."""
+    raw = root / name / "raw"
     raw.mkdir(parents=True)
     for stem, count in (("train", 300), ("t10k", 100)):
         images, labels = pictures(count, 28, 28), np.arange(count, dtype=np.uint8) % 10
@@ -38,11 +41,19 @@ def fashion_mnist(root: Path) -> list[str]:
         (raw / f"{stem}-labels-idx1-ubyte").write_bytes(struct.pack(">HBBI", 0, 0x08, 1, count) + labels.tobytes())
         for name in (f"{stem}-images-idx3-ubyte", f"{stem}-labels-idx1-ubyte"):
             (raw / f"{name}.gz").write_bytes(gzip.compress((raw / name).read_bytes()))
-    return [f"--data.root={root}", "--data.download=false", *NARROW]
+    return [f"--data.root={root}", "--data.download=false"]
+
+
+def fashion_mnist(root: Path) -> list[str]:
+    return [*raw_files(root, "FashionMNIST"), *NARROW]
 
 
 def fashion_mnist_templates(root: Path) -> list[str]:
-    return [argument for argument in fashion_mnist(root) if argument not in NARROW]
+    return raw_files(root, "FashionMNIST")
+
+
+def mnist(root: Path) -> list[str]:
+    return raw_files(root, "MNIST")
 
 
 def cifar10(root: Path) -> list[str]:
@@ -62,6 +73,7 @@ DATA = {
     "fashion_mnist.yaml": fashion_mnist,
     "cifar10.yaml": cifar10,
     "templates_fashion_mnist.yaml": fashion_mnist_templates,
+    "swarm_mnist.yaml": mnist,
 }
 
 
@@ -69,6 +81,9 @@ DATA = {
 LONGER = {
     "early_stopping.yaml": ["--trainer.max_epochs=4"],
     "inheritance.yaml": ["--trainer.max_epochs=4", "--evolution.budget.candidates=6"],
+    # A swarm is trained whole or not at all.
+    "swarm_digits.yaml": ["--evolution.budget.candidates=8"],
+    "swarm_mnist.yaml": ["--evolution.budget.candidates=12"],
     "pbt.yaml": ["--trainer.max_epochs=3", "--evolution.budget.candidates=6"],
 }
 
@@ -84,12 +99,13 @@ def search(arguments: list[str], directory: Path) -> Archive:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", SEARCHES)
 def test_a_config_that_ships_runs(name, tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(ROOT / "examples" / "own_model")
     monkeypatch.chdir(tmp_path)
     data = DATA.get(name)
-    final = ["--evolution.final.overrides={'trainer.max_epochs': 1}"] if data else []
+    retrains = "final" in yaml.safe_load((ROOT / "configs" / name).read_text())["evolution"]
+    final = ["--evolution.final.overrides={'trainer.max_epochs': 1}"] if retrains else []
     more = data(tmp_path) if data else []
     arguments = ["--config", str(ROOT / "configs" / name), *more, *BUDGET, *LONGER.get(name, []), *final]
     archive = search(arguments, tmp_path / "run")
@@ -101,6 +117,15 @@ def test_a_config_that_ships_runs(name, tmp_path, monkeypatch, capsys):
         "model.ckpt",
         "model.pt2",
     } | schedule
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FITS)
+def test_a_config_that_ships_without_a_search_fits(name, tmp_path):
+    # A command line of its own: what trains in several processes runs it again in each.
+    done = run("fit", "--config", str(ROOT / "configs" / name), "--trainer.max_epochs=1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.rglob("*.ckpt"))
 
 
 @pytest.mark.slow
@@ -122,5 +147,6 @@ def test_an_example_runs_in_its_own_folder(name, tmp_path, monkeypatch, capsys):
 def test_every_config_and_example_is_covered():
     assert {"digits.yaml", "fashion_mnist.yaml", "cifar10.yaml", "hyperparameters.yaml", "pareto.yaml"} <= set(CONFIGS)
     assert {"templates_digits.yaml", "templates_fashion_mnist.yaml"} <= set(CONFIGS)
+    assert {"swarm_digits.yaml", "swarm_mnist.yaml"} <= set(SEARCHES)
     assert set(LONGER) <= set(CONFIGS)
     assert EXAMPLES

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lightning_evo import EvolutionCLI, __version__, algorithms, callbacks, data, genome, models, predictors
+from lightning_evo import EvolutionCLI, __version__, algorithms, callbacks, data, genome, models, predictors, swarms
 from lightning_evo.algorithms import Algorithm, Predictor, Prescreen
 from lightning_evo.cli import main
 from lightning_evo.evolution import Budget, Evolution, Final, SearchError, Workers
@@ -327,6 +327,7 @@ def documented_defaults() -> list[Any]:
             models,
             data,
             callbacks,
+            swarms,
         )
         for name in module.__all__
     }

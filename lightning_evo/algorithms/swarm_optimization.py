@@ -1,0 +1,247 @@
+"""How is a swarm searched for? Particles that share an architecture train together; the best swarms breed the next."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from lightning_evo.algorithms.algorithm import Algorithm
+from lightning_evo.algorithms.checks import check_at_least, check_probability
+from lightning_evo.algorithms.individual import Individual
+from lightning_evo.algorithms.operators import Operator, Role
+from lightning_evo.algorithms.randomness import streams
+from lightning_evo.genome import Candidate, Genome, Json, Objective, SearchSpace, SpaceError, Value, derive_seed
+from lightning_evo.genome.genes import identity
+
+__all__ = ["SwarmOptimization", "is_numeric"]
+
+
+def is_numeric(gene: object) -> bool:
+    """Whether all of a gene's values are numbers.
+
+    >>> from lightning_evo.genome import Boolean, Ordinal
+    >>> is_numeric(Ordinal([16, 32])), is_numeric(Boolean())
+    (True, False)
+    """
+    values = getattr(gene, "choices", None) or gene.extremes()  # type: ignore[attr-defined]
+    return all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
+
+
+class SwarmOptimization(Algorithm):
+    """Search for swarms: each is ``particles`` candidates of one architecture that train and average together.
+
+    All particles of a swarm share the genes that decide what is built and on which data; each has values of its *own* for
+    the others (learning rate, weight decay, momentum), and initial weights of its own. The whole swarm trains as one
+    stack; :class:`~lightning_evo.callbacks.SwarmAveraging` among the search's callbacks pulls its particles together (the
+    accelerated particle swarm of Yang 2010 between steps of gradient descent, as in Nytorch's example).
+
+    The first ``population_size`` swarms are drawn from the whole space, own genes evenly over their ranges. Later ones are
+    bred: of the best swarms alive, by tournament, parents are chosen; a new swarm's shared genes are theirs, recombined
+    and mutated; its first particle takes the own genes of the parent's best particle, the others vary them (see
+    :meth:`explore`). A swarm is as good as its best particle, which stands for it among those alive. Where all genes are
+    own ones, later swarms share everything else with the first, and search around the best particle.
+
+    Synchronous: a swarm is asked for whole, and the next when all of its particles are told. ``generation`` is the swarm's
+    number. Equal genomes in one swarm are no duplicates: their weights begin differently.
+
+    Which genes may be own ones the search finds out by building networks (:attr:`own_genes`); where nobody has, every
+    numeric gene counts as one.
+
+    Args:
+        particles: Candidates in each swarm (default 12).
+        population_size: How many swarms live at a time; so many are drawn before one is bred (default 4).
+        tournament_size: How many of these compete to be a parent (default 2). With several objectives parents are drawn
+            by ``selTournamentDCD`` instead.
+        crossover_probability: How likely a swarm's shared genes have two parents (default 0.5).
+        mutation_probability: How likely they are mutated too where they have two (default 1).
+        resample_probability: How likely an own gene is drawn anew instead (default 0.1).
+        select: Operator in the tournament's place.
+        mate: Crossover of the shared genes (default ``uniform``).
+        mutate: Mutation of the shared genes (default ``per_gene``).
+        survive: Operator that ranks swarms by their best particles (default ``selBest``; with several objectives
+            ``selNSGA2``).
+        initial: Genomes of the first candidates, in their order; what one leaves out is drawn, or shared with the first of
+            its swarm.
+        duplicate_retries: How often shared genes that an earlier swarm had are bred again (default 10).
+        hall_of_fame_size: How many of the best particles to keep (default 10).
+
+    Raises:
+        ValueError: For a value out of range, or an operator that doesn't exist or doesn't take its arguments.
+
+    Example:
+        >>> from lightning_evo.genome import LogUniform, Ordinal, Result
+        >>> algorithm = SwarmOptimization(particles=3)
+        >>> algorithm.own_genes = {"model.lr"}
+        >>> space = SearchSpace({"model.width": Ordinal([8, 16, 32]), "model.lr": LogUniform(1e-4, 1.0)})
+        >>> algorithm.bind(space, [Objective("val_acc")], seed=1)
+        >>> swarm = [algorithm.ask() for _ in range(3)]
+        >>> len({particle.genome["model.width"] for particle in swarm}), algorithm.ask() is None
+        (1, True)
+    """
+
+    synchronous = True
+
+    def __init__(
+        self,
+        particles: int = 12,
+        population_size: int = 4,
+        tournament_size: int = 2,
+        crossover_probability: float = 0.5,
+        mutation_probability: float = 1.0,
+        resample_probability: float = 0.1,
+        select: Operator | None = None,
+        mate: Operator | None = None,
+        mutate: Operator | None = None,
+        survive: Operator | None = None,
+        initial: list[dict[str, Json]] | None = None,
+        duplicate_retries: int = 10,
+        hall_of_fame_size: int = 10,
+    ) -> None:
+        super().__init__(
+            population_size,
+            select=select,
+            mate=mate,
+            mutate=mutate,
+            survive=survive,
+            initial=initial,
+            duplicate_retries=duplicate_retries,
+            hall_of_fame_size=hall_of_fame_size,
+        )
+        if particles < 2:
+            raise ValueError(f"particles {particles} is not at least 2: one particle is no swarm")
+        check_at_least("tournament_size", tournament_size, 1)
+        check_probability("crossover_probability", crossover_probability)
+        check_probability("mutation_probability", mutation_probability)
+        check_probability("resample_probability", resample_probability)
+        self.particles, self.tournament_size = particles, tournament_size
+        self.crossover_probability, self.mutation_probability = crossover_probability, mutation_probability
+        self.resample_probability = resample_probability
+        self.swarm_size = particles
+
+    # -- what a subclass may change ------------------------------------------------------------------------------------
+
+    def explore(self, genome: Genome) -> Genome:
+        """A variation of a genome's own genes, all else as it is.
+
+        Each is drawn anew with :attr:`resample_probability`, else mutates: a Gaussian step on its scale, or a step to a
+        neighbour (``mutation`` of the gene says how far).
+        """
+        changed = dict(genome)
+        for path in self._own(genome):
+            gene = self.space[path]
+            anew = self.rng.random() < self.resample_probability
+            changed[path] = gene.sample(self.rng) if anew else gene.mutate(genome[path], self.rng)
+        return self.space.complete(changed, self.rng, genome.rates)
+
+    def default_operators(self) -> dict[Role, Operator]:
+        operators = super().default_operators()
+        if len(self.objectives) == 1:
+            operators["select"] = Operator("selTournament", {"tournsize": self.tournament_size})
+        return operators
+
+    def select_parents(self) -> list[Individual]:
+        """The best particles of one or two of the swarms alive."""
+        return self.toolbox.select(self.population, 2 if self.rng.random() < self.crossover_probability else 1)
+
+    def vary(self, parents: list[Individual]) -> Genome:
+        return self.recombine(parents, self.mutation_probability)
+
+    def survive(self, population: list[Individual]) -> list[Individual]:
+        """The best particle of each of the best swarms."""
+        count = len(self.population)
+        swarms, newcomers = population[:count], population[count:]
+        champions = [*swarms, *(self.toolbox.survive(newcomers, 1) if newcomers else [])]
+        return self.toolbox.survive(champions, min(self.population_size, len(champions)))
+
+    # -- ask and tell --------------------------------------------------------------------------------------------------
+
+    @property
+    def generation_size(self) -> int:
+        """A swarm."""
+        return self.particles
+
+    def bind(self, space: SearchSpace, objectives: Sequence[Objective], seed: int) -> None:
+        super().bind(space, objectives, seed)
+        self._owned: Collection[str] = (
+            {path for path, gene in space.items() if is_numeric(gene)} if self.own_genes is None else self.own_genes
+        )
+        self._generation = range(self.particles)
+        self._shared_before: set[str] = set()
+        self._leader: Individual | None = None  # the first particle of the swarm that is being asked for
+        self._check_initial()
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _own(self, genome: Genome) -> list[str]:
+        return [path for path in genome if path in self._owned]
+
+    def _shared(self, genome: Genome) -> dict[str, Value]:
+        return {path: value for path, value in genome.items() if path not in self._owned}
+
+    def _check_initial(self) -> None:
+        for i, values in enumerate(self._initial):
+            first = i // self.particles * self.particles
+            for path, value in values.items():
+                if path in self._owned or i == first:
+                    continue
+                leader = self._initial[first]
+                if path not in leader or identity(leader[path]) != identity(value):
+                    raise SpaceError(
+                        f"initial[{i}].{path}: is shared by a swarm, whose first particle is initial[{first}] with "
+                        f"{leader.get(path, 'no value')!r}; give the same value there"
+                    )
+
+    def _breed(self, id: int) -> Individual:
+        if id % self.particles:
+            leader = self._leader
+            assert leader is not None, "a swarm's first particle is asked for first"
+            with streams(self.rng, self.seed, "breed", id, 0):
+                return self._particle(id, self._follow(id, leader), leader.candidate.parents)
+        for attempt in range(self.duplicate_retries + 1):
+            with streams(self.rng, self.seed, "breed", id, attempt):
+                (genome, origin), parents = self._lead(id)
+            if identity(self._shared(genome)) not in self._shared_before:
+                break
+        return self._particle(id, (genome, origin), tuple(dict.fromkeys(parent.id for parent in parents)))
+
+    def _lead(self, id: int) -> tuple[tuple[Genome, str], list[Individual]]:
+        """The genome of a new swarm's first particle and how it was made, and the parents."""
+        if id < len(self._initial):
+            return (self.space.complete(self._initial[id], self.rng), "initial"), []
+        if id < self.population_size * self.particles or not self.population:
+            return (self.initialise(), "sample"), []
+        parents = self.select_parents()
+        best = parents[0].genome
+        if not self._shared(best):
+            return (best, "continue"), parents[:1]
+        self._origin.clear()
+        child = self.vary(parents)
+        own = {path: best[path] for path in self._own(best)}
+        genome = self.space.complete({**child, **own}, self.rng, child.rates)
+        return (genome, "+".join(self._origin) or "vary"), parents
+
+    def _follow(self, id: int, leader: Individual) -> tuple[Genome, str]:
+        """The genome of a swarm's further particle, and how it was made."""
+        shared = self._shared(leader.genome)
+        if id < len(self._initial):
+            return self.space.complete({**shared, **self._initial[id]}, self.rng, leader.genome.rates), "initial"
+        if not leader.candidate.parents:
+            return self.space.complete(shared, self.rng, leader.genome.rates), "sample"
+        return self.explore(leader.genome), "explore"
+
+    def _particle(self, id: int, made: tuple[Genome, str], parents: tuple[int, ...]) -> Individual:
+        genome, origin = made
+        candidate = Candidate(
+            id=id,
+            genome=genome,
+            parents=parents,
+            generation=id // self.particles,
+            seed=derive_seed(self.seed, "train", id),
+            origin=origin,
+        )
+        return self._individual(candidate, self.space.phenotype(genome))
+
+    def _register(self, individual: Individual) -> None:
+        super()._register(individual)
+        if individual.id % self.particles == 0:
+            self._leader = individual
+            self._shared_before.add(identity(self._shared(individual.genome)))

@@ -1,0 +1,234 @@
+"""How do several candidates become results in one training? As one stack of particles, each with its own record."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities.seed import isolate_rng
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+from torch.utils.flop_counter import FlopCounterMode
+
+from lightning_evo.callbacks import CostMeter, FitnessRecorder
+from lightning_evo.callbacks.cost import batch_size
+from lightning_evo.callbacks.fitness import MetricNotLogged
+from lightning_evo.callbacks.search import SearchContext
+from lightning_evo.genome import COMPLETED, Objective, Result
+from lightning_evo.swarms.logs import recording
+from lightning_evo.swarms.stack import ParticleStack
+from lightning_evo.training.blueprint import Blueprint, dump_yaml
+from lightning_evo.training.candidate import (
+    CONFIG_FILE,
+    TRUSTED,
+    FitnessEpoch,
+    conclude,
+    draw_weights,
+    isolated,
+    join,
+    recorder_of,
+    trainer_overrides,
+)
+from lightning_evo.training.overrides import apply_genome
+
+__all__ = ["Member", "NotStacked", "train_stack"]
+
+
+class NotStacked(RuntimeError):
+    """Candidates that were to train in one stack didn't; the message says why."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A candidate in a stack.
+
+    Args:
+        candidate: Its id.
+        config: Its complete config, plain data. Its ``seed_everything`` decides its initial weights.
+        directory: Its own directory.
+        finished: It has its result already, and trains along because the others of its swarm need it.
+    """
+
+    candidate: int
+    config: Mapping[str, Any]
+    directory: str
+    finished: bool = False
+
+
+@dataclass(frozen=True)
+class _Particle:
+    member: Member
+    model: LightningModule
+    recorder: FitnessRecorder
+
+
+def train_stack(
+    *,
+    blueprint: Blueprint,
+    members: Sequence[Member],
+    directory: str,
+    objectives: Sequence[Objective],
+    data_seed: int,
+    write: Callable[[str, str], None],
+    fitness_epoch: FitnessEpoch = "best",
+    save_checkpoint: bool = True,
+    callbacks: Sequence[Callback] = (),
+    context: SearchContext | None = None,
+    whole: bool = False,
+) -> Result:
+    """Train several candidates at once in this process, as one :class:`~lightning_evo.swarms.stack.ParticleStack`.
+
+    Each member's directory then holds what a candidate's does that trained by itself: ``config.yaml``, ``curve.jsonl`` (a
+    line per epoch, while it trains), ``checkpoint.ckpt`` (of its own class, as if it had trained alone) and the result.
+    Its costs are its own parameters and FLOPs, and its share of the stack's seconds and memory.
+
+    All members see the same batches, in an order that ``data_seed`` decides, and begin with the weights that their own
+    seeds decide: so a member's result doesn't depend on who else is in the stack, but for rounding, for what is drawn while
+    training (dropout), and for callbacks that average.
+
+    Trainer, data, callbacks and loggers are built once, from the first member's config. Callbacks see the stack: ``val_acc``
+    is the members' mean, ``val_acc/particle_0`` the first one's.
+
+    Args:
+        blueprint: The LightningCLI that builds each of them.
+        members: At least two, whose configs differ in ``model``, ``optimizer`` and ``lr_scheduler`` alone.
+        directory: The stack's own directory, the Trainer's root directory.
+        objectives: As in :func:`~lightning_evo.training.train_candidate`, for each member.
+        data_seed: Decides the order of the data, and everything random from the training's beginning on.
+        write: Leaves a result, as JSON text, in a directory.
+        fitness_epoch: ``best`` or ``last``, of each member.
+        save_checkpoint: Keep each member's checkpoint of the epoch from which its fitness was read.
+        callbacks: The search's own callbacks; the stack gets copies.
+        context: What callbacks may know of the search.
+        whole: The members make sense only together: when this is called again, because its process died, all begin anew.
+            Otherwise those without a result are then left for somebody else to train one by one.
+
+    Returns:
+        Completed without a fitness if every member has its result; otherwise failed, with the reason why those that have
+        none must be trained one by one. Never an exception but for a full disk.
+    """
+    started = time.time()
+    if not whole and any((Path(member.directory) / CONFIG_FILE).exists() for member in members):
+        return Result.failure(NotStacked("the worker process that trained the stack died"), started=started)
+    Path(directory).mkdir(parents=True, exist_ok=True)
+    particles: list[_Particle] = []
+    for member in members:
+        if member.finished:
+            record_in = str(Path(directory) / f"{member.candidate:06d}")
+        else:
+            record_in = member.directory
+            shutil.rmtree(record_in, ignore_errors=True)
+        Path(record_in).mkdir(parents=True, exist_ok=True)
+        (Path(record_in) / CONFIG_FILE).write_text(dump_yaml(dict(member.config)))
+        keep = save_checkpoint and not member.finished
+        recorder = recorder_of(objectives, fitness_epoch, record_in, keep)
+        try:
+            particles.append(_Particle(member, _model(blueprint, member.config, directory), recorder))
+        except Exception as error:
+            _leave(write, member, Result.failure(error, started=started, ended=time.time()))
+    meter = _Shares()
+    described: dict[str, Any] = {}
+    try:
+        if len(particles) < 2:
+            raise NotStacked(f"of {len(members)} candidates {len(particles)} could be built")
+        config = particles[0].member.config
+        with isolated({"seed_everything": data_seed}):
+            stack = ParticleStack([particle.model for particle in particles])
+            own = [*copy.deepcopy(list(callbacks)), meter, _Recorders([particle.recorder for particle in particles])]
+            parts = blueprint.build(config, trainer_overrides(config, directory, 1), own)
+            taking_part = join(parts.trainer, context)
+            # Building drew random numbers too, as many as there are weights.
+            seed_everything(data_seed, workers=True, verbose=False)
+            parts.trainer.fit(stack, datamodule=parts.datamodule, **TRUSTED)
+        described = {"size": len(particles), "lowering": stack.lowering, "reason": stack.reason or ""}
+        extra = {name: value for callback in taking_part for name, value in callback.extra.items()}
+    except MetricNotLogged as error:
+        # Nobody logs it, alone or not.
+        for particle in particles:
+            _leave(write, particle.member, Result.failure(error, started=started, ended=time.time()))
+        return Result.failure(error, started=started)
+    except Exception as error:
+        return Result.failure(error, started=started)
+    first = members[0].candidate
+    for position, particle in enumerate(particles):
+        own_extra = {**extra, "stack": {"id": first, **described, "position": position}}
+        cost = meter.share(position)
+        result = conclude(particle.recorder, cost, objectives, fitness_epoch, started=started, extra=own_extra)
+        _leave(write, particle.member, result)
+    return Result(COMPLETED, extra={"stack": {"id": first, **described}}, started=started, ended=time.time())
+
+
+def _model(blueprint: Blueprint, config: Mapping[str, Any], directory: str) -> LightningModule:
+    """A member's own module, with the weights it would have if it trained alone."""
+    # Its Trainer is thrown away; callbacks and loggers might write files.
+    bare = apply_genome(config, {"trainer.callbacks": None, "trainer.logger": False})
+    with isolated(config):
+        model = blueprint.build(bare, trainer_overrides(bare, directory, 1)).model
+        draw_weights(model)
+    return model
+
+
+def _leave(write: Callable[[str, str], None], member: Member, result: Result) -> None:
+    if member.finished:
+        return
+    try:
+        text = json.dumps(result.to_dict())
+    except (TypeError, ValueError) as error:
+        result = Result.failure(TypeError(f"the result is not plain data: {error}"), started=result.started)
+        text = json.dumps(result.to_dict())
+    write(member.directory, text)
+
+
+class _Recorders(Checkpoint):
+    """Has each particle's metrics, and the checkpoint of its epoch that counts, kept in its candidate's directory."""
+
+    def __init__(self, recorders: Sequence[FitnessRecorder]) -> None:
+        self.recorders = recorders
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, ParticleStack)
+        for i, (recorder, metrics) in enumerate(zip(self.recorders, pl_module.metrics, strict=True)):
+
+            def save(path: Path, i: int = i) -> None:
+                trainer.strategy.checkpoint_io.save_checkpoint(pl_module.particle_checkpoint(i), path)
+
+            recorder.record(trainer, metrics, save)
+
+
+class _Shares(CostMeter):
+    """Measures what each of the stack's particles costs: what it would need by itself, and its share of the time."""
+
+    _particles: Sequence[LightningModule] = ()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self._counted:
+            return
+        self._counted = True
+        assert isinstance(pl_module, ParticleStack)
+        self._particles = pl_module.particles
+        # The first step of a stack contains its choice of how to compute; a copy of one particle shows what one needs.
+        alone = pl_module.particle(0)
+        alone.trainer = trainer
+        counter = FlopCounterMode(display=False)
+        place = (batch_idx,) if is_param_in_hook_signature(alone.training_step, "batch_idx", min_args=2) else ()
+        with isolate_rng(), recording(alone), counter:
+            with trainer.precision_plugin.train_step_context():
+                outputs: Any = alone.training_step(copy.deepcopy(batch), *place)
+            loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs
+            loss.backward()
+        self.cost["flops"] = counter.get_total_flops() / max(1, batch_size(batch))
+
+    def share(self, position: int) -> dict[str, float]:
+        """The costs of one particle."""
+        count = len(self._particles)
+        cost = dict(self.cost)
+        for name in cost.keys() & {"seconds", "peak_memory"}:
+            cost[name] /= count
+        return {**cost, "params": sum(parameter.numel() for parameter in self._particles[position].parameters())}
