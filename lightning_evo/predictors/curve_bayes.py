@@ -29,6 +29,8 @@ _TILTS, _TILT_SPREAD = numpy.linspace(-2.0, 5.0, 15), 2.0
 _DOUBT, _WORST = 8.0, 3.0
 """How many standard normal errors calibration starts from, and where one counts no more."""
 _COMPONENTS, _NEGLIGIBLE, _PATHS = 400, 1e-4, 512
+_STILL = 1e-60
+"""A curve that has moved by no more counts as constant: the fourth power of how far it moved must not vanish."""
 
 
 class BayesianCurve(CurvePredictor):
@@ -108,7 +110,7 @@ class BayesianCurve(CurvePredictor):
             return FinalFitness([1.0], [end], [0.0], low=low, high=high)
         lessons = self._learned(horizon, sign)
         moved = float(numpy.ptp(values))
-        if lessons is None and moved <= 1e-12 * float(numpy.abs(values).max()):
+        if lessons is None and moved <= max(1e-12 * float(numpy.abs(values).max()), _STILL):
             # Nothing says in which units it could move.
             last = float(sign * values[-1])
             explained = not _waiting(values, index, horizon, lessons)

@@ -211,7 +211,7 @@ def trainer_overrides(config: Mapping[str, Any], directory: str, devices: int) -
     strategy = asked.get("strategy", "auto")
     if devices > 1 and strategy == "auto":
         overrides["strategy"] = "ddp"
-    elif devices == 1 and isinstance(strategy, str) and strategy.startswith("ddp"):
+    elif devices == 1 and isinstance(strategy, str) and strategy.startswith(("ddp", "swarm")):
         overrides["strategy"] = "auto"
     return overrides
 

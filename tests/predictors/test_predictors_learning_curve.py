@@ -7,7 +7,7 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
@@ -219,6 +219,8 @@ def test_at_the_horizon_nothing_is_left_to_predict():
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=3, max_size=12), st.sampled_from(["last", "best"]), st.booleans())
+@example(curve=[0.0, 0.0, 1.9468453873299156e-84], target="last", known=False)
+@example(curve=[0.0, 1e-59, 3e-59], target="best", known=False)
 @few
 def test_any_curve_has_a_finite_prediction(curve, target, known):
     final = QUICK.fit(finished(5) if known else []).predict(curve, 15, target, "min")

@@ -48,6 +48,13 @@ def test_its_directory_holds_config_curve_and_checkpoint(config, tmp_path):
     assert model.hparams.width == 4
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "swarm"])
+def test_on_one_device_a_strategy_of_several_processes_is_left_out(config, tmp_path, strategy):
+    result = train({**config, "trainer": {**config["trainer"], "strategy": strategy}}, tmp_path)
+    assert result.status == "completed", result.error
+    assert result.fitness == train(config, tmp_path / "ordinary").fitness
+
+
 def test_the_same_seed_trains_the_same_weights_and_another_seed_others(config, tmp_path):
     weights = []
     for directory, seed in (("a", 7), ("b", 7), ("c", 8)):
