@@ -17,6 +17,7 @@ from lightning_evo.callbacks.averaging_data import training_batches
 from lightning_evo.callbacks.averaging_settings import METHODS, BatchNorm, Method
 from lightning_evo.genome import derive_seed
 from lightning_evo.swarms.errors import SwarmError
+from lightning_evo.swarms.validation import moved
 
 __all__ = ["BatchStatistics", "reestimate", "statistics_of"]
 
@@ -92,7 +93,7 @@ def reestimate(module: LightningModule, batches: Iterable[Any]) -> None:
     frozen = [child for child in module.modules() if isinstance(child, _BatchNorm) and child not in free]
     kept = [{name: buffer.clone() for name, buffer in child.named_buffers(recurse=False)} for child in frozen]
     with torch.no_grad():
-        update_bn((_moved(module, batch) for batch in batches), module)
+        update_bn((moved(module, batch) for batch in batches), module)
         for layer, buffers in zip(frozen, kept, strict=True):
             for name, buffer in layer.named_buffers(recurse=False):
                 buffer.copy_(buffers[name])
@@ -107,9 +108,3 @@ def _estimating(module: nn.Module) -> list[nn.Module]:
         for child in module.modules()
         if isinstance(child, _BatchNorm) and child.track_running_stats and (child.training or not module.training)
     ]
-
-
-def _moved(module: LightningModule, batch: Any) -> Any:
-    batch = module.on_before_batch_transfer(batch, 0)
-    batch = module.transfer_batch_to_device(batch, module.device, 0)
-    return module.on_after_batch_transfer(batch, 0)

@@ -305,6 +305,6 @@ def _same_contents(value: Any, contents: Any) -> bool:
     if len(value) != len(contents):
         return False
     if isinstance(value, set):
-        return True
+        return bool(value == contents)
     held = [container.values() if isinstance(container, dict) else container for container in (value, contents)]
     return all(a is b for a, b in zip(*held, strict=True))

@@ -16,7 +16,7 @@ from torchmetrics import Metric
 
 from lightning_evo.swarms.errors import SwarmError
 
-__all__ = ["Log", "Logged", "recording", "stacked"]
+__all__ = ["Log", "Logged", "catching", "recording", "stacked"]
 
 # Where Lightning logs per step unless told otherwise; everywhere else, per epoch.
 _STEP_HOOKS = frozenset(
@@ -220,12 +220,23 @@ def recording(module: LightningModule, log: Log | None = None) -> Iterator[Log]:
         The log.
     """
     log = Log() if log is None else log
-    holders = [child for child in module.modules() if isinstance(child, LightningModule)]
+    with catching([child for child in module.modules() if isinstance(child, LightningModule)], log):
+        yield log
+
+
+@contextmanager
+def catching(holders: Sequence[LightningModule], log: Log) -> Iterator[None]:
+    """Have the ``self.log`` and ``self.log_dict`` of just these modules go to a log.
+
+    Args:
+        holders: The modules; those inside them are not looked for, which takes time in every step.
+        log: Where to.
+    """
     before = [{name: holder.__dict__.get(name) for name in ("log", "log_dict")} for holder in holders]
     for holder in holders:
         holder.__dict__.update(log=log.log, log_dict=log.log_dict)
     try:
-        yield log
+        yield
     finally:
         for holder, methods in zip(holders, before, strict=True):
             for name, method in methods.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from torchmetrics import Metric, MetricCollection
 from lightning_evo.functional.stacking import stacked_call
 from lightning_evo.swarms.errors import SwarmError
 from lightning_evo.swarms.guards import NotStackable, guarded, unchanged
-from lightning_evo.swarms.logs import Log, Logged, stacked
+from lightning_evo.swarms.logs import Log, Logged, catching, stacked
 from lightning_evo.swarms.metrics import Deferred, MetricCall, StackedMetrics, deferring, metrics_of
 
 __all__ = ["Catcher", "StackedStep", "looped_losses", "looped_step", "losses_of", "merged", "particle_of"]
@@ -111,7 +111,7 @@ class StackedStep:
         with (
             unchanged(self._template, thorough),
             guarded(self._template, self.differing),
-            self._caught(catcher),
+            catching(self._holders, catcher),
             deferring(self._metrics, calls),
         ):
             outputs, values, arguments = stacked_call(
@@ -160,18 +160,6 @@ class StackedStep:
             yield replace(call, value=value.detach().reshape(number))
         else:
             yield replace(call, value=torch.full((number,), float(value)))
-
-    @contextmanager
-    def _caught(self, catcher: Catcher) -> Iterator[None]:
-        before = [(holder, holder.__dict__.get("log"), holder.__dict__.get("log_dict")) for holder in self._holders]
-        for holder in self._holders:
-            holder.__dict__.update(log=catcher.log, log_dict=catcher.log_dict)
-        try:
-            yield
-        finally:
-            for holder, log, log_dict in before:
-                for name, method in (("log", log), ("log_dict", log_dict)):
-                    holder.__dict__.pop(name) if method is None else holder.__dict__.update({name: method})
 
 
 def losses_of(output: Any, name: str, count: int = 1) -> Tensor:

@@ -15,7 +15,7 @@ from torchmetrics import Metric
 from lightning_evo.swarms.errors import SwarmError
 from lightning_evo.swarms.logs import Log, recording
 
-__all__ = ["validate"]
+__all__ = ["moved", "validate"]
 
 
 def validate(module: LightningModule, batches: Iterable[Any]) -> dict[str, float]:
@@ -71,7 +71,7 @@ def validate(module: LightningModule, batches: Iterable[Any]) -> dict[str, float
 
 
 def _step(module: LightningModule, log: Log, batch: Any, index: int) -> None:
-    batch = _moved(module, batch)
+    batch = moved(module, batch)
     log.batch = batch
     _hook(module, log, "on_validation_batch_start", batch, index)
     log.hook = "validation_step"
@@ -82,8 +82,8 @@ def _step(module: LightningModule, log: Log, batch: Any, index: int) -> None:
     log.batch = None
 
 
-def _moved(module: LightningModule, batch: Any) -> Any:
-    """The batch on the module's device, through its own transfer hooks."""
+def moved(module: LightningModule, batch: Any) -> Any:
+    """A batch of the first data loader on a module's device, through the module's own transfer hooks."""
     batch = module.on_before_batch_transfer(batch, 0)
     batch = module.transfer_batch_to_device(batch, module.device, 0)
     return module.on_after_batch_transfer(batch, 0)

@@ -59,6 +59,19 @@ class Keeps(Net):
         return loss
 
 
+class Replaces(Net):
+    """What it keeps in a set changes, the set's size doesn't."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.batches = {-1}
+
+    def training_step(self, batch, batch_idx):
+        self.batches.clear()
+        self.batches.add(batch_idx)
+        return super().training_step(batch, batch_idx)
+
+
 class Writes(Net):
     def training_step(self, batch, batch_idx):
         loss = super().training_step(batch, batch_idx)
@@ -90,6 +103,7 @@ CASES = {
     ReadsArray: r"training_step: it makes a NumPy array of a tensor",
     Branches: r"training_step: it branches on the value of a tensor",
     Keeps: r"the step keeps values in self\.kept",
+    Replaces: r"the step keeps values in self\.batches",
     Writes: r"the step keeps values in self\.last",
     ReadsMetric: r"the value of metric self\.accuracy is read in the step",
     ComputesMetric: r"the value of metric self\.accuracy is read in the step",
