@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch.distributed
 
 # Worker processes, DDP ranks and command lines started by tests import `toys` too.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
@@ -16,11 +17,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 @pytest.fixture(autouse=True)
 def _no_traces():
-    """Put environment and random state back; fail a test that leaves a signal handler changed."""
+    """Put environment and random state back and leave process groups; fail a test that leaves a signal handler changed."""
     environment = dict(os.environ)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     state = random.getstate()
     yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
     os.environ.clear()
     os.environ.update(environment)
     random.setstate(state)

@@ -246,6 +246,8 @@ def _guarded_class(kind: type, path: str, attributes: Mapping[str, str]) -> type
         return Hparams(value) if hides_hparams and name == "_hparams" else value
 
     guarded_class = type(kind.__name__, (kind,), {"__getattribute__": read, "_guarded_attributes": attributes})
+    # Config parsers look for the classes of a short name among all subclasses, and pass over those local to a function.
+    guarded_class.__qualname__ = f"_guarded_class.<locals>.{kind.__name__}"
     if len(_classes) > 256:
         _classes.clear()
     _classes[key] = guarded_class

@@ -49,6 +49,14 @@ def test_particles_are_built_from_a_config_with_what_varies(config, tmp_path):
     assert "val_acc" in cli.trainer.callback_metrics
 
 
+def test_after_training_a_stack_a_short_class_name_still_means_one_class(config, tmp_path):
+    config["model"]["init_args"]["vary"] = {"lr": [0.1, 0.2, 0.3]}
+    stack = run(config, tmp_path).model
+    assert stack.lowering == "stack"
+    plain = {**config, "model": {"class_path": "ToyNet", "init_args": {"width": 4}}}
+    assert type(run(plain, tmp_path).model) is type(stack.particles[0])
+
+
 def test_the_stacks_checkpoint_opens_again_and_resumes(config, tmp_path):
     cli = run(config, tmp_path)
     (path,) = tmp_path.rglob("*.ckpt")
