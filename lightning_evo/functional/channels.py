@@ -129,7 +129,7 @@ class Flow:
 
 
 def choose_maps(dimensions: list[Dimension], new_units: NewUnits, generator: torch.Generator) -> list[str]:
-    """Give every dimension its index, and return why some can't keep what the parent computes."""
+    """Give every dimension that has none its index, and return why some can't keep what the parent computes."""
     reasons = []
     roots = list(dict.fromkeys(dimension.root for dimension in dimensions))
     for dimension in roots:
@@ -142,9 +142,10 @@ def choose_maps(dimensions: list[Dimension], new_units: NewUnits, generator: tor
             dimension.index = Flow(dimension.made_of).index(dimension.width, dimension.parents)
             if dimension.index is not None:
                 continue
-        possible = list(_candidates(dimension, new_units, generator))
-        good = (index for index in possible if _satisfies(dimension, index))
-        dimension.index = next(good, possible[0])
+        if dimension.index is None:
+            possible = list(_candidates(dimension, new_units, generator))
+            good = (index for index in possible if _satisfies(dimension, index))
+            dimension.index = next(good, possible[0])
         if dimension.fixed and dimension.changes:
             reasons.append(f"{dimension.fixed}: {dimension.parents} channels became {dimension.width}")
         elif 0 < dimension.width < dimension.parents:

@@ -19,7 +19,7 @@ from lightning_evo.functional.structure import Structure, structure_of
 from lightning_evo.functional.tensors import TensorMap
 from lightning_evo.functional.tracing import chain, trace
 
-__all__ = ["Inheritance", "inherit"]
+__all__ = ["Inheritance", "hand_on", "inherit"]
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,36 @@ def inherit(
     return _record(placements, parents, why_not)
 
 
+@torch.no_grad()
+def hand_on(
+    root: nn.Module,
+    parents: list[Unit],
+    structure: Structure,
+    index: Mapping[str, Tensor],
+    *,
+    new_units: NewUnits = "zero",
+    spread: float = 0.0,
+    seed: int = 0,
+) -> Inheritance:
+    """Write what a network's layers held before they changed into what they are now; by name, nothing has to be aligned.
+
+    Args:
+        root: The network, with the tensors it has now.
+        parents: Its units as they were, with the tensors they had. Tensors that are still the network's are left alone.
+        structure: What it computed.
+        index: For a layer's name which of its old channels its channels are; the others keep all, new ones behind them.
+        new_units: As in :func:`inherit`.
+        spread: The same.
+        seed: The same.
+    """
+    units = units_of(root, "network")
+    before = {unit.name: unit for unit in parents}
+    pairs = {unit.name: before[unit.name] for unit in units}
+    draft = _draft(_Task(root, trace(root), units, parents, structure, new_units, spread, seed, index), pairs)
+    why_not = draft.why_not + _write(draft.placements)
+    return _record(draft.placements, parents, why_not)
+
+
 @dataclass(frozen=True)
 class _Task:
     """Who is to inherit from whom, and how."""
@@ -150,6 +180,7 @@ class _Task:
     new_units: NewUnits
     spread: float
     seed: int
+    index: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -184,6 +215,9 @@ def _draft(task: _Task, pairs: Mapping[str, Unit]) -> _Draft:
         return _Draft(chain([]), {}, fresh, ["no layer of the child matches one of the parent's"])
     graph, roles, layout, why_not = _plan(task, pairs)
     generator = torch.Generator().manual_seed(task.seed)
+    for name, index in task.index.items():
+        (channels,) = layout.layers[name].gives.parts or ()
+        channels.root.index = index
     why_not = [*why_not, *layout.why_not, *choose_maps(layout.dimensions, task.new_units, generator)]
     placements, doubts = place(task.units, pairs, roles, layout, spread=task.spread, seed=task.seed)
     return _Draft(graph, roles, placements, [*why_not, *doubts])
@@ -235,7 +269,7 @@ def _write(placements: list[Placement]) -> list[str]:
     written: dict[int, Tensor] = {}
     clashes = []
     for placement in placements:
-        value = placement.value()
+        value = placement.value() if placement.source is not placement.tensor else None
         if value is None:
             continue
         before = written.get(id(placement.tensor))

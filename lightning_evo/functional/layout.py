@@ -55,11 +55,20 @@ class Layer:
 
 @dataclass
 class Layout:
-    """A network's layers, dimensions, loose tensors with the axis along which their channels lie, and reasons to doubt."""
+    """What is known of a network's channels.
+
+    Args:
+        layers: Its layers.
+        dimensions: What they share.
+        loose: Tensors of the network's own that scale channels, with the axis along which these lie.
+        flows: What each node of the graph gives.
+        why_not: Reasons to doubt that the child computes what its parent did.
+    """
 
     layers: dict[str, Layer] = field(default_factory=dict)
     dimensions: list[Dimension] = field(default_factory=list)
     loose: dict[str, tuple[Flow, int]] = field(default_factory=dict)
+    flows: dict[fx.Node, Flow] = field(default_factory=dict)
     why_not: list[str] = field(default_factory=list)
 
 
@@ -99,7 +108,7 @@ class _Walk:
     ) -> None:
         self.modules, self.units, self.pairs, self.roles, self.guessed = modules, units, pairs, roles, guessed
         self.layout = Layout()
-        self.flows: dict[fx.Node, Flow] = {}
+        self.flows = self.layout.flows
 
     def visit(self, node: fx.Node) -> None:
         given = [self.flows[n] for n in node.all_input_nodes if n in self.flows]

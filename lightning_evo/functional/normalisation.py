@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_evo.functional.operations import ACTIVATIONS, DROPS, NOTHING, POOLS, call_of
 
-__all__ = ["make_identities"]
+__all__ = ["expected", "make_identities"]
 
 _POINTS = 512
 
@@ -34,7 +34,7 @@ def make_identities(graph: fx.Graph, root: nn.Module, new: set[str]) -> None:
         path = str(node.target).replace("_orig_mod.", "")
         module = modules.get(str(node.target)) if node.op == "call_module" else None
         if path in new and isinstance(module, _BatchNorm) and module.affine and module.running_var is not None:
-            mean, variance = _expected(node, modules, new, module)
+            mean, variance = expected(node, modules, new, module)
             assert module.running_mean is not None
             module.running_mean.copy_(mean)
             module.running_var.copy_(variance)
@@ -42,8 +42,15 @@ def make_identities(graph: fx.Graph, root: nn.Module, new: set[str]) -> None:
             module.bias.copy_(mean)
 
 
-def _expected(node: fx.Node, modules: dict[str, nn.Module], new: set[str], module: _BatchNorm) -> tuple[Tensor, Tensor]:
-    """The mean and variance of each channel of a node's input."""
+def expected(node: fx.Node, modules: dict[str, nn.Module], new: set[str], module: _BatchNorm) -> tuple[Tensor, Tensor]:
+    """The mean and variance that each channel of a node's input is likely to have.
+
+    Args:
+        node: In a network's graph.
+        modules: The network's, by name.
+        new: Names of layers that are identities.
+        module: A batch normalisation over as many channels.
+    """
     steps: list[Callable[[Tensor], Tensor]] = []
     at = node
     plain = torch.zeros(module.num_features), torch.ones(module.num_features)

@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import fx, nn
 
-from lightning_evo.functional.alignment import units_of, unwrapped
+from lightning_evo.functional.alignment import Unit, units_of, unwrapped
 from lightning_evo.functional.roles import read
 from lightning_evo.functional.tracing import trace
 
-__all__ = ["Structure", "structure_of"]
+__all__ = ["Structure", "read_structure", "structure_of"]
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,18 @@ def structure_of(module: nn.Module) -> Structure:
     (('input', 0), ('layer', ('0',), ('Linear',), (0,)), ('relu', ('',), (1,)))
     """
     root = unwrapped(module)
-    units = units_of(root, "parent")
+    return read_structure(trace(root), root, units_of(root, "parent"))
+
+
+def read_structure(graph: fx.Graph | str, root: nn.Module, units: list[Unit]) -> Structure:
+    """The same of a module that is traced already.
+
+    Args:
+        graph: Its graph, or why it has none.
+        root: The module.
+        units: Its units.
+    """
     layers = {unit.name: (unit.kind, unit.settings, unit.groups) for unit in units}
-    graph = trace(root)
     if not isinstance(graph, fx.Graph):
         return Structure(layers)
     table: dict[tuple, int] = {}
