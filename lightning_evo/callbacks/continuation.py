@@ -18,6 +18,7 @@ from torch import Tensor
 from lightning_evo.callbacks.cost import CostMeter
 from lightning_evo.callbacks.fitness import CHECKPOINT_FILE, FitnessRecorder
 from lightning_evo.callbacks.search import Inherited, SearchCallback, SearchContext
+from lightning_evo.callbacks.speed import SpeedMeter
 from lightning_evo.functional.optimizers import OptimizerSettings, change_settings, optimizer_settings
 from lightning_evo.genome import Segment
 
@@ -141,7 +142,7 @@ class Continuation(SearchCallback):
             return
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             # A candidate's curve and cost are those of its own segment.
-            if isinstance(callback, (CostMeter, FitnessRecorder)):
+            if isinstance(callback, (CostMeter, SpeedMeter, FitnessRecorder)):
                 checkpoint.get("callbacks", {}).pop(callback.state_key, None)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

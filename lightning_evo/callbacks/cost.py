@@ -1,4 +1,4 @@
-"""What does a training cost? Parameters, FLOPs, seconds, peak memory and epochs of any ``fit``."""
+"""What does a training cost? Parameters, FLOPs of a sample and of all, seconds, peak memory and epochs of any ``fit``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.data import extract_batch_size
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.flop_counter import FlopCounterMode
 
-__all__ = ["CostMeter", "batch_size"]
+__all__ = ["CostMeter", "batch_size", "processes_on_one_model"]
 
 
 class CostMeter(Callback):
@@ -24,7 +24,10 @@ class CostMeter(Callback):
 
     - ``params``: number of parameters at the end of training, frozen ones included;
     - ``flops``: floating-point operations per training sample, forward and backward, counted in train mode on the first
-      training step with ``torch.utils.flop_counter`` (operations it knows: convolution, matrix product, attention);
+      training step with ``torch.utils.flop_counter`` (operations it knows: convolution, matrix product, attention), and
+      counted anew where the network changes its structure;
+    - ``training_flops``: those of the whole training: per sample times the training samples seen, summed over the
+      structures that the network had; validation not included;
     - ``seconds``: wall-clock time from ``on_fit_start`` to the end, validation included, setting up excluded;
     - ``peak_memory``: bytes; on CUDA the most the allocator held, on CPU how far the process grew beyond its size at the
       start (Linux; absent elsewhere);
@@ -37,17 +40,19 @@ class CostMeter(Callback):
     Example:
         >>> meter = CostMeter()
         >>> sorted(meter.cost)
-        ['epochs', 'flops', 'params', 'seconds']
+        ['epochs', 'flops', 'params', 'seconds', 'training_flops']
     """
 
     def __init__(self) -> None:
-        self.cost: dict[str, float] = {"params": 0, "flops": 0, "seconds": 0.0, "epochs": 0}
+        self.cost: dict[str, float] = {"params": 0, "flops": 0, "training_flops": 0, "seconds": 0.0, "epochs": 0}
         self._earlier = {"seconds": 0.0, "epochs": 0.0}
         self._epochs_at_start = 0
         self._started: float | None = None
         self._memory_at_start: int | None = None
         self._counter: FlopCounterMode | None = None
         self._counted = False
+        self._flops_before = 0.0
+        self._samples = 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started = time.perf_counter()
@@ -69,9 +74,17 @@ class CostMeter(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        size = batch_size(batch)
         if self._counter is not None:
             self._stop_counting()
-            self.cost["flops"] = self._flops / max(1, batch_size(batch))
+            self.cost["flops"] = self._flops / max(1, size)
+        self._samples += size * processes_on_one_model(trainer)
+        self.cost["training_flops"] = self._flops_before + self.cost["flops"] * self._samples
+
+    def on_structure_change(self, trainer: Trainer, pl_module: LightningModule, growth: Any) -> None:
+        """Count FLOPs anew: called by :class:`~lightning_evo.callbacks.StructuralGrowth` after each of its steps."""
+        self._flops_before, self._samples = self.cost["training_flops"], 0
+        self._counted = False
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._measure(trainer, pl_module)
@@ -92,6 +105,9 @@ class CostMeter(Callback):
         self.cost = dict(state_dict["cost"])
         self._earlier = {name: self.cost[name] for name in ("seconds", "epochs")}
         self._counted = state_dict["counted"]
+        # Written by an earlier version, a checkpoint doesn't know them.
+        self.cost.setdefault("training_flops", 0)
+        self._flops_before, self._samples = self.cost["training_flops"], 0
 
     def _stop_counting(self) -> None:
         assert self._counter is not None
@@ -122,6 +138,11 @@ def _epochs_processed(trainer: Trainer) -> int:
 def _materialised(module: LightningModule) -> list[torch.nn.Parameter]:
     """Parameters that have a size: one that a lazy layer has not yet seen input for has none."""
     return [p for p in module.parameters() if not isinstance(p, torch.nn.parameter.UninitializedParameter)]
+
+
+def processes_on_one_model(trainer: Trainer) -> int:
+    """How many processes train the same model on a share of the data each: the ranks of DDP, not those of a swarm."""
+    return (trainer.distributed_sampler_kwargs or {}).get("num_replicas", 1)
 
 
 def batch_size(batch: Any) -> int:

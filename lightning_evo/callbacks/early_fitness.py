@@ -255,7 +255,7 @@ class EarlyFitnessPrediction(SearchCallback, EarlyStopping):
         """A cost at the end of training; what grows with the epochs is extrapolated, NaN where nobody measures it."""
         name = objective.monitor.removeprefix("cost/")
         cost = float(self._costs.get(name, math.nan))
-        return cost * horizon / epoch if name in ("seconds", "epochs") else cost
+        return cost * horizon / epoch if name in ("seconds", "epochs", "training_flops") else cost
 
     # -- Lightning's hooks ---------------------------------------------------------------------------------------------
 

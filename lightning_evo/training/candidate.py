@@ -23,6 +23,7 @@ from lightning_evo.callbacks import CostMeter, FitnessRecorder
 from lightning_evo.callbacks.continuation import Continuation
 from lightning_evo.callbacks.fitness import CHECKPOINT_FILE, CURVE_FILE
 from lightning_evo.callbacks.search import SearchCallback, SearchContext
+from lightning_evo.callbacks.speed import SpeedMeter
 from lightning_evo.genome import COMPLETED, STOPPED, Objective, Result
 from lightning_evo.training.blueprint import Blueprint, dump_yaml
 
@@ -43,7 +44,17 @@ __all__ = [
 
 CONFIG_FILE = "config.yaml"
 
-COSTS = ("params", "flops", "seconds", "peak_memory", "epochs")
+COSTS = (
+    "params",
+    "flops",
+    "training_flops",
+    "seconds",
+    "peak_memory",
+    "epochs",
+    "samples_per_second",
+    "waiting",
+    "utilisation",
+)
 """What is measured for every candidate; each is an objective under ``cost/<name>``."""
 
 TRUSTED: dict[str, Any] = {"weights_only": False} if "weights_only" in signature(Trainer.fit).parameters else {}
@@ -91,7 +102,7 @@ def train_candidate(
     # What goes on from a segment's end is what its fitness must speak of.
     epoch: FitnessEpoch = "last" if segmented else fitness_epoch
     recorder = recorder_of(objectives, epoch, directory, save_checkpoint and not segmented)
-    meter = CostMeter()
+    meter, speed = CostMeter(), SpeedMeter()
     taking_part: list[SearchCallback] = []
     error: Exception | None = None
     try:
@@ -99,7 +110,7 @@ def train_candidate(
         (Path(directory) / CONFIG_FILE).write_text(dump_yaml(dict(config)))
         with isolated(config):
             # In threads, candidates would otherwise share one callback's state.
-            own = [*copy.deepcopy(list(callbacks)), meter, recorder]
+            own = [*copy.deepcopy(list(callbacks)), meter, speed, recorder]
             parts = blueprint.build(config, trainer_overrides(config, directory, devices), own)
             taking_part = join(parts.trainer, context)
             if data_seed is not None:
@@ -111,8 +122,9 @@ def train_candidate(
         error = raised
     extra = {name: value for callback in taking_part for name, value in callback.extra.items()}
     predicted = next((fitness for one in taking_part if (fitness := one.predicted_fitness) is not None), None)
+    cost = meter.cost | speed.cost
     return conclude(
-        recorder, meter.cost, objectives, fitness_epoch, started=started, extra=extra, error=error, predicted=predicted
+        recorder, cost, objectives, fitness_epoch, started=started, extra=extra, error=error, predicted=predicted
     )
 
 
@@ -256,6 +268,6 @@ def isolated(config: Mapping[str, Any]) -> Iterator[None]:
 
 def _fitness(objective: Objective, metrics: Mapping[str, float], cost: Mapping[str, float]) -> float:
     if objective.monitor.startswith("cost/"):
-        # Peak memory can't be measured everywhere; the search space's check refuses unknown costs beforehand.
+        # Not everything can be measured everywhere; the search space's check refuses unknown costs beforehand.
         return float(cost.get(objective.monitor.removeprefix("cost/"), math.nan))
     return float(metrics.get(objective.monitor, math.nan))

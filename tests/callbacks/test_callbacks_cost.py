@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from lightning_evo.callbacks import CostMeter
@@ -38,6 +38,52 @@ def test_flops_per_sample_do_not_depend_on_the_batch_size(tmp_path):
         trainer.fit(ToyNet(), ToyData(batch_size=batch_size))
         costs.append(meter.cost["flops"])
     assert costs[0] == costs[1] > 0
+
+
+def test_flops_of_the_whole_training_are_those_of_all_training_samples(tmp_path):
+    # 64 samples an epoch; validation isn't counted.
+    cost = fit(ToyNet(width=5), CostMeter(), tmp_path, max_epochs=3)
+    assert cost["training_flops"] == 3 * 64 * cost["flops"]
+
+
+def test_a_small_last_batch_counts_as_what_it_is(tmp_path):
+    meter = CostMeter()
+    trainer = Trainer(max_epochs=1, accelerator="cpu", logger=False, callbacks=[meter], enable_checkpointing=False)
+    trainer.fit(ToyNet(), ToyData(batch_size=24))
+    assert meter.cost["training_flops"] == 64 * meter.cost["flops"]
+
+
+class Widens(Callback):
+    """Puts in wider layers after the first epoch, and says so as StructuralGrowth does."""
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch == 1:
+            pl_module.net = ToyNet(width=9).net
+            trainer.strategy.optimizers = [torch.optim.SGD(pl_module.parameters(), lr=0.1)]
+            for callback in trainer.callbacks:
+                if hasattr(callback, "on_structure_change"):
+                    callback.on_structure_change(trainer, pl_module, None)
+
+
+def test_a_network_that_changes_is_counted_anew_and_its_training_summed_up(tmp_path):
+    narrow, wide = (fit(ToyNet(width=width), CostMeter(), tmp_path)["flops"] for width in (5, 9))
+    meter = CostMeter()
+    trainer = Trainer(
+        max_epochs=3, accelerator="cpu", logger=False, callbacks=[Widens(), meter], enable_checkpointing=False
+    )
+    trainer.fit(ToyNet(width=5), ToyData())
+    assert meter.cost["flops"] == wide
+    assert meter.cost["training_flops"] == 64 * narrow + 2 * 64 * wide
+
+
+def test_a_resumed_training_adds_up_also_from_a_checkpoint_that_knew_no_training_flops(tmp_path):
+    first = CostMeter()
+    fit(ToyNet(), first, tmp_path)
+    state = first.state_dict()
+    del state["cost"]["training_flops"]
+    second = CostMeter()
+    second.load_state_dict(state)
+    assert fit(ToyNet(), second, tmp_path)["training_flops"] == 64 * second.cost["flops"]
 
 
 def test_parameters_epochs_and_seconds_are_measured(tmp_path):

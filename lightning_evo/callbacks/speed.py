@@ -1,0 +1,170 @@
+"""How fast does a training go, and is its device busy? Throughput, waiting for data and utilisation of any ``fit``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lightning_evo.callbacks.cost import batch_size, processes_on_one_model
+
+__all__ = ["SpeedMeter"]
+
+_SAMPLE_EVERY = 1.0
+"""Seconds between two looks at a GPU's utilisation, which NVML itself averages over up to a second."""
+
+
+class SpeedMeter(Callback):
+    """Measure how fast a ``fit`` trains.
+
+    After training, :attr:`cost` holds, of the training epochs and without validation,
+
+    - ``samples_per_second``: training samples per second, of all processes that train the model together. The first batch
+      of a ``fit`` is left out: it warms up, and FLOPs are counted in it;
+    - ``waiting``: share of the time between the end of a batch and the beginning of the next, on the host's clock: fetching
+      and transferring data, and what Lightning and callbacks do there. Near 0 where data is always ready;
+    - ``utilisation``: on CUDA the share of time in which the device computed anything (NVML, which needs the package
+      ``nvidia-ml-py``; mean of looks a second apart), on a CPU the process's CPU time over that of its threads
+      (``torch.get_num_threads()``), at most 1. What worker processes of a ``DataLoader`` compute isn't counted; what other
+      trainings in the same process compute is.
+
+    A number that can't be measured is missing. The device is never synchronised: the host runs ahead of a GPU by a few
+    steps at most, which an epoch evens out. Works alone in any ``Trainer(callbacks=[SpeedMeter()])``; after a resume the
+    parts add up.
+
+    Example:
+        >>> SpeedMeter().cost
+        {}
+    """
+
+    def __init__(self) -> None:
+        self.totals: dict[str, float] = dict.fromkeys(
+            ("samples", "seconds", "first_samples", "first_seconds", "waited", "trained", "busy", "observed"), 0.0
+        )
+        """What was summed up: the ``cost`` is made of it."""
+        self._mark: float | None = None
+        self._batch_started = 0.0
+        self._first = True
+        self._busy: _ProcessorBusy | _DeviceBusy | None = None
+
+    @property
+    def cost(self) -> dict[str, float]:
+        """What could be measured so far."""
+        totals, cost = self.totals, {}
+        if totals["seconds"] > 0:
+            cost["samples_per_second"] = totals["samples"] / totals["seconds"]
+        elif totals["first_seconds"] > 0:
+            cost["samples_per_second"] = totals["first_samples"] / totals["first_seconds"]
+        if totals["trained"] > 0:
+            cost["waiting"] = totals["waited"] / totals["trained"]
+        if totals["observed"] > 0:
+            cost["utilisation"] = min(1.0, totals["busy"] / totals["observed"])
+        return cost
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._first = True
+        self._busy = _busy_meter(trainer.strategy.root_device)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._go_on()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._batch_started = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        now, totals = time.perf_counter(), self.totals
+        if self._mark is None:
+            return
+        kind = "first_" if self._first else ""
+        totals[f"{kind}samples"] += batch_size(batch) * processes_on_one_model(trainer)
+        totals[f"{kind}seconds"] += now - self._mark
+        if not self._first:
+            totals["waited"] += self._batch_started - self._mark
+            totals["trained"] += now - self._mark
+        self._first, self._mark = False, now
+        if self._busy is not None:
+            busy, observed = self._busy.look()
+            totals["busy"] += busy
+            totals["observed"] += observed
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._mark = None
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # In the middle of an epoch training goes on; at its end the next epoch's start comes before any batch.
+        if not trainer.sanity_checking:
+            self._go_on()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._mark = None
+
+    def on_structure_change(self, trainer: Trainer, pl_module: LightningModule, growth: Any) -> None:
+        """The step that follows warms up again."""
+        self._first = True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"totals": dict(self.totals)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.totals.update(state_dict["totals"])
+
+    def _go_on(self) -> None:
+        self._mark = time.perf_counter()
+        if self._busy is not None:
+            self._busy.begin()
+
+
+class _ProcessorBusy:
+    """CPU time of this process against that of its threads."""
+
+    def begin(self) -> None:
+        """Look from now on."""
+        self._last = time.process_time(), time.perf_counter()
+
+    def look(self) -> tuple[float, float]:
+        """Busy seconds, and how many there were, since the last look."""
+        spent, before = self._last
+        self.begin()
+        return self._last[0] - spent, (self._last[1] - before) * torch.get_num_threads()
+
+
+class _DeviceBusy:
+    """What a GPU says of itself, asked once a second."""
+
+    def __init__(self, read: Callable[[], float]) -> None:
+        self._read = read
+        self._last = time.perf_counter()
+
+    def begin(self) -> None:
+        """Nothing: a look speaks of the moment before it."""
+
+    def look(self) -> tuple[float, float]:
+        """The share of time in which it was busy, and 1; twice 0 where the last look was less than a second ago."""
+        now = time.perf_counter()
+        if now - self._last < _SAMPLE_EVERY:
+            return 0.0, 0.0
+        self._last = now
+        return self._read(), 1.0
+
+
+def _busy_meter(device: torch.device) -> _ProcessorBusy | _DeviceBusy | None:
+    """How busy a device is, if that can be known."""
+    if device.type == "cpu":
+        return _ProcessorBusy()
+    if device.type != "cuda":
+        return None
+
+    def read() -> float:
+        return torch.cuda.utilization(device) / 100
+
+    # Without nvidia-ml-py or a driver that answers (in some containers) it raises errors of several kinds.
+    with suppress(Exception):
+        read()
+        return _DeviceBusy(read)
+    return None
