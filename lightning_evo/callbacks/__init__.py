@@ -3,17 +3,23 @@
 from lightning_evo.callbacks.continuation import Continuation
 from lightning_evo.callbacks.cost import CostMeter
 from lightning_evo.callbacks.early_fitness import EarlyFitnessPrediction
+from lightning_evo.callbacks.fast_training import FastTraining
 from lightning_evo.callbacks.fitness import FitnessRecorder
 from lightning_evo.callbacks.hyperparameter_schedule import HyperparameterSchedule
 from lightning_evo.callbacks.inheritance import WeightInheritance
+from lightning_evo.callbacks.speed import SpeedMeter
+from lightning_evo.callbacks.structural_growth import StructuralGrowth
 from lightning_evo.callbacks.swarm_averaging import SwarmAveraging
 
 __all__ = [
     "Continuation",
     "CostMeter",
     "EarlyFitnessPrediction",
+    "FastTraining",
     "FitnessRecorder",
     "HyperparameterSchedule",
+    "SpeedMeter",
+    "StructuralGrowth",
     "SwarmAveraging",
     "WeightInheritance",
 ]

@@ -108,8 +108,7 @@ class WeightInheritance(SearchCallback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Here the optimizers exist, and under DDP all ranks have the same fresh weights. Weights are written in place,
         # so that optimizers and wrappers keep hold of them.
-        with suppress(ValueError):  # lazy or sharded parameters: children will do without
-            self._structure = structure_of(pl_module).to_dict()
+        self._note_structure(pl_module)
         parent = self._context.parent if self._context is not None else None
         if self._restructuring is not None:
             self._record_restructuring(self._restructuring, trainer)
@@ -134,6 +133,10 @@ class WeightInheritance(SearchCallback):
             self.inheritance |= {"from": None, "why": problem, "fresh": list(pl_module.state_dict())}
             rank_zero_warn(f"WeightInheritance: training from scratch: {problem}")
 
+    def on_structure_change(self, trainer: Trainer, pl_module: LightningModule, growth: Any) -> None:
+        """Keep how the network computes now; :class:`~lightning_evo.callbacks.StructuralGrowth` calls it after each step."""
+        self._note_structure(pl_module)
+
     def state_dict(self) -> dict[str, Any]:
         return {"inheritance": dict(self.inheritance), "structure": self._structure}
 
@@ -141,6 +144,10 @@ class WeightInheritance(SearchCallback):
         if self._continues:
             return  # that was another candidate's
         self.inheritance = dict(state_dict["inheritance"])
+
+    def _note_structure(self, pl_module: LightningModule) -> None:
+        with suppress(ValueError):  # lazy or sharded parameters: children will do without
+            self._structure = structure_of(pl_module).to_dict()
 
     def _arguments(self, pl_module: LightningModule) -> dict[str, Any]:
         """How weights are inherited, as arguments of ``inherit``."""

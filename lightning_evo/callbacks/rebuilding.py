@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 from functools import partial
 from importlib import import_module
-from inspect import signature
+from inspect import Parameter, signature
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, cast
 
@@ -15,7 +15,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
-__all__ = ["NotApplicable", "adopt", "check_alike", "rebuild", "with_values"]
+__all__ = ["NotApplicable", "adopt", "build_from", "check_alike", "rebuild", "with_values"]
 
 _INSTANTIATOR = "_instantiator"
 _INTERNAL = frozenset(vars(LightningModule())) | frozenset(vars(nn.Module()))
@@ -52,17 +52,29 @@ def with_values(hparams: Mapping[str, Any], values: Mapping[tuple[str, ...], Any
 
 def rebuild(module: LightningModule, hparams: Mapping[str, Any]) -> LightningModule:
     """Another module of the same class, made from ``hparams`` as a checkpoint's are; no random state changes."""
+    return build_from(type(module), hparams)
+
+
+def build_from(kind: type[LightningModule], hparams: Mapping[str, Any], name: str = "") -> LightningModule:
+    """A module of a class, made from hyperparameters as a checkpoint's are; no random state changes.
+
+    Args:
+        kind: The class.
+        hparams: As ``save_hyperparameters`` keeps them.
+        name: Under which name the class takes them together, if it does: what a checkpoint has as ``hparams_name``.
+    """
     arguments = dict(hparams)
     path = arguments.pop(_INSTANTIATOR, None)
-    kind = type(module)
     with isolate_rng():
         torch.manual_seed(0)  # so that two that are compared differ only by their hyperparameters
         if path is not None:
             # LightningCLI's: hyperparameters are those of the config, classes by their path.
-            name, _, function = path.rpartition(".")
-            made = getattr(import_module(name), function)(kind, arguments)
+            module, _, function = path.rpartition(".")
+            made = getattr(import_module(module), function)(kind, arguments)
         else:
             parameters = signature(kind.__init__).parameters
+            if name in parameters and parameters[name].kind is not Parameter.VAR_KEYWORD:
+                arguments = {name: arguments}
             if not any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
                 arguments = {name: value for name, value in arguments.items() if name in parameters}
             made = kind(**arguments)

@@ -11,11 +11,15 @@ from lightning_evo.callbacks import (
     Continuation,
     CostMeter,
     EarlyFitnessPrediction,
+    FastTraining,
     FitnessRecorder,
     HyperparameterSchedule,
+    SpeedMeter,
+    StructuralGrowth,
     SwarmAveraging,
     WeightInheritance,
 )
+from lightning_evo.callbacks.growth_triggers import FixedInterval
 from lightning_evo.swarms import ParticleStack
 from toys import ToyData, ToyNet
 
@@ -36,11 +40,16 @@ SETTINGS = {
     ),
     CostMeter: (
         lambda directory: CostMeter(),
-        lambda meter: {k: v for k, v in meter.cost.items() if k in ("params", "flops", "epochs")},
+        lambda meter: {k: meter.cost[k] for k in ("params", "flops", "training_flops", "epochs")},
     ),
     EarlyFitnessPrediction: (
         lambda directory: EarlyFitnessPrediction(monitor="val_loss", mode="min", bar=0.5),
         lambda prediction: (prediction.extra, prediction.predicted_fitness, prediction.state_dict()),
+    ),
+    FastTraining: (
+        lambda directory: FastTraining(),
+        # Whether compiling pays is the clock's to say.
+        lambda fast: {name: choice for name, choice in fast.choices.items() if name != "compile"},
     ),
     FitnessRecorder: (
         lambda directory: FitnessRecorder("val_loss", mode="min", directory=str(directory)),
@@ -49,6 +58,17 @@ SETTINGS = {
     HyperparameterSchedule: (
         lambda directory: HyperparameterSchedule({1: {"model.init_args.lr": 0.05}, 3: {"model.init_args.lr": 0.01}}),
         lambda schedule: (schedule.settings, schedule.state_dict()),
+    ),
+    SpeedMeter: (
+        lambda directory: SpeedMeter(),
+        # All samples seen, of which each fit's first batch counts apart; how long they took is the clock's.
+        lambda meter: (meter.totals["samples"] + meter.totals["first_samples"], sorted(meter.cost)),
+    ),
+    StructuralGrowth: (
+        lambda directory: StructuralGrowth(
+            FixedInterval(1), min_epochs_between=1, layers_per_step=2, monitor="val_loss"
+        ),
+        lambda growth: (growth.history, growth.extra, {**growth.state_dict()["records"], "train_metric": None}),
     ),
     SwarmAveraging: (
         lambda directory: SwarmAveraging("pso", subset=2, every_n_steps=3, soup="greedy", keep="if_not_worse"),
