@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from lightning_evo.archive import Archive
-from lightning_evo.evolution.winner import MODEL_FILE, intact_checkpoint, write_schedule
+from lightning_evo.evolution.winner import intact_checkpoint, write_schedule
 from lightning_evo.training.blueprint import Blueprint, load_yaml
 from lightning_evo.training.candidate import CONFIG_FILE, isolated
+from lightning_evo.training.packing import MODEL_FILE, grow_as, pack
 
 __all__ = ["ExportError", "export"]
 
@@ -27,10 +27,13 @@ def export(
     candidate: int | None = None,
     onnx: bool = False,
     torch_export: bool = False,
+    say: Callable[[str], object] = lambda text: None,
 ) -> list[Path]:
     """Write ``config.yaml`` and ``model.ckpt``, which the stock ``LightningCLI`` and ``load_from_checkpoint`` open.
 
-    Of a training whose hyperparameters changed also ``schedule.yaml`` and ``replay.yaml``, which repeats it.
+    Of a training whose hyperparameters changed also ``schedule.yaml`` and ``replay.yaml``, which repeats it. Of a network
+    that has grown beyond what its class's arguments can say also ``grown.yaml``, the recipe by which
+    :func:`lightning_evo.load_grown` opens its checkpoint.
 
     Args:
         directory: The search's directory.
@@ -38,6 +41,7 @@ def export(
         candidate: Which one. Default: the winner, as retrained where ``evolution.final`` did that.
         onnx: Also write ``model.onnx``.
         torch_export: Also write ``model.pt2``, which ``torch.export.load`` opens.
+        say: Tells the user how to open a network that has grown.
 
     Returns:
         The files written.
@@ -49,10 +53,12 @@ def export(
     with Archive(directory) as archive:
         found = _source(directory, archive, candidate)
         to.mkdir(parents=True, exist_ok=True)
-        written = [_copy(found.config, to / CONFIG_FILE), _copy(found.checkpoint, to / MODEL_FILE)]
-        written += write_schedule(archive, found.candidate, to)
+        packed = pack(found.config.read_text(), found.checkpoint, to)
+        written = [*packed.files, *write_schedule(archive, found.candidate, to)]
+    if said := str(packed) or found.said:
+        say(said)
     if onnx or torch_export:
-        written += _traced(load_yaml(found.config.read_text()), to, onnx, torch_export)
+        written += _traced(load_yaml((to / CONFIG_FILE).read_text()), to, onnx, torch_export)
     return written
 
 
@@ -61,6 +67,8 @@ class _Source:
     candidate: int
     config: Path
     checkpoint: Path
+    said: str = ""
+    """What was to be said when it was packed before."""
 
 
 def _source(directory: Path, archive: Archive, candidate: int | None) -> _Source:
@@ -68,7 +76,8 @@ def _source(directory: Path, archive: Archive, candidate: int | None) -> _Source
     if candidate is None:
         outcome = archive.meta.get("final")
         if outcome is not None and (final / MODEL_FILE).is_file():
-            return _Source(outcome["request"]["candidate"], final / CONFIG_FILE, final / MODEL_FILE)
+            said = outcome.get("packed", "")
+            return _Source(outcome["request"]["candidate"], final / CONFIG_FILE, final / MODEL_FILE, said)
         ranked = archive.best(1)
         if not ranked:
             raise ExportError(f"{directory}: no candidate has finished yet")
@@ -93,13 +102,6 @@ def _source(directory: Path, archive: Archive, candidate: int | None) -> _Source
     return _Source(candidate, config, checkpoint)
 
 
-def _copy(source: Path, target: Path) -> Path:
-    part = target.with_name(f"{target.name}.part")
-    shutil.copyfile(source, part)
-    part.replace(target)
-    return target
-
-
 def _traced(config: Mapping[str, Any], to: Path, onnx: bool, torch_export: bool) -> list[Path]:
     """The network in formats that run without Python, traced on one batch of the candidate's own data."""
     import torch
@@ -109,6 +111,7 @@ def _traced(config: Mapping[str, Any], to: Path, onnx: bool, torch_export: bool)
         parts = Blueprint().build(config, overrides)
     state = torch.load(to / MODEL_FILE, map_location="cpu", weights_only=True)["state_dict"]
     parts.model.configure_model()
+    grow_as(parts.model, to / MODEL_FILE)
     parts.model.load_state_dict(state)
     model = parts.model.eval()
     sample = model.example_input_array

@@ -34,6 +34,7 @@ from lightning_evo.algorithms import Algorithm, Predictor
 from lightning_evo.archive import ArchiveError
 from lightning_evo.callbacks.search import SearchCallback
 from lightning_evo.evolution import Evolution, SearchError, SearchInterrupted
+from lightning_evo.functional.growth_steps import GrowthError
 from lightning_evo.genome import Gene
 from lightning_evo.predictors.curve_policies import StoppingPolicy
 from lightning_evo.predictors.learning_curve import CurvePredictor
@@ -159,7 +160,7 @@ class EvolutionCLI(LightningCLI):
 def run(arguments: Sequence[str]) -> None:
     """Run :class:`EvolutionCLI` on a command line.
 
-    A config it can't read, or a swarm that can't train, is one line on standard error and exit code 2.
+    A config it can't read, a swarm that can't train, a network that can't grow: one line on standard error, exit code 2.
     """
     quiet = {"exit_on_error": False}
     parser_kwargs = {**quiet, **{name: dict(quiet) for name in EvolutionCLI.subcommands()}}
@@ -182,10 +183,10 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _refusal(error: Exception) -> Exception | None:
-    """What a constructor or a swarm says against the config, behind what parser and Lightning wrap it in; else ``None``."""
+    """What a constructor, a swarm or growth says against the config, behind what it is wrapped in; else ``None``."""
     at: BaseException | None = error
     while at is not None:
-        if isinstance(at, SwarmError):
+        if isinstance(at, (SwarmError, GrowthError)):
             return at
         at = at.__cause__ or at.__context__
     root = root_of(error)

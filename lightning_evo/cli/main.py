@@ -88,7 +88,12 @@ def _export(arguments: Sequence[str]) -> None:
 
     try:
         written = export(
-            Path(asked.directory), Path(asked.to), asked.candidate, onnx=asked.onnx, torch_export=asked.torch_export
+            Path(asked.directory),
+            Path(asked.to),
+            asked.candidate,
+            onnx=asked.onnx,
+            torch_export=asked.torch_export,
+            say=lambda text: print(text, file=sys.stderr),
         )
     except (ArchiveError, ExportError) as error:
         _refuse(error)

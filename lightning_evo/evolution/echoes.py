@@ -11,7 +11,7 @@ __all__ = ["echo_of"]
 
 def echo_of(result: Result, original: int) -> Result:
     """The result of a candidate that was answered, not trained: the original's, at no cost of its own."""
-    spent = {name: 0 for name in ("seconds", "epochs") if name in result.cost}
+    spent = {name: 0 for name in ("seconds", "epochs", "training_flops") if name in result.cost}
     return replace(
         result,
         cost={**result.cost, **spent},

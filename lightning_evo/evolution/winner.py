@@ -22,10 +22,10 @@ from lightning_evo.training.blueprint import dump_yaml
 from lightning_evo.training.candidate import CONFIG_FILE, FitnessEpoch
 from lightning_evo.training.final import finish_candidate
 from lightning_evo.training.overrides import apply_genome
+from lightning_evo.training.packing import MODEL_FILE
 
-__all__ = ["MODEL_FILE", "Finisher", "intact_checkpoint", "write_schedule"]
+__all__ = ["Finisher", "intact_checkpoint", "write_schedule"]
 
-MODEL_FILE = "model.ckpt"
 SCHEDULE_FILE = "schedule.yaml"
 REPLAY_FILE = "replay.yaml"
 
@@ -107,12 +107,7 @@ class Finisher:
         result = _wait(executor.submit(job), interrupts)
         if result.status == FAILED:
             raise SearchError(f"final: candidate {winner.id} failed: {result.error_type}; see {target}/output.log")
-        assert result.checkpoint is not None
-        part = target / f"{MODEL_FILE}.part"
-        shutil.copyfile(result.checkpoint, part)
-        part.replace(target / MODEL_FILE)
         (target / "checkpoint.ckpt").unlink(missing_ok=True)
-        (target / CONFIG_FILE).write_text(dump_yaml(config))
         write_schedule(archive, winner.id, target)
         outcome = {"request": request, "metrics": dict(result.metrics), **result.extra}
         writer.set_meta("final", outcome)
@@ -170,6 +165,6 @@ def _describe(outcome: Mapping[str, Any], target: Path) -> str:
     said = ", ".join(f"{name} {value:.4f}" for name, value in tested.items())
     if not outcome["tested"]:
         said = f"not tested: {outcome['why_not']}"
-    return (
-        f"winner: candidate {outcome['request']['candidate']}, {said or 'tested'}; {target}/{CONFIG_FILE}, {MODEL_FILE}"
-    )
+    winner = outcome["request"]["candidate"]
+    files = f"winner: candidate {winner}, {said or 'tested'}; {target}/{CONFIG_FILE}, {MODEL_FILE}"
+    return "; ".join(part for part in (files, outcome.get("packed")) if part)

@@ -13,6 +13,7 @@ from lightning_evo.genome.genes import (
     Value,
 )
 from lightning_evo.genome.genome import Genome
+from lightning_evo.genome.growth import GrowthSteps
 from lightning_evo.genome.records import (
     COMPLETED,
     FAILED,
@@ -38,6 +39,7 @@ __all__ = [
     "Categorical",
     "Gene",
     "Genome",
+    "GrowthSteps",
     "Integer",
     "Json",
     "Layers",

@@ -37,7 +37,8 @@ class Objective:
 
     Args:
         monitor: A metric the module logs (``val_acc``), or a measured cost: ``cost/params``, ``cost/flops``,
-            ``cost/seconds``, ``cost/peak_memory``, ``cost/epochs``.
+            ``cost/training_flops``, ``cost/seconds``, ``cost/peak_memory``, ``cost/epochs``, ``cost/samples_per_second``,
+            ``cost/waiting``, ``cost/utilisation``.
         mode: ``max`` or ``min``.
     """
 
@@ -154,8 +155,9 @@ class Result:
         fitness: One value per objective, in their order; ``None`` where it failed.
         metrics: Every metric logged, at the epoch the fitness was read from.
         curve: One mapping per epoch: ``epoch`` (from 0) and every metric logged by its end.
-        cost: ``params``, ``flops`` (per training sample, forward and backward), ``seconds``, ``peak_memory`` (bytes),
-            ``epochs``.
+        cost: ``params``, ``flops`` (per training sample, forward and backward), ``training_flops`` (of all of them),
+            ``seconds``, ``peak_memory`` (bytes), ``epochs``, ``samples_per_second``, ``waiting`` (for data) and
+            ``utilisation`` (shares of the time).
         checkpoint: Path of the Lightning checkpoint: from training relative to the candidate's directory, in the archive
             relative to the run's.
         checkpoint_bytes: Its size, by which a damaged one is recognised.

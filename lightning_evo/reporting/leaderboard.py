@@ -18,12 +18,15 @@ from rich.text import Text
 
 from lightning_evo.archive import Archive
 from lightning_evo.genome import FAILED, STOPPED
+from lightning_evo.reporting import growth
 from lightning_evo.reporting.savings import savings
 from lightning_evo.reporting.stacks import describe_stacks, remark_of
 
 __all__ = ["leaderboard", "short_names", "tracebacks"]
 
-_LARGE = ("params", "flops", "peak_memory")
+_LARGE = ("params", "flops", "training_flops", "peak_memory", "samples_per_second")
+_FOR_PROGRAMS = ("cost/training_flops", "cost/samples_per_second", "cost/waiting", "cost/utilisation")
+"""Costs that the table shows only where they are an objective or sorted by: it would seldom fit the terminal."""
 _STYLES = {FAILED: "red", STOPPED: "yellow", "pending": "dim"}
 _LONGEST_ERROR = 80
 
@@ -43,8 +46,9 @@ def leaderboard(
         sort: A column's name, or as much of its end as is unambiguous (``lr``, ``params``, ``val_loss``); ``-`` before it
             reverses. Objectives have their best first, other columns ascend; missing values come last. Default: best
             fitness first (several objectives: by non-domination rank, then by the first), failed last, pending at the end.
-        format: ``table`` has short names and fits the terminal's width; ``json`` (a list of objects) and ``csv`` have every
-            column by its full name. JSON gives ``null`` for what is missing or not finite.
+        format: ``table`` has short names, fits the terminal's width and leaves out how fast candidates trained; ``json``
+            (a list of objects) and ``csv`` have every column by its full name. JSON gives ``null`` for what is missing or
+            not finite.
         run: Which run, where a database holds several.
 
     Raises:
@@ -55,17 +59,22 @@ def leaderboard(
         raise ValueError(f"top: {top} is not a number of rows; 0 gives all")
     with Archive(location, run) as archive:
         columns = archive.columns()
-        rows = archive.ranked(top or None, _column(sort, columns) if sort else None)
+        by = _column(sort, columns) if sort else None
+        rows = archive.ranked(top or None, by)
         if format == "json":
             return _as_json(rows, columns)
         if format == "csv":
             return _as_csv(rows, columns)
         counts = ", ".join(f"{count} {status}" for status, count in archive.counts().items() if count)
         title = f"{archive.run}: {counts or 'no candidates yet'}"
-        stacked = archive.extras("stack")
-        rows = [{**row, "stack": stacked.get(row["id"])} for row in rows]
+        stacked, grown = archive.extras("stack"), archive.extras("growth")
+        rows = [{**row, "stack": stacked.get(row["id"]), "growth": grown.get(row["id"])} for row in rows]
+        columns = [
+            column for column in columns if column not in _FOR_PROGRAMS or column == (by or "").removeprefix("-")
+        ]
         table = _as_table(title, rows, columns, [objective.monitor for objective in archive.objectives])
-        return "\n".join(part for part in (table, str(savings(archive)), describe_stacks(archive)) if part)
+        parts = (table, str(savings(archive)), describe_stacks(archive), growth.describe_growth(archive))
+        return "\n".join(part for part in parts if part)
 
 
 def tracebacks(location: str | Path, top: int = 10, run: str | None = None) -> str:
@@ -241,6 +250,7 @@ def _remarks(row: Mapping[str, Any]) -> list[Text]:
         *([Text(f"same as {original}", style="dim")] if original is not None else []),
         *([Text(predicted, style="dim")] if (predicted := _predicted(row)) else []),
         *([Text(remark_of(row["stack"]), style="dim")] if row["stack"] is not None else []),
+        *([Text(growth.remark_of(row["growth"]), style="dim")] if row["growth"] else []),
     ]
 
 
@@ -268,6 +278,8 @@ def _shown(value: Any, column: str) -> Text:
         return Text(",".join(map(str, value)))
     if _is_lines(value):
         return Text("\n".join(_aligned(value)))
+    if growth.are_steps(value):
+        return Text(" ".join(growth.short(step) for step in value))
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return Text(value if isinstance(value, str) else json.dumps(value))
     if column.startswith("cost/") and column.removeprefix("cost/") in _LARGE:

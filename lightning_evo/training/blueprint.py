@@ -62,6 +62,7 @@ def gist(error: Exception) -> str:
 
 
 _NESTED = re.compile(r"Namespace\(|[{\[]")
+_UNFIT = ("Does not validate", "Not a valid subclass", "Expected a", "a class path", "a dict with")
 _NOISE = ("Does not validate", "Subtypes:", "Errors:", "Given value", "Problem with given class_path")
 
 
@@ -235,9 +236,12 @@ class _CandidateCLI(LightningCLI):
 
 def root_of(error: BaseException) -> BaseException:
     """What a constructor raised, of which the parser says only that the value fits none of a union's types."""
+    # The cause is what the union's first type says. Another of them may be the one that was meant, and say more.
+    told = re.findall(r"^\s*- (.*)$", str(error), re.M) if str(error).startswith("Does not validate") else []
     while str(error).startswith("Does not validate") and error.__cause__ is not None:
         error = error.__cause__
-    return error
+    telling = [line for line in told if not line.startswith(_UNFIT)]
+    return ValueError(telling[0]) if telling and str(error).startswith(_UNFIT) else error
 
 
 @contextmanager

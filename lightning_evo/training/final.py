@@ -12,9 +12,10 @@ from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lightning_evo.genome import COMPLETED, Objective, Result
-from lightning_evo.training.blueprint import Blueprint, Parts
+from lightning_evo.training.blueprint import Blueprint, Parts, dump_yaml
 from lightning_evo.training.candidate import TRUSTED, FitnessEpoch, isolated, train_candidate, trainer_overrides
 from lightning_evo.training.distributed import train_candidate_distributed
+from lightning_evo.training.packing import grow_as, pack
 
 __all__ = ["finish_candidate"]
 
@@ -31,12 +32,12 @@ def finish_candidate(
     devices: int,
     callbacks: Sequence[Callback] = (),
 ) -> Result:
-    """Retrain (if ``checkpoint`` is ``None``) and test a candidate.
+    """Retrain (if ``checkpoint`` is ``None``) and test a candidate, and pack what stock Lightning opens.
 
     Args:
         blueprint: The LightningCLI that builds it.
         config: Its complete config.
-        directory: Where the retraining writes.
+        directory: Where the retraining writes, and the package goes.
         objectives: As in the search.
         fitness_epoch: As in the search.
         checkpoint: Path of the checkpoint to test.
@@ -45,7 +46,8 @@ def finish_candidate(
         callbacks: Callbacks for the retraining, beside those of the config.
 
     Returns:
-        Completed, with ``metrics`` of the test (and of the retraining) and ``extra["tested"]``; or failed.
+        Completed, with ``metrics`` of the test (and of the retraining), ``extra["tested"]``, and in ``extra["packed"]`` what
+        is to be said of the package; or failed.
     """
     started = time.time()
     trained: Result | None = None
@@ -66,17 +68,19 @@ def finish_candidate(
         checkpoint = str(Path(directory) / trained.checkpoint)
     metrics = dict(trained.metrics) if trained else {}
     why_not = "" if test else "not asked for"
-    if test:
-        try:
+    try:
+        if test:
             with isolated(config):
                 parts = blueprint.build(config, {**trainer_overrides(config, directory, 1), "logger": False})
                 why_not = _untestable(parts)
                 if not why_not:
+                    grow_as(parts.model, Path(checkpoint))
                     run = partial(parts.trainer.test, datamodule=parts.datamodule, ckpt_path=checkpoint, verbose=False)
                     run(parts.model, **TRUSTED)
                     metrics |= {name: float(value) for name, value in parts.trainer.callback_metrics.items()}
-        except Exception as error:
-            return Result.failure(error, started=started, ended=time.time())
+        packed = pack(dump_yaml(dict(config)), Path(checkpoint), Path(directory))
+    except Exception as error:
+        return Result.failure(error, started=started, ended=time.time())
     return Result(
         COMPLETED,
         fitness=trained.fitness if trained else None,
@@ -85,7 +89,12 @@ def finish_candidate(
         checkpoint=checkpoint,
         started=started,
         ended=time.time(),
-        extra={"tested": not why_not, "why_not": why_not, "retrained": trained is not None},
+        extra={
+            "tested": not why_not,
+            "why_not": why_not,
+            "retrained": trained is not None,
+            "packed": str(packed),
+        },
     )
 
 

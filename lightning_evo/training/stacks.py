@@ -21,6 +21,7 @@ from lightning_evo.callbacks import CostMeter, FitnessRecorder
 from lightning_evo.callbacks.cost import batch_size
 from lightning_evo.callbacks.fitness import MetricNotLogged
 from lightning_evo.callbacks.search import SearchContext
+from lightning_evo.callbacks.speed import SpeedMeter
 from lightning_evo.genome import COMPLETED, Objective, Result
 from lightning_evo.swarms.logs import recording
 from lightning_evo.swarms.stack import ParticleStack
@@ -87,7 +88,8 @@ def train_stack(
 
     Each member's directory then holds what a candidate's does that trained by itself: ``config.yaml``, ``curve.jsonl`` (a
     line per epoch, while it trains), ``checkpoint.ckpt`` (of its own class, as if it had trained alone) and the result.
-    Its costs are its own parameters and FLOPs, and its share of the stack's seconds and memory.
+    Its costs are its own parameters and FLOPs, and its share of the stack's seconds and memory; ``samples_per_second``
+    goes with the share of the seconds, ``waiting`` and ``utilisation`` are the stack's.
 
     All members see the same batches, in an order that ``data_seed`` decides, and begin with the weights that their own
     seeds decide: so a member's result doesn't depend on who else is in the stack, but for rounding, for what is drawn while
@@ -133,7 +135,7 @@ def train_stack(
             particles.append(_Particle(member, _model(blueprint, member.config, directory), recorder))
         except Exception as error:
             _leave(write, member, Result.failure(error, started=started, ended=time.time()))
-    meter = _Shares()
+    meter, speed = _Shares(), SpeedMeter()
     described: dict[str, Any] = {}
     try:
         if len(particles) < 2:
@@ -141,7 +143,8 @@ def train_stack(
         config = particles[0].member.config
         with isolated({"seed_everything": data_seed}):
             stack = ParticleStack([particle.model for particle in particles])
-            own = [*copy.deepcopy(list(callbacks)), meter, _Recorders([particle.recorder for particle in particles])]
+            recorders = _Recorders([particle.recorder for particle in particles])
+            own = [*copy.deepcopy(list(callbacks)), meter, speed, recorders]
             parts = blueprint.build(config, trainer_overrides(config, directory, 1), own)
             taking_part = join(parts.trainer, context)
             # Building drew random numbers too, as many as there are weights.
@@ -159,7 +162,7 @@ def train_stack(
     first = members[0].candidate
     for position, particle in enumerate(particles):
         own_extra = {**extra, "stack": {"id": first, **described, "position": position}}
-        cost = meter.share(position)
+        cost = meter.share(position, speed.cost)
         result = conclude(particle.recorder, cost, objectives, fitness_epoch, started=started, extra=own_extra)
         _leave(write, particle.member, result)
     return Result(COMPLETED, extra={"stack": {"id": first, **described}}, started=started, ended=time.time())
@@ -225,10 +228,13 @@ class _Shares(CostMeter):
             loss.backward()
         self.cost["flops"] = counter.get_total_flops() / max(1, batch_size(batch))
 
-    def share(self, position: int) -> dict[str, float]:
-        """The costs of one particle."""
+    def share(self, position: int, speed: Mapping[str, float]) -> dict[str, float]:
+        """The costs of one particle, given how fast the stack trained."""
         count = len(self._particles)
-        cost = dict(self.cost)
+        cost = self.cost | dict(speed)
         for name in cost.keys() & {"seconds", "peak_memory"}:
             cost[name] /= count
+        # Every sample trained all of them: in its share of the seconds a particle saw as many as the stack in all.
+        for name in cost.keys() & {"samples_per_second"}:
+            cost[name] *= count
         return {**cost, "params": sum(parameter.numel() for parameter in self._particles[position].parameters())}

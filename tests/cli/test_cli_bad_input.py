@@ -105,7 +105,7 @@ CASES = {
     ),
     "unknown cost": (
         put("objectives", value=[{"monitor": "cost/parms", "mode": "min"}]),
-        "evolution.objectives: 'cost/parms' is not measured; there are cost/params, cost/flops, cost/seconds",
+        "evolution.objectives: 'cost/parms' is not measured; there are cost/params, cost/flops, cost/training_flops",
     ),
     "unknown algorithm": (
         put("algorithm", value=gene("RegularisedEvolution")),
@@ -320,6 +320,66 @@ def test_a_swarm_that_cannot_train_is_refused_before_it_does(case, tmp_path, cap
     (tmp_path / "swarm.yaml").write_text(yaml.safe_dump(config))
     with pytest.raises(SystemExit) as stop:
         main(["fit", "--config", "swarm.yaml", "--trainer.enable_progress_bar=false"])
+    printed = capsys.readouterr()
+    assert stop.value.code == 2
+    assert expected in printed.err
+    assert printed.err.count("lightning-evo: error:") == 1
+    assert "Traceback" not in printed.err
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def a_growing_fit(**settings):
+    """An ordinary fit of a network that grows."""
+    config = a_fit()
+    config["trainer"]["callbacks"] = [gene("StructuralGrowth", **settings)]
+    return config
+
+
+FIXED = {"class_path": "FixedInterval", "init_args": {"epochs": 1}}
+GROWTH = {
+    "a layer that isn't there": (
+        a_growing_fit(triggers=FIXED, layers=["net.7"]),
+        "layers: 'net.7' is not a layer of the network; there are net.2, net.1, net.0",
+    ),
+    "an operation that isn't known": (a_growing_fit(triggers=FIXED, operations=["shrink"]), "shrink"),
+    "an operation that no layer offers": (
+        a_growing_fit(triggers=FIXED, operations=["kernel"]),
+        "operations: 'kernel' can be done to no layer: net.0: ",
+    ),
+    "fewer parameters than there are": (
+        a_growing_fit(triggers=FIXED, max_parameters=10),
+        "max_parameters: 10 is below the 22 parameters that the network has",
+    ),
+    "no share to grow by": (a_growing_fit(triggers=FIXED, expand_ratio=0.0), "expand_ratio: 0.0 is not above 0"),
+    "no epochs between steps": (
+        a_growing_fit(triggers=FIXED, min_epochs_between=0),
+        "min_epochs_between: 0 is not a whole number of at least 1",
+    ),
+    "no metric for a plateau": (a_growing_fit(), "monitor: null, but Plateau looks at it"),
+    "a wish that can't be fulfilled": (
+        a_growing_fit(triggers=FIXED, initial=[{"operation": "widen", "place": 3}]),
+        "initial[0]: place: 3 is not from 0 to 1",
+    ),
+    "a number of a trigger in a list": (
+        a_growing_fit(triggers=[{"class_path": "FixedInterval", "init_args": {"epochs": 0}}]),
+        "epochs 0 is not a whole number of at least 1",
+    ),
+    "a trigger's number": (
+        a_growing_fit(triggers={"class_path": "FixedInterval", "init_args": {"epochs": 0}}),
+        "epochs 0 is not a whole number of at least 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", GROWTH)
+def test_growth_that_cannot_be_is_refused_before_training(case, tmp_path, capsys, monkeypatch):
+    config, expected = GROWTH[case]
+    monkeypatch.chdir(tmp_path)
+    # Lightning's own logger writes to the standard error of another test.
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    (tmp_path / "growth.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--config", "growth.yaml", "--trainer.enable_progress_bar=false"])
     printed = capsys.readouterr()
     assert stop.value.code == 2
     assert expected in printed.err

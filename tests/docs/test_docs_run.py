@@ -23,6 +23,7 @@ from lightning_evo.algorithms import Algorithm, Predictor, Prescreen
 from lightning_evo.cli import main
 from lightning_evo.evolution import Budget, Evolution, Final, SearchError, Workers
 from lightning_evo.genome import SpaceError
+from lightning_evo.training.candidate import COSTS
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -288,8 +289,8 @@ def public_classes(module: types.ModuleType, kind: type | None = None) -> list[s
         ("config.md", SECTION),
         ("config.md", [field.name for kind in (Budget, Workers, Final) for field in dataclasses.fields(kind)]),
         ("config.md", public_classes(genome, genome.Gene)),
-        ("config.md", [f"cost/{name}" for name in ("params", "flops", "seconds", "peak_memory", "epochs")]),
-        ("running.md", [f"cost/{name}" for name in ("params", "flops", "seconds", "peak_memory", "epochs")]),
+        ("config.md", [f"cost/{name}" for name in COSTS]),
+        ("running.md", [f"cost/{name}" for name in COSTS]),
         ("algorithms.md", public_classes(algorithms, Algorithm)),
         ("algorithms.md", [field.name for field in dataclasses.fields(Prescreen)]),
         ("predictors.md", public_classes(predictors, Predictor)),

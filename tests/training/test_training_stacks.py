@@ -121,7 +121,9 @@ def test_each_member_trains_as_it_would_by_itself_on_the_same_data(configs, tmp_
             assert mine == pytest.approx(other, rel=1e-4)
         assert found.cost["params"] == expected.cost["params"]
         assert found.cost["flops"] == expected.cost["flops"]
+        assert found.cost["training_flops"] == expected.cost["training_flops"] > 0
         assert found.cost["epochs"] == expected.cost["epochs"] == 3
+        assert found.cost.keys() == expected.cost.keys()
         mine, other = (
             torch.load(place / "checkpoint.ckpt", weights_only=False)
             for place in (tmp_path / f"{i:06d}", tmp_path / f"alone{i}")
