@@ -19,10 +19,13 @@ _HOMES = {
     "SearchSpace": "lightning_evo.genome",
     "SwarmStrategy": "lightning_evo.swarms",
     "Workers": "lightning_evo.evolution",
+    "export_grown": "lightning_evo.callbacks.grown",
+    "load_grown": "lightning_evo.callbacks.grown",
 }
 
 if TYPE_CHECKING:
     from lightning_evo.archive import Archive
+    from lightning_evo.callbacks.grown import export_grown, load_grown
     from lightning_evo.cli.lightning import EvolutionCLI
     from lightning_evo.evolution import Budget, Evolution, Final, Workers
     from lightning_evo.genome import Objective, SearchSpace
@@ -40,6 +43,8 @@ __all__ = [
     "SwarmStrategy",
     "Workers",
     "__version__",
+    "export_grown",
+    "load_grown",
 ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,13 +18,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 @pytest.fixture(autouse=True)
 def _no_traces():
-    """Put environment and random state back and leave process groups; fail a test that leaves a signal handler changed."""
+    """Put environment and random state back, leave process groups, forget compiled code.
+
+    A test that leaves a signal handler changed fails.
+    """
     environment = dict(os.environ)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     state = random.getstate()
     yield
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+    if (dynamo := sys.modules.get("torch._dynamo")) is not None:
+        dynamo.reset()  # it gives up on code that was compiled too often, in whichever tests
     os.environ.clear()
     os.environ.update(environment)
     random.setstate(state)
