@@ -10,10 +10,11 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.parametrize import is_parametrized
 
 from lightning_evo.functional import growth_gradmax, growth_insertion, growth_kernels, growth_widths
 from lightning_evo.functional.alignment import unwrapped
-from lightning_evo.functional.growth_check import calibrate, compare, isolated, outputs
+from lightning_evo.functional.growth_check import calibrate, compare, outputs
 from lightning_evo.functional.growth_frame import Change, Part, parts_of, plain
 from lightning_evo.functional.growth_steps import (
     Added,
@@ -35,7 +36,9 @@ from lightning_evo.functional.growth_surgery import (
     difference,
     named_tensors,
 )
+from lightning_evo.functional.growth_wishes import check_operation, check_wish, number
 from lightning_evo.functional.inherit import Inheritance, hand_on
+from lightning_evo.functional.randomness import isolated
 from lightning_evo.functional.structure import read_structure
 from lightning_evo.functional.tensors import TensorMap
 
@@ -127,13 +130,13 @@ def plan_step(
     >>> plan_step(nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 3)), "widen", "0")
     GrowthStep(operation='widen', layer='0', settings={'width': 12})
     """
-    if operation not in get_args(Operation):
-        raise GrowthError(f"operation: {operation!r} is none of {', '.join(get_args(Operation))}")
+    check_operation(operation)
     part, layer = _home(module, layer, operation)
     local = part.local(layer)
     maker = _offered(part, operation, local)
     if ratio is None:
         ratio = 2 / 3 if operation == "prune" else 1.5
+    ratio = number(f"{layer}: ratio", ratio)
     wishes = dict(settings or {})
     planned = maker.plan(part, operation, local, ratio=ratio, max_added=max_added, settings=wishes, seed=seed)
     return GrowthStep(operation, layer, planned)  # type: ignore[arg-type]
@@ -204,37 +207,40 @@ def grow(
     """
     if new_units not in get_args(NewWeights):
         raise GrowthError(f"new_units: {new_units!r} is none of {', '.join(get_args(NewWeights))}")
-    if not 0 <= spread < 1:
+    if not 0 <= number("spread", spread) < 1:
         raise GrowthError(f"spread: {spread} is not from 0 to below 1")
     where = f"{step.layer}: {step.operation}"
     whole = unwrapped(module)
     undo = Undo(whole)
     try:
-        earlier = outputs(whole, sample, seed) if sample is not None else None
-        part, change = _changed(whole, step, seed, sample)
-        announced = added_parameters(part, change)
-        before, tensors, looked = count(whole), named_tensors(whole), describe(whole)
-        structure = read_structure(part.graph, part.root, part.units)
-        apply(part, change)
-        handed = Inheritance()
-        if change.tensors:
-            units: Literal["zero", "net2wider"] = "net2wider" if new_units == "net2wider" else "zero"
-            handed = hand_on(part.root, part.units, structure, change.index, new_units=units, spread=spread, seed=seed)
-        why_not = _doubts(step, change, handed, where)
-        notes = list(change.notes)
-        moved, added, removed, renamed = difference(part, part.local(step.layer), tensors, handed.maps, change)
-        after = count(whole)
-        if describe(whole) == looked:
-            raise NothingChanged(f"{where}: it changed nothing")
-        if after - before != announced:
-            raise GrowthError(f"{where}: it added {after - before:,} parameters, not the {announced:,} announced")
-        _check_run(whole, part, step, where)
-        if step.operation == "widen" and new_units == "gradmax":
-            notes += _gradmax(part, part.local(step.layer), handed, loss, seed)
-        if sample is not None and (fresh := _new_statistics(part, handed)):
-            calibrate(part, fresh, sample, seed)
-        if earlier is not None:
-            compare(earlier, outputs(whole, sample or (), seed), not why_not, where)
+        with isolated(seed, whole):
+            earlier = outputs(whole, sample, seed) if sample is not None else None
+            part, change = _changed(whole, step, seed, sample)
+            announced = added_parameters(part, change)
+            before, tensors, looked = count(whole), named_tensors(whole), describe(whole)
+            structure = read_structure(part.graph, part.root, part.units)
+            apply(part, change)
+            handed = Inheritance()
+            if change.tensors:
+                units: Literal["zero", "net2wider"] = "net2wider" if new_units == "net2wider" else "zero"
+                handed = hand_on(
+                    part.root, part.units, structure, change.index, new_units=units, spread=spread, seed=seed
+                )
+            why_not = _doubts(step, change, handed, where)
+            notes = list(change.notes)
+            moved, added, removed, renamed = difference(part, part.local(step.layer), tensors, handed.maps, change)
+            after = count(whole)
+            if describe(whole) == looked:
+                raise NothingChanged(f"{where}: it changed nothing")
+            if after - before != announced:
+                raise GrowthError(f"{where}: it added {after - before:,} parameters, not the {announced:,} announced")
+            _check_run(whole, part, step, where)
+            if step.operation == "widen" and new_units == "gradmax":
+                notes += _gradmax(part, part.local(step.layer), handed, loss, seed)
+            if sample is not None and (fresh := _new_statistics(part, handed)):
+                calibrate(part, fresh, sample, seed)
+            if earlier is not None:
+                compare(earlier, outputs(whole, sample or (), seed), not why_not, where)
     except GrowthError:
         undo.undo()
         raise
@@ -242,6 +248,9 @@ def grow(
         undo.undo()
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise GrowthError(f"{where}: it was undone, as this was raised: {reason}") from error
+    except BaseException:  # Ctrl-C
+        undo.undo()
+        raise
     return Growth(step, before, after, moved, added, removed, renamed, why_not, tuple(notes))
 
 
@@ -292,20 +301,13 @@ def resolve(module: nn.Module, wish: Mapping[str, Any], *, seed: int = 0, max_ad
     >>> resolve(net, {"operation": "widen", "place": 0.9, "ratio": 2}).layer
     '2'
     """
-    unknown = set(wish) - {"operation", "place", "layer", "ratio", "settings"}
-    if unknown or "operation" not in wish or ("place" in wish) == ("layer" in wish):
-        raise GrowthError(
-            f"a wish has an operation, and either a layer or a place, beside them ratio and settings; this is {dict(wish)}"
-        )
+    check_wish(wish)
     operation, layer = wish["operation"], wish.get("layer")
     if layer is None:
-        place = wish["place"]
-        if not isinstance(place, int | float) or not 0 <= place <= 1:
-            raise GrowthError(f"place: {place!r} is not from 0 to 1")
         names = [name for name, site in growth_sites(module).items() if operation in site.operations]
         if not names:
             raise GrowthError(f"{operation}: no layer offers it")
-        layer = names[min(int(place * len(names)), len(names) - 1)]
+        layer = names[min(int(wish["place"] * len(names)), len(names) - 1)]
     ratio, settings = wish.get("ratio"), wish.get("settings")
     return plan_step(module, operation, layer, ratio=ratio, max_added=max_added, settings=settings, seed=seed)
 
@@ -343,6 +345,8 @@ def _sites(part: Part) -> dict[str, Site]:
 
 def _home(module: nn.Module, layer: str, operation: str) -> tuple[Part, str]:
     """The part in which a layer is, and the layer's plain name."""
+    if not isinstance(layer, str):
+        raise GrowthError(f"layer: {layer!r} is not a name; names are strings, as in named_modules()")
     whole, layer = unwrapped(module), plain(layer)
     names = {plain(name) for name, _ in whole.named_modules()}
     if layer not in names:
@@ -363,8 +367,12 @@ def _offered(part: Part, operation: str, local: str) -> ModuleType:
     maker = _MAKERS[operation]
     reasons = maker.sites(part).get(local)
     if reasons is None or operation not in reasons:
-        kind = type(part.named[local]).__name__
-        raise GrowthError(f"{part.path(local)}: {operation} isn't for a layer of type {kind}")
+        module = part.named[local]
+        if is_parametrized(module) or {"weight_g", "weight_orig"} & set(module._parameters):
+            raise GrowthError(
+                f"{part.path(local)}: {operation}: its weight is parametrised: computed from other tensors"
+            )
+        raise GrowthError(f"{part.path(local)}: {operation} isn't for a layer of type {type(module).__name__}")
     # A larger kernel than kernels grow to by themselves may be asked for: the plan checks it.
     if reasons[operation] and operation != "kernel":
         raise GrowthError(f"{part.path(local)}: {operation}: {reasons[operation]}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,28 +14,13 @@ from torch.utils._pytree import tree_leaves
 from lightning_evo.functional.growth_frame import Part
 from lightning_evo.functional.growth_steps import GrowthError
 from lightning_evo.functional.growth_surgery import Undo
+from lightning_evo.functional.randomness import isolated
 
-__all__ = ["calibrate", "compare", "isolated", "outputs"]
+__all__ = ["calibrate", "compare", "outputs"]
 
 TOLERANCE = 1e-5
 _COARSE = {torch.bfloat16: 3e-2, torch.float16: 4e-3}
 """In these dtypes summing over more units, though they add zeros, rounds otherwise."""
-
-
-@contextmanager
-def isolated(seed: int, module: nn.Module | None = None) -> Iterator[None]:
-    """Random numbers that depend on a seed alone, and leave those of the process (torch, random, NumPy) as they were."""
-    devices = {t.device.index for t in module.parameters() if t.device.type == "cuda"} if module is not None else set()
-    numpy: Any = sys.modules.get("numpy")
-    before, numpys = random.getstate(), numpy.random.get_state() if numpy is not None else None
-    try:
-        with torch.random.fork_rng([device for device in devices if device is not None]):
-            torch.manual_seed(seed)
-            yield
-    finally:
-        random.setstate(before)
-        if numpy is not None:
-            numpy.random.set_state(numpys)
 
 
 @torch.no_grad()

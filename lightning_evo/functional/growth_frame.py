@@ -22,6 +22,7 @@ from torch import Tensor, fx, nn
 
 from lightning_evo.functional.alignment import Unit, units_of, unwrapped
 from lightning_evo.functional.layout import Layout, lay_out
+from lightning_evo.functional.randomness import isolated
 from lightning_evo.functional.tensors import TensorMap
 from lightning_evo.functional.tracing import trace
 
@@ -81,6 +82,8 @@ class Part:
 
     def unseen(self, local: str) -> str:
         """Why a layer that the layout doesn't know can't change."""
+        if not local:  # a single layer whose parent can't be traced
+            return "what runs before and after it isn't known"
         run = {plain(str(node.target)) for node in self.graph.nodes if node.op == "call_module"}
         outer = next((name for name in run if local.startswith(f"{name}.")), None)
         if outer is not None:
@@ -174,7 +177,9 @@ def parts_of(module: nn.Module) -> tuple[list[Part], dict[str, str]]:
     parts: list[Part] = []
     refused: dict[str, str] = {}
     whole = unwrapped(module)
-    for name, found in _parts(whole, whole, ""):
+    with isolated(0, whole):  # a forward may draw
+        pieces = list(_parts(whole, whole, ""))
+    for name, found in pieces:
         if isinstance(found, Part):
             parts.append(found)
         else:

@@ -134,7 +134,7 @@ def _placed(part: Part, place: Place, block: list[tuple[str, nn.Module]]) -> Cha
 
 
 def _plan_convolution(part: Part, layer: str, module: _ConvNd, wishes: Wishes) -> dict[str, Any]:
-    if set(wishes.settings) == {"kernel", "norm", "activation", "at", "side"}:
+    if set(wishes.settings) - {"leads"} == {"kernel", "norm", "activation", "at", "side"}:
         return dict(wishes.settings)
     wishes.only("kernel", "norm")
     norm = wishes.settings.get("norm", "batch")
@@ -151,7 +151,7 @@ def _plan_convolution(part: Part, layer: str, module: _ConvNd, wishes: Wishes) -
     wishes.check(added(kernels[-1]))
     kernel = next(size for size in kernels if wishes.allows(added(size)))
     at = {"at": part.path(place.module), "side": place.side}
-    return {"kernel": kernel, "norm": norm, "activation": activation, **at}
+    return {"kernel": kernel, "norm": norm, "activation": activation, **at} | ({"leads": True} if place.leads else {})
 
 
 def _convolution_block(
@@ -166,14 +166,15 @@ def _convolution_block(
     block: list[tuple[str, nn.Module]] = [("conv", matched(convolution, module))]
     if with_norm:
         norm = NORMS[dimensions](channels)
-        _make_identity(norm, *_statistics(part, place, norm, sample))
+        _make_identity(norm, *_statistics(part, place, norm, sample, settings.get("leads", False)))
         block.append(("norm", matched(norm, module)))
     near, name = part.named[place.module], settings["activation"]
     if name == "PReLU":
         act: nn.Module = nn.PReLU(init=1.0)  # of slope 1: the identity
     else:
         act = copy.deepcopy(near) if type(near) is getattr(nn, name) else getattr(nn, name)()
-    return [*block, ("act", matched(act, module))]
+    acts = [("act", matched(act, module))]
+    return [*acts, *block] if settings.get("leads", False) else [*block, *acts]
 
 
 @torch.no_grad()
@@ -186,12 +187,22 @@ def _make_identity(norm: Any, mean: Tensor, variance: Tensor) -> None:
 
 
 @torch.no_grad()
-def _statistics(part: Part, place: Place, norm: nn.Module, sample: tuple[Any, ...] | None) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each channel at a place: on a sample, or those that they are likely to have."""
+def _statistics(
+    part: Part, place: Place, norm: nn.Module, sample: tuple[Any, ...] | None, rectified: bool
+) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each channel at a place: on a sample, or those that they are likely to have.
+
+    Args:
+        part: Where the place is.
+        place: Itself.
+        norm: The batch normalisation that is to stand there.
+        sample: Inputs of ``part.module``.
+        rectified: Whether a ReLU stands between the place and the normalisation.
+    """
     assert isinstance(norm, _BatchNorm)
     values = _values(part, place, sample) if sample is not None else None
     if values is not None and bool(torch.isfinite(values).all()):
-        values = values.float().transpose(0, 1).flatten(1)
+        values = (values.relu() if rectified else values).float().transpose(0, 1).flatten(1)
         return values.mean(1).cpu(), values.var(1, correction=0).cpu()
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
@@ -199,7 +210,8 @@ def _statistics(part: Part, place: Place, norm: nn.Module, sample: tuple[Any, ..
         if node.op != "output":
             copies[node] = graph.node_copy(node, lambda other: copies[other])
     call = part.calls(place.module)[0]
-    last = graph.call_module("new", (copies[call if place.side == "behind" else call.all_input_nodes[0]],))
+    values_there = copies[call if place.side == "behind" else call.all_input_nodes[0]]
+    last = graph.call_module("new", (graph.call_function(torch.relu, (values_there,)) if rectified else values_there,))
     mean, variance = expected(last, part.modules, set(), norm)
     return mean.cpu(), variance.cpu()
 

@@ -14,6 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 from lightning_evo.functional.growth_frame import Change, Part, matched, plain
 from lightning_evo.functional.growth_steps import GrowthError, GrowthStep, Operation
 from lightning_evo.functional.growth_widths import fresh_tensors
+from lightning_evo.functional.growth_wishes import Wishes
 from lightning_evo.functional.layers import paddings
 from lightning_evo.functional.operations import ACTIVATIONS, DROPS, NOTHING, POOLS, call_of
 
@@ -54,6 +55,7 @@ def plan(
     seed: int = 0,
 ) -> dict[str, Any]:
     """``{"kernel": 5}``, or one number per axis; ``{"activation": "GELU"}``."""
+    Wishes(f"{part.path(layer)}: {operation}", settings).only(operation)
     if operation == "activation":
         return _plan_activation(part, layer, settings, seed)
     module = part.named[layer]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import fx, nn
@@ -22,11 +22,14 @@ class Place:
         module: Its name in the part.
         side: Which.
         keeps: Class of an activation that changes nothing there, if one is known.
+        leads: Whether it changes nothing only because the same follows. What is put there then begins with it, so that it
+            stands between two layers.
     """
 
     module: str
     side: Literal["behind", "before"]
     keeps: str = ""
+    leads: bool = False
 
 
 def refusal(part: Part, layer: str) -> str:
@@ -55,7 +58,7 @@ def place_behind(part: Part, layer: str) -> Place:
         layer: Its name; :func:`refusal` says nothing against it.
     """
     node = part.calls(layer)[0]
-    nearest, activated, bounds = Place(layer, "behind"), False, ANY
+    nearest, at, activated, bounds = Place(layer, "behind"), node, False, ANY
     while len(node.users) == 1:
         user = next(iter(node.users))
         call = call_of(user, part.modules)
@@ -71,8 +74,20 @@ def place_behind(part: Part, layer: str) -> Place:
             return Place(_name(part, user), "behind", _keeping(bounds, part.called(user)))
         activated = activated or acts
         if holds and not activated and _normalises(part, user):
-            nearest = Place(_name(part, user), "behind")
-    return nearest
+            nearest, at = Place(_name(part, user), "behind"), user
+    return replace(nearest, keeps="ReLU", leads=True) if _rectified(part, at) else nearest
+
+
+_COMMUTING = NOTHING | {"cat", "concat", "concatenate", "dropout", "flatten", "maxpool", "adaptivemaxpool"}
+"""What gives the same before a ReLU as behind it."""
+
+
+def _rectified(part: Part, node: fx.Node) -> bool:
+    """Whether a ReLU cuts the values wherever they go, so that one here would change nothing."""
+    calls = [(user, call_of(user, part.modules)) for user in node.users]
+    return bool(calls) and all(
+        call == "relu" or (call in _COMMUTING and _rectified(part, user)) for user, call in calls
+    )
 
 
 def _same_channels(part: Part, node: fx.Node, user: fx.Node) -> bool:

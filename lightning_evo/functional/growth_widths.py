@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from lightning_evo.functional.channels import Dimension, Flow
 from lightning_evo.functional.growth_frame import Change, Part, formatted
 from lightning_evo.functional.growth_steps import GrowthError, GrowthStep, Operation
+from lightning_evo.functional.growth_wishes import Wishes, number
 from lightning_evo.functional.layout import Layer
 
 __all__ = ["build", "fresh_tensors", "importance", "plan", "shares", "sites", "width_of"]
@@ -63,7 +64,8 @@ def plan(
     seed: int,
 ) -> dict[str, Any]:
     """``{"width": 48}`` or ``{"kept": [0, 2, 5]}``."""
-    reach = _reached(part, layer)
+    reach, wishes = _reached(part, layer), Wishes(f"{part.path(layer)}: {operation}", settings)
+    wishes.only(*(("kept", "width") if operation == "prune" else ("width",)))
     if operation == "prune":
         return {"kept": _kept(part, layer, reach, ratio, settings)}
     width = settings.get("width")
@@ -377,7 +379,7 @@ def _kept(part: Part, layer: str, reach: _Reach, ratio: float, settings: Mapping
     if "kept" in settings:
         return _checked_kept(layer, reach, settings["kept"])
     if "width" in settings:
-        ratio = settings["width"] / reach.width
+        ratio = number(f"{layer}: width", settings["width"]) / reach.width
     if not 0 < ratio < 1:
         raise GrowthError(f"{layer}: prune to a share of {ratio}, which is not between 0 and 1")
     size = reach.blocks()

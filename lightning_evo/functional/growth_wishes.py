@@ -2,13 +2,42 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
-from lightning_evo.functional.growth_steps import GrowthError
+from lightning_evo.functional.growth_steps import GrowthError, Operation
 
-__all__ = ["Wishes"]
+__all__ = ["Wishes", "check_operation", "check_wish", "number"]
+
+
+def check_operation(operation: Any) -> None:
+    """Refuse what is no operation's name."""
+    if operation not in get_args(Operation):
+        raise GrowthError(f"operation: {operation!r} is none of {', '.join(get_args(Operation))}")
+
+
+def number(where: str, value: Any) -> float:
+    """A finite number; an error that begins with ``where`` if it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise GrowthError(f"{where}: {value!r} is not a number")
+    return value
+
+
+def check_wish(wish: Any) -> None:
+    """Refuse what doesn't say what is wished where."""
+    said = {name for name, value in wish.items() if value is not None} if isinstance(wish, Mapping) else set()
+    strange = said - {"operation", "place", "layer", "ratio", "settings"}
+    if strange or "operation" not in said or ("place" in said) == ("layer" in said):
+        raise GrowthError(
+            f"a wish has an operation, and either a layer or a place, beside them ratio and settings; this is {wish!r}"
+        )
+    check_operation(wish["operation"])
+    if not isinstance(wish.get("settings") or {}, Mapping):
+        raise GrowthError(f"settings: {wish['settings']!r} is not a mapping")
+    if "place" in said and not 0 <= number("place", wish["place"]) <= 1:
+        raise GrowthError(f"place: {wish['place']!r} is not from 0 to 1")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.fx.proxy import TraceError
 
@@ -31,7 +32,7 @@ def trace(module: nn.Module) -> fx.Graph | str:
     """
     graphs = []
     for mode in (True, False):
-        with _in_mode(module, mode):
+        with _in_mode(module, mode), _buffers_kept(module):
             try:
                 graphs.append(_trace(module))
             except Exception as raised:  # whatever the user's forward raises when it is handed symbols
@@ -192,3 +193,19 @@ def _in_mode(module: nn.Module, train: bool) -> Iterator[None]:
     finally:
         for part, mode in modes:
             part.training = mode
+
+
+@contextmanager
+def _buffers_kept(module: nn.Module) -> Iterator[None]:
+    """Put back what ``forward`` itself does to buffers: batches counted, statistics, codebooks."""
+    held = [(part._buffers, dict(part._buffers)) for part in module.modules()]
+    before = [(b, b._version, b.detach().clone()) for b in module.buffers() if not b.is_inference()]
+    try:
+        yield
+    finally:
+        for buffers, tensors in held:
+            buffers.update(tensors)
+        with torch.no_grad():
+            for buffer, version, values in before:
+                if buffer._version != version:
+                    buffer.copy_(values)
