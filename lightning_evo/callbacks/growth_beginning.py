@@ -22,9 +22,9 @@ Wish = dict[str, Any]
 
 
 def parents_checkpoint(context: SearchContext | None, key: str, initial: Sequence[Wish]) -> dict[str, Any] | None:
-    """The checkpoint of a search's parent whose growth a child repeats.
+    """The checkpoint of a search's parent whose growth a child repeats, if it has grown at all, and goes on from.
 
-    That is if the parent has grown, and began with wishes that the child's begin with: the child is the parent, grown on.
+    That is if the parent began with wishes that the child's begin with: the child is the parent, grown on.
 
     Args:
         context: What is known of the search, if there is one.
@@ -38,12 +38,13 @@ def parents_checkpoint(context: SearchContext | None, key: str, initial: Sequenc
         checkpoint: dict[str, Any] = torch.load(
             parent.checkpoint, map_location="cpu", weights_only=False
         )  # our search's
-        recipe = recipe_in(checkpoint)
+        recipe_in(checkpoint)
     except Exception as error:  # unpickling a damaged file may raise anything
         rank_zero_warn(f"StructuralGrowth: {parent.checkpoint} cannot be read, so its growth isn't repeated: {error}")
         return None
     wishes = wishes_in(checkpoint, key)
-    return checkpoint if recipe is not None and list(initial[: len(wishes)]) == wishes else None
+    goes_on = list(initial[: len(wishes)]) == wishes and (recipe_in(checkpoint) is not None or bool(initial))
+    return checkpoint if goes_on else None
 
 
 def wishes_in(checkpoint: Mapping[str, Any], key: str) -> list[Wish]:
@@ -54,12 +55,12 @@ def wishes_in(checkpoint: Mapping[str, Any], key: str) -> list[Wish]:
 def begin_as_parent(module: LightningModule, checkpoint: Mapping[str, Any], key: str, records: Records) -> int:
     """Give a module its parent's structure; says how many of the child's wishes that fulfils."""
     recipe = recipe_in(checkpoint)
-    assert recipe is not None
-    replay(module, recipe.steps)
-    carry(module, recipe)
-    counts = zip(recipe.parameters, recipe.parameters[1:], strict=False)
-    for step, (before, after) in zip(recipe.steps, counts, strict=True):
-        records.note_step(Growth(step, before, after), None, "parent", "the parent has grown so")
+    if recipe is not None:
+        replay(module, recipe.steps)
+        carry(module, recipe)
+        counts = zip(recipe.parameters, recipe.parameters[1:], strict=False)
+        for step, (before, after) in zip(recipe.steps, counts, strict=True):
+            records.note_step(Growth(step, before, after), None, "parent", "the parent has grown so")
     return len(wishes_in(checkpoint, key))
 
 

@@ -16,7 +16,7 @@ from lightning_evo.functional.growth import Growth, GrowthError
 from lightning_evo.functional.optimizer_growth import NewGroup, grow_optimizers, like_group
 from lightning_evo.functional.scheduler_growth import extend_scheduler
 
-__all__ = ["Grouping", "follow", "is_compiled"]
+__all__ = ["Grouping", "follow", "is_compiled", "with_names"]
 
 
 class Grouping:
@@ -78,6 +78,29 @@ class Grouping:
         for scheduler in schedulers:
             if scheduler.optimizer is optimizers[new.optimizer]:
                 extend_scheduler(scheduler, new.source, rate)
+
+
+def with_names(checkpoint: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The states of a checkpoint's optimizers, their parameters named where growth has changed the order of them.
+
+    Elsewhere that order follows from the network, as a child's optimizer has it too.
+
+    Args:
+        checkpoint: Of a training with or without :class:`~lightning_evo.callbacks.StructuralGrowth`.
+
+    Returns:
+        Each optimizer's ``state_dict``, whose groups have ``param_names`` where the callback has noted them.
+    """
+    states: list[dict[str, Any]] = list(checkpoint.get("optimizer_states", []))
+    ours = (one for one in checkpoint.get("callbacks", {}).values() if isinstance(one, Mapping) and "records" in one)
+    names = next((one["groups"]["names"] for one in ours if one.get("groups")), None)
+    if names is None:
+        return states
+    return [
+        {**state, "param_groups": [{**group, "param_names": own} for group, own in zip(held, named, strict=True)]}
+        for state, named in zip(states, names, strict=False)  # a checkpoint of weights alone has no states
+        for held in [state["param_groups"]]
+    ]
 
 
 def follow(trainer: Trainer, module: LightningModule, growth: Growth, grouping: Grouping, rate: float) -> None:

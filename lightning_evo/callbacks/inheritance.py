@@ -12,10 +12,13 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
+from lightning_evo.callbacks.growth_following import with_names
 from lightning_evo.callbacks.restructuring import Restructuring
 from lightning_evo.callbacks.search import SearchCallback, SearchContext
 from lightning_evo.functional import Inheritance, Structure, inherit, inherit_optimizer, structure_of
 from lightning_evo.functional.channels import NewUnits
+from lightning_evo.functional.growth_steps import Growth
+from lightning_evo.functional.morphism import inheritance_after
 
 __all__ = ["WeightInheritance"]
 
@@ -72,6 +75,7 @@ class WeightInheritance(SearchCallback):
         self.optimizer, self.trusted = optimizer, trusted
         self.inheritance: dict[str, Any] = {}
         self._structure: dict[str, Any] = {}
+        self._born: Inheritance | None = None
         self._context: SearchContext | None = None
         self._restructuring: Restructuring | None = None
 
@@ -133,6 +137,36 @@ class WeightInheritance(SearchCallback):
             self.inheritance |= {"from": None, "why": problem, "fresh": list(pl_module.state_dict())}
             rank_zero_warn(f"WeightInheritance: training from scratch: {problem}")
 
+    def begin(self, pl_module: LightningModule, checkpoint: Mapping[str, Any]) -> bool:
+        """Inherit already before ``fit`` starts, from the search's parent, whose structure the model still has.
+
+        :class:`~lightning_evo.callbacks.StructuralGrowth` calls it before it takes a child's own steps, in all processes: a
+        step on the parent's weights preserves what they compute, which can't be had of weights that come afterwards.
+
+        Args:
+            pl_module: The child, as its parent was.
+            checkpoint: The parent's.
+
+        Returns:
+            Whether it has inherited; if not, it's tried again at the start of ``fit``.
+        """
+        loaded, problem = self._parts(checkpoint, "")
+        with suppress(ValueError):  # lazy or sharded parameters
+            done = None if problem else self._written(pl_module, loaded)
+            self._born = done if done is not None and done.maps else None
+        return self._born is not None
+
+    def follow(self, growth: Growth, before: Mapping[str, Tensor], pl_module: LightningModule) -> None:
+        """Note a step that was taken after :meth:`begin`.
+
+        Args:
+            growth: The step.
+            before: The model's ``state_dict(keep_vars=True)`` before it.
+            pl_module: The model after it.
+        """
+        if self._born is not None:
+            self._born = inheritance_after(self._born, growth, before, pl_module.state_dict(keep_vars=True))
+
     def on_structure_change(self, trainer: Trainer, pl_module: LightningModule, growth: Any) -> None:
         """Keep how the network computes now; :class:`~lightning_evo.callbacks.StructuralGrowth` calls it after each step."""
         self._note_structure(pl_module)
@@ -184,9 +218,13 @@ class WeightInheritance(SearchCallback):
                 return {}, f"{path} cannot be read: {_line(problem)}"
         except (OSError, RuntimeError, EOFError, ValueError) as error:
             return {}, f"{path} cannot be read: {_line(error)}"
+        return self._parts(loaded, path)
+
+    def _parts(self, loaded: Any, path: str) -> tuple[dict[str, Any], str]:
+        """What is needed of a checkpoint that was read, and why there is none."""
         if not isinstance(loaded, dict) or not isinstance(loaded.get("state_dict"), Mapping):
             return {}, f"{path} is not a Lightning checkpoint: it has no state_dict"
-        states = loaded.get("optimizer_states", []) if self.optimizer else []
+        states = with_names(loaded) if self.optimizer else []
         theirs = [state for state in loaded.get("callbacks", {}).values() if isinstance(state, dict)]
         structure: dict[str, Any] = next(
             (state["structure"] for state in theirs if {"inheritance", "structure"} <= set(state)), {}
@@ -195,14 +233,8 @@ class WeightInheritance(SearchCallback):
 
     def _inherit(self, loaded: Mapping[str, Any], trainer: Trainer, pl_module: LightningModule) -> str:
         """Inherit; returns why nothing could be."""
-        state: dict[str, Tensor] = loaded["state_dict"]
         try:
-            done = inherit(
-                pl_module,
-                state,
-                structure=Structure.from_dict(loaded["structure"]) if loaded["structure"] else None,
-                **self._arguments(pl_module),
-            )
+            done = self._born or self._written(pl_module, loaded)
         except ValueError as error:  # lazy or sharded parameters
             return str(error)
         if not done.maps:
@@ -210,6 +242,11 @@ class WeightInheritance(SearchCallback):
         optimizer = self._inherit_optimizers(loaded, trainer, pl_module, done) if self.optimizer else "none"
         self.inheritance |= {**_described(done), "optimizer": optimizer}
         return ""
+
+    def _written(self, pl_module: LightningModule, loaded: Mapping[str, Any]) -> Inheritance:
+        """Write a parent's weights into the model."""
+        structure = Structure.from_dict(loaded["structure"]) if loaded["structure"] else None
+        return inherit(pl_module, loaded["state_dict"], structure=structure, **self._arguments(pl_module))
 
     def _inherit_optimizers(
         self, loaded: Mapping[str, Any], trainer: Trainer, pl_module: LightningModule, done: Inheritance

@@ -234,21 +234,31 @@ class StructuralGrowth(SearchCallback):
             return
         self._trainer = trainer
         self._forget()  # a training begins anew, unless its state is loaded after this
-        inherits = any(isinstance(one, WeightInheritance) for one in trainer.callbacks)  # type: ignore[attr-defined]
-        parent = parents_checkpoint(self._context, self.state_key, self.initial) if inherits else None
+        heirs = [one for one in trainer.callbacks if isinstance(one, WeightInheritance)]  # type: ignore[attr-defined]
+        parent = parents_checkpoint(self._context, self.state_key, self.initial) if heirs else None
         if not (self.initial or parent) or recipe_of(pl_module).steps:
             return  # a module that has grown already goes on from there
         if is_overridden("configure_model", pl_module):
             pl_module.configure_model()  # which Lightning calls later
         self._restoration.remember(pl_module)
         done = begin_as_parent(pl_module, parent, self.state_key, self._records) if parent else 0
+        # Steps of its own are taken on the parent's weights: only so do all of them preserve what the parent computes.
+        heirs = [one for one in heirs if parent and done < len(self.initial) and one.begin(pl_module, parent)]
+
+        def take(step: GrowthStep, seed: int) -> Growth:
+            before = pl_module.state_dict(keep_vars=True)
+            growth = self._take(pl_module, step, seed)
+            for heir in heirs:
+                heir.follow(growth, before, pl_module)
+            return growth
+
         take_wishes(
             pl_module,
             self.initial,
             done,
             self.max_parameters,
             self._seed,
-            lambda step, seed: self._take(pl_module, step, seed),
+            take,
             lambda growth: self._note(pl_module, growth, None, "initial", "asked for"),
         )
 

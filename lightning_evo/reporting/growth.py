@@ -61,7 +61,7 @@ def remark_of(records: Sequence[Mapping[str, Any]]) -> str:
     """
     steps = [_taken(-1, record) for record in records]
     named = ", ".join(str(step).partition(" (")[0] for step in steps[-SHOWN:])
-    earlier = f"{len(steps) - SHOWN} steps, " if len(steps) > SHOWN else ""
+    earlier = f"{len(steps)} steps, at last " if len(steps) > SHOWN else ""
     return f"grew {earlier}{named}: {steps[0].before:,} → {steps[-1].after:,} parameters"
 
 

@@ -174,8 +174,8 @@ def _as_table(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[s
     console = Console()
     genes = [column for column in columns[: columns.index("parents")] if column not in ("id", "status", *monitors)]
     costs = [column for column in columns if column.startswith("cost/") and column not in monitors]
-    names = short_names(genes, taken=["id", "status", *monitors, "parents", "gen"])
-    names.update((cost, cost.removeprefix("cost/")) for cost in costs)
+    measured = {cost: cost.removeprefix("cost/") for cost in costs}
+    names = short_names(genes, taken=["id", "status", *monitors, "parents", "gen", *measured.values()]) | measured
     # A column that none of the rows shown has a value in would only take space.
     for name in [name for name in names if all(row.get(name) is None for row in rows)]:
         del names[name]

@@ -63,7 +63,8 @@ def gist(error: Exception) -> str:
 
 _NESTED = re.compile(r"Namespace\(|[{\[]")
 _UNFIT = ("Does not validate", "Not a valid subclass", "Expected a", "a class path", "a dict with")
-_NOISE = ("Does not validate", "Subtypes:", "Errors:", "Given value", "Problem with given class_path")
+_FORMS = ("Subclass types expect", "a class path (str)", "a dict with")
+_NOISE = ("Does not validate", "Subtypes:", "Errors:", "Given value", "Problem with given class_path", *_FORMS)
 
 
 @dataclass(frozen=True)

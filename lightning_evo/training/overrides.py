@@ -34,6 +34,10 @@ def changes_class(path: str) -> bool:
     return path.rpartition(".")[2] == "class_path"
 
 
+_LISTS = ("trainer.callbacks",)
+"""What is a list where it isn't there yet, so that a class that isn't in it is missed by its name."""
+
+
 def _put(config: dict[str, Any], path: str, value: Any) -> None:
     *parents, last = path.split(".")
     at: Any = config
@@ -43,7 +47,7 @@ def _put(config: dict[str, Any], path: str, value: Any) -> None:
             at = at[_element(at, part, place)]
         else:
             if at.get(part) is None:
-                at[part] = {}
+                at[part] = [] if place in _LISTS else {}
             at = at[part]
         if not isinstance(at, (dict, list)):
             raise KeyError(f"{place} is {at!r}, which has no {path[len(place) + 1 :]!r} in it")

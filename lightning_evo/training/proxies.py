@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 
+from lightning_evo.callbacks.structural_growth import StructuralGrowth
 from lightning_evo.functional import flops, gradient_norm, naswot, parameters, synflow
 from lightning_evo.genome import COMPLETED, Result
 from lightning_evo.predictors.proxies import check_proxies
@@ -34,9 +35,10 @@ def measure_candidate(
 ) -> Result:
     """Measure zero-cost proxies of one candidate in this process.
 
-    Model and data are built as for training, on the CPU in single precision. The batch is the training loader's first,
-    after the hooks ``on_before_batch_transfer`` and ``on_after_batch_transfer`` (as outside of training: the data modules
-    that ship don't augment it). It is kept for later candidates with the same ``data`` section. The loss of
+    Model and data are built as for training, on the CPU in single precision; a network that is to grow before its training
+    (:class:`~lightning_evo.callbacks.StructuralGrowth`, ``initial``) is measured as it has grown. The batch is the training
+    loader's first, after the hooks ``on_before_batch_transfer`` and ``on_after_batch_transfer`` (as outside of training: the
+    data modules that ship don't augment it). It is kept for later candidates with the same ``data`` section. The loss of
     ``gradient_norm`` is that of the module's own ``training_step``; what it logs goes nowhere. The others call the module
     on the first tensor of the batch.
 
@@ -132,6 +134,9 @@ def _ready(parts: Parts, config: Mapping[str, Any], data_seed: int) -> tuple[Lig
             _batches[key] = _draw(parts.datamodule, parts.trainer, data_seed)
         datamodule, batch = _batches[key]
         parts.trainer.datamodule = datamodule  # type: ignore[attr-defined]
+    for callback in parts.trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, StructuralGrowth):
+            callback.setup(parts.trainer, model, "fit")  # takes the steps that a genome of growth asks for
     model.configure_model()
     model.setup("fit")
     if datamodule is None:

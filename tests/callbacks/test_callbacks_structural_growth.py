@@ -386,7 +386,7 @@ def test_wishes_are_fulfilled_before_optimizers_are_made(tmp_path):
     [
         ({"operation": "widen", "place": 2.0}, r"initial\[1\]: place: 2.0 is not from 0 to 1"),
         ({"operation": "widen", "layer": "body.10"}, r"initial\[1\]: body.10: widen: its channels are outputs"),
-        ({"operation": "wide", "place": 0.5}, r"initial\[1\]: wide: no layer offers it"),
+        ({"operation": "wide", "place": 0.5}, r"initial\[1\]: operation: 'wide' is none of"),
         ({"place": 0.5}, r"initial\[1\]: a wish has an operation"),
         ({"operation": "widen", "layer": "body.99"}, r"initial\[1\]: layer: there is no 'body.99'"),
     ],
@@ -427,6 +427,83 @@ def test_a_child_begins_as_its_parent_had_grown_and_takes_its_own_step(tmp_path)
     assert told == [("parent", "widen"), ("parent", "insert"), ("parent", "insert"), ("initial", "widen")]
     assert inheriting.inheritance["preserving"]
     assert first.loss == pytest.approx(float(trained.callback_metrics["val_loss"]), rel=1e-4)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "groups"])
+def test_a_child_inherits_the_moments_of_what_its_parent_grew_in_training_by_name(optimizer, tmp_path):
+    parent = growing(operations=["insert", "widen"])
+    trained = fit(net(optimizer=optimizer), tmp_path, [parent, WeightInheritance()], epochs=3)
+    trained.save_checkpoint(tmp_path / "parent.ckpt")
+    theirs = moments(trained)
+    # What was inserted is the last of its group in the parent's optimizer, somewhere in the middle of the child's.
+    order = {id(p): at for at, p in enumerate(trained.lightning_module.parameters())}
+    assert any(
+        [order[id(p)] for p in g["params"]] != sorted(order[id(p)] for p in g["params"]) for g in groups(trained)
+    )
+
+    class First(Callback):
+        def on_train_start(self, trainer, pl_module):
+            self.moments = moments(trainer)
+
+    child, inheriting, first = growing(triggers=FixedInterval(99)), WeightInheritance(optimizer=True), First()
+    for callback in (child, inheriting):
+        callback.join_search(context(tmp_path / "parent.ckpt"))
+    fit(net(optimizer=optimizer), tmp_path, [child, inheriting, first], epochs=1)
+    assert inheriting.inheritance["optimizer"] == "kept"
+    assert first.moments.keys() == theirs.keys()
+    assert all(torch.equal(first.moments[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize("grown", [False, True], ids=["first step", "further step"])
+@pytest.mark.parametrize("place", [0.0, 0.3, 0.7, 1.0])
+@pytest.mark.parametrize("operation", ["widen", "insert", "residual"])
+def test_every_step_of_a_child_preserves_what_its_trained_parent_computes(operation, place, grown, tmp_path):
+    callbacks = [growing(operations=["widen", "insert"])] if grown else []
+    trained = fit(net(), tmp_path, [*callbacks, WeightInheritance()], epochs=3)
+    trained.save_checkpoint(tmp_path / "parent.ckpt")
+    parent, points = trained.lightning_module.eval(), images(1).dataset.tensors[0]
+    theirs = moments(trained)
+
+    class First(Callback):
+        def on_train_start(self, trainer, pl_module):
+            with torch.no_grad():
+                self.scores = pl_module.eval()(points)
+            pl_module.train()
+            self.moments = moments(trainer)
+
+    child, first = growing(initial=[{"operation": operation, "place": place}], triggers=FixedInterval(99)), First()
+    inheriting = WeightInheritance(optimizer=True)
+    for callback in (child, inheriting):
+        callback.join_search(context(tmp_path / "parent.ckpt"))
+    module = fit(net(), tmp_path, [child, inheriting, first], epochs=1).lightning_module
+    assert sum(p.numel() for p in module.parameters()) > sum(p.numel() for p in parent.parameters())
+    with torch.no_grad():
+        assert torch.allclose(first.scores, parent(points), atol=1e-5)
+    said = inheriting.inheritance
+    assert said["preserving"], said["why_not"]
+    assert said["optimizer"] == "kept"
+    names = [*said["copied"], *said["sliced"], *said["identity"], *said["fresh"]]
+    assert sorted(names) == sorted(module.state_dict())
+    assert not said["fresh"]
+    assert first.moments.keys() == {*said["copied"], *said["sliced"]} & dict(module.named_parameters()).keys()
+    # What stayed as it was has its own moments; two of the parent's are never equal.
+    found = {
+        name
+        for name, moment in theirs.items()
+        for n in said["copied"]
+        if torch.equal(first.moments.get(n, moment[:0]), moment)
+    }
+    assert len(found) == len(first.moments.keys() & set(said["copied"])) > 0
+
+
+def groups(trainer):
+    return trainer.optimizers[0].param_groups
+
+
+def moments(trainer):
+    """Adam's first moment of each parameter, by name."""
+    state = trainer.optimizers[0].state
+    return {n: state[p]["exp_avg"].clone() for n, p in trainer.lightning_module.named_parameters() if p in state}
 
 
 @pytest.mark.parametrize("why", ["no inheritance", "other wishes", "damaged", "gone"])

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 from commands import run, write
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from torch.optim.lr_scheduler import StepLR
 
 from lightning_evo.cli import main
 
@@ -328,20 +330,55 @@ def test_a_swarm_that_cannot_train_is_refused_before_it_does(case, tmp_path, cap
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
-def a_growing_fit(**settings):
+def a_growing_fit(strategy="auto", **settings):
     """An ordinary fit of a network that grows."""
     config = a_fit()
+    config["trainer"]["strategy"] = strategy
     config["trainer"]["callbacks"] = [gene("StructuralGrowth", **settings)]
     return config
 
 
+def a_growing_fit_with(section, class_path, **settings):
+    """The same, with an optimizer or a schedule of one's own."""
+    return {
+        **a_growing_fit(triggers=FIXED, **settings),
+        "optimizer": gene("torch.optim.SGD", lr=0.1),
+        section: gene(class_path, **({"step_size": 1} if section == "lr_scheduler" else {})),
+    }
+
+
+class Sharded(SingleDeviceStrategy):
+    """A strategy that is neither a single device nor DDP."""
+
+
+class PerGroup(StepLR):
+    """A schedule that keeps something for each parameter group, as far as anybody knows."""
+
+
 FIXED = {"class_path": "FixedInterval", "init_args": {"epochs": 1}}
 GROWTH = {
+    "an optimizer that has no groups to extend": (
+        a_growing_fit_with("optimizer", "torch.optim.LBFGS"),
+        "StructuralGrowth: the optimizer can't be extended by new parameters: LBFGS keeps its parameters outside",
+    ),
+    "a schedule bound to its groups": (
+        a_growing_fit_with("lr_scheduler", f"{__name__}.PerGroup", rate=0.5),
+        "StructuralGrowth: rate: 0.5 puts new parameters in groups of their own, but the scheduler can't have more: ",
+    ),
+    "a strategy that can't be wrapped again": (
+        # As FSDP would be, which Lightning itself refuses without a GPU.
+        a_growing_fit(strategy=gene(f"{__name__}.Sharded", device="cpu"), triggers=FIXED),
+        "StructuralGrowth: trainer.strategy Sharded can't be wrapped around a network that has changed",
+    ),
     "a layer that isn't there": (
         a_growing_fit(triggers=FIXED, layers=["net.7"]),
         "layers: 'net.7' is not a layer of the network; there are net.2, net.1, net.0",
     ),
-    "an operation that isn't known": (a_growing_fit(triggers=FIXED, operations=["shrink"]), "shrink"),
+    "an operation that isn't known": (
+        a_growing_fit(triggers=FIXED, operations=["shrink"]),
+        "trainer.callbacks.operations: Expected a typing.Literal['insert', 'widen', 'residual', 'prune', 'kernel', "
+        "'activation']. Got value: shrink",
+    ),
     "an operation that no layer offers": (
         a_growing_fit(triggers=FIXED, operations=["kernel"]),
         "operations: 'kernel' can be done to no layer: net.0: ",

@@ -12,6 +12,7 @@ import yaml
 from commands import run
 
 from lightning_evo import Archive
+from lightning_evo.callbacks.grown import load_grown
 from lightning_evo.cli import main
 
 ROOT = Path(__file__).parents[2]
@@ -66,12 +67,17 @@ def cifar10(root: Path) -> list[str]:
     }
     data["init_args"] |= {"crop_padding": 4, "flip": True, "resident": True}
     (root / "data.yaml").write_text(yaml.safe_dump({"data": data}))
-    return ["--config", str(root / "data.yaml"), "--trainer.precision=32-true", *NARROW]
+    return ["--config", str(root / "data.yaml")]
+
+
+def cifar10_narrow(root: Path) -> list[str]:
+    return [*cifar10(root), "--trainer.precision=32-true", *NARROW]
 
 
 DATA = {
     "fashion_mnist.yaml": fashion_mnist,
-    "cifar10.yaml": cifar10,
+    "cifar10.yaml": cifar10_narrow,
+    "growth_cifar10.yaml": cifar10,
     "templates_fashion_mnist.yaml": fashion_mnist_templates,
     "swarm_mnist.yaml": mnist,
 }
@@ -81,6 +87,8 @@ DATA = {
 LONGER = {
     "early_stopping.yaml": ["--trainer.max_epochs=4"],
     "inheritance.yaml": ["--trainer.max_epochs=4", "--evolution.budget.candidates=6"],
+    # The first candidates haven't grown; their children have.
+    "growth_search.yaml": ["--evolution.budget.candidates=18"],
     # A swarm is trained whole or not at all.
     "swarm_digits.yaml": ["--evolution.budget.candidates=8"],
     "swarm_mnist.yaml": ["--evolution.budget.candidates=12"],
@@ -111,21 +119,47 @@ def test_a_config_that_ships_runs(name, tmp_path, monkeypatch, capsys):
     archive = search(arguments, tmp_path / "run")
     assert "test_acc" in archive.meta["final"]["metrics"]
     main(["export", str(tmp_path / "run"), "--to", str(tmp_path / "best"), "--torch-export"])
-    schedule = {"schedule.yaml", "replay.yaml"} if name == "pbt.yaml" else set()
-    assert {path.name for path in (tmp_path / "best").iterdir()} == {
-        "config.yaml",
-        "model.ckpt",
-        "model.pt2",
-    } | schedule
+    expected = {"config.yaml", "model.ckpt", "model.pt2"}
+    if name == "pbt.yaml":
+        expected |= {"schedule.yaml", "replay.yaml"}
+    if name == "growth_search.yaml":
+        grown = {id: steps for id, steps in archive.extras("growth").items() if steps}
+        assert grown
+        (best,) = archive.best(1)
+        if any(step["operation"] != "widen" for step in grown.get(best["id"], [])):
+            expected |= {"grown.yaml"}
+    assert {path.name for path in (tmp_path / "best").iterdir()} == expected
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FITS)
 def test_a_config_that_ships_without_a_search_fits(name, tmp_path):
-    # A command line of its own: what trains in several processes runs it again in each.
-    done = run("fit", "--config", str(ROOT / "configs" / name), "--trainer.max_epochs=1", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    fit(name, tmp_path, epochs=1)
     assert list(tmp_path.rglob("*.ckpt"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "epochs", "parameters"), [("growth_digits.yaml", 30, 778), ("growth_cifar10.yaml", 20, 78_090)]
+)
+def test_a_config_of_growth_grows_and_what_it_leaves_opens_without_it(name, epochs, parameters, tmp_path):
+    # Beside the best, the last epoch's. Noise teaches nothing: accuracy and entropy are as steady as can be.
+    saving = ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.filename=end"]
+    said = fit(name, tmp_path, epochs, *saving)
+    assert f", {parameters:,} -> " in said
+    (end,) = tmp_path.rglob("end.ckpt")
+    module = load_grown(end)
+    assert sum(p.numel() for p in module.parameters()) > parameters
+    fit(name, tmp_path, epochs + 1, f"--ckpt_path={end}", *saving)  # and goes on
+
+
+def fit(name: str, directory: Path, epochs: int, *more: str) -> str:
+    """Run a config in a process of its own; what trains in several processes runs its command line again in each."""
+    data = DATA.get(name)
+    arguments = ["--config", str(ROOT / "configs" / name), *(data(directory) if data else []), *more]
+    done = run("fit", *arguments, f"--trainer.max_epochs={epochs}", cwd=directory)
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
 
 
 @pytest.mark.slow
@@ -147,6 +181,7 @@ def test_an_example_runs_in_its_own_folder(name, tmp_path, monkeypatch, capsys):
 def test_every_config_and_example_is_covered():
     assert {"digits.yaml", "fashion_mnist.yaml", "cifar10.yaml", "hyperparameters.yaml", "pareto.yaml"} <= set(CONFIGS)
     assert {"templates_digits.yaml", "templates_fashion_mnist.yaml"} <= set(CONFIGS)
-    assert {"swarm_digits.yaml", "swarm_mnist.yaml"} <= set(SEARCHES)
+    assert {"swarm_digits.yaml", "swarm_mnist.yaml", "growth_search.yaml"} <= set(SEARCHES)
+    assert {"growth_digits.yaml", "growth_cifar10.yaml"} <= set(FITS)
     assert set(LONGER) <= set(CONFIGS)
     assert EXAMPLES

@@ -57,8 +57,8 @@ def first_loss(archive, id: int) -> float:
 
 @pytest.mark.slow
 def test_a_child_is_its_parent_plus_a_step_and_computes_what_its_parent_computed(tmp_path, capsys):
-    steps_gene = gene("GrowthSteps", operations=["widen", "residual"], mutations={"append": 1.0})
-    main(write(tmp_path, search({INITIAL: steps_gene}, candidates=10)))
+    steps_gene = gene("GrowthSteps", operations=["widen", "insert", "residual"], mutations={"append": 1.0})
+    main(write(tmp_path, search({INITIAL: steps_gene}, candidates=14)))
     with Archive(tmp_path / "run") as archive:
         rows = archive.candidates()
         assert {row["status"] for row in rows} == {"completed"}, [archive.result(row["id"]).error for row in rows]
@@ -80,6 +80,11 @@ def test_a_child_is_its_parent_plus_a_step_and_computes_what_its_parent_computed
         scratch = [first_loss(archive, row["id"]) for row in rows if row["inherits"] is None]
         assert max(scratch) - min(scratch) > 0.01
         assert more >= 4
+        assert {record["operation"] for records in grown.values() for record in records} == {
+            "widen",
+            "insert",
+            "residual",
+        }
     capsys.readouterr()
     main(["leaderboard", str(tmp_path / "run")])
     shown = capsys.readouterr().out
@@ -230,7 +235,7 @@ REFUSED = {
     "growth without the callback": (
         lambda config, whole: config["trainer"].pop("callbacks"),
         {INITIAL: gene("GrowthSteps")},
-        f"evolution.space.{INITIAL}: ",
+        f"evolution.space.{INITIAL}: trainer.callbacks.StructuralGrowth: 'StructuralGrowth' names no element of the list",
     ),
     "an operation that is none": (
         lambda config, whole: None,

@@ -71,7 +71,7 @@ def test_each_row_says_what_the_candidate_grew(width, tmp_path, monkeypatch):
     write(tmp_path, (None, None), (0, [WIDEN, INSERT]), (1, [WIDEN] * 6))
     shown = " ".join(leaderboard(tmp_path).replace("│", " ").split())
     assert "grew widen net.0 to 12, insert" in shown
-    assert "grew 2 steps, widen" in shown
+    assert "grew 6 steps, at last widen" in shown
 
 
 def test_steps_of_a_genome_are_shown_in_short(tmp_path, monkeypatch):

@@ -138,6 +138,15 @@ def test_short_names_avoid_other_columns():
     assert short_names(["a.x", "a.init_args.x"]) == {"a.x": "a.x", "a.init_args.x": "a.init_args.x"}
 
 
+def test_a_gene_and_a_cost_of_one_name_are_told_apart(tmp_path, monkeypatch):
+    with ArchiveWriter(tmp_path / "net") as writer:
+        writer.set_meta("objectives", [{"monitor": "val_acc", "mode": "max"}])
+        writer.record_candidate(Candidate(0, Genome({"triggers.init_args.epochs": 7})), queued=0.0)
+        writer.record_result(0, Result("completed", (0.5,), cost={"epochs": 3}))
+    shown = table(tmp_path / "net", monkeypatch, 120)
+    assert "triggers.epochs" in shown
+
+
 def test_tracebacks_show_each_error_once_with_the_candidates_it_hit(run):
     text = tracebacks(run)
     assert "RuntimeError: [bold]no[/bold]\n  candidates: 2\n\nTraceback" in text

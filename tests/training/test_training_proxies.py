@@ -98,6 +98,16 @@ def test_parameters_and_flops_of_a_template_are_those_it_prints():
     assert (result.metrics["params"], result.metrics["flops"]) == (template.params, template.flops)
 
 
+def test_a_network_that_grows_before_training_is_measured_as_it_has_grown():
+    growth = {
+        "class_path": "lightning_evo.callbacks.StructuralGrowth",
+        "init_args": {"initial": [{"operation": "widen", "place": 0.0, "ratio": 2.0}], "monitor": "val_loss"},
+    }
+    result = measure({**toy(width=5), "trainer": {"callbacks": [growth]}}, "params", "flops")
+    assert result.metrics["params"] == 2 * 10 + 10 + 10 * 2 + 2
+    assert result.metrics["flops"] == 2 * (2 * 10 + 10 * 2)
+
+
 def test_the_seed_of_the_config_decides_the_weights_and_the_data_seed_the_batch():
     first, again = (measure(toy(width=64), batch_size=8).metrics for _ in range(2))
     weights = measure(toy(width=64), seed=4, batch_size=8).metrics
