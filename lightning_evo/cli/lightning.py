@@ -7,11 +7,12 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 # Short class names in a config resolve only among classes that are imported.
 import lightning_evo.callbacks
@@ -106,6 +107,14 @@ class EvolutionCLI(LightningCLI):
         self.model, self.datamodule = None, None
         self.trainer: Any = self.trainer_class
 
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (MisconfigurationException, ValueError) as error:  # devices and strategies that there aren't
+            if not self._has_section:
+                raise  # a candidate's, which is then a failed one
+            _refuse(ValueError(f"trainer: {str(error).splitlines()[0]}"))
+
     def fit(self, model: LightningModule, datamodule: LightningDataModule | None = None, **kwargs: Any) -> None:
         """Search, or fit where there is no ``evolution:`` section."""
         if not self.searching:
@@ -160,7 +169,8 @@ class EvolutionCLI(LightningCLI):
 def run(arguments: Sequence[str]) -> None:
     """Run :class:`EvolutionCLI` on a command line.
 
-    A config it can't read, a swarm that can't train, a network that can't grow: one line on standard error, exit code 2.
+    A config it can't read, a Trainer that can't be made, a swarm that can't train, a network that can't grow: one line on
+    standard error, exit code 2.
     """
     quiet = {"exit_on_error": False}
     parser_kwargs = {**quiet, **{name: dict(quiet) for name in EvolutionCLI.subcommands()}}
@@ -257,6 +267,6 @@ def _subclasses(kind: type) -> set[type]:
 _NOT_IN_SECTION: set[str | int] = {"space", "config", "function", "executor", "progress"}
 
 
-def _refuse(error: Exception) -> None:
+def _refuse(error: Exception) -> NoReturn:
     print(f"lightning-evo: error: {error}", file=sys.stderr)
     raise SystemExit(2)

@@ -366,9 +366,13 @@ GROWTH = {
         "StructuralGrowth: rate: 0.5 puts new parameters in groups of their own, but the scheduler can't have more: ",
     ),
     "a strategy that can't be wrapped again": (
-        # As FSDP would be, which Lightning itself refuses without a GPU.
+        # As FSDP is on GPUs.
         a_growing_fit(strategy=gene(f"{__name__}.Sharded", device="cpu"), triggers=FIXED),
         "StructuralGrowth: trainer.strategy Sharded can't be wrapped around a network that has changed",
+    ),
+    "a strategy that needs GPUs": (
+        a_growing_fit(strategy="fsdp", triggers=FIXED),
+        "trainer: The strategy `fsdp` requires a GPU accelerator, but ",
     ),
     "a layer that isn't there": (
         a_growing_fit(triggers=FIXED, layers=["net.7"]),
