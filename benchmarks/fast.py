@@ -22,7 +22,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 import warnings
@@ -32,6 +31,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from _one import in_process
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -167,17 +167,6 @@ def run_one(way: str, device: str, batches: int, batch_size: int, width: int, th
     return plain(width, data, measure) if way == "plain" else trainer(width, data, measure, way)
 
 
-def in_process(*arguments: Any) -> Record:
-    """:func:`run_one` in a process of its own."""
-    command = [sys.executable, str(Path(__file__).resolve()), "--one", *map(str, arguments)]
-    threads = {name: str(arguments[-1]) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    done = subprocess.run(command, env=os.environ | threads, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command[2:])} failed:\n{done.stderr}")
-    record: Record = json.loads(done.stdout.splitlines()[-1])
-    return record
-
-
 def main(args: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if args is None else args)
     if arguments[:1] == ["--one"]:
@@ -205,7 +194,7 @@ def main(args: Sequence[str] | None = None) -> int:
     rounds: dict[str, list[Record]] = {way: [] for way in WAYS}
     for _ in range(options.rounds):
         for way in WAYS:
-            rounds[way].append(in_process(way, options.device, *sizes, options.threads))
+            rounds[way].append(in_process(__file__, way, options.device, *sizes, options.threads))
     medians = {way: summary(records) for way, records in rounds.items()}
     show(medians, options.device, sizes)
     if options.json:

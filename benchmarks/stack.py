@@ -30,6 +30,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from _one import in_process
 from _swarm_workload import BATCH, Clock, ConvNet
 from rich.console import Console
 from rich.table import Table
@@ -177,17 +178,6 @@ def run_one(name: str, particles: int, device: str, way: str, seconds: float, th
     return ours(name, particles, device, way, measure)
 
 
-def in_process(*arguments: Any) -> Record:
-    """:func:`run_one` in a process of its own."""
-    command = [sys.executable, str(Path(__file__).resolve()), "--one", *map(str, arguments)]
-    threads = {name: str(arguments[-1]) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    done = subprocess.run(command, env=os.environ | threads, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command[2:])} failed:\n{done.stderr}")
-    record: Record = json.loads(done.stdout.splitlines()[-1])
-    return record
-
-
 def main(args: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if args is None else args)
     if arguments[:1] == ["--one"]:
@@ -213,7 +203,7 @@ def main(args: Sequence[str] | None = None) -> int:
             for _ in range(options.rounds):
                 for way in WAYS:
                     setting = (name, particles, options.device, way, options.seconds, options.threads)
-                    records[way].append(in_process(*setting))
+                    records[way].append(in_process(__file__, *setting))
             clock = "cpu" if options.device == "cpu" else "wall"
             medians = {way: statistics.median(record[clock] for record in rows) for way, rows in records.items()}
             cells.append({"net": name, "particles": particles, "milliseconds": medians, "rounds": records})

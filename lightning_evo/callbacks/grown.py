@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import shutil
 import zipfile
 from collections.abc import Mapping
 from importlib import import_module
@@ -18,6 +17,7 @@ from torch import Tensor
 from lightning_evo.callbacks.growth_expression import Expression, express
 from lightning_evo.callbacks.growth_recipe import KEY, Recipe, carry, recipe_in
 from lightning_evo.callbacks.rebuilding import build_from
+from lightning_evo.callbacks.whole_files import copy_whole, save_whole, write_whole
 from lightning_evo.functional.growth import GrowthError, replay
 
 __all__ = ["export_grown", "load_grown"]
@@ -100,10 +100,10 @@ def export_grown(
     if expression is None:
         assert recipe is not None
         text = _HEADER + yaml.safe_dump(recipe.to_dict(), sort_keys=False)
-        return [_copied(path, to / "model.ckpt"), _written(text, to / "grown.yaml")]
-    written = [_copied(path, to / "model.ckpt")] if recipe is None else [_saved(held, expression, to / "model.ckpt")]
+        return [copy_whole(path, to / "model.ckpt"), write_whole(text, to / "grown.yaml")]
+    written = [copy_whole(path, to / "model.ckpt")] if recipe is None else [_saved(held, expression, to / "model.ckpt")]
     section = _section(type(module), expression.hparams)
-    return written if section is None else [*written, _written(section, to / "model.yaml")]
+    return written if section is None else [*written, write_whole(section, to / "model.yaml")]
 
 
 # Reading --------------------------------------------------------------------------------------------------------------
@@ -218,24 +218,7 @@ def _saved(held: Mapping[str, Any], expression: Expression, to: Path) -> Path:
     kept = {name: value for name, value in held.items() if name not in (KEY, *_OF_TRAINING)}
     kept[_HPARAMS] = dict(expression.hparams)
     kept["state_dict"] = {expression.names[name]: value for name, value in held["state_dict"].items()}
-    part = to.with_name(f"{to.name}.part")
-    torch.save(kept, part)
-    part.replace(to)
-    return to
-
-
-def _copied(source: Path, to: Path) -> Path:
-    part = to.with_name(f"{to.name}.part")
-    shutil.copyfile(source, part)
-    part.replace(to)
-    return to
-
-
-def _written(text: str, to: Path) -> Path:
-    part = to.with_name(f"{to.name}.part")
-    part.write_text(text)
-    part.replace(to)
-    return to
+    return save_whole(kept, to)
 
 
 def _section(kind: type[LightningModule], hparams: Mapping[str, Any]) -> str | None:

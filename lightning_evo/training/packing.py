@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -16,6 +15,7 @@ from lightning.pytorch import LightningModule
 from lightning_evo.callbacks.grown import export_grown
 from lightning_evo.callbacks.growth_recipe import Original, recipe_in, restore_structure
 from lightning_evo.callbacks.structural_growth import StructuralGrowth
+from lightning_evo.callbacks.whole_files import copy_whole, write_whole
 from lightning_evo.functional.growth import GrowthError
 from lightning_evo.training.blueprint import dump_yaml, load_yaml
 from lightning_evo.training.candidate import CONFIG_FILE, draw_weights
@@ -64,7 +64,7 @@ def pack(config: str, checkpoint: Path, to: Path) -> Package:
     """
     recipe = recipe_in(_read(checkpoint))
     if recipe is None:
-        return Package((_written(config, to / CONFIG_FILE), _copied(checkpoint, to / MODEL_FILE)))
+        return Package((write_whole(config, to / CONFIG_FILE), copy_whole(checkpoint, to / MODEL_FILE)))
     reason = "its class keeps arguments that no config can hold"
     try:
         files = [path.name for path in export_grown(checkpoint, to, trusted=True)]
@@ -74,12 +74,12 @@ def pack(config: str, checkpoint: Path, to: Path) -> Package:
         section = to / _SECTION_FILE
         text = dump_yaml(_with_model(load_yaml(config), load_yaml(section.read_text())))
         section.unlink()
-        return Package((_written(text, to / CONFIG_FILE), to / MODEL_FILE), "expressed")
+        return Package((write_whole(text, to / CONFIG_FILE), to / MODEL_FILE), "expressed")
     if _RECIPE_FILE not in files:
         said = f"# How the network in {MODEL_FILE} has grown, from the one that {CONFIG_FILE} builds.\n# {reason}\n"
-        _copied(checkpoint, to / MODEL_FILE)
-        _written(said + dump_yaml(recipe.to_dict()), to / _RECIPE_FILE)
-    return Package((_written(config, to / CONFIG_FILE), to / MODEL_FILE, to / _RECIPE_FILE), "recipe")
+        copy_whole(checkpoint, to / MODEL_FILE)
+        write_whole(said + dump_yaml(recipe.to_dict()), to / _RECIPE_FILE)
+    return Package((write_whole(config, to / CONFIG_FILE), to / MODEL_FILE, to / _RECIPE_FILE), "recipe")
 
 
 def grow_as(module: LightningModule, checkpoint: Path) -> None:
@@ -117,15 +117,3 @@ def _grows(callback: Any) -> bool:
     module, _, name = str(callback.get("class_path", "") if isinstance(callback, Mapping) else callback).rpartition(".")
     kind = getattr(import_module(module), name) if module else None
     return isinstance(kind, type) and issubclass(kind, StructuralGrowth)
-
-
-def _copied(source: Path, target: Path) -> Path:
-    part = target.with_name(f"{target.name}.part")
-    shutil.copyfile(source, part)
-    part.replace(target)
-    return target
-
-
-def _written(text: str, path: Path) -> Path:
-    path.write_text(text)
-    return path

@@ -8,6 +8,7 @@ import pickle
 import sys
 from pathlib import Path
 
+from lightning_evo.callbacks.whole_files import write_whole
 from lightning_evo.training.candidate import train_candidate
 from lightning_evo.training.distributed import ARGUMENTS_FILE, RESULT_FILE
 from lightning_evo.training.process import die_with_parent
@@ -18,9 +19,7 @@ def main(directory: Path) -> None:
     die_with_parent()
     result = train_candidate(**pickle.loads((directory / ARGUMENTS_FILE).read_bytes()))
     if int(os.environ.get("LOCAL_RANK", "0")) == 0:
-        part = directory / f"{RESULT_FILE}.part"
-        part.write_text(json.dumps(result.to_dict()))
-        part.replace(directory / RESULT_FILE)
+        write_whole(json.dumps(result.to_dict()), directory / RESULT_FILE)
     elif result.error:
         # A rank that failed must say so: rank 0 would wait for it at the next collective.
         sys.exit(result.error)

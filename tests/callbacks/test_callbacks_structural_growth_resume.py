@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from callbacks_growing import ConvNet, fit, growing, images, net
+from comparing import same
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
@@ -23,16 +24,6 @@ from lightning_evo.callbacks.structural_growth import StructuralGrowth
 from lightning_evo.functional.growth import GrowthError
 
 HERE = Path(__file__).parent
-
-
-def same(one, other):
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(other) and all(same(a, b) for a, b in zip(one, other, strict=True))
-    return one == other or (one != one and other != other)
 
 
 def ended(trainer):

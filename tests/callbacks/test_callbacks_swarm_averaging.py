@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from comparing import same
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping
 from torch import nn
@@ -68,10 +69,6 @@ def weights(stack):
 
 def stacked(rows):
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 class Watch(Callback):

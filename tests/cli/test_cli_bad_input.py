@@ -313,23 +313,6 @@ SWARMS = {
 }
 
 
-@pytest.mark.parametrize("case", SWARMS)
-def test_a_swarm_that_cannot_train_is_refused_before_it_does(case, tmp_path, capsys, monkeypatch):
-    config, expected = SWARMS[case]
-    monkeypatch.chdir(tmp_path)
-    # Lightning's own logger writes to the standard error of another test.
-    monkeypatch.setattr(logging, "raiseExceptions", False)
-    (tmp_path / "swarm.yaml").write_text(yaml.safe_dump(config))
-    with pytest.raises(SystemExit) as stop:
-        main(["fit", "--config", "swarm.yaml", "--trainer.enable_progress_bar=false"])
-    printed = capsys.readouterr()
-    assert stop.value.code == 2
-    assert expected in printed.err
-    assert printed.err.count("lightning-evo: error:") == 1
-    assert "Traceback" not in printed.err
-    assert not list(tmp_path.rglob("*.ckpt"))
-
-
 def a_growing_fit(strategy="auto", **settings):
     """An ordinary fit of a network that grows."""
     config = a_fit()
@@ -412,15 +395,15 @@ GROWTH = {
 }
 
 
-@pytest.mark.parametrize("case", GROWTH)
-def test_growth_that_cannot_be_is_refused_before_training(case, tmp_path, capsys, monkeypatch):
-    config, expected = GROWTH[case]
+@pytest.mark.parametrize("case", {**SWARMS, **GROWTH})
+def test_a_swarm_or_growth_that_cannot_be_is_refused_before_training(case, tmp_path, capsys, monkeypatch):
+    config, expected = {**SWARMS, **GROWTH}[case]
     monkeypatch.chdir(tmp_path)
     # Lightning's own logger writes to the standard error of another test.
     monkeypatch.setattr(logging, "raiseExceptions", False)
-    (tmp_path / "growth.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / "fit.yaml").write_text(yaml.safe_dump(config))
     with pytest.raises(SystemExit) as stop:
-        main(["fit", "--config", "growth.yaml", "--trainer.enable_progress_bar=false"])
+        main(["fit", "--config", "fit.yaml", "--trainer.enable_progress_bar=false"])
     printed = capsys.readouterr()
     assert stop.value.code == 2
     assert expected in printed.err

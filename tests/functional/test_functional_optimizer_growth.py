@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from comparing import same
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -77,16 +78,6 @@ def add(module, name="third", beside="second", shape=(2, 2)):
 
 def snapshot(optimizer):
     return copy.deepcopy(optimizer.state_dict()), [[id(p) for p in group["params"]] for group in optimizer.param_groups]
-
-
-def same(one, other):
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(other) and all(same(a, b) for a, b in zip(one, other, strict=True))
-    return one == other
 
 
 # -- what stays --------------------------------------------------------------------------------------------------------
