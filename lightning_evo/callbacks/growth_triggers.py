@@ -148,8 +148,9 @@ class Plateau(GrowthTrigger):
     Args:
         epsilon: ε, the gain that is still worth waiting for, in the metric's own unit, above 0 (default 0.005).
         horizon: How many epochs ahead, at least 1 (default 3).
-        minimum: How many epochs since the last growth must have a finite metric, at least 1 (default 3); the predictor's
-            own minimum counts as well.
+        minimum: How many epochs since the last growth must have a finite metric, at least 1 (default 8); the predictor's
+            own minimum counts as well. Of fewer the best is often a lucky one, which the next can't exceed: noise then
+            looks like a plateau.
         predictor: What predicts (default :class:`~lightning_evo.predictors.curve_bayes.BayesianCurve`).
 
     Raises:
@@ -157,14 +158,14 @@ class Plateau(GrowthTrigger):
 
     Example:
         >>> flat, rising = (0.6, 0.8, 0.85, 0.86, 0.86, 0.86), (0.3, 0.36, 0.41, 0.455, 0.495, 0.53)
-        >>> [Plateau().decide(GrowthState(epoch=6, metric=curve)).grow for curve in (flat, rising)]
+        >>> [Plateau(minimum=5).decide(GrowthState(epoch=6, metric=curve)).grow for curve in (flat, rising)]
         [True, False]
     """
 
     needs_metric = True
 
     def __init__(
-        self, epsilon: float = 0.005, horizon: int = 3, minimum: int = 3, predictor: CurvePredictor | None = None
+        self, epsilon: float = 0.005, horizon: int = 3, minimum: int = 8, predictor: CurvePredictor | None = None
     ) -> None:
         _check_above("epsilon", epsilon, 0)
         _check_count("horizon", horizon, 1)

@@ -48,6 +48,9 @@ from lightning_evo.genome import derive_seed
 
 __all__ = ["StructuralGrowth"]
 
+_ADDING = frozenset(("widen", "insert", "residual"))
+"""Operations that add parameters whatever their settings."""
+
 
 class StructuralGrowth(SearchCallback):
     """Grow the network while it trains.
@@ -73,13 +76,13 @@ class StructuralGrowth(SearchCallback):
         operations: What is done, in turn: ``widen``, ``insert``, ``residual``, ``kernel``, ``activation``, ``prune``. Where
             no layer can be changed so, the next one is tried.
         layers: Names of the layers that may be changed; default: all that can be.
-        expand_ratio: At most this share of the present parameters is added by a step.
+        expand_ratio: At most this share of the present parameters is added by a step, that is, by the change of one layer.
         max_parameters: How many parameters the network may have at most.
         layers_per_step: How many layers are changed at a time.
         min_epochs_between: So many epochs at least lie before the first step and between two.
-        new_units: What new units of a widened layer begin as: ``net2wider`` (copies that share what is taken from them),
-            ``zero`` (fresh, nothing is taken from them yet), ``gradmax`` (nothing comes in, and what goes out promises the
-            largest gradient).
+        new_units: What new units of a widened layer begin as: ``zero`` (fresh, nothing is taken from them yet),
+            ``net2wider`` (copies that share what is taken from them), ``gradmax`` (nothing comes in, and what goes out
+            promises the largest gradient).
         spread: How unequally copies share, from 0 to below 1.
         rate: Learning rate of new parameters in relation to their group's. Other than 1 puts them in groups of their own.
         monitor: The metric that triggers look at. Default: a search's first objective.
@@ -116,7 +119,7 @@ class StructuralGrowth(SearchCallback):
         max_parameters: int | None = None,
         layers_per_step: int = 1,
         min_epochs_between: int = 3,
-        new_units: NewWeights = "net2wider",
+        new_units: NewWeights = "zero",
         spread: float = 0.5,
         rate: float = 1.0,
         monitor: str | None = None,
@@ -166,7 +169,8 @@ class StructuralGrowth(SearchCallback):
         """Whether to grow now; override it to decide otherwise. Asked on rank 0, whose answer holds for all.
 
         Args:
-            state: What is known at the start of an epoch that is far enough from the last growth.
+            state: What is known at the start of an epoch that is far enough from the last growth, while there may be more
+                parameters.
         """
         return self.trigger.decide(state)
 
@@ -285,7 +289,7 @@ class StructuralGrowth(SearchCallback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch = trainer.current_epoch
         last = self._records.grown[-1] if self._records.grown else 0
-        if epoch - last >= self.min_epochs_between:
+        if epoch - last >= self.min_epochs_between and not self._is_full(pl_module):
             self._grow_if_asked(trainer, pl_module, epoch)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -472,7 +476,13 @@ class StructuralGrowth(SearchCallback):
         """Have the entropy of the layers that may grow sampled, if it is looked at."""
         if self.trigger.needs_entropy:
             modules = {plain(name): part for name, part in module.named_modules()}
-            self._sampler.arm({name: modules[name] for name in self._sites(module)})
+            sites = [] if self._is_full(module) else self._sites(module)
+            self._sampler.arm({name: modules[name] for name in sites})
+
+    def _is_full(self, module: LightningModule) -> bool:
+        """Whether nothing can grow any more, so that nobody need be asked and nothing be sampled."""
+        most = self.max_parameters
+        return most is not None and count_parameters(module) >= most and _ADDING.issuperset(self.operations)
 
     def _sites(self, module: LightningModule) -> dict[str, Site]:
         return {name: site for name, site in growth_sites(module).items() if self._records.may_grow(name)}

@@ -134,15 +134,19 @@ def test_a_plateau_is_a_curve_that_is_predicted_to_gain_little(mode, sign):
 
 def test_noise_around_a_level_is_a_plateau_and_a_climb_that_speeds_up_is_none():
     noise = random.Random(0)
-    assert Plateau().decide(after([0.9 + noise.gauss(0, 0.004) for _ in range(10)])).grow
+    level = [0.9 + noise.gauss(0, 0.004) for _ in range(10)]
+    assert Plateau().decide(after(level)).grow
+    # Few epochs say nothing by default, as noise around a climb looks the same.
+    assert Plateau(minimum=5).decide(after(level[:5])).grow
+    assert not Plateau().decide(after(level[:7])).grow
     decision = Plateau(epsilon=10.0).decide(after([0.1, 0.1, 0.1, 0.101, 0.103, 0.11, 0.13, 0.2, 0.35]))
     assert not decision.grow
     assert "not explained" in decision.why
 
 
 def test_a_plateau_asks_the_predictor_it_is_given():
-    assert Plateau(predictor=LastValue(), epsilon=1e-9).decide(after((0.5, 0.6, 0.7))).grow
-    assert not Plateau(epsilon=1e-9).decide(after((0.5, 0.6, 0.68, 0.75, 0.8))).grow
+    assert Plateau(minimum=3, predictor=LastValue(), epsilon=1e-9).decide(after((0.5, 0.6, 0.7))).grow
+    assert not Plateau(minimum=3, epsilon=1e-9).decide(after((0.5, 0.6, 0.68, 0.75, 0.8))).grow
 
 
 def test_a_gap_between_training_and_validation_forbids_growth():
