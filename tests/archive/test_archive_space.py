@@ -14,6 +14,7 @@ from lightning_evo.genome import (
     Boolean,
     Categorical,
     Gene,
+    GrowthSteps,
     Integer,
     Layers,
     LogUniform,
@@ -56,6 +57,7 @@ SPACES = [
     {"a": Uniform(-1, 1, mutation=0.1), "b": LogUniform(1e-5, 1e-1)},
     {"a": Bitstring(7, flip=0.3), "b": Bitstring(LENGTH, canonical=canonical_chromosome)},
     {"a": Layers([1, 8, 8], 10)},
+    {"a": GrowthSteps(["widen", "prune"], max_steps=3, ratios=[1.5, 3.0], initial_steps=1)},
     {
         "a": Boolean(),
         "b": Layers(

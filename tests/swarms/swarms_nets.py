@@ -1,16 +1,12 @@
 """Small modules, data and Trainers for the tests of swarms."""
 
 import copy
-import logging
 
 import lightning as L
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
-
-for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
-    logging.getLogger(name).setLevel(logging.ERROR)
 
 
 class Net(L.LightningModule):
