@@ -22,9 +22,9 @@ Wish = dict[str, Any]
 
 
 def parents_checkpoint(context: SearchContext | None, key: str, initial: Sequence[Wish]) -> dict[str, Any] | None:
-    """The checkpoint of a search's parent whose growth a child repeats, if it has grown at all, and goes on from.
+    """The checkpoint of a search's parent whose growth, if it has grown, a child repeats and goes on from.
 
-    That is if the parent began with wishes that the child's begin with: the child is the parent, grown on.
+    That is if the child's wishes begin with its parent's: the child is the parent, grown on.
 
     Args:
         context: What is known of the search, if there is one.
@@ -35,16 +35,15 @@ def parents_checkpoint(context: SearchContext | None, key: str, initial: Sequenc
     if parent is None or not Path(parent.checkpoint).is_file():
         return None
     try:
-        checkpoint: dict[str, Any] = torch.load(
-            parent.checkpoint, map_location="cpu", weights_only=False
-        )  # our search's
-        recipe_in(checkpoint)
+        # Our search's own, so it may hold anything.
+        checkpoint: dict[str, Any] = torch.load(parent.checkpoint, map_location="cpu", weights_only=False)
+        grown = recipe_in(checkpoint) is not None
     except Exception as error:  # unpickling a damaged file may raise anything
         rank_zero_warn(f"StructuralGrowth: {parent.checkpoint} cannot be read, so its growth isn't repeated: {error}")
         return None
     wishes = wishes_in(checkpoint, key)
-    goes_on = list(initial[: len(wishes)]) == wishes and (recipe_in(checkpoint) is not None or bool(initial))
-    return checkpoint if goes_on else None
+    goes_on = list(initial[: len(wishes)]) == wishes
+    return checkpoint if goes_on and (grown or initial) else None
 
 
 def wishes_in(checkpoint: Mapping[str, Any], key: str) -> list[Wish]:

@@ -120,6 +120,32 @@ def test_bounds_of_a_step_and_of_the_whole_hold(tmp_path):
     assert max([one["epoch"] for one in growth.history].count(epoch) for epoch in range(8)) > 1
 
 
+class Asked(GrowthTrigger):
+    """Says no, and notes when it is asked and which layers' entropies it is told."""
+
+    needs_entropy = True
+
+    def __init__(self):
+        self.epochs, self.layers = [], set()
+
+    def decide(self, state):
+        self.epochs.append(state.epoch)
+        self.layers |= set(state.entropies)
+        return Decision(False, "it only listens")
+
+
+@pytest.mark.parametrize(
+    ("operations", "room", "epochs"),
+    [(["widen", "insert"], 0, []), (["widen", "insert"], 1, [1, 2, 3]), (["widen", "prune"], 0, [1, 2, 3])],
+)
+def test_a_network_at_its_largest_is_neither_asked_about_nor_sampled(operations, room, epochs, tmp_path):
+    asked = Asked()
+    growth = growing(triggers=asked, operations=operations, max_parameters=count(net()) + room)
+    fit(net(), tmp_path, [growth], epochs=4)
+    assert asked.epochs == epochs
+    assert bool(asked.layers) == bool(growth._records.entropies) == bool(epochs)
+
+
 def test_where_nothing_can_grow_the_training_goes_on_and_says_so_once(tmp_path, caplog):
     growth = growing(max_parameters=count(net()) + 1)
     with caplog.at_level("INFO", "lightning.pytorch"):
