@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -34,6 +34,7 @@ import lightning_evo.swarms.strategy  # noqa: F401 - also registers `strategy: s
 from lightning_evo.algorithms import Algorithm, Predictor
 from lightning_evo.archive import ArchiveError
 from lightning_evo.callbacks.search import SearchCallback
+from lightning_evo.cli.saying import refuse
 from lightning_evo.evolution import Evolution, SearchError, SearchInterrupted
 from lightning_evo.functional.growth_steps import GrowthError
 from lightning_evo.genome import Gene
@@ -113,7 +114,7 @@ class EvolutionCLI(LightningCLI):
         except (MisconfigurationException, ValueError) as error:  # devices and strategies that there aren't
             if not self._has_section:
                 raise  # a candidate's, which is then a failed one
-            _refuse(ValueError(f"trainer: {str(error).splitlines()[0]}"))
+            refuse(ValueError(f"trainer: {str(error).splitlines()[0]}"))
 
     def fit(self, model: LightningModule, datamodule: LightningDataModule | None = None, **kwargs: Any) -> None:
         """Search, or fit where there is no ``evolution:`` section."""
@@ -127,7 +128,7 @@ class EvolutionCLI(LightningCLI):
                 )
             self.evolution().run()
         except (SearchError, ArchiveError) as error:
-            _refuse(error)
+            refuse(error)
         except SearchInterrupted as stop:
             print(stop, file=sys.stderr)
             raise SystemExit(130) from None
@@ -187,7 +188,7 @@ def run(arguments: Sequence[str]) -> None:
         refusal = _refusal(error)
         if refusal is None:
             raise
-        _refuse(refusal)
+        refuse(refusal)
     finally:
         sys.argv = argv
 
@@ -265,8 +266,3 @@ def _subclasses(kind: type) -> set[type]:
 
 
 _NOT_IN_SECTION: set[str | int] = {"space", "config", "function", "executor", "progress"}
-
-
-def _refuse(error: Exception) -> NoReturn:
-    print(f"lightning-evo: error: {error}", file=sys.stderr)
-    raise SystemExit(2)

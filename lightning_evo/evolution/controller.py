@@ -22,6 +22,7 @@ from lightning_evo.evolution.stacking import ALONE, Grouping, member_results
 from lightning_evo.execution import Executor, read_result
 from lightning_evo.genome import FAILED, Candidate, Result
 from lightning_evo.reporting.progress import Progress, Running, SearchState
+from lightning_evo.reporting.reporter import Reporting
 from lightning_evo.training.candidate import read_curve
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class Controller:
         progress: What the user sees.
         interrupts: What the user asks for with Ctrl-C.
         grouping: Which candidates train together.
+        reporting: Who else is told.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Controller:
         progress: Progress,
         interrupts: Interrupts,
         grouping: Grouping,
+        reporting: Reporting,
     ) -> None:
         self.evolution = evolution
         self.writer = writer
@@ -77,6 +80,7 @@ class Controller:
         self.executor = executor
         self.progress = progress
         self.interrupts = interrupts
+        self.reporting = reporting
         self.algorithm = evolution.algorithm
         self.state = SearchState(evolution.objectives, evolution.budget.limits)
         self._done: queue.SimpleQueue[_Done] = queue.SimpleQueue()
@@ -107,6 +111,7 @@ class Controller:
         for candidate, result in self.archive.events():
             if result is None:
                 self.algorithm.recall(candidate)
+                self.reporting.asked(candidate)
                 self.state.asked += 1
                 self._unfinished[candidate.id] = candidate
             else:
@@ -175,6 +180,7 @@ class Controller:
                 break
             self.writer.record_candidate(candidate, queued=time.time())
             self._unfinished[candidate.id] = candidate
+            self.reporting.asked(candidate)
             self.state.asked += 1
             asked.append(candidate)
         if size and len(asked) < size:
@@ -328,6 +334,7 @@ class Controller:
         self.state.account(candidate, result)
         self._checkpoints.add(candidate, result)
         self.algorithm.tell(candidate, result)
+        self.reporting.told(candidate, result)
         if self._knowledge is not None:
             self._knowledge.told(candidate, result)
 
@@ -363,6 +370,7 @@ class Controller:
             self.writer.update_meta({"elapsed": elapsed, CHECKPOINTS: self._checkpoints.describe()})
             self._recorded_elapsed = elapsed
         self.state.elapsed = elapsed
+        self.reporting.look({slot: self._running.get(job, []) for slot, job in self.executor.running.items()}, elapsed)
         if self.progress.due():
             self.state.running = {slot: self._describe_running(job) for slot, job in self.executor.running.items()}
             self.progress.update(self.state)

@@ -20,8 +20,9 @@ from lightning_evo.archive.database import JOURNAL
 from lightning_evo.callbacks.swarm_averaging import SwarmAveraging
 from lightning_evo.evolution.controller import Controller
 from lightning_evo.evolution.description import describe
-from lightning_evo.evolution.errors import SearchError
+from lightning_evo.evolution.errors import SearchError, SearchInterrupted
 from lightning_evo.evolution.interrupts import Interrupts
+from lightning_evo.evolution.jobs import CANDIDATES
 from lightning_evo.evolution.participants import check_participants, participants
 from lightning_evo.evolution.screening import PRIOR, check_binding, load_prior, make_meter, stored_prior
 from lightning_evo.evolution.segments import prepare_continuing, refuse_structural
@@ -38,9 +39,10 @@ from lightning_evo.evolution.winner import Finisher
 from lightning_evo.execution import DEFAULT_PRELOAD, Executor, FuturesExecutor, LocalExecutor, plan_slots
 from lightning_evo.genome import COMPLETED, STOPPED, Gene, Objective, SearchSpace, SpaceError
 from lightning_evo.reporting.progress import Progress, make_progress
+from lightning_evo.reporting.reporter import Reporter, ReporterError, Reporting, SearchInfo
 from lightning_evo.training import ConfigError, ConfigTrainable, FunctionTrainable, Trainable
 from lightning_evo.training.blueprint import load_yaml
-from lightning_evo.training.candidate import FitnessEpoch
+from lightning_evo.training.candidate import FitnessEpoch, read_curve
 from lightning_evo.training.overrides import apply_genome
 
 __all__ = ["Evolution"]
@@ -65,6 +67,8 @@ class Evolution:
         final: What happens with the winner; ``None``: nothing.
         callbacks: Lightning callbacks that every candidate gets besides its config's own, such as
             :class:`~lightning_evo.callbacks.EarlyFitnessPrediction`; the winner's config doesn't name them.
+        reporters: Who else is told of the search while it runs, such as
+            :class:`~lightning_evo.reporting.wandb.WandbReporter`.
         config: A LightningCLI config, as a path or as plain data, or a :class:`~lightning_evo.training.Trainable`.
         function: Instead of ``config``: a function from genome to metrics, see
             :class:`~lightning_evo.training.FunctionTrainable`.
@@ -90,6 +94,7 @@ class Evolution:
         keep_checkpoints: int = 3,
         final: Final | None = Final(),  # noqa: B008 - frozen
         callbacks: list[Callback] | None = None,
+        reporters: list[Reporter] | None = None,
         *,
         config: Trainable | Mapping[str, Any] | str | Path | None = None,
         function: Callable[..., Mapping[str, float]] | None = None,
@@ -123,6 +128,7 @@ class Evolution:
         self.keep_checkpoints = keep_checkpoints
         self.final = final
         self.callbacks = tuple(callbacks or ())
+        self.reporters = tuple(reporters or ())
         self.trainable: Trainable = FunctionTrainable(function) if function is not None else _trainable(config)
         self.seed = seed if seed is not None else self.trainable.seed
         self._executor = executor
@@ -198,21 +204,54 @@ class Evolution:
                         progress.message(remark)
                 for remark in self._remarks(grouping):
                     progress.message(remark)
-                controller = Controller(self, writer, archive, executor, progress, interrupts, grouping)
-                controller.resume()
-                controller.run()
-                if self.final is not None and isinstance(self.trainable, ConfigTrainable):
-                    if controller.state.best is None:
-                        raise SearchError(f"no candidate finished, so there is no winner; {controller.state.summary()}")
-                    finisher = Finisher(
-                        self.directory,
-                        self.trainable,
-                        self.objectives,
-                        self.fitness_epoch,
-                        self.workers.devices_per_candidate,
-                    )
-                    finisher.finish(controller.state.best, self.final, writer, archive, executor, progress, interrupts)
+                with self._reporting(archive, executor, progress, interrupts) as reporting:
+                    controller = Controller(self, writer, archive, executor, progress, interrupts, grouping, reporting)
+                    try:
+                        controller.resume()
+                        controller.run()
+                        self._finish(controller, writer, archive, interrupts)
+                    except SearchInterrupted:
+                        reporting.interrupted()
+                        raise
             return writer.archive()
+
+    def _finish(self, controller: Controller, writer: ArchiveWriter, archive: Archive, interrupts: Interrupts) -> None:
+        """Export the winner, where that is asked for."""
+        if self.final is None or not isinstance(self.trainable, ConfigTrainable):
+            return
+        if controller.state.best is None:
+            raise SearchError(f"no candidate finished, so there is no winner; {controller.state.summary()}")
+        finisher = Finisher(
+            self.directory, self.trainable, self.objectives, self.fitness_epoch, self.workers.devices_per_candidate
+        )
+        finisher.finish(
+            controller.state.best, self.final, writer, archive, controller.executor, controller.progress, interrupts
+        )
+
+    def _reporting(self, archive: Archive, executor: Executor, progress: Progress, interrupts: Interrupts) -> Reporting:
+        """Whoever else is told of this search, with what they are told first."""
+        meta = archive.meta
+        search = SearchInfo(
+            name=archive.run,
+            location=self.database or self.directory,
+            directory=self.directory,
+            space=self.space,
+            objectives=self.objectives,
+            algorithm=type(self.algorithm).__name__,
+            description=meta["search"],
+            seed=meta["seed"],
+            limits=self.budget.limits,
+            slots=executor.slots,
+            config=self.trainable.config if isinstance(self.trainable, ConfigTrainable) else None,
+            resumed=sum(archive.counts().values()) > 0,
+        )
+        return Reporting(
+            self.reporters,
+            search,
+            lambda candidate: read_curve(self.directory / CANDIDATES / f"{candidate.id:06d}"),
+            progress.message,
+            presses=lambda: interrupts.stopping + interrupts.now,
+        )
 
     def _group(self, writer: ArchiveWriter, archive: Archive) -> Grouping:
         """Which genes may differ in a stack: found out once, as a continued search must breed by the same."""
@@ -252,6 +291,11 @@ class Evolution:
             raise SearchError(str(error)) from None
         check_binding(self.algorithm, self.space, self.objectives, self.trainable)
         check_participants(self.callbacks, self.trainable, self.space, self.objectives)
+        for i, reporter in enumerate(self.reporters):
+            try:
+                reporter.check()
+            except ReporterError as error:
+                raise SearchError(f"evolution.reporters[{i}] {type(reporter).__name__}: {error}") from None
         if stacks(self.algorithm, self.workers):
             check_stacking(
                 self.algorithm, self.workers, self.budget, self._participants, self.callbacks, self.trainable
