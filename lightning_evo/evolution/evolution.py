@@ -6,7 +6,6 @@ import concurrent.futures
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,7 +35,8 @@ from lightning_evo.evolution.stacking import (
     stacks,
 )
 from lightning_evo.evolution.winner import Finisher
-from lightning_evo.execution import DEFAULT_PRELOAD, Executor, FuturesExecutor, LocalExecutor, plan_slots
+from lightning_evo.evolution.workplaces import make_executor, plan
+from lightning_evo.execution import Executor
 from lightning_evo.genome import COMPLETED, STOPPED, Gene, Objective, SearchSpace, SpaceError
 from lightning_evo.reporting.progress import Progress, make_progress
 from lightning_evo.reporting.reporter import Reporter, ReporterError, Reporting, SearchInfo
@@ -181,7 +181,7 @@ class Evolution:
             ArchiveError: If the directory or archive can't be used.
         """
         self._check()
-        slots = self._plan()
+        slots = [] if self._executor is not None else plan(self.trainable, self.workers, self.algorithm.swarm_size)
         stacking = stacks(self.algorithm, self.workers)
         # Before anything is made, so that nothing is left behind where an earlier archive can't be used.
         prior = None if self.directory.exists() else self._load_prior()
@@ -191,7 +191,7 @@ class Evolution:
             grouping = self._group(writer, archive) if stacking else Grouping()
             with (
                 make_meter(self.algorithm, self.trainable, seed) as self.algorithm.measure,
-                self._make_executor(slots) as executor,
+                make_executor(self._executor, self.workers, slots, self.trainable) as executor,
                 progress,
                 Interrupts(progress.message) as interrupts,
             ):
@@ -275,13 +275,6 @@ class Evolution:
             same = "all particles of a swarm have equal genomes" if self.algorithm.swarm_size else "nothing is stacked"
             remarks.append(f"no gene may differ within a stack, so {same}: {why}")
         return remarks
-
-    def _preload(self) -> tuple[str, ...]:
-        """What the forkserver imports once, so that no worker does: the candidates' CLI too, unless it is the user's."""
-        if not isinstance(self.trainable, ConfigTrainable):
-            return DEFAULT_PRELOAD
-        module = self.trainable.blueprint.cli_class.__module__
-        return (*DEFAULT_PRELOAD, module) if module.startswith("lightning") else DEFAULT_PRELOAD
 
     def _check(self) -> None:
         """Refuse before any training what the parser would refuse later."""
@@ -368,37 +361,6 @@ class Evolution:
         """What earlier searches found that the algorithm's predictor is to learn from."""
         prescreen = self.algorithm.prescreen
         return [] if prescreen is None else load_prior(prescreen.archives, self.space, self.objectives)
-
-    def _plan(self) -> list[tuple[str, ...]]:
-        if self._executor is not None:
-            return []
-        accelerator = "auto"
-        if isinstance(self.trainable, ConfigTrainable):
-            accelerator = (self.trainable.config.get("trainer") or {}).get("accelerator") or "auto"
-        # A swarm waits for the one before it: a single slot with all threads.
-        count = 1 if self.workers.slots is None and self.algorithm.swarm_size is not None else self.workers.slots
-        try:
-            return plan_slots(accelerator, count, self.workers.devices_per_candidate)
-        except ValueError as error:
-            raise SearchError(f"evolution.workers: {error}") from None
-
-    def _make_executor(self, slots: list[tuple[str, ...]]) -> AbstractContextManager[Executor]:
-        if isinstance(self._executor, concurrent.futures.Executor):
-            if self.workers.slots is None:
-                raise SearchError("evolution.workers.slots: say how many candidates the given executor runs at once")
-            for name in ("time_limit", "threads", "recycle_after"):
-                if getattr(self.workers, name) is not None:
-                    raise SearchError(f"evolution.workers.{name}: only local workers know it, not the executor given")
-            return FuturesExecutor(self._executor, slots=self.workers.slots)
-        if self._executor is not None:
-            return nullcontext(self._executor)
-        return LocalExecutor(
-            slots,
-            threads=self.workers.threads,
-            max_retries=self.workers.max_retries,
-            recycle_after=self.workers.recycle_after,
-            preload=self._preload(),
-        )
 
 
 def _trainable(config: Trainable | Mapping[str, Any] | str | Path | None) -> Trainable:

@@ -1,0 +1,74 @@
+"""Where do a search's candidates run? On slots of this machine, or on the executor that was handed in."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+from lightning_evo.evolution.errors import SearchError
+from lightning_evo.evolution.settings import Workers
+from lightning_evo.execution import DEFAULT_PRELOAD, Executor, FuturesExecutor, LocalExecutor, plan_slots
+from lightning_evo.training import ConfigTrainable, Trainable
+
+__all__ = ["make_executor", "plan"]
+
+
+def plan(trainable: Trainable, workers: Workers, swarm_size: int | None) -> list[tuple[str, ...]]:
+    """The devices of each slot of this machine.
+
+    Raises:
+        SearchError: If there are fewer devices than asked for.
+    """
+    accelerator = "auto"
+    if isinstance(trainable, ConfigTrainable):
+        accelerator = (trainable.config.get("trainer") or {}).get("accelerator") or "auto"
+    # A swarm waits for the one before it: a single slot with all threads.
+    count = 1 if workers.slots is None and swarm_size is not None else workers.slots
+    try:
+        return plan_slots(accelerator, count, workers.devices_per_candidate)
+    except ValueError as error:
+        raise SearchError(f"evolution.workers: {error}") from None
+
+
+def make_executor(
+    given: concurrent.futures.Executor | Executor | None,
+    workers: Workers,
+    slots: Sequence[tuple[str, ...]],
+    trainable: Trainable,
+) -> AbstractContextManager[Executor]:
+    """What runs the candidates, while the context is open.
+
+    Args:
+        given: What the caller handed in, and will shut down; ``None``: workers on this machine.
+        workers: What was said of them.
+        slots: The devices of each slot of this machine.
+        trainable: What is trained, which says what workers import beforehand.
+
+    Raises:
+        SearchError: If the executor handed in can't do what ``workers`` asks for.
+    """
+    if isinstance(given, concurrent.futures.Executor):
+        if workers.slots is None:
+            raise SearchError("evolution.workers.slots: say how many candidates the given executor runs at once")
+        for name in ("time_limit", "threads", "recycle_after"):
+            if getattr(workers, name) is not None:
+                raise SearchError(f"evolution.workers.{name}: only local workers know it, not the executor given")
+        return FuturesExecutor(given, slots=workers.slots)
+    if given is not None:
+        return nullcontext(given)
+    return LocalExecutor(
+        slots,
+        threads=workers.threads,
+        max_retries=workers.max_retries,
+        recycle_after=workers.recycle_after,
+        preload=_preload(trainable),
+    )
+
+
+def _preload(trainable: Trainable) -> tuple[str, ...]:
+    """What the forkserver imports once, so that no worker does: the candidates' CLI too, unless it is the user's."""
+    if not isinstance(trainable, ConfigTrainable):
+        return DEFAULT_PRELOAD
+    module = trainable.blueprint.cli_class.__module__
+    return (*DEFAULT_PRELOAD, module) if module.startswith("lightning") else DEFAULT_PRELOAD
