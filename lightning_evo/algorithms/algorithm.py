@@ -33,8 +33,12 @@ from lightning_evo.genome import (
     SearchSpace,
     derive_seed,
 )
+from lightning_evo.genome.showing import constructed, html_table, listed
 
 __all__ = ["Algorithm"]
+
+_BEST_SHOWN = 10
+"""Rows of the table in a notebook."""
 
 CLIMBERS = 4
 """How many of the most promising children are mutated further in each round of local search over a predictor."""
@@ -165,6 +169,27 @@ class Algorithm(ABC):
         self.operators = {role: operator for role, operator in chosen.items() if operator is not None}
         for role, operator in self.operators.items():
             operator.resolve(role)
+
+    def __repr__(self) -> str:
+        """The class with its arguments where they aren't the defaults; on a search space also how far it is."""
+        arguments = ", ".join(constructed(self, getattr(self, "operators", {})))
+        return f"{type(self).__name__}({arguments})" + (f" <{state}>" if (state := self._state()) else "")
+
+    def _repr_html_(self) -> str:
+        fame = list(self.hall_of_fame)[:_BEST_SHOWN] if hasattr(self, "space") else []
+        monitors = [objective.monitor for objective in self.objectives] if fame else []
+        rows = [[each.id, *each.fitness.values, listed(each.genome), list(each.candidate.parents)] for each in fame]
+        table = html_table(["id", *monitors, "genome", "parents"], rows) if rows else ""
+        return f"{html_table([], [], repr(self))}{table}"
+
+    def _state(self) -> str:
+        if not hasattr(self, "space"):
+            return ""
+        best = self.hall_of_fame[0] if len(self.hall_of_fame) else None
+        values = [] if best is None else zip(self.objectives, best.fitness.values, strict=True)
+        said = ", ".join(f"{objective.monitor} {value:.4g}" for objective, value in values)
+        where = f"; {said} (candidate {best.id})" if best is not None else ""
+        return f"{self._told} of {self._asked} told{where}"
 
     # -- the four parts ------------------------------------------------------------------------------------------------
 

@@ -28,12 +28,17 @@ from lightning_evo.archive.journal import Journal
 from lightning_evo.archive.recovery import from_journal
 from lightning_evo.archive.table import PENDING, RunTable
 from lightning_evo.genome import COMPLETED, FAILED, STOPPED, Candidate, Genome, Objective, Prediction, Result, Segment
+from lightning_evo.genome.names import short_names
+from lightning_evo.genome.showing import html_table
 
 __all__ = ["Archive"]
 
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
+
+_ROWS_SHOWN = 10
+"""Rows of the table in a notebook."""
 
 
 class Archive:
@@ -74,6 +79,34 @@ class Archive:
             self._engine.dispose()
             raise
         self.directory = self._place.file.parent if self._place.file and self._place.journal else Path(directory)
+
+    def __repr__(self) -> str:
+        """The run, how many candidates there are and the best, as far as it can be read; never raises."""
+        return f"Archive({str(self.directory)!r}, run={self.run!r}) <{self._summary()}>"
+
+    def _repr_html_(self) -> str:
+        try:
+            rows = self.ranked(_ROWS_SHOWN)
+            monitors = [objective.monitor for objective in self.objectives]
+            columns = self.columns()
+        except ArchiveError:  # the line above says why
+            return html_table([], [], repr(self))
+        genes = [name for name in columns[: columns.index("parents")] if name not in ("id", "status", *monitors)]
+        names = short_names(genes, taken=["id", "status", *monitors, "parents", "generation"])
+        chosen = {name: names.get(name, name) for name in ("id", "status", *monitors, *genes, "parents", "generation")}
+        table = html_table(list(chosen.values()), [[row.get(name) for name in chosen] for row in rows], repr(self))
+        return str(table)
+
+    def _summary(self) -> str:
+        try:
+            counts = ", ".join(f"{count} {status}" for status, count in self.counts().items() if count)
+            objectives, best = self.objectives, self.best(1)
+        except ArchiveError as error:
+            return f"cannot be read: {error}"
+        modes = ", ".join(f"{objective.monitor} ({objective.mode})" for objective in objectives)
+        values = [f"{each.monitor} {best[0][each.monitor]:.4g}" for each in objectives if best]
+        found = f"; best by {objectives[0].monitor}: candidate {best[0]['id']}, {', '.join(values)}" if values else ""
+        return f"{modes or 'no objectives'}; {counts or 'no candidates yet'}{found}"
 
     # -- the run -------------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from lightning_evo.genome.showing import constructed
+
 __all__ = [
     "Bitstring",
     "Boolean",
@@ -119,6 +121,10 @@ class Gene(ABC):
         """The one value that stands for all values that build the same network; by default the value itself."""
         return value
 
+    def __repr__(self) -> str:
+        """The class with its arguments, as far as they are kept under their names and aren't the defaults."""
+        return f"{type(self).__name__}({', '.join(constructed(self))})"
+
 
 class _Choice(Gene):
     """A gene over a finite list of values."""
@@ -150,9 +156,6 @@ class _Choice(Gene):
 
     def decode(self, numbers: Sequence[float]) -> Value:
         return self.choices[round(_clamp(numbers[0]) * (len(self.choices) - 1))]
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.choices!r})"
 
 
 class Categorical(_Choice):
@@ -276,9 +279,6 @@ class Integer(Gene):
     def _snap(self, number: float) -> int:
         return min(self.high, max(self.low, round(number)))
 
-    def __repr__(self) -> str:
-        return f"Integer({self.low}, {self.high}, step={self.step}, log={self.log})"
-
 
 class Uniform(Gene):
     """A real number between ``low`` and ``high``, drawn evenly.
@@ -326,9 +326,6 @@ class Uniform(Gene):
 
     def decode(self, numbers: Sequence[float]) -> float:
         return min(self.high, max(self.low, self.low + _clamp(numbers[0]) * (self.high - self.low)))
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.low}, {self.high})"
 
 
 class LogUniform(Uniform):
@@ -384,9 +381,6 @@ class Boolean(Gene):
 
     def decode(self, numbers: Sequence[float]) -> bool:
         return numbers[0] >= 0.5
-
-    def __repr__(self) -> str:
-        return "Boolean()"
 
 
 class Bitstring(Gene):
@@ -451,9 +445,6 @@ class Bitstring(Gene):
     @property
     def width(self) -> int:
         return self.length
-
-    def __repr__(self) -> str:
-        return f"Bitstring({self.length})"
 
 
 def _clamp(number: float) -> float:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from lightning_evo.genome.genes import Value, identity
+from lightning_evo.genome.showing import html_table
 
 __all__ = ["Genome"]
 
@@ -56,6 +57,10 @@ class Genome(Mapping[str, Value]):
 
     def __repr__(self) -> str:
         return f"Genome({dict(self._values)!r})"
+
+    def _repr_html_(self) -> str:
+        rates = [["mutation rate", *(self._rates.get(path) for path in self)]] if self._rates else []
+        return html_table(["", *self], [["value", *self._values.values()], *rates])
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Genome, (dict(self._values), dict(self._rates))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from lightning_evo.genome.genome import Genome
+from lightning_evo.genome.showing import html_table, listed, shown
 
 __all__ = [
     "COMPLETED",
@@ -145,6 +146,19 @@ class Candidate:
     prediction: Prediction | None = None
     segment: Segment | None = None
 
+    def __repr__(self) -> str:
+        """What it is in a line: the genome under short names, then what isn't as usual; all of it: ``vars(candidate)``.
+
+        >>> Candidate(7, Genome({"model.init_args.lr": 0.01}), parents=(2, 3), generation=1, origin="mutate")
+        Candidate(7, {lr: 0.01}, parents=(2, 3), generation=1, origin='mutate')
+        """
+        return f"Candidate({', '.join([str(self.id), listed(self.genome), *_unusual(self, _OF_CANDIDATE)])})"
+
+    def _repr_html_(self) -> str:
+        about = [(name, getattr(self, name)) for name in _OF_CANDIDATE]
+        rows = [(path, value) for path, value in (*about, *self.genome.items()) if value not in (None, ())]
+        return html_table([], rows, f"Candidate {self.id}")
+
 
 @dataclass(frozen=True)
 class Result:
@@ -187,6 +201,25 @@ class Result:
     attempts: int = 1
     extra: Mapping[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        """What it is in a line: how it ended, and the size of what is long; all of it: ``result.to_dict()``.
+
+        >>> Result("completed", (0.9,), {"val_acc": 0.9}, curve=[{"epoch": 0, "val_acc": 0.9}], cost={"seconds": 1.5})
+        Result('completed', fitness=(0.9,), metrics={val_acc: 0.9}, cost={seconds: 1.5}, epochs in curve: 1)
+        """
+        parts = [repr(self.status), *([] if self.fitness is None else [f"fitness={self.fitness}"])]
+        parts += [f"{name}={listed(getattr(self, name))}" for name in ("metrics", "cost") if getattr(self, name)]
+        parts += [f"epochs in curve: {len(self.curve)}"] if self.curve else []
+        parts += [f"error_type={shown(self.error_type, 100)!r}"] if self.error_type else []
+        return f"Result({', '.join([*parts, *(['extra: ' + ', '.join(self.extra)] if self.extra else [])])})"
+
+    def _repr_html_(self) -> str:
+        about = [(name, getattr(self, name)) for name in ("fitness", "error_type", "checkpoint", "slot", "attempts")]
+        measured = [(f"cost/{name}", value) for name, value in self.cost.items()]
+        rows = [*about, *self.metrics.items(), *measured, ("epochs in curve", len(self.curve))]
+        rows += [("extra", ", ".join(self.extra))]
+        return html_table([], [(name, value) for name, value in rows if value not in (None, "")], str(self.status))
+
     @classmethod
     def failure(cls, error: BaseException, **known: Any) -> Result:
         """The failed result of an exception: its traceback as text, and whether it is the machine's fault (full disk).
@@ -220,6 +253,16 @@ class Result:
         """Read what :meth:`to_dict` gave; unknown keys of a later version are refused by name (``TypeError``)."""
         fitness = record.get("fitness")
         return cls(**{**record, "fitness": None if fitness is None else tuple(fitness)})
+
+
+_OF_CANDIDATE = ("parents", "generation", "origin", "inherits", "duplicate_of", "segment")
+"""What is worth a word of a candidate, where it isn't the default; a prediction, which is long, is not."""
+
+
+def _unusual(record: Candidate, names: Sequence[str]) -> list[str]:
+    defaults = {each.name: each.default for each in fields(record)}
+    values = {name: getattr(record, name) for name in names}
+    return [f"{name}={value!r}" for name, value in values.items() if value != defaults[name]]
 
 
 def derive_seed(*parts: object) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from lightning_evo.genome.genes import Gene, Value, identity
 from lightning_evo.genome.genome import Genome
+from lightning_evo.genome.showing import html_table
 
 __all__ = ["RATES_OF_RATES", "SearchSpace", "SpaceError"]
 
@@ -59,6 +60,9 @@ class SearchSpace(Mapping[str, Gene]):
 
     def __repr__(self) -> str:
         return f"SearchSpace({self._genes!r})"
+
+    def _repr_html_(self) -> str:
+        return html_table(["gene", "values"], [(path, repr(gene)) for path, gene in self._genes.items()])
 
     # -- making and changing genomes -----------------------------------------------------------------------------------
 

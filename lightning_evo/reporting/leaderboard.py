@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -18,7 +16,9 @@ from rich.text import Text
 
 from lightning_evo.archive import Archive
 from lightning_evo.genome import FAILED, STOPPED
+from lightning_evo.genome.names import ends_with, short_names, squeezed
 from lightning_evo.reporting import growth
+from lightning_evo.reporting.exports import as_csv
 from lightning_evo.reporting.savings import savings
 from lightning_evo.reporting.stacks import describe_stacks, remark_of
 
@@ -64,7 +64,7 @@ def leaderboard(
         if format == "json":
             return _as_json(rows, columns)
         if format == "csv":
-            return _as_csv(rows, columns)
+            return as_csv(rows, columns)
         counts = ", ".join(f"{count} {status}" for status, count in archive.counts().items() if count)
         title = f"{archive.run}: {counts or 'no candidates yet'}"
         stacked, grown = archive.extras("stack"), archive.extras("growth")
@@ -104,37 +104,12 @@ def tracebacks(location: str | Path, top: int = 10, run: str | None = None) -> s
         return "\n".join(parts) or "no candidate failed"
 
 
-def short_names(paths: Sequence[str], taken: Sequence[str] = ()) -> dict[str, str]:
-    """For each config path, the shortest of its ends that no other path and no name in ``taken`` has.
-
-    ``init_args``, which is in nearly every path, is left out of the names.
-
-    >>> short_names(["model.init_args.lr", "model.init_args.width", "data.init_args.width"], taken=["id"])
-    {'model.init_args.lr': 'lr', 'model.init_args.width': 'model.width', 'data.init_args.width': 'data.width'}
-    """
-    names = {}
-    for path in paths:
-        others = [_squeezed(other) for other in (*paths, *taken) if other != path]
-        parts = _squeezed(path).split(".")
-        ends = [".".join(parts[start:]) for start in reversed(range(len(parts)))]
-        names[path] = next((end for end in ends if not any(_ends_with(other, end) for other in others)), path)
-    return names
-
-
-def _squeezed(path: str) -> str:
-    return ".".join(part for part in path.split(".") if part != "init_args")
-
-
-def _ends_with(path: str, end: str) -> bool:
-    return path == end or path.endswith((f".{end}", f"/{end}"))
-
-
 def _column(key: str, columns: Sequence[str]) -> str:
     """The sort key with its column's full name."""
     minus, name = ("-", key[1:]) if key.startswith("-") else ("", key)
     if name in columns:
         return key
-    meant = [column for column in columns if _ends_with(column, name) or _ends_with(_squeezed(column), name)]
+    meant = [column for column in columns if ends_with(column, name) or ends_with(squeezed(column), name)]
     if len(meant) == 1:
         return minus + meant[0]
     if meant:
@@ -152,19 +127,6 @@ def _as_json(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
 def _finite(value: Any) -> Any:
     """``value`` without NaN and infinities, which JSON doesn't know."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _as_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    for row in rows:
-        writer.writerow([_csv_cell(row.get(column)) for column in columns])
-    return text.getvalue().rstrip("\n")
-
-
-def _csv_cell(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, (list, dict, bool)) else value
 
 
 # -- for people --------------------------------------------------------------------------------------------------------

@@ -85,7 +85,7 @@ def remembered(directory: str | Path, run: str | None = None) -> str:
                 "run": archive.run,
                 "meta": archive.meta,
                 "rows": archive.candidates(),
-                "events": list(archive.events()),
+                "events": [(vars(candidate), result and result.to_dict()) for candidate, result in archive.events()],
                 "curves": archive.curves(),
                 "columns": archive.columns(),
             }
