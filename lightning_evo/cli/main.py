@@ -16,14 +16,18 @@ USAGE = f"""lightning-evo {__version__}: evolve any LightningModule from the con
   lightning-evo fit --config CONFIG [--config SEARCH]   search (with an `evolution:` section) or just fit
   lightning-evo validate | test | predict ...           as the LightningCLI does
   lightning-evo leaderboard DIR                         the candidates of a search, best first
+  lightning-evo report DIR [DIR ...]                    one page about it that opens anywhere; --watch: while it runs
   lightning-evo predictor DIR [DIR ...]                 how well predictors learn from what searches found
   lightning-evo export DIR --to best/                   the winner as a config and a checkpoint of plain Lightning
+  lightning-evo export DIR --csv DIR                    all of a search as tables; --json, --optuna: as other files
+  lightning-evo plot DIR KIND --to x.pdf                pictures for papers
+  lightning-evo wandb DIR                               a search to Weights & Biases, from its archive
 
 `lightning-evo COMMAND --help` says more about each.
 """
 
 
-READING = ("export", "leaderboard", "predictor")
+READING = ("export", "leaderboard", "plot", "predictor", "report", "wandb")
 """The commands that only read what a search has left: each a module of this package."""
 
 

@@ -340,8 +340,10 @@ class Evolution:
 
     def _claim(self, writer: ArchiveWriter, archive: Archive, prior: list[list[Any]] | None = None) -> int:
         """Write down whose archive this is, and what it starts from; returns the run's seed."""
-        meta = archive.meta
+        meta, limits = archive.meta, self.budget.limits
         if "search" in meta:
+            if meta.get("budget") != limits:  # extended; nothing depends on it, but people look how far a search is
+                writer.set_meta("budget", limits)
             return meta["seed"]
         seed = self.seed if self.seed is not None else secrets.randbelow(2**31)
         prior = self._load_prior() if prior is None else prior
@@ -351,6 +353,7 @@ class Evolution:
                 "search": self.describe(),
                 "objectives": describe(self.objectives),
                 "seed": seed,
+                "budget": limits,
                 "version": __version__,
                 "created": time.time(),
             }

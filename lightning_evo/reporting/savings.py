@@ -11,7 +11,7 @@ from typing import Any
 from lightning_evo.archive import Archive
 from lightning_evo.genome import COMPLETED, STOPPED, Objective
 
-__all__ = ["EarlyStopping", "Inheritance", "Savings", "savings"]
+__all__ = ["EarlyStopping", "Inheritance", "Savings", "savings", "savings_of"]
 
 
 @dataclass(frozen=True)
@@ -124,16 +124,39 @@ def savings(location: str | Path | Archive, run: str | None = None) -> Savings:
         with Archive(location, run) as archive:
             return savings(archive)
     predicted, inherited = location.extras("early_fitness"), location.extras("inheritance")
+    rows = {row["id"]: row for row in location.candidates(list(predicted))}
+    return savings_of(rows, predicted, inherited, location.objectives, location.meta.get("checkpoints"))
+
+
+def savings_of(
+    rows: Mapping[int, Mapping[str, Any]],
+    predicted: Mapping[int, Mapping[str, Any]],
+    inherited: Mapping[int, Mapping[str, Any]],
+    objectives: Sequence[Objective],
+    checkpoints: Mapping[str, int] | None,
+) -> Savings:
+    """The same of what was read from an archive before.
+
+    Args:
+        rows: Rows of ``Archive.candidates`` by id, of all that ``predicted`` names.
+        predicted: What early stopping left, by id.
+        inherited: What weight inheritance left, by id.
+        objectives: The search's.
+        checkpoints: What checkpoints take on disk.
+    """
     return Savings(
-        _early_stopping(location, predicted) if predicted else None,
+        _early_stopping(rows, predicted, objectives) if predicted else None,
         _inheritance(list(inherited.values())) if inherited else None,
-        location.meta.get("checkpoints"),
+        checkpoints,
     )
 
 
-def _early_stopping(archive: Archive, records: Mapping[int, Mapping[str, Any]]) -> EarlyStopping:
-    objectives = archive.objectives
-    rows = {row["id"]: row for row in archive.candidates(list(records)) if row["status"] in (COMPLETED, STOPPED)}
+def _early_stopping(
+    known: Mapping[int, Mapping[str, Any]],
+    records: Mapping[int, Mapping[str, Any]],
+    objectives: Sequence[Objective],
+) -> EarlyStopping:
+    rows = {id: known[id] for id in records if id in known and known[id]["status"] in (COMPLETED, STOPPED)}
     trained = {id: int(row.get("cost/epochs", 0)) for id, row in rows.items()}
     stopped = [id for id, row in rows.items() if row["status"] == STOPPED]
     controls = [id for id, row in rows.items() if records[id]["control"] and row["status"] == COMPLETED]
@@ -166,11 +189,12 @@ def _covered(row: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
 
 
 def _inheritance(records: Sequence[Mapping[str, Any]]) -> Inheritance:
-    taken = [record for record in records if record["from"] is not None and (record["copied"] or record["sliced"])]
+    took = [record["from"] is not None and bool(record["copied"] or record["sliced"]) for record in records]
+    taken = [record for record, inherits in zip(records, took, strict=True) if inherits]
     shares = [_share(record) for record in taken]
     return Inheritance(
         inherited=len(taken),
-        scratch=sum(record["asked"] is not None for record in records if record not in taken),
+        scratch=sum(r["asked"] is not None for r, inherits in zip(records, took, strict=True) if not inherits),
         older=sum(record["from"] != record["asked"] for record in taken),
         share=sum(shares) / len(shares) if shares else 0.0,
     )

@@ -1,0 +1,257 @@
+// How is a plot drawn? Near the screen, in the page's colours, with one tooltip and one click for every candidate shown.
+"use strict";
+
+const MOST_POINTS = 2500; // drawn at once: more would be a blot, and slow where nothing helps the processor to draw
+const webgl = (() => {
+  const context = document.createElement("canvas").getContext("webgl");
+  context?.getExtension("WEBGL_lose_context")?.loseContext(); // browsers keep only some sixteen
+  return context !== null;
+})();
+const SHADES = 6; // of lines by fitness
+const touch = matchMedia("(pointer: coarse)").matches;
+const plots = new Map();
+
+// A plot: `make()` gives { data, layout, summary } or { empty: why }; `kinds` are the changes that it hears of.
+function addPlot(name, kinds, make, events = {}) {
+  const place = document.querySelector(`[data-plot="${name}"]`);
+  const plot = { name, place, make, events, stale: true, near: false, drawn: 0 };
+  plots.set(name, plot);
+  plot.caption = place.closest("figure").querySelector("figcaption");
+  plot.caption.id = `${name}-summary`;
+  place.setAttribute("role", "img");
+  place.setAttribute("aria-labelledby", plot.caption.id);
+  place.classList.add("waiting");
+  on(`${kinds} theme`, () => redraw(name));
+  return plot;
+}
+
+const watcher = new IntersectionObserver((entries) => {
+  for (const entry of entries) {
+    const plot = [...plots.values()].find(({ place }) => place === entry.target);
+    plot.near = entry.isIntersecting;
+    if (plot.near && plot.stale) enqueue(plot);
+  }
+}, { rootMargin: "250px" });
+
+function redraw(name) {
+  const plot = plots.get(name);
+  plot.stale = true;
+  if (plot.near) enqueue(plot);
+}
+
+// One plot per frame, so that the page answers in between.
+const queue = new Set();
+let drawing = false;
+
+function enqueue(plot) {
+  queue.add(plot);
+  if (!drawing) {
+    drawing = true;
+    requestAnimationFrame(drawNext);
+  }
+}
+
+async function drawNext() {
+  const [plot] = queue;
+  if (plot === undefined) {
+    drawing = false;
+    performance.mark("drawn"); // for whoever measures
+    return;
+  }
+  queue.delete(plot);
+  if (plot.stale && state.run) await draw(plot);
+  setTimeout(() => requestAnimationFrame(drawNext));
+}
+
+async function draw(plot) {
+  plot.stale = false;
+  const { place } = plot;
+  const made = plot.make();
+  place.classList.remove("waiting");
+  place.classList.toggle("empty", Boolean(made.empty));
+  if (made.empty) {
+    if (place.data) Plotly.purge(place); // its listeners too
+    plot.wired = false;
+    place.style.height = "";
+    place.replaceChildren(element("p", {}, made.empty));
+    plot.caption.textContent = "";
+    plot.drawn += 1;
+    return;
+  }
+  if (!place.data) place.replaceChildren();
+  place.style.height = made.height ? `${made.height}px` : "";
+  const config = { responsive: true, displaylogo: false, doubleClick: false, scrollZoom: false,
+    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d", "hoverClosestCartesian", "hoverCompareCartesian", "toggleSpikelines"],
+    toImageButtonOptions: { filename: `${state.run.name}-${plot.name}`.replace(/[^\w.-]+/g, "_"), scale: 2 } };
+  plot.caption.textContent = made.summary;
+  plot.first = made.layout.yaxis?.range?.slice() ?? null;
+  await Plotly.react(place, made.data, { ...baseLayout(made.layout), width: undefined }, config);
+  if (!plot.wired) wire(plot);
+  plot.drawn += 1;
+}
+
+function wire(plot) {
+  plot.wired = true;
+  const { place } = plot;
+  place.on("plotly_hover", ({ points, event }) => showTooltip(points[0], event));
+  place.on("plotly_unhover", hideTooltip);
+  place.on("plotly_click", ({ points }) => {
+    const meant = candidateOf(points[0]);
+    if (typeof meant === "number") openCandidate(state.run.ids[meant]);
+  });
+  // A double click shows everything, and again: what the plot began with.
+  place.on("plotly_doubleclick", () => {
+    const { xaxis, yaxis } = place.layout, whole = xaxis?.autorange !== false && yaxis?.autorange !== false;
+    if (!xaxis || !yaxis) return;
+    Plotly.relayout(place, whole && plot.first ? { "yaxis.range": plot.first } : { "xaxis.autorange": true, "yaxis.autorange": true });
+  });
+  if (plot.thins) place.on("plotly_relayout", (change) => { if (Object.keys(change).some((key) => /^[xy]axis/.test(key))) redraw(plot.name); });
+  for (const [name, listener] of Object.entries(plot.events)) place.on(name, listener);
+}
+
+// What a point stands for: a row of the run, or a text for the tooltip, or nothing.
+function candidateOf(point) {
+  const given = point.customdata ?? point.data?.customdata?.[point.pointNumber];
+  return Array.isArray(given) ? given[0] : given;
+}
+
+// -- tooltip -----------------------------------------------------------------------------------------------------------
+
+let pointer = { clientX: 0, clientY: 0 };
+addEventListener("pointermove", (event) => { pointer = event; }, { passive: true, capture: true });
+
+function showTooltip(point, event) {
+  const meant = candidateOf(point), tip = byId("tooltip");
+  if (meant === undefined || meant === null || meant === -1) return hideTooltip();
+  if (typeof meant === "number") tip.replaceChildren(...summaryOf(state.run, meant));
+  else tip.replaceChildren(...String(meant).split("\n").map((line) => element("div", {}, line)));
+  tip.hidden = false;
+  const { clientX, clientY } = event?.clientX === undefined ? pointer : event, box = tip.getBoundingClientRect();
+  tip.style.left = `${Math.max(8, Math.min(clientX + 14, innerWidth - box.width - 8))}px`;
+  tip.style.top = `${clientY + 18 + box.height > innerHeight ? Math.max(8, clientY - box.height - 12) : clientY + 18}px`;
+}
+
+function hideTooltip() {
+  byId("tooltip").hidden = true;
+}
+
+addEventListener("scroll", hideTooltip, { passive: true });
+
+// A candidate in a few lines: number, status, fitness, its most important genes.
+function summaryOf(run, row) {
+  const facts = element("dl", { class: "facts" });
+  const fact = (name, value) => value && facts.append(element("dt", {}, shortened(name, 28)), element("dd", {}, shortened(value, 60)));
+  run.fitness.forEach((column) => fact(column.label, column.text(row)));
+  run.genesByImportance.slice(0, 6).forEach((gene) => fact(gene.label, gene.text(row)));
+  fact("error", run.column("error").text(row));
+  return [element("div", {}, statusMark(run.status(row)), element("b", {}, `#${run.ids[row]}`), ` ${STATUS[run.status(row)]}`), facts];
+}
+
+// -- the page's look ---------------------------------------------------------------------------------------------------
+
+function colour(name) {
+  return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+}
+
+// From worst to best, readable on the page's ground, for colour-blind readers too.
+function scale() {
+  return ["low", "low-2", "middle", "high-2", "high"].map((name, place) => [place / 4, colour(name)]);
+}
+
+function baseLayout(layout) {
+  const text = colour("text"), narrow = innerWidth < 640;
+  const base = {
+    autosize: true, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest", hoverdistance: 12,
+    dragmode: touch ? false : "zoom", showlegend: true,
+    font: { family: "system-ui, -apple-system, Segoe UI, Roboto, Noto Sans, sans-serif", size: 12, color: text },
+    margin: { l: narrow ? 48 : 58, r: 12, t: 10, b: 42 },
+    legend: { orientation: "h", x: 0, y: 1.01, yanchor: "bottom", bgcolor: "rgba(0,0,0,0)", font: { color: colour("muted"), size: 11.5 }, itemsizing: "constant" },
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("muted"), activecolor: colour("accent") },
+  };
+  return { ...base, ...layout, margin: { ...base.margin, ...layout.margin } };
+}
+
+function axis(title, extra = {}) {
+  const line = colour("line");
+  return { title: { text: escaped(shortened(title, 60)), font: { size: 12, color: colour("muted") }, standoff: 6 }, gridcolor: colour("grid"),
+    zeroline: false, linecolor: line, tickcolor: line, automargin: true, tickfont: { color: colour("muted"), size: 11 }, exponentformat: "SI", ...extra };
+}
+
+// The axis of a column: its name, and logarithmic where asked. Indices into choices get the choices as labels.
+function columnAxis(column, log = false, extra = {}) {
+  const choices = column.choices ? { tickvals: column.choices.map((_, index) => index), ticktext: column.choices.map((name) => escaped(lastName(name, 16))) } : {};
+  return axis(column.label, { type: log ? "log" : "linear", ...choices, ...extra });
+}
+
+const SYMBOLS = ["circle-open", "circle", "diamond", "x"];
+
+// Which of many points are drawn: those within what is zoomed in on; of too many half by chance, which shows where most are,
+// and half spread over the area, which shows those apart. Gives the points and what to say of it.
+function thinned(points, { x, y }) {
+  if (points.length <= MOST_POINTS) return [points, ""];
+  const inside = (value, range) => !range || (value >= range[0] && value <= range[1]);
+  const there = points.filter((point) => inside(point.x, x) && inside(point.y, y));
+  if (there.length <= MOST_POINTS) return [there, ""];
+  const chosen = new Set(), step = 2 * there.length / MOST_POINTS;
+  for (let place = 0; place < there.length; place += step) chosen.add(there[Math.floor(place)]);
+  const [left, right] = spanOf(there.map((point) => point.x)), [low, high] = spanOf(there.map((point) => point.y)), cells = new Set(), side = Math.sqrt(MOST_POINTS / 2);
+  for (const point of there) {
+    const cell = Math.floor(side * (point.x - left) / (right - left || 1)) * 1000 + Math.floor(side * (point.y - low) / (high - low || 1));
+    if (cells.has(cell)) continue;
+    cells.add(cell);
+    chosen.add(point);
+  }
+  return [[...chosen], `${chosen.size.toLocaleString("en")} of ${there.length.toLocaleString("en")} points are drawn: zoom in for the others.`];
+}
+
+// What a plot is zoomed in on, if it is still the same plot; logarithmic axes' ranges as values.
+function zoomOf(name, uirevision) {
+  const { layout } = plots.get(name).place, made = { x: null, y: null };
+  if (!layout || layout.uirevision !== uirevision) return made;
+  for (const which of ["x", "y"]) {
+    const one = layout[`${which}axis`];
+    if (one?.autorange === false && one.range) made[which] = one.type === "log" ? one.range.map((value) => 10 ** value) : one.range;
+  }
+  return made;
+}
+
+function spanOf(values) {
+  let low = Infinity, high = -Infinity;
+  for (const value of values) { if (value < low) low = value; if (value > high) high = value; }
+  return low <= high ? [low, high] : [0, 1];
+}
+
+// -- controls of plots -------------------------------------------------------------------------------------------------
+
+function controlsOf(section) {
+  return byId(section).querySelector(".controls");
+}
+
+// Shows the controls of a section, made anew only where what they offer changed: a reader may have one open.
+function setControls(section, offer, make) {
+  const place = controlsOf(section), signature = JSON.stringify(offer);
+  if (place.dataset.offer === signature) return;
+  place.dataset.offer = signature;
+  place.replaceChildren(...make());
+}
+
+// A choice among [value, label] pairs; the first is the usual one. Gives the element to show.
+function chooser(plot, name, label, options) {
+  const key = `${plot}.${name}`;
+  if (!options.some(([value]) => value === state.choices[key])) state.choices[key] = options[0]?.[0];
+  const select = element("select", { "aria-label": label });
+  for (const [value, text] of options) select.append(new Option(shortened(text, 44), value, false, value === state.choices[key]));
+  select.addEventListener("change", () => { state.choices[key] = select.value; redraw(plot); });
+  return element("label", { "data-choice": key }, `${label} `, select);
+}
+
+function choice(plot, name) {
+  return state.choices[`${plot}.${name}`];
+}
+
+function switchBox(plot, name, label) {
+  const key = `${plot}.${name}`, box = element("input", { type: "checkbox" });
+  box.checked = Boolean(state.choices[key]);
+  box.addEventListener("change", () => { state.choices[key] = box.checked; redraw(plot); });
+  return element("label", { "data-choice": key }, box, label);
+}

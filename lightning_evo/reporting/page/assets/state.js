@@ -1,0 +1,175 @@
+// What does the reader look at? One state for all: run, filters, order, open candidate, colours; and who hears of changes.
+"use strict";
+
+const state = {
+  payload: null,
+  runs: [],
+  run: null,
+  text: "",
+  statuses: new Set(), // none: all
+  origins: new Set(), // names; none: all
+  ranges: new Map(), // column key -> [[low, high], ...]
+  sort: { key: null, descending: false }, // null: best first
+  page: 0,
+  pageSize: 25,
+  columns: null, // keys; null: the usual ones
+  open: null, // id
+  choices: {}, // of each plot's controls
+};
+
+// Kinds of changes: data, run, filter, sort, open, theme. Listeners run in the order of their registration.
+const listeners = [];
+
+function on(kinds, listener) {
+  listeners.push([new Set(kinds.split(" ")), listener]);
+}
+
+function changed(kind) {
+  if (kind === "filter" || kind === "run" || kind === "data") state.visible = null;
+  if (kind === "filter" || kind === "run") state.page = 0;
+  for (const [kinds, listener] of listeners) if (kinds.has(kind)) listener(kind);
+}
+
+// The rows of the chosen run that pass all filters, by id; `without` leaves out the ranges of some columns.
+function visibleRows(without = null) {
+  if (without === null && state.visible) return state.visible;
+  const run = state.run, rows = [];
+  const words = state.text.toLowerCase().split(/\s+/).filter(Boolean);
+  const origins = new Set([...state.origins].map((name) => run.candidates.origins.indexOf(name)));
+  const ranges = [...state.ranges].map(([key, list]) => [run.column(key), list])
+    .filter(([column]) => column && !without?.has(column.key));
+  for (let row = 0; row < run.size; row++) {
+    if (state.statuses.size && !state.statuses.has(run.status(row))) continue;
+    if (origins.size && !origins.has(run.candidates.origin[row])) continue;
+    if (!ranges.every(([column, list]) => within(column.values[row], list))) continue;
+    if (words.length && !words.every((word) => matches(run, row, word))) continue;
+    rows.push(row);
+  }
+  if (without === null) state.visible = rows;
+  return rows;
+}
+
+function within(value, list) {
+  return value !== null && value !== undefined && list.some(([low, high]) => value >= low && value <= high);
+}
+
+function matches(run, row, word) {
+  return /^#\d+$/.test(word) ? `#${run.ids[row]}` === word : run.haystack(row).includes(word);
+}
+
+function filtered() {
+  return Boolean(state.text.trim() || state.statuses.size || state.origins.size || state.ranges.size);
+}
+
+// What a range filter means, in words.
+function rangeText(column, list) {
+  if (column.choices) {
+    const names = column.choices.filter((_, index) => within(index, list));
+    return `${column.label}: ${names.join(", ") || "none"}`;
+  }
+  const part = ([low, high]) => {
+    if (low === -Infinity) return `≤ ${column.shown(high)}`;
+    if (high === Infinity) return `≥ ${column.shown(low)}`;
+    return `${column.shown(low)} … ${column.shown(high)}`;
+  };
+  return `${column.label}: ${list.map(part).join(" or ")}`;
+}
+
+function setRange(key, list) {
+  if (list && list.length) state.ranges.set(key, list);
+  else state.ranges.delete(key);
+  changed("filter");
+}
+
+function clearFilters() {
+  state.text = "";
+  state.statuses.clear();
+  state.origins.clear();
+  state.ranges.clear();
+  changed("filter");
+}
+
+// -- the address: #candidate=12, and #run=2&candidate=12 where there are several runs ------------------------------------
+
+function readAddress() {
+  const given = new URLSearchParams(location.hash.slice(1));
+  const run = given.has("run") ? Number(given.get("run")) - 1 : state.run.index;
+  const id = given.has("candidate") ? Number(given.get("candidate")) : null;
+  if (run !== state.run.index && state.runs[run]) chooseRun(run);
+  if (id !== null) openCandidate(state.run.rows.has(id) ? id : null, false);
+  else if (location.hash === "") openCandidate(null, false);
+}
+
+function writeAddress() {
+  const parts = [];
+  if (state.runs.length > 1 && (state.run.index || state.open !== null)) parts.push(`run=${state.run.index + 1}`);
+  if (state.open !== null) parts.push(`candidate=${state.open}`);
+  const hash = parts.length ? `#${parts.join("&")}` : "";
+  if (hash !== location.hash) history.replaceState(null, "", hash || location.pathname + location.search);
+}
+
+function openCandidate(id, write = true) {
+  if (id === state.open) return;
+  state.open = id;
+  if (write) writeAddress();
+  changed("open");
+}
+
+function chooseRun(index) {
+  state.run = state.runs[index];
+  state.open = null;
+  state.statuses.clear();
+  state.origins.clear();
+  state.ranges.clear();
+  state.columns = null;
+  state.sort = { key: null, descending: false };
+  changed("run");
+  changed("open");
+  writeAddress();
+}
+
+// Takes a payload in; keeps whatever the reader had chosen as far as it still means something.
+function takeIn(payload) {
+  const before = state.run?.name;
+  state.payload = payload;
+  state.runs = payload.runs.map((raw, index) => new Run(raw, index));
+  state.run = state.runs.find((run) => run.name === before) ?? state.runs[0];
+  for (const key of [...state.ranges.keys()]) if (!state.run.column(key)) state.ranges.delete(key);
+  if (state.sort.key && !state.run.column(state.sort.key)) state.sort = { key: null, descending: false };
+  if (state.open !== null && !state.run.rows.has(state.open)) state.open = null;
+  changed("data");
+}
+
+// -- colours ---------------------------------------------------------------------------------------------------------
+
+const THEMES = ["auto", "light", "dark"];
+const systemDark = matchMedia("(prefers-color-scheme: dark)");
+
+// Storage may be refused for pages from disk: then the choice lasts as long as the page.
+function remembered(key, value) {
+  try {
+    if (value !== undefined) localStorage.setItem(key, value);
+    return localStorage.getItem(key);
+  } catch (refused) {
+    return value ?? null;
+  }
+}
+
+function applyTheme(choice) {
+  state.theme = THEMES.includes(choice) ? choice : "auto";
+  const dark = state.theme === "dark" || (state.theme === "auto" && systemDark.matches);
+  document.documentElement.dataset.theme = dark ? "dark" : "light";
+  const button = byId("theme"), names = { auto: "as the system has them", light: "light", dark: "dark" };
+  button.textContent = { auto: "◐", light: "☀", dark: "☾" }[state.theme];
+  button.setAttribute("aria-label", `Colours: ${names[state.theme]}`);
+  button.title = `Colours: ${names[state.theme]}`;
+}
+
+applyTheme(remembered("lightning-evo-theme"));
+systemDark.addEventListener("change", () => { applyTheme(state.theme); changed("theme"); });
+byId("theme").addEventListener("click", () => {
+  const next = THEMES[(THEMES.indexOf(state.theme) + 1) % THEMES.length];
+  applyTheme(next);
+  remembered("lightning-evo-theme", next);
+  changed("theme");
+});

@@ -1,0 +1,107 @@
+"""Where did the costs go, and what was saved? Each cost as a bar, divided by what became of the candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import EngFormatter, PercentFormatter
+
+from lightning_evo.reporting.pictures.style import DARK, STATUSES, time_unit
+from lightning_evo.reporting.pictures.view import View
+from lightning_evo.reporting.savings import Savings, savings
+from lightning_evo.reporting.views import Recorded, totals
+
+__all__ = ["draw"]
+
+_SAVED: Mapping[str, Any] = {"facecolor": "white", "hatch": "...."}
+_INHERITED: Mapping[str, Any] = {"facecolor": "#009E73", "hatch": None}
+_SCRATCH: Mapping[str, Any] = {"facecolor": "#C9C9C9", "hatch": None}
+
+
+@dataclass(frozen=True)
+class _Bar:
+    """One row: what it is of, and its parts by name."""
+
+    name: str
+    parts: Mapping[str, float]
+
+
+def draw(figure: Figure, view: View) -> None:
+    """Draw candidates, epochs, training time and FLOPs by status, with the epochs that early stopping saved.
+
+    Raises:
+        ValueError: If no candidate has ended.
+    """
+    run = view.run
+    saved = savings(view.archives[0])
+    bars = _bars(run, saved)
+    if not bars:
+        raise ValueError(f"{run.run}: no candidate has ended yet, so there are no costs")
+    axes = figure.add_subplot()
+    styles = {**STATUSES, "saved by early stopping": _SAVED, "inherited weights": _INHERITED, "from scratch": _SCRATCH}
+    for place, bar in enumerate(bars):
+        left, whole = 0.0, sum(bar.parts.values())
+        for part, amount in bar.parts.items():
+            share = amount / whole
+            axes.barh(place, share, left=left, height=0.62, **styles[part], edgecolor=DARK, linewidth=0.5)
+            _share(axes, part, share, left, place)
+            left += share
+    axes.set_yticks(range(len(bars)), [bar.name for bar in bars])
+    axes.set_ylim(len(bars) - 0.5, -0.5)
+    axes.set_xlim(0, 1)
+    axes.tick_params(axis="y", length=0)
+    axes.spines[["left", "bottom"]].set_visible(False)
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    present = [part for part in styles if any(bar.parts.get(part) for bar in bars)]
+    patches = [Patch(**styles[part], edgecolor=DARK, linewidth=0.5) for part in present]
+    columns = 3 if len(present) <= 3 else 2
+    figure.legend(patches, present, loc="outside upper left", ncols=columns, borderaxespad=0.1)
+    view.let_height(figure, 1.5 + 0.75 * len(bars) + 0.4 * -(-len(present) // columns))
+
+
+def _share(axes: Axes, part: str, share: float, left: float, place: int) -> None:
+    """Write a part's share into it, where it is wide enough."""
+    if share < 0.09:
+        return
+    dark = part in ("completed", "failed", "inherited weights")
+    axes.text(
+        left + share / 2, place, f"{share:.0%}", ha="center", va="center", fontsize=6,
+        color="white" if dark else "black",
+        bbox=None if dark else {"facecolor": "white", "edgecolor": "none", "pad": 0.8},
+    )  # fmt: skip
+
+
+def _bars(run: Recorded, saved: Savings) -> list[_Bar]:
+    sums = totals(run)
+    counts = {status: float(sums.candidates[status]) for status in STATUSES}
+    unit, sign = time_unit(sums.seconds)
+    amount = EngFormatter(sep=" ", places=1)
+    bars = [_Bar(f"{sum(counts.values()):.0f} candidates", counts)]
+    epochs = _by_status(run, "cost/epochs")
+    if saved.early_stopping is not None and saved.early_stopping.epochs_saved > 0:
+        epochs["saved by early stopping"] = float(saved.early_stopping.epochs_saved)
+    bars += [
+        _Bar(f"{sums.epochs:,.0f} epochs trained", epochs),
+        _Bar(f"{sums.seconds / unit:.3g} {sign} of training", _by_status(run, "cost/seconds")),
+        _Bar(f"{amount(sums.training_flops).strip()}FLOPs", _by_status(run, "cost/training_flops")),
+    ]
+    if saved.inheritance is not None:
+        begun = sum(counts.values()) - saved.inheritance.inherited
+        parts = {"inherited weights": float(saved.inheritance.inherited), "from scratch": max(0.0, begun)}
+        bars.append(_Bar("beginnings", parts))
+    return [bar for bar in bars if sum(bar.parts.values()) > 0]
+
+
+def _by_status(run: Recorded, cost: str) -> dict[str, float]:
+    """A cost summed by status; what failed before it was measured counts nothing."""
+    sums = dict.fromkeys(STATUSES, 0.0)
+    for row in run.rows:
+        value = row.get(cost)
+        if row["status"] in sums and row["duplicate_of"] is None and value is not None and abs(value) < float("inf"):
+            sums[row["status"]] += float(value)
+    return sums

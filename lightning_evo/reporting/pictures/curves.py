@@ -1,0 +1,114 @@
+"""How did candidates learn? Curves by epoch, where training was stopped, and how it was expected to end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from lightning_evo.reporting.pictures.style import COLOURS, MANY, axis_name, robust_limits
+from lightning_evo.reporting.pictures.view import View
+from lightning_evo.reporting.views import Curve, EarlyPrediction, curves, early_predictions, worth_showing
+
+__all__ = ["draw"]
+
+CURVES = 40
+_EXPECTED = 12
+"""So many predicted finals are drawn at most, beside each other behind the last epoch."""
+
+_GREY = "#9A9A9A"
+
+
+def draw(figure: Figure, view: View) -> None:
+    """Draw one candidate's curve before those of others.
+
+    Raises:
+        ValueError: If no candidate logged the metric, or there is no such candidate.
+    """
+    run = view.run
+    metric = view.objective.monitor if view.metric is None else view.metric
+    if view.candidate is not None and view.candidate not in run.by_id:
+        raise ValueError(f"candidate: {run.run} has no candidate {view.candidate}")
+    chosen = run.best if view.candidate is None else view.candidate
+    ids = [*worth_showing(run, view.top or CURVES), *([] if chosen is None else [chosen])]
+    logged = curves(view.archives[0], sorted(set(ids)))
+    found = [curve for curve in logged if metric in curve.metrics]
+    if not found:
+        names = dict.fromkeys(name for curve in logged for name in curve.metrics)
+        raise ValueError(
+            f"metric: no candidate of {run.run} logged {metric!r} by epoch; logged: {', '.join(names) or '-'}"
+        )
+    if view.candidate is not None and chosen not in [curve.id for curve in found]:
+        raise ValueError(f"candidate: {chosen} of {run.run} logged no {metric!r} by epoch")
+    axes = figure.add_subplot()
+    lines = {curve.id: _line(curve, metric) for curve in found}
+    others = LineCollection([line for id, line in lines.items() if id != chosen], zorder=1)
+    others.set(colors=_GREY, linewidths=0.5, alpha=0.6, rasterized=sum(map(len, lines.values())) > 10 * MANY)
+    axes.add_collection(others)
+    handles = [(Line2D([], [], color=_GREY, linewidth=0.6), f"{len(lines) - (chosen in lines)} others")]
+    early = [each for each in early_predictions(run) if each.id in lines and each.monitor == metric]
+    handles += _stopped(axes, [each for each in early if each.stopped], lines)
+    if chosen is not None and chosen in lines:
+        line = lines[chosen]
+        few = len(line) <= 30
+        axes.plot(*line.T, color=COLOURS[0], linewidth=1.4, marker="o" if few else None, markersize=2.5, zorder=3)
+        said = f"candidate {chosen}" if view.candidate is not None else f"the best (candidate {chosen})"
+        handles.insert(0, (Line2D([], [], color=COLOURS[0], linewidth=1.4), said))
+    axes.autoscale_view()
+    limits = robust_limits([line[:, 1] for line in lines.values()], _always(lines, chosen))
+    if limits is not None:
+        axes.set_ylim(*limits)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(axis_name(metric))
+    figure.legend(*zip(*handles, strict=True), loc="outside upper left", ncols=2, borderaxespad=0.1)
+
+
+def _line(curve: Curve, metric: str) -> numpy.ndarray:
+    """The points of a curve, of shape (points, 2); the first epoch is 1."""
+    values = curve.metrics[metric]
+    there = numpy.isfinite(values)
+    return numpy.column_stack([curve.epochs[there] + 1.0, values[there]])
+
+
+def _always(lines: dict[int, numpy.ndarray], chosen: int | None) -> Sequence[float]:
+    """The end of the curve that stands out must be seen, whatever the others do."""
+    return [float(lines[chosen][-1, 1])] if chosen in lines and len(lines[chosen]) else []
+
+
+def _stopped(
+    axes: Axes, stopped: Sequence[EarlyPrediction], lines: dict[int, numpy.ndarray]
+) -> list[tuple[Line2D, str]]:
+    """Where training was stopped, and the intervals in which it was expected to end."""
+    if not stopped:
+        return []
+    ends = numpy.array([lines[each.id][-1] for each in stopped if len(lines[each.id])]).reshape(-1, 2)
+    axes.plot(*ends.T, color=COLOURS[4], marker="x", markersize=3.5, markeredgewidth=0.9, linestyle="none", zorder=2)
+    # Evenly over the predictions, from the worst to the best.
+    order = sorted(stopped, key=lambda each: each.mean)
+    shown = [order[at] for at in numpy.unique(numpy.linspace(0, len(order) - 1, _EXPECTED).round().astype(int))]
+    horizon = max(each.horizon for each in shown)
+    step = max(horizon * 0.015, 0.1)
+    places = horizon + step * (1 + numpy.arange(len(shown)))
+    means = numpy.array([each.mean for each in shown])
+    below = means - [each.low for each in shown]
+    above = numpy.array([each.high for each in shown]) - means
+    axes.errorbar(
+        places,
+        means,
+        numpy.maximum(0.0, [below, above]),
+        fmt="_",
+        markersize=3,
+        color=COLOURS[4],
+        elinewidth=0.7,
+        zorder=2,
+    )
+    return [
+        (Line2D([], [], color=COLOURS[4], marker="x", markersize=3.5, linestyle="none"), f"stopped ({len(stopped)})"),
+        (Line2D([], [], color=COLOURS[4], marker="|", markersize=6, linestyle="none"), "expected end, 90 %"),
+    ]

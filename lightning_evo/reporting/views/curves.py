@@ -1,0 +1,132 @@
+"""How did candidates learn? Metrics by epoch, where training was stopped, and how it was expected to end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy
+from numpy.typing import NDArray
+
+from lightning_evo.archive import Archive
+from lightning_evo.reporting.views.recorded import Recorded
+
+__all__ = ["Curve", "EarlyPrediction", "curves", "early_predictions", "worth_showing"]
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """What one candidate logged.
+
+    Args:
+        id: The candidate's.
+        epochs: Shape (epochs,), from 0.
+        metrics: For each metric its value after each epoch, NaN where it wasn't logged; shape (epochs,).
+    """
+
+    id: int
+    epochs: NDArray[numpy.int64]
+    metrics: Mapping[str, NDArray[numpy.float64]]
+
+
+@dataclass(frozen=True)
+class EarlyPrediction:
+    """How a training was expected to end, when it was decided whether to stop it.
+
+    Args:
+        id: The candidate's.
+        monitor: Which metric.
+        epoch: After which epoch it was decided.
+        horizon: How many epochs the whole training has.
+        mean: The predicted final value.
+        low: Lower end of its 90 % interval.
+        high: Upper end.
+        stopped: Whether the training ended there; otherwise it is a control, which went on.
+        true: The final value of a control that completed; ``None`` for others.
+    """
+
+    id: int
+    monitor: str
+    epoch: int
+    horizon: int
+    mean: float
+    low: float
+    high: float
+    stopped: bool
+    true: float | None
+
+
+def worth_showing(recorded: Recorded, count: int) -> list[int]:
+    """Ids of candidates whose curves are worth showing where not all can be: the best, the pending, and others evenly.
+
+    Args:
+        recorded: The run.
+        count: How many at most.
+    """
+    trained = [row for row in recorded.rows if row["duplicate_of"] is None]
+    if len(trained) <= count:
+        return [row["id"] for row in trained]
+    objectives = recorded.objectives[:1]
+    weight, monitor = (objectives[0].weight, objectives[0].monitor) if objectives else (1.0, "")
+
+    def worth(row: Mapping[str, Any]) -> float:
+        value = row.get(monitor, math.nan)
+        return weight * value if math.isfinite(value) else -math.inf
+
+    best = {row["id"] for row in sorted(trained, key=worth, reverse=True)[: count // 4]}
+    chosen = best | {row["id"] for row in trained[-(count // 4) :]}
+    rest = [row["id"] for row in trained if row["id"] not in chosen]
+    evenly = numpy.linspace(0, len(rest) - 1, min(len(rest), count - len(chosen))).round().astype(int)
+    return sorted(chosen | {rest[at] for at in evenly})
+
+
+def curves(archive: Archive, ids: Sequence[int] | None = None, metrics: Iterable[str] | None = None) -> list[Curve]:
+    """The learning curves of candidates, by id; of those that logged anything.
+
+    Args:
+        archive: The run's.
+        ids: Whose; default: all.
+        metrics: Which; default: every metric that one of them logged.
+    """
+    points: dict[int, list[Mapping[str, Any]]] = {}
+    for point in archive.curves(ids):
+        points.setdefault(point["id"], []).append(point)
+    wanted = None if metrics is None else list(metrics)
+    return [_curve(id, logged, wanted) for id, logged in points.items()]
+
+
+def early_predictions(recorded: Recorded) -> list[EarlyPrediction]:
+    """How trainings were expected to end that were stopped, or would have been; by id.
+
+    Args:
+        recorded: The run.
+    """
+    found = []
+    for id, left in recorded.early.items():
+        stopped = left.get("stopped_at") is not None
+        epoch = left["stopped_at"] if stopped else left.get("would_stop_at")
+        if epoch is None:
+            continue
+        row = recorded.by_id[id]
+        for monitor, final in left["predicted"].items():
+            mean = final.get("mean", (final["low"] + final["high"]) / 2)
+            true = row.get(monitor) if row["status"] == "completed" else None
+            found.append(
+                EarlyPrediction(id, monitor, epoch, left["horizon"], mean, final["low"], final["high"], stopped, true)
+            )
+    return found
+
+
+def _curve(id: int, points: Sequence[Mapping[str, Any]], wanted: Sequence[str] | None) -> Curve:
+    names = wanted
+    if names is None:
+        names = list(dict.fromkeys(name for point in points for name in point if name not in ("id", "epoch")))
+    values = {name: numpy.array([_number(point.get(name)) for point in points], dtype=float) for name in names}
+    epochs = numpy.array([point.get("epoch", at) for at, point in enumerate(points)], dtype=numpy.int64)
+    return Curve(id, epochs, {name: column for name, column in values.items() if not numpy.isnan(column).all()})
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, (int, float)) else math.nan
