@@ -6,10 +6,14 @@
     python3 tasks.py setup           set up only: a virtual environment in .venv
 
 A second call finds the environment as the first one left it and installs nothing.
+
+Tests of the report page need a browser. Where ``test`` finds no Chromium or Chrome, it installs Debian's ``chromium`` in a
+container (as root, with apt-get), and elsewhere says how to get one. It tries once; without a browser those tests skip.
 """
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -19,6 +23,7 @@ ROOT = Path(__file__).resolve().parent
 ENVIRONMENT = ROOT / ".venv"
 BIN = ENVIRONMENT / ("Scripts" if os.name == "nt" else "bin")
 PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
 def setup(extras: str = "") -> None:
@@ -39,6 +44,43 @@ def setup(extras: str = "") -> None:
     marker.write_text(wanted)
 
 
+def provide_browser() -> None:
+    """See that page tests have a browser: install Debian's where that can be done, once; else say that they will skip."""
+    tried = ENVIRONMENT / "browser-tried"
+    if any(map(shutil.which, BROWSERS)):
+        return
+    if tried.exists():
+        why = f"installing one was tried; delete {tried} to try again"
+    elif not shutil.which("apt-get") or os.geteuid() != 0:
+        why = "only root can install one by itself, where there is apt-get"
+    else:
+        print("installing chromium, in which page tests run (a minute or two, once)", flush=True)
+        why = install_chromium()
+        tried.write_text(why)
+        if any(map(shutil.which, BROWSERS)):
+            return
+    print(f"no Chromium or Chrome is in the PATH: page tests will be skipped; install one ({why})", flush=True)
+
+
+def install_chromium() -> str:
+    """Install Debian's ``chromium``, in silence; how that ended: the last line of what failed."""
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for arguments in (["update"], ["install", "-y", "--no-install-recommends", "chromium"]):
+        done = subprocess.run(
+            ["apt-get", "-qq", *arguments],
+            env=environment,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        if done.returncode:
+            errors = [line for line in done.stdout.splitlines() if line.startswith("E:")]
+            return f"apt-get {arguments[0]} failed: {errors[0] if errors else 'it gave no error'}"
+    return "apt-get installed its chromium"
+
+
 def run(command: list[str]) -> None:
     """Run a command in the project's root; leave with its exit code if it fails."""
     code = subprocess.run(command, cwd=ROOT, check=False).returncode
@@ -57,12 +99,14 @@ def main(arguments: list[str]) -> None:
         run([str(BIN / "lightning-evo"), "leaderboard", "runs/digits"])
     elif task == "test":
         setup("[test]")
+        provide_browser()
         run([str(PYTHON), "-m", "ruff", "check", "."])
         run([str(PYTHON), "-m", "ruff", "format", "--check", "."])
         run([str(PYTHON), "-m", "mypy"])
-        # Two cores are shared by the tests, two files at a time, and by their own worker processes.
+        # Three tests at a time on two cores: searches and killed processes are waited for, which leaves cores idle. Who is
+        # done takes over half of another's tests, as a few long ones would else be left to one at the end.
         os.environ.setdefault("OMP_NUM_THREADS", "1")
-        run([str(PYTHON), "-m", "pytest", "-n", "2", "--dist", "loadfile", *rest])
+        run([str(PYTHON), "-m", "pytest", "-n", "3", "--dist", "worksteal", *rest])
     else:
         print(__doc__)
         sys.exit(0 if task in ("-h", "--help") else 2)

@@ -211,6 +211,7 @@ class Result:
         parts += [f"{name}={listed(getattr(self, name))}" for name in ("metrics", "cost") if getattr(self, name)]
         parts += [f"epochs in curve: {len(self.curve)}"] if self.curve else []
         parts += [f"error_type={shown(self.error_type, 100)!r}"] if self.error_type else []
+        parts += ["fatal=True"] if self.fatal else []
         return f"Result({', '.join([*parts, *(['extra: ' + ', '.join(self.extra)] if self.extra else [])])})"
 
     def _repr_html_(self) -> str:

@@ -1,10 +1,8 @@
-"""A swarm of two ranks, run as a script: what averaging does there goes to a file for each rank."""
+"""A swarm of two ranks: what averaging does there goes to a file for each rank."""
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from pathlib import Path
 
 import torch
@@ -70,19 +68,15 @@ def swarm_of(particles: range) -> LightningModule:
     return nets[0] if len(nets) == 1 else ParticleStack(nets, lowering="loop")
 
 
-def main(directory: str, trainings: str) -> None:
-    """One training after another: how many particles each rank has, and the settings (JSON)."""
-    rank = int(os.environ.get("LOCAL_RANK", "0"))
+def train_rank(directory: Path, trainings: list[tuple[int, dict]]) -> None:
+    """One rank's part in one training after another: how many particles each rank has, and the settings."""
+    rank = int(os.environ["LOCAL_RANK"])
     done = []
-    for number, (count, settings) in enumerate(json.loads(trainings)):
+    for number, (count, settings) in enumerate(trainings):
         module, averaging = swarm_of(range(rank * count, (rank + 1) * count)), SwarmAveraging(**settings)
         # Lightning's sampler would shuffle.
         options = {"strategy": SwarmStrategy(), "devices": 2, "use_distributed_sampler": False}
         train(module, averaging, f"{directory}/{number}", **options)
         particles = module.particles if isinstance(module, ParticleStack) else [module]
         done.append({"extra": dict(averaging.extra), "states": [particle.state_dict() for particle in particles]})
-    torch.save(done, Path(directory) / f"rank{rank}.pt")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+    torch.save(done, directory / f"rank{rank}.pt")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from forked import run_ranks
 from lightning.pytorch import Trainer, seed_everything
 from torch import nn
 
@@ -266,35 +265,28 @@ def test_bad_arguments_are_named(arguments, message):
         WeightInheritance(**arguments)
 
 
-DDP = """
-import sys
-import torch
-from lightning.pytorch import Trainer
-
-sys.path[:0] = {paths!r}
-from test_callbacks_inheritance import Watched
-from toys import ToyData
-from lightning_evo.callbacks.inheritance import WeightInheritance
-
-torch.manual_seed(100 + int(__import__("os").environ.get("LOCAL_RANK", 0)))  # the processes are seeded differently
-child, callback = Watched(width=6, depth=2), WeightInheritance({checkpoint!r}, optimizer=True)
-trainer = Trainer(
-    max_epochs=1, accelerator="cpu", strategy="ddp", devices=2, callbacks=[callback], logger=False,
-    enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-)
-trainer.fit(child, ToyData())
-torch.save([child.at_start, child.state_dict(), callback.inheritance], f"rank{{trainer.global_rank}}.pt")
-"""
+def train_rank(checkpoint, directory):
+    """One rank's training of a child; what it began and ended with is saved."""
+    torch.manual_seed(100 + int(os.environ["LOCAL_RANK"]))  # the processes are seeded differently
+    child, callback = Watched(width=6, depth=2), WeightInheritance(checkpoint, optimizer=True)
+    trainer = Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        strategy="ddp",
+        devices=2,
+        callbacks=[callback],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(child, ToyData())
+    torch.save([child.at_start, child.state_dict(), callback.inheritance], directory / f"rank{trainer.global_rank}.pt")
 
 
 @pytest.mark.slow
 def test_two_processes_inherit_the_same(parent, tmp_path):
-    here = Path(__file__).parent
-    script = tmp_path / "train.py"
-    script.write_text(DDP.format(paths=[str(here), str(here.parent)], checkpoint=parent[1]))
-    paths = os.pathsep.join([str(here.parents[1]), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, str(script)], cwd=tmp_path, env=environment, check=True, timeout=240)
+    run_ranks(2, train_rank, parent[1], tmp_path)
     first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
     assert torch.allclose(first[0], scores(parent[0]), atol=1e-5)
     assert torch.equal(first[0], second[0])

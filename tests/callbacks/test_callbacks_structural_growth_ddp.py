@@ -2,120 +2,91 @@
 
 from __future__ import annotations
 
+import gc
 import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-
-HERE = Path(__file__).parent
-_LAUNCHERS = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED")
-
-SCRIPT = """
-import gc, os, sys
-import torch
+from callbacks_growing import QUIET, ConvNet, growing, images
+from forked import run_ranks
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.strategies import DDPStrategy
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, TensorDataset
 
-sys.path[:0] = {paths!r}
-torch.set_num_threads(1)
-from callbacks_growing import QUIET, ConvNet, growing, images
 from lightning_evo.callbacks.growth_triggers import EntropySaturation, FixedInterval
 from lightning_evo.callbacks.structural_growth import StructuralGrowth
 
-rank = int(os.environ.get("LOCAL_RANK", 0))
-torch.manual_seed(100 + rank)  # the processes are seeded differently, but for what Lightning does about it
-
 
 class Gradients(Callback):
-    # What the first step after growth trains with: this rank's data alone, and what the step really took.
+    """What the first step after growth trains with: this rank's data alone, and what the step really took."""
+
     def __init__(self):
         self.seen, self.wrapped = [], []
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if trainer.current_epoch and batch_idx == 0:
             inputs, labels = batch
-            loss = torch.nn.functional.cross_entropy(pl_module.body(inputs), labels)
-            self.own = dict(zip(
-                [name for name, _ in pl_module.named_parameters()],
-                torch.autograd.grad(loss, list(pl_module.parameters())),
-            ))
+            loss = nn.functional.cross_entropy(pl_module.body(inputs), labels)
+            names = [name for name, _ in pl_module.named_parameters()]
+            self.own = dict(zip(names, torch.autograd.grad(loss, list(pl_module.parameters())), strict=True))
             gc.collect()
             self.wrapped.append(sum(isinstance(one, DistributedDataParallel) for one in gc.get_objects()))
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer):
         if trainer.current_epoch and trainer.fit_loop.epoch_loop.batch_idx == 0:
-            used = {{name: p.grad.clone() for name, p in pl_module.named_parameters() if p.grad is not None}}
+            used = {name: p.grad.clone() for name, p in pl_module.named_parameters() if p.grad is not None}
             self.seen.append((self.own, used))
 
 
 class NoNorm(ConvNet):
-    # Batch statistics would make a rank's gradient depend on when it is taken.
+    """Batch statistics would make a rank's gradient depend on when it is taken."""
+
     def __init__(self, **hparams):
         super().__init__(**hparams)
-        self.body[1] = torch.nn.Identity()
+        self.body[1] = nn.Identity()
 
 
-growth = growing(**{settings!r})
-if {entropy!r}:
-    trigger = EntropySaturation(window=2, minimum=2, variance=1.0, level=0.0)
-    growth = StructuralGrowth([trigger, FixedInterval(1)], min_epochs_between=1, operations=["widen"])
-gradients, module = Gradients(), NoNorm(**{hparams!r})
-trainer = Trainer(
-    max_epochs={epochs}, accelerator="cpu", devices=2, strategy=DDPStrategy(**{ddp!r}), callbacks=[gradients, growth],
-    default_root_dir={directory!r}, enable_checkpointing=False, **QUIET,
-)
-data = images()
-trainer.fit(module, data, images(1), ckpt_path={ckpt!r})
-if {save!r}:
-    trainer.save_checkpoint({save!r})
-torch.save(
-    {{
-        "weights": module.state_dict(),
-        "optimizer": trainer.optimizers[0].state_dict(),
-        "history": growth.history,
-        "entropies": growth._records.entropies,
-        "gradients": gradients.seen,
-        "wrapped": gradients.wrapped,
-        "own": [batch[0] for batch in trainer.train_dataloader][0],
-    }},
-    f"{out}{{trainer.global_rank}}.pt",
-)
-"""
+def train(directory, name, settings, hparams, ddp, epochs, entropy, ckpt, save):
+    """One rank's training; what it ends with is saved under ``name`` and its rank."""
+    torch.set_num_threads(1)
+    torch.manual_seed(100 + int(os.environ["LOCAL_RANK"]))  # differently, but for what Lightning does about it
+    gc.freeze()  # what was there before is no wrapper, and looking through all of it takes seconds
+    growth = growing(**settings)
+    if entropy:
+        trigger = EntropySaturation(window=2, minimum=2, variance=1.0, level=0.0)
+        growth = StructuralGrowth([trigger, FixedInterval(1)], min_epochs_between=1, operations=["widen"])
+    gradients, module = Gradients(), NoNorm(**hparams)
+    trainer = Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        devices=2,
+        strategy=DDPStrategy(**ddp),
+        callbacks=[gradients, growth],
+        default_root_dir=directory,
+        enable_checkpointing=False,
+        **QUIET,
+    )
+    trainer.fit(module, images(), images(1), ckpt_path=ckpt)
+    if save:
+        trainer.save_checkpoint(save)
+    torch.save(
+        {
+            "weights": module.state_dict(),
+            "optimizer": trainer.optimizers[0].state_dict(),
+            "history": growth.history,
+            "entropies": growth._records.entropies,
+            "gradients": gradients.seen,
+            "wrapped": gradients.wrapped,
+            "own": next(iter(trainer.train_dataloader))[0],
+        },
+        directory / f"{name}{trainer.global_rank}.pt",
+    )
 
 
-def run(directory, settings=None, hparams=None, ddp=None, epochs=4, entropy=False, ckpt="", save="", name="rank"):
+def run(directory, settings=None, hparams=None, ddp=None, epochs=4, entropy=False, ckpt=None, save=None, name="rank"):
     """Train in two processes; what each ends with."""
-    script = directory / f"{name}.py"
-    script.write_text(
-        SCRIPT.format(
-            paths=[str(HERE), str(HERE.parent)],
-            settings=settings or {},
-            hparams=hparams or {},
-            ddp=ddp or {},
-            epochs=epochs,
-            entropy=entropy,
-            directory=str(directory),
-            ckpt=str(ckpt) if ckpt else None,
-            save=str(save) if save else "",
-            out=str(directory / name),
-        )
-    )
-    clean = {key: value for key, value in os.environ.items() if key not in _LAUNCHERS}
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    paths = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
-    environment = {**clean, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "MASTER_PORT": str(port)}
-    done = subprocess.run(
-        [sys.executable, str(script)], cwd=directory, env=environment, capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_ranks(2, train, directory, name, settings or {}, hparams or {}, ddp or {}, epochs, entropy, ckpt, save)
     return [torch.load(directory / f"{name}{rank}.pt", weights_only=False) for rank in (0, 1)]
 
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import copy
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from callbacks_growing import ConvNet, fit, growing, images, net
 from comparing import same
-from lightning.pytorch import Trainer
+from forked import Forked
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
@@ -22,8 +20,6 @@ from lightning_evo.callbacks.growth_recipe import recipe_of
 from lightning_evo.callbacks.growth_triggers import EntropySaturation, FixedInterval
 from lightning_evo.callbacks.structural_growth import StructuralGrowth
 from lightning_evo.functional.growth import GrowthError
-
-HERE = Path(__file__).parent
 
 
 def ended(trainer):
@@ -117,29 +113,22 @@ def test_segments_of_a_continued_training_equal_the_whole(dropout, tmp_path):
         assert same(value, whole[name]), name
 
 
-KILLED = """
-import os, signal, sys
-import torch
-from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import ModelCheckpoint
-
-sys.path[:0] = {paths!r}
-torch.set_num_threads(1)
-from callbacks_growing import fit, growing, net
-
-
 class Dies(Callback):
+    """Is killed in the middle of the fourth epoch."""
+
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        if {dies} and trainer.current_epoch == 3 and batch_idx == 1:
+        if trainer.current_epoch == 3 and batch_idx == 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-growth = growing()
-saving = ModelCheckpoint({directory!r}, save_last=True)
-module = net(optimizer={optimizer!r}, schedule="cosine")
-trainer = fit(module, {directory!r}, [growth, saving, Dies()], epochs=5, ckpt_path={ckpt!r}, enable_checkpointing=True)
-torch.save([module.state_dict(), trainer.optimizers[0].state_dict(), growth.history], {out!r})
-"""
+def train(optimizer, directory, out, dies, ckpt_path):
+    """A training in a process of its own, which saves what it ends with."""
+    torch.set_num_threads(1)
+    growth, saving = growing(), ModelCheckpoint(directory, save_last=True)
+    module = net(optimizer=optimizer, schedule="cosine")
+    callbacks = [growth, saving, *([Dies()] if dies else [])]
+    trainer = fit(module, directory, callbacks, epochs=5, ckpt_path=ckpt_path, enable_checkpointing=True)
+    torch.save([module.state_dict(), trainer.optimizers[0].state_dict(), growth.history], out)
 
 
 @pytest.mark.slow
@@ -147,32 +136,15 @@ torch.save([module.state_dict(), trainer.optimizers[0].state_dict(), growth.hist
 def test_a_killed_training_resumes_bit_for_bit(optimizer, tmp_path):
     def run(name, dies=False, ckpt=None):
         out = tmp_path / f"{name}.pt"
-        settings = {
-            "paths": [str(HERE), str(HERE.parent)],
-            "directory": str(tmp_path / name),
-            "dies": dies,
-            "ckpt": None if ckpt is None else str(ckpt),
-            "optimizer": optimizer,
-            "out": str(out),
-        }
-        paths = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
-        environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            [sys.executable, "-c", KILLED.format(**settings)],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=200,
-        )
-        return done, torch.load(out, weights_only=False) if out.exists() else None
+        with Forked(train, optimizer, tmp_path / name, out, dies, ckpt) as process:
+            assert process.wait() == (-signal.SIGKILL if dies else 0), process.output
+        return torch.load(out, weights_only=False) if out.exists() else None
 
-    whole = run("whole")[1]
-    killed, nothing = run("killed", dies=True)
-    assert killed.returncode == -signal.SIGKILL
-    assert nothing is None
+    whole = run("whole")
+    assert run("killed", dies=True) is None
     last = tmp_path / "killed" / "last.ckpt"
     assert len(torch.load(last, weights_only=True)["grown"]["steps"]) == 2
-    resumed = run("resumed", ckpt=last)[1]
+    resumed = run("resumed", ckpt=last)
     assert len(whole[2]) == 4
     assert same(resumed, whole)
 

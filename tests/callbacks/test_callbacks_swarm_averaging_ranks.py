@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-from callbacks_ranks import RankNet, swarm_of, train
+from callbacks_ranks import RankNet, swarm_of, train, train_rank
+from forked import run_ranks
 
 from lightning_evo.callbacks import SwarmAveraging
-
-SCRIPT = Path(__file__).with_name("callbacks_ranks.py")
-
 
 # How many particles each rank has, and how they average.
 TRAININGS = [
@@ -28,14 +21,7 @@ TRAININGS = [
 
 @pytest.mark.slow
 def test_ranks_average_as_the_particles_of_a_stack(tmp_path):
-    ran = subprocess.run(
-        [sys.executable, SCRIPT, tmp_path, json.dumps(TRAININGS)],
-        capture_output=True,
-        text=True,
-        timeout=250,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr[-3000:]
+    run_ranks(2, train_rank, tmp_path, TRAININGS)
     ranks = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)]
     for number, (count, settings) in enumerate(TRAININGS):
         averaging, stack = SwarmAveraging(**settings), swarm_of(range(2 * count))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from commands import command, run, write
+from commands import command, write
 
 from lightning_evo import Archive
 from lightning_evo.archive import ArchiveError
@@ -75,16 +75,14 @@ def test_a_killed_search_ends_as_the_undisturbed_one_on_any_number_of_slots_wher
     for part, count in zip(("whole", "killed"), slots, strict=True):
         (tmp_path / part).mkdir()
         arguments[part] = write(tmp_path / part, search(algorithm, callbacks, count))
-    done = run(*arguments["whole"])
-    assert done.returncode == 0, done.stderr
+    main(arguments["whole"])
     with subprocess.Popen(command(*arguments["killed"]), stdout=subprocess.DEVNULL, start_new_session=True) as process:
         end = time.monotonic() + 90
         while ended(tmp_path / "killed/run") < 7 and process.poll() is None:
             assert time.monotonic() < end, "waited too long"
             time.sleep(0.02)
         os.killpg(process.pid, signal.SIGKILL)
-    done = run(*arguments["killed"])
-    assert done.returncode == 0, done.stderr
+    main(arguments["killed"])
     assert remembered(tmp_path / "killed/run") == remembered(tmp_path / "whole/run")
     for part in ("whole", "killed"):
         on_disk = {int(path.parent.name) for path in (tmp_path / part / "run/candidates").glob("*/checkpoint.ckpt")}
@@ -115,17 +113,17 @@ def test_stopped_candidates_are_marked_and_the_leaderboard_says_what_that_saved(
 
 
 @pytest.mark.slow
-def test_a_parents_checkpoint_that_vanished_is_said_once_and_recorded(tmp_path):
+def test_a_parents_checkpoint_that_vanished_is_said_once_and_recorded(tmp_path, capsys):
     arguments = write(tmp_path, search(REGULARIZED, [INHERIT], 1))
-    assert run(*arguments).returncode == 0
+    main(arguments)
+    capsys.readouterr()
     for path in (tmp_path / "run/candidates").glob("*/checkpoint.ckpt"):
         path.unlink()
     longer = yaml.safe_load((tmp_path / "search.yaml").read_text())
     longer["evolution"]["budget"]["candidates"] = 20
     (tmp_path / "search.yaml").write_text(yaml.safe_dump(longer))
-    done = run(*arguments)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("is gone: candidate") == 1
+    main(arguments)
+    assert capsys.readouterr().out.count("is gone: candidate") == 1
     with Archive(tmp_path / "run") as archive:
         records = [archive.result(id).extra["inheritance"] for id in range(16, 20)]
     assert any(record["from"] is None and "gone" in record["why"] and not record["copied"] for record in records)

@@ -194,8 +194,7 @@ def test_onnx_and_torch_export_compute_what_the_model_computes(finished, tmp_pat
     from toys import ToyNet
 
     directory, _ = finished
-    done = run("export", str(directory / "run"), "--to", str(tmp_path), "--onnx", "--torch-export")
-    assert done.returncode == 0, done.stderr
+    main(["export", str(directory / "run"), "--to", str(tmp_path), "--onnx", "--torch-export"])
     points = torch.randn(32, 2)
     expected = ToyNet.load_from_checkpoint(tmp_path / "model.ckpt").eval()(points)
     program = torch.export.load(tmp_path / "model.pt2").module()
@@ -242,7 +241,7 @@ def alive(pid: int) -> bool:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     directory = tmp_path_factory.mktemp("undisturbed")
-    assert run(*write(directory, slow_search)).returncode == 0
+    main(write(directory, slow_search))
     return rows_of(directory / "run")
 
 
@@ -258,7 +257,7 @@ def test_ctrl_c_once_finishes_and_records_what_runs_and_the_search_continues(tmp
     counts = Archive(tmp_path / "run").counts()
     assert counts["pending"] == 0
     assert counts["failed"] == 0
-    assert run(*arguments).returncode == 0
+    main(arguments)
     assert rows_of(tmp_path / "run") == undisturbed
 
 
@@ -273,7 +272,7 @@ def test_ctrl_c_twice_stops_at_once_and_loses_nothing_finished(tmp_path, undistu
         process.communicate(timeout=60)
     assert process.returncode == 130
     assert Archive(tmp_path / "run").counts()["failed"] == 0
-    assert run(*arguments).returncode == 0
+    main(arguments)
     assert rows_of(tmp_path / "run") == undisturbed
 
 
@@ -291,7 +290,7 @@ def test_a_killed_controller_leaves_no_orphans_and_the_same_command_ends_as_if_n
         assert workers
         wait_for(lambda workers=workers: not any(alive(pid) for pid in workers), seconds=20)
         finished_before.append({row[0]: row for row in rows_of(tmp_path / "run") if row[1] == "completed"})
-    assert run(*arguments).returncode == 0
+    main(arguments)
     rows = rows_of(tmp_path / "run")
     assert rows == undisturbed
     for earlier in finished_before:

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from commands import command, run, write
+from commands import command, write
 from swarm_nets import Dawdles
 
 from lightning_evo import Archive
 from lightning_evo.archive import ArchiveError
+from lightning_evo.cli import main
 
 LR = "model.init_args.lr"
 HERE = Path(__file__).parent
@@ -65,8 +66,7 @@ def completed(directory: Path) -> int:
 @pytest.fixture(scope="module", params=[stacked, swarms], ids=["stacks", "swarms"])
 def undisturbed(request, tmp_path_factory):
     directory = tmp_path_factory.mktemp("undisturbed")
-    done = run(*write(directory, request.param), cwd=HERE)
-    assert done.returncode == 0, done.stderr
+    main(write(directory, request.param))
     return request.param, directory
 
 
@@ -86,7 +86,7 @@ def test_a_search_killed_within_a_stack_ends_as_if_nothing_had_happened(undistur
             time.sleep(0.5)  # into the next stack
             process.kill()
         finished.append(losses(tmp_path / "run"))
-    assert run(*arguments, cwd=HERE).returncode == 0
+    main(arguments)
     assert asked(tmp_path / "run") == asked(whole / "run")
     now = losses(tmp_path / "run")
     assert now == pytest.approx(losses(whole / "run"), rel=1e-3)
@@ -95,9 +95,11 @@ def test_a_search_killed_within_a_stack_ends_as_if_nothing_had_happened(undistur
 
 
 @pytest.mark.slow
-def test_the_leaderboard_says_who_trained_with_whom_and_how(undisturbed):
+def test_the_leaderboard_says_who_trained_with_whom_and_how(undisturbed, capsys):
     _, whole = undisturbed
-    shown = run("leaderboard", str(whole / "run"), "--top", "0").stdout
+    capsys.readouterr()
+    main(["leaderboard", str(whole / "run"), "--top", "0"])
+    shown = capsys.readouterr().out
     assert "0, 1 of 4" in shown
     with Archive(whole / "run") as archive:
         count = len(archive.candidates())
@@ -111,8 +113,7 @@ def test_a_winner_that_trained_in_a_stack_is_tested_and_opens_with_its_own_class
         assert "test_acc" in archive.meta["final"]["metrics"]
         assert not archive.meta["final"]["retrained"]
         best = archive.best(1)[0]
-    done = run("export", str(whole / "run"), "--to", str(tmp_path), cwd=HERE)
-    assert done.returncode == 0, done.stderr
+    main(["export", str(whole / "run"), "--to", str(tmp_path)])
     assert Dawdles.load_from_checkpoint(tmp_path / "model.ckpt").hparams.lr == best[LR]
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["model"]["class_path"] == "swarm_nets.Dawdles"
     state = torch.load(tmp_path / "model.ckpt", weights_only=False)

@@ -1,13 +1,11 @@
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import lightning as L
 import numpy as np
 import pytest
 import torch
+from forked import run_ranks
 
 from lightning_evo.data import Digits, ImageSet, TensorImages
 from lightning_evo.models import BitstringCNN
@@ -201,35 +199,22 @@ def test_shares_that_leave_nothing_to_train_on_are_refused():
         Digits(validation=0.6, test=0.5).setup("fit")
 
 
-DDP = """
-import json, sys
-import lightning as L
-import torch
-
-sys.path.insert(0, {here!r})
-from test_data_images import Counted, Watcher, trainer
-
-model = Watcher()
-torch.manual_seed(100 + int(__import__("os").environ.get("LOCAL_RANK", 0)))  # the processes are seeded differently
-run = trainer(epochs=2, strategy="ddp", devices=2)
-run.fit(model, Counted(count=101, batch_size=8, eval_batch_size=4))
-seen = {{
-    "trained": [[at, images.flatten(1).sum(1).tolist()] for at, images, _ in model.trained],
-    "judged": [images.flatten(1).sum(1).tolist() for images, _ in model.judged],
-}}
-with open(f"rank{{run.global_rank}}.json", "w") as file:
-    json.dump(seen, file)
-"""
+def train_rank(directory):
+    """One rank's training; what it saw is written down."""
+    model = Watcher()
+    torch.manual_seed(100 + int(os.environ["LOCAL_RANK"]))  # the processes are seeded differently
+    run = trainer(epochs=2, strategy="ddp", devices=2)
+    run.fit(model, Counted(count=101, batch_size=8, eval_batch_size=4))
+    seen = {
+        "trained": [[at, images.flatten(1).sum(1).tolist()] for at, images, _ in model.trained],
+        "judged": [images.flatten(1).sum(1).tolist() for images, _ in model.judged],
+    }
+    (directory / f"rank{run.global_rank}.json").write_text(json.dumps(seen))
 
 
 @pytest.mark.slow
 def test_two_processes_train_on_disjoint_equal_shares_and_judge_on_everything(tmp_path):
-    script = tmp_path / "train.py"
-    script.write_text(DDP.format(here=str(Path(__file__).parent)))
-    root = str(Path(__file__).parents[2])
-    paths = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, str(script)], cwd=tmp_path, env=environment, check=True, timeout=240)
+    run_ranks(2, train_rank, tmp_path)
     ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
     data = Counted(count=101)
 

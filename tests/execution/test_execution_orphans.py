@@ -51,7 +51,7 @@ def test_a_main_module_without_a_guard_is_told_so(tmp_path):
         "import execution_jobs as jobs\n"
         "from lightning_evo.execution import Job, LocalExecutor\n"
         "executor = LocalExecutor(1)\n"
-        f"print(executor.submit(Job(1, jobs.succeed, {{}}, {str(tmp_path)!r})).result())\n"
+        f"print('fatal', executor.submit(Job(1, jobs.succeed, {{}}, {str(tmp_path)!r})).result().fatal)\n"
     )
     ended = subprocess.run(
         [sys.executable, str(script)],
@@ -62,7 +62,7 @@ def test_a_main_module_without_a_guard_is_told_so(tmp_path):
         check=True,
     )
     assert "if __name__ == '__main__':" in ended.stderr
-    assert "fatal=True" in ended.stdout
+    assert ended.stdout == "fatal True\n"
 
 
 CHILD = f"""

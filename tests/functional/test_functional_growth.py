@@ -166,7 +166,7 @@ SEARCH: dict[str, Any] = {
 }
 
 
-@settings(max_examples=25, **SEARCH)
+@settings(max_examples=8, **SEARCH)
 @given(st.data())
 def test_any_network_grows_by_any_steps_as_announced_and_trains_on(data):
     check_sequence(data)

@@ -53,7 +53,7 @@ def test_a_child_that_only_grew_computes_what_its_parent_does_in_both_modes(data
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_the_same_over_many_more_networks(data):
     check_growth(data)

@@ -1,12 +1,12 @@
-"""A candidate that publishes and averages as fast as it can: ``python swarms_exchanging.py DIRECTORY NAME SECONDS``.
+"""A candidate that publishes and averages as fast as it can.
 
 Every publication holds weights that are all alike, so that a mixture of two files would show.
 """
 
 from __future__ import annotations
 
-import sys
 import time
+from pathlib import Path
 
 import torch
 
@@ -15,7 +15,8 @@ from lightning_evo.swarms.exchange import Exchange
 SHAPE = (1, 300, 300)
 
 
-def main(directory: str, name: str, seconds: float) -> None:
+def publish_and_read(directory: Path, name: str, seconds: float) -> None:
+    """Print after each turn how many publications there were, how many were met, and how many of those were torn."""
     exchange = Exchange(directory, name, "net", "0")
     end = time.monotonic() + seconds
     number, torn, met = 0, 0, 0
@@ -32,7 +33,3 @@ def main(directory: str, name: str, seconds: float) -> None:
             torn += not all(bool((tensor == weights["w"][0, 0, 0]).all()) for tensor in weights.values())
         print(number, met, torn, flush=True)
     exchange.close()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], float(sys.argv[3]))

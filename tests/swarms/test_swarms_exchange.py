@@ -6,20 +6,18 @@ import gc
 import math
 import os
 import signal
-import subprocess
-import sys
 import time
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from forked import Forked
+from swarms_exchanging import publish_and_read
 
 from lightning_evo.swarms.architecture import architecture_of, describe, first_difference
 from lightning_evo.swarms.errors import SwarmError
 from lightning_evo.swarms.exchange import Exchange, ExchangeSwarm
-
-SCRIPT = Path(__file__).with_name("swarms_exchanging.py")
 
 
 class Held:
@@ -191,26 +189,24 @@ def test_architectures_differ_where_classes_names_shapes_or_dtypes_do():
     )
 
 
-def writer(directory: Path, name: str, seconds: float) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, str(SCRIPT), str(directory), name, str(seconds)], stdout=subprocess.PIPE, text=True
-    )
-
-
 def test_processes_that_publish_and_read_at_once_never_see_half_a_file_though_one_is_killed(tmp_path):
-    processes = [writer(tmp_path, name, 4.0) for name in ("a", "b")]
-    doomed = writer(tmp_path, "c", 60.0)
-    assert doomed.stdout is not None
-    for _ in range(20):  # it is in the midst of it
-        doomed.stdout.readline()
-    doomed.send_signal(signal.SIGKILL)
-    doomed.communicate()
-    ends = [process.communicate(timeout=60)[0].splitlines()[-1].split() for process in processes]
-    for (published, met, torn), process in zip(ends, processes, strict=True):
-        assert process.returncode == 0
-        assert int(published) > 5
-        assert int(met) > 5
-        assert int(torn) == 0
+    with (
+        Forked(publish_and_read, tmp_path, "a", 3.0) as one,
+        Forked(publish_and_read, tmp_path, "b", 3.0) as other,
+        Forked(publish_and_read, tmp_path, "c", 60.0) as doomed,
+    ):
+        end = time.monotonic() + 60
+        while doomed.output.count("\n") < 20:  # then it is in the midst of it
+            assert time.monotonic() < end, doomed.output
+            time.sleep(0.01)
+        doomed.kill()
+        assert doomed.wait() == -signal.SIGKILL
+        for process in (one, other):
+            assert process.wait() == 0, process.output
+            published, met, torn = map(int, process.output.splitlines()[-1].split())
+            assert published > 5
+            assert met > 5
+            assert torn == 0
     # The killed one's last word is whole, its temporary file is nobody's; it counts until it is too old.
     assert [peer.name for peer in Exchange(tmp_path, "d", "net", "0").peers()] == ["c"]
     # The candidate trains again, under the same name, and leaves nothing.

@@ -5,41 +5,38 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 
 import pytest
+from forked import Forked
 
 from lightning_evo.swarms import SwarmError
-from lightning_evo.swarms.watch import Watch
-
-RANK = """
-import os, signal, sys, time
 from lightning_evo.swarms.watch import Address, Watch
-watch = Watch(1, 2, grace=0.5)
-watch.connect(Address("127.0.0.1", int(sys.argv[1]), sys.argv[2]))
-watch.enter()
-"""
-# As in a collective that waits for ever.
-STUCK = (
-    RANK
-    + """
-print("connected", flush=True)
-time.sleep(100)
-"""
-)
-# With a DataLoader's worker, which doesn't notice.
-KILLED = (
-    RANK
-    + """
-worker = os.fork()
-if worker == 0:
+
+
+def rank_1(port: int, token: str) -> None:
+    """What both of these ranks begin with."""
+    watch = Watch(1, 2, grace=0.5)
+    watch.connect(Address("127.0.0.1", port, token))
+    watch.enter()
+
+
+def stuck(port: int, token: str) -> None:
+    """As in a collective that waits for ever."""
+    rank_1(port, token)
+    print("connected", flush=True)
     time.sleep(100)
-print(worker, flush=True)
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-)
+
+
+def killed(port: int, token: str) -> None:
+    """With a DataLoader's worker, which doesn't notice."""
+    rank_1(port, token)
+    worker = os.fork()
+    if worker == 0:
+        time.sleep(100)
+    print(worker, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 _made: list[Watch] = []
@@ -164,34 +161,40 @@ def test_strangers_are_not_heard():
         watch.leave()
 
 
-def start(script: str) -> tuple[Watch, subprocess.Popen[str]]:
+def start(function: Callable[[int, str], None]) -> tuple[Watch, Forked]:
     watch = Watch(0, 2)
     _made.append(watch)
     address = watch.listen("127.0.0.1")
     watch.enter()
-    arguments = [sys.executable, "-c", script, str(address.port), address.token]
-    return watch, subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return watch, Forked(function, address.port, address.token)
+
+
+def first_line(rank: Forked) -> str:
+    end = time.monotonic() + 60
+    while not rank.output.endswith("\n"):
+        assert time.monotonic() < end, "it says nothing"
+        time.sleep(0.01)
+    return rank.output
 
 
 @pytest.mark.slow
 def test_a_rank_that_is_stuck_is_ended_with_the_error():
-    watch, rank = start(STUCK)
-    assert rank.stdout is not None
-    assert rank.stdout.readline() == "connected\n"
-    watch.leave("RuntimeError: no more")
-    assert rank.wait(timeout=10) == 1
-    assert rank.stderr is not None
-    assert "lightning-evo: error: rank 0 of 2 is gone: it failed with RuntimeError: no more" in rank.stderr.read()
+    watch, process = start(stuck)
+    with process as rank:
+        assert first_line(rank) == "connected\n"
+        watch.leave("RuntimeError: no more")
+        assert rank.wait(timeout=10) == 1
+        assert "lightning-evo: error: rank 0 of 2 is gone: it failed with RuntimeError: no more" in rank.output
 
 
 @pytest.mark.slow
 def test_a_worker_that_outlives_its_rank_does_not_hide_the_death():
-    watch, rank = start(KILLED)
-    assert rank.stdout is not None
-    worker = int(rank.stdout.readline())
-    try:
-        assert watch.wait(2.0)
-    finally:
-        os.kill(worker, signal.SIGKILL)
-        watch.leave()
-    assert rank.wait() == -signal.SIGKILL
+    watch, process = start(killed)
+    with process as rank:
+        worker = int(first_line(rank))
+        try:
+            assert watch.wait(2.0)
+        finally:
+            os.kill(worker, signal.SIGKILL)
+            watch.leave()
+        assert rank.wait() == -signal.SIGKILL
