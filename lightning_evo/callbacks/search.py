@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lightning.pytorch import Callback
@@ -48,6 +48,7 @@ class SearchContext:
             ``None`` where the candidate meets the others otherwise: it trains in one stack with them.
         ancestry: Equal for candidates whose weights have a common origin, which alone may be averaged: the id of the
             candidate that began the chain of inheritance, or the swarm's number.
+        genes: Its genome, config path -> value; empty for a stack, whose members have their own.
     """
 
     candidate: int
@@ -61,6 +62,7 @@ class SearchContext:
     segment: Segment | None = None
     exchange: str | None = None
     ancestry: str = ""
+    genes: Mapping[str, Any] = field(default_factory=dict)
 
 
 class SearchCallback(Callback):

@@ -145,6 +145,7 @@ class Jobs:
             segment=candidate.segment,
             exchange=str((self.evolution.directory / EXCHANGE).absolute()) if averages else None,
             ancestry=self._ancestry(candidate, parent) if averages else "",
+            genes=dict(candidate.genome),
         )
 
     def _stack_context(self, first: Candidate, directory: Path) -> SearchContext:

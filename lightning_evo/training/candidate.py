@@ -26,6 +26,7 @@ from lightning_evo.callbacks.search import SearchCallback, SearchContext
 from lightning_evo.callbacks.speed import SpeedMeter
 from lightning_evo.genome import COMPLETED, STOPPED, Objective, Result
 from lightning_evo.training.blueprint import Blueprint, dump_yaml
+from lightning_evo.training.loggers import log_genes, name_loggers
 
 __all__ = [
     "CONFIG_FILE",
@@ -111,8 +112,10 @@ def train_candidate(
         with isolated(config):
             # In threads, candidates would otherwise share one callback's state.
             own = [*copy.deepcopy(list(callbacks)), meter, speed, recorder]
-            parts = blueprint.build(config, trainer_overrides(config, directory, devices), own)
+            named = name_loggers(config, directory)
+            parts = blueprint.build(named, trainer_overrides(config, directory, devices), own)
             taking_part = join(parts.trainer, context)
+            log_genes(parts.trainer.loggers, {} if context is None else context.genes)
             if data_seed is not None:
                 draw_weights(parts.model)
                 seed_everything(data_seed, workers=True, verbose=False)

@@ -21,6 +21,7 @@ from lightning_evo.genome import COMPLETED, Result
 from lightning_evo.predictors.proxies import check_proxies
 from lightning_evo.training.blueprint import Blueprint, Parts
 from lightning_evo.training.candidate import isolated
+from lightning_evo.training.overrides import apply_genome
 
 __all__ = ["BARE_TRAINER", "measure_candidate"]
 
@@ -61,7 +62,7 @@ def measure_candidate(
         # A module that compiles itself would take minutes for a batch that needs milliseconds.
         with warnings.catch_warnings(), torch.compiler.set_stance("force_eager"), isolated(config):
             warnings.simplefilter("ignore")
-            parts = blueprint.build(config, BARE_TRAINER)
+            parts = blueprint.build(apply_genome(config, {"trainer.logger": False}), BARE_TRAINER)
             model, batch = _ready(parts, config, data_seed)
             batch = _first(batch, batch_size)
             for name in names:

@@ -37,6 +37,7 @@ from lightning_evo.training.candidate import (
     recorder_of,
     trainer_overrides,
 )
+from lightning_evo.training.loggers import name_loggers
 from lightning_evo.training.overrides import apply_genome
 
 __all__ = ["Member", "NotStacked", "train_stack"]
@@ -145,7 +146,8 @@ def train_stack(
             stack = ParticleStack([particle.model for particle in particles])
             recorders = _Recorders([particle.recorder for particle in particles])
             own = [*copy.deepcopy(list(callbacks)), meter, speed, recorders]
-            parts = blueprint.build(config, trainer_overrides(config, directory, 1), own)
+            named = name_loggers(config, directory)
+            parts = blueprint.build(named, trainer_overrides(config, directory, 1), own)
             taking_part = join(parts.trainer, context)
             # Building drew random numbers too, as many as there are weights.
             seed_everything(data_seed, workers=True, verbose=False)
