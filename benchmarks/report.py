@@ -10,6 +10,7 @@ opened from disk in headless Chromium without a graphics card, each round in a f
 build: seconds from the command's start to its end, imports included.
 interactive: seconds from the navigation until tables and filters answer.
 first plots: seconds until every plot near the screen is drawn.
+CPU: seconds of CPU that the page's main thread took until then, which other programs of the machine hardly change.
 filter: milliseconds from a click on a filter until tables and all plots near the screen show what is left; the median of
 switching on and off ``completed``, then ``stopped``.
 
@@ -128,6 +129,7 @@ class Measured:
     size: int
     interactive: list[float]
     plots: list[float]
+    cpu: list[float]
     filter: list[float]
     errors: list[str]
 
@@ -142,14 +144,18 @@ def chromium(playwright: Playwright) -> Iterator[Browser]:
         browser.close()
 
 
-def opened(browser: Browser, file: Path, form: str, errors: list[str]) -> Page:
+def opened(browser: Browser, file: Path, form: str, errors: list[str]) -> tuple[Page, float]:
+    """A page whose first plots are drawn, and the CPU seconds its main thread took for that."""
     page = browser.new_context(**FORMS[form]).new_page()
+    session = page.context.new_cdp_session(page)
+    session.send("Performance.enable", {"timeDomain": "threadTicks"})
     page.set_default_timeout(120_000)
     page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(file.as_uri())
     page.wait_for_function("performance.getEntriesByName('drawn').length > 0")
-    return page
+    metrics = {one["name"]: one["value"] for one in session.send("Performance.getMetrics")["metrics"]}
+    return page, metrics["TaskDuration"]
 
 
 FILTER = """async (status) => {
@@ -166,17 +172,19 @@ def measure(playwright: Playwright, name: str, archive: Path, folder: Path, roun
     began = time.perf_counter()
     subprocess.run([SCRIPT, "report", archive, "--to", file], check=True, stdout=subprocess.DEVNULL)
     build = time.perf_counter() - began
-    interactive, plots, filters, errors, candidates = [], [], [], [], 0
+    errors: list[str] = []
+    interactive, plots, cpu, filters, candidates = [], [], [], [], 0
     for _ in range(rounds):
         with chromium(playwright) as browser:
-            page = opened(browser, file, "desktop", errors)
+            page, seconds = opened(browser, file, "desktop", errors)
+            cpu.append(seconds)
             marks = "(name) => performance.getEntriesByName(name)[0].startTime / 1000"
             interactive.append(page.evaluate(marks, "ready"))
             plots.append(page.evaluate(marks, "drawn"))
             clicks = ("completed", "completed", "stopped", "stopped")
             filters.append(statistics.median(page.evaluate(FILTER, status) for status in clicks))
             candidates = page.evaluate("state.run.size")
-    return Measured(name, candidates, build, file.stat().st_size, interactive, plots, filters, errors)
+    return Measured(name, candidates, build, file.stat().st_size, interactive, plots, cpu, filters, errors)
 
 
 def photograph(playwright: Playwright, name: str, folder: Path, pictures: Path, errors: list[str]) -> None:
@@ -184,7 +192,7 @@ def photograph(playwright: Playwright, name: str, folder: Path, pictures: Path, 
     pictures.mkdir(parents=True, exist_ok=True)
     for form in FORMS:
         with chromium(playwright) as browser:
-            page = opened(browser, folder / f"{name}.html", form, errors)
+            page, _ = opened(browser, folder / f"{name}.html", form, errors)
             page.evaluate("[...plots.values()].forEach((plot) => { if (plot.stale) enqueue(plot); })")
             page.wait_for_function("[...plots.values()].every(({ place, drawn }) => drawn || !place.offsetParent)")
             page.wait_for_timeout(500)
@@ -195,14 +203,23 @@ def shown(report: Sequence[Measured]) -> Table:
     table = Table(
         title=f"Reports opened in headless Chromium; medians of {len(report[0].plots)} rounds, and their range"
     )
-    for column in ("archive", "candidates", "build, s", "file, MB", "interactive, s", "first plots, s", "filter, ms"):
+    for column in (
+        "archive",
+        "candidates",
+        "build, s",
+        "file, MB",
+        "interactive, s",
+        "first plots, s",
+        "CPU, s",
+        "filter, ms",
+    ):
         table.add_column(column, justify="left" if column == "archive" else "right", no_wrap=True)
 
     def spread(values: Sequence[float], digits: int) -> str:
         return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
     for one in report:
-        times = spread(one.interactive, 2), spread(one.plots, 2), spread(one.filter, 0)
+        times = spread(one.interactive, 2), spread(one.plots, 2), spread(one.cpu, 2), spread(one.filter, 0)
         table.add_row(one.name, f"{one.candidates:,}", f"{one.build:.1f}", f"{one.size / 1e6:.2f}", *times)
     return table
 
@@ -227,7 +244,7 @@ def main(args: Sequence[str] | None = None) -> int:
         report = [measure(playwright, name, place, folder, options.rounds) for name, place in archives.items()]
         for one in report:
             photograph(playwright, one.name, folder, folder, one.errors)
-    Console(width=max(130, Console().width)).print(shown(report))
+    Console(width=max(150, Console().width)).print(shown(report))
     print(f"Load average before: {load:.1f}. Pages and pictures: {folder}")
     if options.json:
         options.json.write_text(json.dumps([asdict(one) for one in report], indent=2))

@@ -68,6 +68,15 @@ def test_without_webgl_the_page_says_what_it_cannot_draw(browser, strange_page):
         assert seen.page.locator("[data-plot=genes] .trace path").count() > 0
 
 
+def test_a_plot_that_fails_says_so_and_leaves_the_others_alone(browser, ordinary_page):
+    with opened(browser, ordinary_page, strict=False) as seen:
+        seen("plots.get('front').make = () => { throw new Error('no front today'); }; null")
+        seen.draw()
+        assert seen.text("[data-plot=front]") == "This could not be drawn: no front today"
+        assert seen("shownPlots().filter(isEmpty)") == ["front"]
+        assert any("no front today" in error for error in seen.errors)
+
+
 # -- forms -------------------------------------------------------------------------------------------------------------
 
 

@@ -1,14 +1,18 @@
-// How did candidates learn, and was their end foreseen? Learning curves with predicted finals, and predictions against the truth.
+// How did candidates learn, and was their end foreseen? Learning curves with predicted finals, and predictions against
+// the truth.
 "use strict";
 
 const MOST_CURVES = 200;
 
 // A range that shows how curves end: the first fifth of the epochs, where all are bad alike, may leave it.
 function learned(values, mode, log) {
-  const last = spanOf(values.map(([epoch]) => epoch))[1], usable = values.filter(([, value]) => value !== null && (!log || value > 0));
-  const late = usable.filter(([epoch]) => epoch >= last / 5).map(([, value]) => (log ? Math.log10(value) : value)).sort((a, b) => a - b);
+  const last = spanOf(values.map(([epoch]) => epoch))[1],
+    usable = values.filter(([, value]) => value !== null && (!log || value > 0));
+  const late = usable.filter(([epoch]) => epoch >= last / 5).map(([, value]) => (log ? Math.log10(value) : value)).sort(
+    (a, b) => a - b);
   if (late.length < 10) return null;
-  const [inner, outer] = mode === "max" ? [quantile(late, 0.03), late.at(-1)] : [late[0], quantile(late, 0.97)], pad = 0.06 * (outer - inner);
+  const [inner, outer] = mode === "max" ? [quantile(late, 0.03), late.at(-1)] : [late[0], quantile(late, 0.97)],
+    pad = 0.06 * (outer - inner);
   const [low, high] = spanOf(usable.map(([, value]) => (log ? Math.log10(value) : value)));
   return outer > inner && high - low > 1.6 * (outer - inner) ? { range: [inner - pad, outer + pad] } : null;
 }
@@ -18,29 +22,36 @@ addPlot("curves", "data run filter open", () => {
   const first = run.objectives[0]?.monitor, ordered = [...metrics].sort((a, b) => (b === first) - (a === first));
   const samples = [["best", "the best"], ["last", "the latest"], ["spread", "some of all"]];
   if (run.size > MOST_CURVES) samples.unshift(samples.pop());
-  setControls("curves", [run.index, ordered, samples], () => [chooser("curves", "metric", "Metric", ordered.map((name) => [name, name])),
-    chooser("curves", "who", "of", samples), switchBox("curves", "log", "log scale")]);
-  const metric = choice("curves", "metric"), has = (row) => every[run.ids[row]]?.[metric]?.some((value) => value !== null);
+  setControls("curves", [run.index, ordered, samples],
+    () => [chooser("curves", "metric", "Metric", ordered.map((name) => [name, name])),
+      chooser("curves", "who", "of", samples), switchBox("curves", "log", "log scale")]);
+  const metric = choice("curves", "metric"),
+    has = (row) => every[run.ids[row]]?.[metric]?.some((value) => value !== null);
   if (!metric) return { empty: "No metric was logged by epoch." };
   const visible = new Set(visibleRows()), ranked = run.ranked.filter((row) => visible.has(row) && has(row));
   if (!ranked.length) return { empty: `None of the candidates shown has a curve of ${metric}.` };
   const who = choice("curves", "who"), step = Math.max(1, ranked.length / MOST_CURVES);
   const chosen = who === "last" ? [...ranked].sort((a, b) => b - a).slice(0, MOST_CURVES)
-    : who === "spread" ? ranked.filter((_, place) => Math.floor(place / step) !== Math.floor((place - 1) / step)) : ranked.slice(0, MOST_CURVES);
-  const order = chosen.sort((a, b) => ranked.indexOf(b) - ranked.indexOf(a)), data = [], log = Boolean(choice("curves", "log"));
+    : who === "spread" ? ranked.filter((_, place) => Math.floor(place / step) !== Math.floor((place - 1) / step))
+    : ranked.slice(0, MOST_CURVES);
+  const places = new Map(ranked.map((row, place) => [row, place])),
+    order = chosen.sort((a, b) => places.get(b) - places.get(a)), data = [], log = Boolean(choice("curves", "log"));
   const values = [];
   // Lines of alike fitness are one trace: the best ones last, on top of the others.
   for (let shade = 0; shade < SHADES; shade++) {
-    const part = order.slice(Math.floor(shade * order.length / SHADES), Math.floor((shade + 1) * order.length / SHADES));
+    const part = order.slice(Math.floor(shade * order.length / SHADES),
+      Math.floor((shade + 1) * order.length / SHADES));
     if (!part.length) continue;
     const line = { x: [], y: [], customdata: [] };
     for (const row of part) {
       const curve = every[run.ids[row]];
-      curve.epoch.forEach((epoch, place) => { line.x.push(epoch); line.y.push(curve[metric][place]); line.customdata.push(row); values.push([epoch, curve[metric][place]]); });
+      curve.epoch.forEach((epoch, place) => { line.x.push(epoch); line.y.push(curve[metric][place]);
+        line.customdata.push(row); values.push([epoch, curve[metric][place]]); });
       line.x.push(null); line.y.push(null); line.customdata.push(-1);
     }
     const at = shade / (SHADES - 1);
-    data.push({ type: "scatter", mode: "lines", ...line, hoverinfo: "none", showlegend: false, connectgaps: false, opacity: 0.35 + 0.4 * at,
+    data.push({ type: "scatter", mode: "lines", ...line, hoverinfo: "none", showlegend: false, connectgaps: false,
+      opacity: 0.35 + 0.4 * at,
       line: { color: shadeOf(at), width: shade === SHADES - 1 ? 1.8 : 1.1 } });
   }
   const drawn = new Set(order), at = (row, epoch) => {
@@ -49,38 +60,68 @@ addPlot("curves", "data run filter open", () => {
   };
   const stops = order.filter((row) => run.status(row) === STOPPED);
   const end = (row) => early[run.ids[row]]?.stopped_at ?? every[run.ids[row]].epoch.at(-1);
-  if (stops.length) data.push({ type: "scatter", mode: "markers", name: "stopped early", x: stops.map(end), y: stops.map((row) => at(row, end(row))), customdata: stops, hoverinfo: "none",
-    marker: { symbol: "diamond", size: 7, color: colour("stopped"), line: { width: 1, color: colour("card") } } });
-  const would = order.filter((row) => run.status(row) === COMPLETED && (early[run.ids[row]]?.would_stop_at ?? null) !== null);
-  if (would.length) data.push({ type: "scatter", mode: "markers", name: "would be stopped", x: would.map((row) => early[run.ids[row]].would_stop_at), y: would.map((row) => at(row, early[run.ids[row]].would_stop_at)),
-    customdata: would, hoverinfo: "none", marker: { symbol: "diamond-open", size: 8, color: colour("stopped"), line: { width: 1.5, color: colour("stopped") } } });
-  const foreseen = order.filter((row) => early[run.ids[row]]?.predicted?.[metric]?.mean !== undefined && early[run.ids[row]].predicted[metric].mean !== null).slice(-60);
+  if (stops.length) data.push(
+    { type: "scatter", mode: "markers", name: "stopped early", x: stops.map(end),
+      y: stops.map((row) => at(row, end(row))), customdata: stops, hoverinfo: "none",
+      marker: { symbol: "diamond", size: 7, color: colour("stopped"), line: { width: 1, color: colour("card") } } });
+  const would = order.filter((row) => run.status(row) === COMPLETED
+      && (early[run.ids[row]]?.would_stop_at ?? null) !== null);
+  if (would.length) data.push(
+    { type: "scatter", mode: "markers", name: "would be stopped",
+      x: would.map((row) => early[run.ids[row]].would_stop_at),
+      y: would.map((row) => at(row, early[run.ids[row]].would_stop_at)),
+      customdata: would, hoverinfo: "none",
+      marker: { symbol: "diamond-open", size: 8, color: colour("stopped"),
+        line: { width: 1.5, color: colour("stopped") } } });
+  const foreseen = order.filter((row) => early[run.ids[row]]?.predicted?.[metric]?.mean !== undefined
+      && early[run.ids[row]].predicted[metric].mean !== null).slice(-60);
   if (foreseen.length) {
-    const guess = (row) => early[run.ids[row]].predicted[metric], last = spanOf(order.map((row) => every[run.ids[row]].epoch.at(-1)))[1];
-    data.push({ type: "scatter", mode: "markers", name: "predicted final", hoverinfo: "none", customdata: foreseen, y: foreseen.map((row) => guess(row).mean),
-      x: foreseen.map((row, place) => Math.max(last, (early[run.ids[row]].horizon ?? last + 1) - 1) + 0.35 + 0.9 * (place % 12) / 12),
-      error_y: { type: "data", symmetric: false, array: foreseen.map((row) => Math.max(0, guess(row).high - guess(row).mean)), arrayminus: foreseen.map((row) => Math.max(0, guess(row).mean - guess(row).low)), thickness: 1, width: 2, color: colour("chosen") },
+    const guess = (row) => early[run.ids[row]].predicted[metric],
+      last = spanOf(order.map((row) => every[run.ids[row]].epoch.at(-1)))[1];
+    data.push({ type: "scatter", mode: "markers", name: "predicted final", hoverinfo: "none", customdata: foreseen,
+      y: foreseen.map((row) => guess(row).mean),
+      x: foreseen.map((row, place) => Math.max(last, (early[run.ids[row]].horizon ?? last + 1) - 1) + 0.35
+          + 0.9 * (place % 12) / 12),
+      error_y: { type: "data", symmetric: false,
+        array: foreseen.map((row) => Math.max(0, guess(row).high - guess(row).mean)),
+        arrayminus: foreseen.map((row) => Math.max(0, guess(row).mean - guess(row).low)), thickness: 1, width: 2,
+        color: colour("chosen") },
       marker: { symbol: "line-ew", size: 7, line: { width: 2, color: colour("chosen") }, color: colour("chosen") } });
   }
   const open = run.row(state.open);
-  if (open !== undefined && has(open)) data.push({ type: "scatter", mode: "lines+markers", name: `#${state.open}`, x: every[state.open].epoch, y: every[state.open][metric], customdata: every[state.open].epoch.map(() => open),
-    hoverinfo: "none", line: { color: colour("chosen"), width: 3 }, marker: { size: 5, color: colour("chosen") } });
-  const mode = run.objectives.find(({ monitor }) => monitor === metric)?.mode ?? (/loss|error/.test(metric) ? "min" : "max"), view = learned(values, mode, log);
-  const summary = [`${count(drawn.size, "curve")} of ${ranked.length.toLocaleString("en")}${who === "best" && drawn.size < ranked.length ? ", the best" : ""}; the brighter, the better the final fitness.`];
+  if (open !== undefined && has(open)) data.push(
+    { type: "scatter", mode: "lines+markers", name: `#${state.open}`, x: every[state.open].epoch,
+      y: every[state.open][metric], customdata: every[state.open].epoch.map(() => open),
+      hoverinfo: "none", line: { color: colour("chosen"), width: 3 }, marker: { size: 5, color: colour("chosen") } });
+  const mode = run.objectives.find(({ monitor }) => monitor === metric)?.mode
+    ?? (/loss|error/.test(metric) ? "min" : "max"), view = learned(values, mode, log);
+  const best = who === "best" && drawn.size < ranked.length ? ", the best" : "";
+  const summary = [`${some(drawn.size, ranked.length, "curve")}${best}; the brighter, the better the final fitness.`];
   if (stops.length) summary.push(`${stops.length} of them were stopped early.`);
-  if (foreseen.length) summary.push(`Predicted finals with their 90 % interval stand right of the last epoch${foreseen.length === 60 ? ", at most 60" : ""}.`);
+  if (foreseen.length) summary.push(
+    `Predicted finals with their 90 % interval stand right of the last epoch${foreseen.length === 60 ? ", at "
+        + "most 60" : ""}.`);
   if (view) summary.push("Double-click shows the first epochs too.");
   if (thinned) summary.push(String(thinned));
-  return { data, summary: summary.join(" "), layout: { uirevision: `${metric}${log}${run.name}`, xaxis: axis("epoch"), yaxis: axis(metric, { type: log ? "log" : "linear", ...(view ? { range: view.range, autorange: false } : {}) }) } };
+  return { data, summary: summary.join(" "),
+    layout: { uirevision: `${metric}${log}${run.name}`, xaxis: axis("epoch"),
+      yaxis: axis(metric, { type: log ? "log" : "linear",
+        ...(view ? { range: view.range, autorange: false } : {}) }) } };
 });
 
-// -- predicted against true --------------------------------------------------------------------------------------------
+// -- predicted against true -------------------------------------------------------------------------------------------
 
 // Pairs [row, predicted, low, high] whose truth is known: only what was trained to its end counts.
 function guesses(run, source, monitor) {
-  const given = source === "early" ? Object.entries(run.raw.early ?? {}).map(([id, { predicted }]) => [id, predicted?.[monitor]]).map(([id, one]) => [id, one && [one.mean, one.low, one.high]])
-    : Object.entries(run.raw.predicted?.[monitor] ?? {}).map(([id, [mean, std]]) => [id, [mean, std === null ? null : mean - 1.645 * std, std === null ? null : mean + 1.645 * std]]);
-  return given.map(([id, one]) => [run.row(Number(id)), ...(one ?? [null])]).filter(([row, mean]) => row !== undefined && mean !== null && mean !== undefined);
+  const given = source === "early"
+    ? Object.entries(run.raw.early
+        ?? {}).map(([id, { predicted }]) => [id, predicted?.[monitor]]).map(
+          ([id, one]) => [id, one && [one.mean, one.low, one.high]])
+    : Object.entries(run.raw.predicted?.[monitor]
+        ?? {}).map(([id, [mean, std]]) =>
+            [id, [mean, std === null ? null : mean - 1.645 * std, std === null ? null : mean + 1.645 * std]]);
+  return given.map(([id, one]) => [run.row(Number(id)), ...(one ?? [null])]).filter(([row, mean]) => row !== undefined
+      && mean !== null && mean !== undefined);
 }
 
 // Spearman's rank correlation.
@@ -97,7 +138,8 @@ function rankCorrelation(a, b) {
   };
   const [x, y] = [ranks(a), ranks(b)], mean = (a.length - 1) / 2;
   let both = 0, first = 0, second = 0;
-  x.forEach((value, place) => { both += (value - mean) * (y[place] - mean); first += (value - mean) ** 2; second += (y[place] - mean) ** 2; });
+  x.forEach((value, place) => { both += (value - mean) * (y[place] - mean); first += (value - mean) ** 2;
+    second += (y[place] - mean) ** 2; });
   return first && second ? both / Math.sqrt(first * second) : null;
 }
 
@@ -107,22 +149,41 @@ addPlot("predicted", "data run filter open", () => {
     if (guesses(run, "early", monitor).length) offered.push([`early:${place}`, `${monitor} from early epochs`]);
     if (guesses(run, "before", monitor).length) offered.push([`before:${place}`, `${monitor} before training`]);
   });
-  setControls("predicted", [run.index, offered], () => (offered.length ? [chooser("predicted", "what", "Prediction", offered)] : []));
-  if (!offered.length) return { empty: "Nothing was predicted: the search has neither a prescreen nor early fitness prediction." };
-  const [source, index] = choice("predicted", "what").split(":"), place = Number(index), column = run.fitness[place], shown = new Set(visibleRows());
+  setControls("predicted", [run.index, offered],
+    () => (offered.length ? [chooser("predicted", "what", "Prediction", offered)] : []));
+  if (!offered.length) return {
+    empty: "Nothing was predicted: the search has neither a prescreen nor early fitness prediction." };
+  const [source, index] = choice("predicted", "what").split(":"), place = Number(index), column = run.fitness[place],
+    shown = new Set(visibleRows());
   const all = guesses(run, source, run.objectives[place].monitor).filter(([row]) => shown.has(row));
-  const known = all.filter(([row]) => run.status(row) === COMPLETED && column.values[row] !== null && column.values[row] !== undefined);
-  if (!known.length) return { empty: `${count(all.length, "prediction")}, but none of these candidates was trained to its end: there is nothing to compare with.` };
-  const truth = known.map(([row]) => column.values[row]), mean = known.map(([, value]) => value), [low, high] = spanOf([...truth, ...mean]), few = known.length <= 300;
-  const uirevision = source + place, [drawn, left] = thinned(known.map((one) => ({ one, x: one[1], y: column.values[one[0]] })), zoomOf("predicted", uirevision)), part = drawn.map(({ one }) => one);
-  const data = [{ type: "scatter", mode: "lines", x: [low, high], y: [low, high], hoverinfo: "skip", showlegend: false, line: { color: colour("muted"), dash: "dot", width: 1.5 } },
-    { type: "scatter", mode: "markers", x: part.map(([, value]) => value), y: part.map(([row]) => column.values[row]), customdata: part.map(([row]) => row), hoverinfo: "none", showlegend: false,
-      ...(few ? { error_x: { type: "data", symmetric: false, array: part.map(([, value, , top]) => Math.max(0, (top ?? value) - value)), arrayminus: part.map(([, value, bottom]) => Math.max(0, value - (bottom ?? value))), thickness: 0.7, width: 0, color: colour("muted") } } : {}),
+  const known = all.filter(([row]) => run.status(row) === COMPLETED && column.values[row] !== null
+      && column.values[row] !== undefined);
+  if (!known.length) return {
+    empty: `${count(all.length, "prediction")}, but none of these candidates was trained to its end: there is `
+      + `nothing to compare with.` };
+  const truth = known.map(([row]) => column.values[row]), mean = known.map(([, value]) => value),
+    [low, high] = spanOf([...truth, ...mean]), few = known.length <= 300;
+  const uirevision = source + place,
+    [drawn, left] = thinned(known.map((one) => ({ one, x: one[1], y: column.values[one[0]] })),
+      zoomOf("predicted", uirevision)), part = drawn.map(({ one }) => one);
+  const data = [{ type: "scatter", mode: "lines", x: [low, high], y: [low, high], hoverinfo: "skip", showlegend: false,
+    line: { color: colour("muted"), dash: "dot", width: 1.5 } },
+    { type: "scatter", mode: "markers", x: part.map(([, value]) => value), y: part.map(([row]) => column.values[row]),
+      customdata: part.map(([row]) => row), hoverinfo: "none", showlegend: false,
+      ...(few ? { error_x: { type: "data", symmetric: false,
+        array: part.map(([, value, , top]) => Math.max(0, (top ?? value) - value)),
+        arrayminus: part.map(([, value, bottom]) => Math.max(0, value - (bottom ?? value))), thickness: 0.7, width: 0,
+        color: colour("muted") } } : {}),
       marker: { color: colour("completed"), size: few ? 7 : 4, opacity: few ? 0.8 : 0.4 } }];
   const open = known.find(([row]) => row === run.row(state.open));
   if (open) data.push(ring([open[1]], [column.values[open[0]]], open[0]));
-  const error = mean.reduce((sum, value, i) => sum + Math.abs(value - truth[i]), 0) / mean.length, rank = rankCorrelation(mean, truth);
-  const held = known.filter(([row, , bottom, top]) => bottom !== null && bottom !== undefined && column.values[row] >= bottom && column.values[row] <= top).length;
-  return { data, summary: `${count(known.length, "candidate")} trained to the end: off by ${number(error, 3)} on average, rank correlation ${number(rank, 2)}, ${percent(held / known.length)} within the predicted 90 % interval${few ? " (bars)" : ""}. ${left}`,
+  const error = mean.reduce((sum, value, i) => sum + Math.abs(value - truth[i]), 0) / mean.length,
+    rank = rankCorrelation(mean, truth);
+  const held = known.filter(([row, , bottom, top]) => bottom !== null && bottom !== undefined
+      && column.values[row] >= bottom && column.values[row] <= top).length;
+  return { data, summary: `${count(known.length, "candidate")} trained to the end: `
+      + `off by ${number(error, 3)} on average, rank `
+      + `correlation ${number(rank, 2)}, ${percent(held / known.length)} within the predicted 90 % `
+      + `interval${few ? " (bars)" : ""}. ${left}`,
     layout: { uirevision, xaxis: axis(`predicted ${column.label}`), yaxis: axis(`true ${column.label}`) } };
 }).thins = true;

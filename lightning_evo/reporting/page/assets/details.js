@@ -10,8 +10,9 @@ function yamlOf(run, row) {
     const parts = gene.path.split("."), last = parts.pop();
     let place = config;
     for (const part of parts) {
-      const inner = place[part];
-      if (typeof inner === "string") place[part] = { class_path: inner }; // a gene that chose a class, and one of its arguments
+      const inner = Object.hasOwn(place, part) ? place[part] : null;
+      // a gene that chose a class, and one of its arguments
+      if (typeof inner === "string") place[part] = { class_path: inner };
       else if (inner === null || typeof inner !== "object") place[part] = {};
       place = place[part];
     }
@@ -26,7 +27,8 @@ function yamlOf(run, row) {
 function plainScalar(value) {
   if (value === null) return "null";
   if (typeof value !== "string") return typeof value === "number" ? String(value) : JSON.stringify(value);
-  const risky = value === "" || /^[\s\-?:,[\]{}#&*!|>'"%@`~]|: |\s#|\s$|[\n\t]|:$/.test(value) || /^(true|false|null|yes|no|on|off|[-+.\d].*)$/i.test(value);
+  const risky = value === "" || /^[\s\-?:,[\]{}#&*!|>'"%@`~]|: |\s#|\s$|[\n\t]|:$/.test(value)
+    || /^(true|false|null|yes|no|on|off|[-+.\d].*)$/i.test(value);
   return risky ? JSON.stringify(value) : value;
 }
 
@@ -44,7 +46,8 @@ function write(value, path, depth, lines, marks) {
         write(inner, here, depth + 1, lines, marks);
       }
     } else {
-      const text = inner !== null && typeof inner === "object" ? (Array.isArray(inner) ? "[]" : "{}") : plainScalar(inner);
+      const text = inner !== null
+        && typeof inner === "object" ? (Array.isArray(inner) ? "[]" : "{}") : plainScalar(inner);
       lines.push([`${indent}${name} ${text}`, marked]);
     }
   }
@@ -52,7 +55,8 @@ function write(value, path, depth, lines, marks) {
 
 function facts(pairs) {
   const kept = pairs.filter(([, value]) => value !== null && value !== undefined && value !== "");
-  return element("dl", { class: "facts" }, kept.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
+  return element("dl", { class: "facts" },
+    kept.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
 }
 
 function part(title, ...children) {
@@ -63,7 +67,8 @@ function chainOf(run, row) {
   const chain = [];
   let now = row;
   for (const seen = new Set([row]); chain.length < 60;) {
-    const from = run.candidates.inherits[now], parents = run.parents(now), next = run.row(from !== null && run.rows.has(from) ? from : parents[0]);
+    const from = run.candidates.inherits[now], parents = run.parents(now),
+      next = run.row(from !== null && run.rows.has(from) ? from : parents[0]);
     if (next === undefined || seen.has(next)) break;
     chain.push([next, from === run.ids[next], now]);
     seen.add(next);
@@ -75,9 +80,14 @@ function chainOf(run, row) {
 function differences(run, row) {
   return run.parents(row).map((parent) => {
     const other = run.row(parent), changed = run.changed(row, other);
-    const head = element("p", {}, "from ", candidateLink(parent), run.candidates.inherits[row] === parent ? ", whose weights it started from" : "", changed.length ? "" : ": no gene differs");
+    const head = element("p", {}, "from ", candidateLink(parent),
+      run.candidates.inherits[row] === parent ? ", whose weights it started from" : "",
+      changed.length ? "" : ": no gene differs");
     if (!changed.length) return head;
-    return element("div", { class: "scroll" }, head, plainTable(["gene", `#${parent}`, `#${run.ids[row]}`], changed.map((gene) => [shortened(gene.label, 40), shortened(gene.text(other) || "–", 60), shortened(gene.text(row) || "–", 60)])));
+    return element("div", { class: "scroll" }, head,
+      plainTable(["gene", `#${parent}`, `#${run.ids[row]}`],
+        changed.map((gene) => [shortened(gene.label, 40), shortened(gene.text(other) || "–", 60),
+          shortened(gene.text(row) || "–", 60)])));
   });
 }
 
@@ -95,43 +105,71 @@ function drawDetails(kind) {
   }
   if (kind === "open") hideTooltip();
   if (panel.hidden) opener = document.activeElement;
-  const scrolled = kind === "data" ? panel.scrollTop : 0, focused = panel.contains(document.activeElement), { candidates } = run, id = run.ids[row];
+  const scrolled = kind === "data" ? panel.scrollTop : 0, focused = panel.contains(document.activeElement),
+    { candidates } = run, id = run.ids[row];
   const rows = sortedRows(), at = rows.indexOf(row);
-  const step = (label, name, place) => element("button", { type: "button", "aria-label": name, disabled: rows[place] === undefined || at < 0, onclick: () => openCandidate(run.ids[rows[place]]) }, label);
-  const title = element("h2", { id: "details-title", tabindex: "-1" }, statusMark(run.status(row)), `#${id} ${STATUS[run.status(row)]}`);
+  const step = (label, name, place) =>
+    element("button", { type: "button", "aria-label": name, disabled: rows[place] === undefined || at < 0,
+      onclick: () => openCandidate(run.ids[rows[place]]) }, label);
+  const title = element("h2", { id: "details-title", tabindex: "-1" }, statusMark(run.status(row)),
+    `#${id} ${STATUS[run.status(row)]}`);
   const lines = yamlOf(run, row), early = run.raw.early?.[id], made = [];
-  made.push(facts([...run.fitness.map((column) => [column.label, column.text(row) || (run.status(row) === PENDING ? "not yet" : "not finite or unknown")]),
-    ["rank", run.best !== null && run.ranked.indexOf(row) >= 0 && run.fitness[0]?.values[row] !== null && run.fitness[0]?.values[row] !== undefined ? `${run.ranked.indexOf(row) + 1} of ${run.size.toLocaleString("en")}` : null],
+  made.push(facts([...run.fitness.map(
+    (column) => [column.label, column.text(row)
+        || (run.status(row) === PENDING ? "not yet" : "not finite or unknown")]),
+    ["rank", run.best !== null && run.ranked.indexOf(row) >= 0 && run.fitness[0]?.values[row] !== null
+        && run.fitness[0]?.values[row] !== undefined
+        ? `${run.ranked.indexOf(row) + 1} of ${run.size.toLocaleString("en")}` : null],
     ["generation", run.column("generation").text(row)], ["origin", run.column("origin").text(row)],
-    ["same as", candidates.duplicate_of[row] === null ? null : candidateLink(candidates.duplicate_of[row])], ["remark", run.column("remark").text(row)]]));
+    ["same as", candidates.duplicate_of[row] === null ? null : candidateLink(candidates.duplicate_of[row])],
+    ["remark", run.column("remark").text(row)]]));
   if (candidates.error[row] !== null) {
     const trace = candidates.tracebacks?.[candidates.error[row]], text = candidates.errors[candidates.error[row]];
-    made.push(element("div", { class: "error" }, element("p", {}, element("b", {}, text)), trace ? element("pre", { tabindex: "0" }, trace) : null, copyButton("Copy error", () => trace ?? text, "The error")));
+    made.push(element("div", { class: "error" }, element("p", {}, element("b", {}, text)),
+      trace ? element("pre", { tabindex: "0" }, trace) : null,
+      copyButton("Copy error", () => trace ?? text, "The error")));
   }
   made.push(...part("Genes", facts(run.genes.map((gene) => [shortened(gene.label, 40), gene.text(row)]))));
   const parents = differences(run, row);
   if (parents.length) made.push(...part("What changed", ...parents));
   made.push(...part("Learning curve", element("div", { class: "plot short", id: "details-curve" })));
   if (early?.predicted) {
-    const said = Object.entries(early.predicted).map(([monitor, { mean, low, high }]) => [`${monitor} foreseen`, `${number(mean)} (${number(low)} to ${number(high)})`]);
-    made.push(facts([...said, ["stopped at epoch", early.stopped_at], ["would have been stopped at", early.would_stop_at], ["control", early.control ? "yes: trained to the end to check the predictions" : null]]));
+    const said = Object.entries(early.predicted).map(
+      ([monitor, { mean, low, high }]) =>
+        [`${monitor} foreseen`, `${number(mean)} (${number(low)} to ${number(high)})`]);
+    made.push(facts([...said, ["stopped at epoch", early.stopped_at],
+      ["would have been stopped at", early.would_stop_at],
+      ["control", early.control ? "yes: trained to the end to check the predictions" : null]]));
   }
   const measured = run.columns.filter(({ group }) => ["costs", "times", "metrics", "predictions"].includes(group));
   made.push(...part("Costs, times and metrics", facts(measured.map((column) => [column.label, column.text(row)]))));
   const chain = chainOf(run, row);
-  if (chain.length) made.push(...part("Ancestors", element("ul", { class: "chain" }, chain.map(([ancestor, inherited, child]) => element("li", {}, candidateLink(run.ids[ancestor]),
-    element("span", {}, [run.fitness[0]?.text(ancestor), inherited ? "weights inherited" : "", run.changes(child, ancestor, 2).join("; ")].filter(Boolean).join(" · ")))))));
+  if (chain.length) made.push(
+    ...part("Ancestors", element("ul", { class: "chain" },
+      chain.map(([ancestor, inherited, child]) => element("li", {}, candidateLink(run.ids[ancestor]),
+        element("span", {}, [run.fitness[0]?.text(ancestor), inherited ? "weights inherited" : "",
+          run.changes(child, ancestor, 2).join("; ")].filter(Boolean).join(" · ")))))));
   const children = run.children(id);
-  if (children.length) made.push(...part(count(children.length, "child", "children"), element("p", { class: "ids" }, children.slice(0, 60).map((child) => candidateLink(child)), children.length > 60 ? `and ${children.length - 60} more` : null)));
-  made.push(...part("Config (marked: set by genes)", element("pre", { tabindex: "0", "aria-label": "Config" }, lines.flatMap(([line, marked]) => {
-    const [, indent, rest] = /^(\s*)(.*)$/.exec(line);
-    return [indent, marked ? element("mark", {}, rest) : rest, "\n"];
-  }))));
-  const link = () => `${location.href.split("#")[0]}#${state.runs.length > 1 ? `run=${run.index + 1}&` : ""}candidate=${id}`;
-  made.push(element("p", { class: "ids", style: "margin-top:8px" }, copyButton("Copy config", () => `${lines.map(([line]) => line).join("\n")}\n`, "The config"), copyButton("Copy link", link, "The link"),
+  if (children.length) made.push(
+    ...part(count(children.length, "child", "children"),
+      element("p", { class: "ids" }, children.slice(0, 60).map((child) => candidateLink(child)),
+        children.length > 60 ? `and ${children.length - 60} more` : null)));
+  made.push(...part("Config (marked: set by genes)",
+    element("pre", { tabindex: "0", "aria-label": "Config" }, lines.flatMap(([line, marked]) => {
+      const [, indent, rest] = /^(\s*)(.*)$/.exec(line);
+      return [indent, marked ? element("mark", {}, rest) : rest, "\n"];
+    }))));
+  const link = () => location.href.split("#")[0]
+    + `#${state.runs.length > 1 ? `run=${run.index + 1}&` : ""}candidate=${id}`;
+  made.push(element("p", { class: "ids", style: "margin-top:8px" },
+    copyButton("Copy config", () => `${lines.map(([line]) => line).join("\n")}\n`, "The config"),
+    copyButton("Copy link", link, "The link"),
     element("button", { type: "button", onclick: () => showFamily() }, "Show its family")));
-  panel.replaceChildren(element("div", { class: "top" }, title, element("span", { class: "grow" }), step("‹", "Candidate before, in the leaderboard's order", at - 1), step("›", "Next candidate, in the leaderboard's order", at + 1),
-    element("button", { type: "button", id: "close", "aria-label": "Close (Escape)", onclick: () => openCandidate(null) }, "✕")), ...made);
+  panel.replaceChildren(element("div", { class: "top" }, title, element("span", { class: "grow" }),
+    step("‹", "Candidate before, in the leaderboard's order", at - 1),
+    step("›", "Next candidate, in the leaderboard's order", at + 1),
+    element("button", { type: "button", id: "close", "aria-label": "Close (Escape)",
+      onclick: () => openCandidate(null) }, "✕")), ...made);
   panel.hidden = false;
   panel.scrollTop = scrolled;
   drawOwnCurve(row);
@@ -139,29 +177,44 @@ function drawDetails(kind) {
 }
 
 function backToOpener() {
-  const again = opener?.isConnected ? opener : byId("table").querySelector(`[data-candidate="${opener?.dataset?.candidate}"]`);
+  const again = opener?.isConnected ? opener
+    : byId("table").querySelector(`[data-candidate="${opener?.dataset?.candidate}"]`);
   (again ?? byId("leaderboard")).focus({ preventScroll: true });
 }
 
 function drawOwnCurve(row) {
   const { run } = state, place = byId("details-curve"), curve = run.raw.curves.every[run.ids[row]];
-  const names = curve ? Object.keys(curve).filter((name) => name !== "epoch" && curve[name].some((value) => value !== null)) : [];
+  const names = curve ? Object.keys(curve).filter((name) => name !== "epoch"
+      && curve[name].some((value) => value !== null)) : [];
   if (!names.length) {
     place.className = "muted";
     place.textContent = "No curve.";
     return;
   }
-  const guess = run.raw.early?.[run.ids[row]]?.predicted ?? {}, loss = (name) => /loss|error|perplexity/.test(name), two = names.some(loss) && !names.every(loss);
-  const data = names.slice(0, 8).map((name, index) => ({ type: "scatter", mode: "lines+markers", name: escaped(shortened(name, 24)), x: curve.epoch, y: curve[name], marker: { size: 4 }, hoverinfo: "x+y",
-    yaxis: two && loss(name) ? "y2" : "y", line: { color: colour(`run-${index}`), width: 2, dash: two && loss(name) ? "dot" : "solid" } }));
+  const guess = run.raw.early?.[run.ids[row]]?.predicted ?? {}, loss = (name) => /loss|error|perplexity/.test(name),
+    two = names.some(loss) && !names.every(loss);
+  const data = names.slice(0,
+    8).map((name, index) => (
+      { type: "scatter", mode: "lines+markers", name: escaped(shortened(name, 24)), x: curve.epoch, y: curve[name],
+        marker: { size: 4 }, hoverinfo: "x+y",
+        yaxis: two && loss(name) ? "y2" : "y",
+        line: { color: colour(`run-${index}`), width: 2, dash: two && loss(name) ? "dot" : "solid" } }));
   for (const [monitor, { mean, low, high }] of Object.entries(guess)) {
     if (!names.includes(monitor) || mean === null) continue;
-    data.push({ type: "scatter", mode: "markers", showlegend: false, hoverinfo: "y", x: [(run.raw.early[run.ids[row]].horizon ?? curve.epoch.at(-1) + 2) - 0.5], y: [mean], yaxis: two && loss(monitor) ? "y2" : "y",
-      error_y: { type: "data", symmetric: false, array: [Math.max(0, high - mean)], arrayminus: [Math.max(0, mean - low)], color: colour("chosen"), thickness: 1.5 }, marker: { symbol: "line-ew", size: 10, color: colour("chosen"), line: { width: 2, color: colour("chosen") } } });
+    data.push({ type: "scatter", mode: "markers", showlegend: false, hoverinfo: "y",
+      x: [(run.raw.early[run.ids[row]].horizon ?? curve.epoch.at(-1) + 2) - 0.5], y: [mean], yaxis: two
+        && loss(monitor) ? "y2" : "y",
+      error_y: { type: "data", symmetric: false, array: [Math.max(0, high - mean)],
+        arrayminus: [Math.max(0, mean - low)], color: colour("chosen"), thickness: 1.5 },
+      marker: { symbol: "line-ew", size: 10, color: colour("chosen"), line: { width: 2, color: colour("chosen") } } });
   }
   place.setAttribute("role", "img");
-  place.setAttribute("aria-label", `Learning curve: ${names.map((name) => `${name} ends at ${number(curve[name].filter((value) => value !== null).at(-1))}`).join(", ")}`);
-  Plotly.newPlot(place, data, baseLayout({ hovermode: "x", margin: { l: 44, r: two ? 44 : 10, t: 8, b: 36 }, xaxis: axis("epoch"), yaxis: axis(""), ...(two ? { yaxis2: axis("", { overlaying: "y", side: "right", showgrid: false }) } : {}) }),
+  const end = (name) => curve[name].filter((value) => value !== null).at(-1);
+  place.setAttribute("aria-label",
+    `Learning curve: ${names.map((name) => `${name} ends at ${number(end(name))}`).join(", ")}`);
+  Plotly.newPlot(place, data,
+    baseLayout({ hovermode: "x", margin: { l: 44, r: two ? 44 : 10, t: 8, b: 36 }, xaxis: axis("epoch"),
+      yaxis: axis(""), ...(two ? { yaxis2: axis("", { overlaying: "y", side: "right", showgrid: false }) } : {}) }),
     { displayModeBar: false, responsive: true });
 }
 
@@ -170,7 +223,8 @@ function showFamily() {
   const select = controlsOf("lineage").querySelector("[data-choice='lineage.who'] select");
   if (select) select.value = "family";
   redraw("lineage");
-  if (innerWidth < 1000) openCandidate(state.open); // the panel stays: the tree is behind it on a phone, which Escape or the cross uncovers
+  // the panel stays: the tree is behind it on a phone, which Escape or the cross uncovers
+  if (innerWidth < 1000) openCandidate(state.open);
   byId("lineage").scrollIntoView();
 }
 

@@ -32,12 +32,17 @@ function drawFilterChoices() {
   const tally = [0, 0, 0, 0], kinds = origins.map(() => 0);
   status.forEach((value) => { tally[value] += 1; });
   origin.forEach((value) => { if (value !== null) kinds[value] += 1; });
-  replaceKeepingFocus("statuses", [COMPLETED, STOPPED, FAILED, PENDING].filter((value) => tally[value] || state.statuses.has(value))
-    .map((value) => toggle(`${STATUS[value]} ${tally[value].toLocaleString("en")}`, state.statuses, value, statusMark(value))));
-  replaceKeepingFocus("origins", origins.map((name, index) => toggle(`${shortened(name)} ${kinds[index].toLocaleString("en")}`, state.origins, name)));
+  replaceKeepingFocus("statuses",
+    [COMPLETED, STOPPED, FAILED, PENDING].filter((value) => tally[value] || state.statuses.has(value))
+      .map((value) => toggle(`${STATUS[value]} ${tally[value].toLocaleString("en")}`, state.statuses, value,
+        statusMark(value))));
+  replaceKeepingFocus("origins",
+    origins.map((name, index) => toggle(`${shortened(name)} ${kinds[index].toLocaleString("en")}`, state.origins,
+      name)));
   const select = byId("range-column"), chosen = select.value, groups = new Map();
   for (const column of run.columns) {
-    const offered = column.key !== "status" && column.key !== "origin" && !column.ids && (column.isNumber ? column.span() : column.choices.length && column.choices.length <= 60);
+    const offered = column.key !== "status" && column.key !== "origin" && !column.ids
+      && (column.isNumber ? column.span() : column.choices.length && column.choices.length <= 60);
     if (!offered) continue;
     if (!groups.has(column.group)) groups.set(column.group, element("optgroup", { label: column.group }));
     groups.get(column.group).append(new Option(shortened(column.label, 44), column.key));
@@ -67,15 +72,18 @@ function drawRangeInputs() {
     return;
   }
   const span = column.span() ?? ["", ""], now = list?.[0] ?? [null, null];
-  const field = (name, value, hint) => element("input", { class: "number", inputmode: "decimal", "aria-label": `${name} of ${column.label}`,
-    placeholder: typeof hint === "number" ? String(+hint.toPrecision(4)) : "", value: Number.isFinite(value) ? String(value) : "" });
+  const field = (name, value, hint) =>
+    element("input", { class: "number", inputmode: "decimal", "aria-label": `${name} of ${column.label}`,
+      placeholder: typeof hint === "number" ? String(+hint.toPrecision(4)) : "",
+      value: Number.isFinite(value) ? String(value) : "" });
   place.replaceChildren(field("Lowest", now[0], span[0]), "to", field("Highest", now[1], span[1]));
 }
 
 byId("range-column").addEventListener("change", drawRangeInputs);
 byId("range-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  const column = state.run.column(byId("range-column").value), inputs = [...byId("range-inputs").querySelectorAll("input")];
+  const column = state.run.column(byId("range-column").value),
+    inputs = [...byId("range-inputs").querySelectorAll("input")];
   if (!column) return;
   if (column.choices) {
     setRange(column.key, inputs.filter(({ checked }) => checked).map(({ value }) => [Number(value), Number(value)]));
@@ -90,22 +98,33 @@ byId("range-form").addEventListener("submit", (event) => {
 
 function drawChips() {
   const { run } = state, chips = [];
-  const chip = (text, remove) => chips.push(element("li", {}, element("button", { type: "button", class: "chip", title: text, "aria-label": `Remove the filter ${text}`, onclick: remove }, `${shortened(text, 90)}  ×`)));
+  const chip = (text, remove) =>
+    chips.push(element("li", {},
+      element("button", { type: "button", class: "chip", title: text, "aria-label": `Remove the filter ${text}`,
+        onclick: remove }, `${shortened(text, 90)}  ×`)));
   for (const [key, list] of state.ranges) {
     const column = run.column(key);
     if (column) chip(rangeText(column, list), () => setRange(key, null));
   }
+  for (const status of state.statuses) {
+    chip(`status: ${STATUS[status]}`, () => { state.statuses.delete(status); changed("filter"); });
+  }
   for (const name of state.origins) chip(`origin: ${name}`, () => { state.origins.delete(name); changed("filter"); });
-  if (filtered()) chips.push(element("li", {}, element("button", { type: "button", class: "chip", id: "clear", onclick: clearFilters }, "Clear all filters")));
+  if (filtered()) chips.push(
+    element("li", {}, element("button", { type: "button", class: "chip", id: "clear", onclick: clearFilters },
+      "Clear all filters")));
   byId("chips").replaceChildren(...chips);
   const many = visibleRows().length;
-  byId("shown").textContent = filtered() ? `${many.toLocaleString("en")} of ${count(run.size, "candidate")}` : count(run.size, "candidate");
+  byId("shown").textContent = filtered() ? `${many.toLocaleString("en")} of ${count(run.size, "candidate")}`
+    : count(run.size, "candidate");
   if (document.activeElement !== byId("search")) byId("search").value = state.text;
 }
 
 on("data run", drawFilterChoices);
-on("filter", () => { if (!byId("statuses").contains(document.activeElement) && !byId("origins").contains(document.activeElement)) drawFilterChoices(); });
+on("filter", () => { if (!byId("statuses").contains(document.activeElement)
+    && !byId("origins").contains(document.activeElement)) drawFilterChoices(); });
 on("data run filter", drawChips);
 
-new IntersectionObserver(([entry]) => byId("filters").classList.toggle("stuck", entry.intersectionRatio < 1), { threshold: [1], rootMargin: "-1px 0px 0px 0px" })
+new IntersectionObserver(([entry]) => byId("filters").classList.toggle("stuck", entry.intersectionRatio < 1),
+  { threshold: [1], rootMargin: "-1px 0px 0px 0px" })
   .observe(byId("filters"));

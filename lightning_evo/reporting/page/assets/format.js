@@ -1,4 +1,5 @@
-// How is a value shown? Numbers, times and texts as people read them; every text of users goes in as text, never as markup.
+// How is a value shown? Numbers, times and texts as people read them; every text of users goes in as text, never as
+// markup.
 "use strict";
 
 const STATUS = ["pending", "completed", "stopped", "failed"];
@@ -14,7 +15,8 @@ function number(value, digits = 4) {
     const [unit, name] = PREFIXES.find(([unit]) => size >= unit * 0.9999);
     return `${+(value / unit).toPrecision(3)}${name}`;
   }
-  if (size !== 0 && (size < 1e-3 || size >= 1e21)) return value.toExponential(2).replace(/\.?0+e/, "e").replace("e+", "e");
+  if (size !== 0 && (size < 1e-3 || size >= 1e21)) return value.toExponential(2).replace(/\.?0+e/, "e").replace("e+",
+    "e");
   return String(+value.toPrecision(digits));
 }
 
@@ -35,6 +37,11 @@ function percent(share) {
 
 function count(value, one, many = `${one}s`) {
   return `${value.toLocaleString("en")} ${value === 1 ? one : many}`;
+}
+
+// "5 of 20 candidates", or "20 candidates" where all are meant.
+function some(part, whole, one, many) {
+  return `${part < whole ? `${part.toLocaleString("en")} of ` : ""}${count(whole, one, many)}`;
 }
 
 function moment(unix) {

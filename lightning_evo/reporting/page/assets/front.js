@@ -3,7 +3,8 @@
 
 function frontAxes(run) {
   const groups = ["objectives", "costs", "metrics", "times", "genes", "candidate"];
-  const offered = run.columns.filter((column) => column.isNumber && groups.includes(column.group) && column.key !== "slot" && column.span());
+  const offered = run.columns.filter((column) => column.isNumber && groups.includes(column.group)
+      && column.key !== "slot" && column.span());
   return offered.sort((a, b) => groups.indexOf(a.group) - groups.indexOf(b.group));
 }
 
@@ -14,7 +15,8 @@ function direction(column) {
 
 addPlot("front", "data run filter open", () => {
   const { run } = state, offered = frontAxes(run), named = offered.map(({ key, label }) => [key, label]);
-  const usual = [...run.fitness.map(({ key }) => key), "cost:params", "cost:seconds", "took", "id"].filter((key) => offered.some((column) => column.key === key));
+  const usual = [...run.fitness.map(({ key }) => key), "cost:params", "cost:seconds", "took",
+    "id"].filter((key) => offered.some((column) => column.key === key));
   const first = (place) => {
     const key = usual[place] ?? usual[0];
     return [...named.filter(([name]) => name === key), ...named.filter(([name]) => name !== key)];
@@ -35,31 +37,62 @@ addPlot("front", "data run filter open", () => {
   if (deep && !webgl) return { empty: "Three dimensions need WebGL, which this browser doesn't offer." };
   const directions = axes.map(direction), known = !directions.includes(null) && new Set(axes).size === axes.length;
   // A front of predicted values would be one of promises: stopped candidates are drawn, and can't be on it.
-  const front = known ? frontOf(rows.filter((row) => run.status(row) === COMPLETED), axes.map((column, place) => [column, directions[place]])) : [];
-  const onFront = new Set(front), logs = axes.map((column) => column.wide && column.group !== "objectives" || column.wide && column.mode === "min");
-  const trace = (chosen, more) => ({ type: deep ? "scatter3d" : "scatter", mode: "markers", hoverinfo: "none", customdata: chosen,
-    x: chosen.map((row) => axes[0].values[row]), y: chosen.map((row) => axes[1].values[row]), ...(deep ? { z: chosen.map((row) => axes[2].values[row]) } : {}), ...more });
-  const uirevision = axes.map(({ key }) => key).join() + deep, points = rows.filter((row) => !onFront.has(row)).map((row) => ({ row, x: axes[0].values[row], y: axes[1].values[row] }));
-  const [drawn, left] = deep ? [points, ""] : thinned(points, zoomOf("front", uirevision)), data = [], size = drawn.length > 1000 ? 3.5 : 6;
+  const front = known ? frontOf(rows.filter((row) => run.status(row) === COMPLETED),
+    axes.map((column, place) => [column, directions[place]])) : [];
+  const onFront = new Set(front),
+    logs = axes.map((column) => column.wide && column.group !== "objectives" || column.wide && column.mode === "min");
+  const trace = (chosen, more) =>
+    ({ type: deep ? "scatter3d" : "scatter", mode: "markers", hoverinfo: "none", customdata: chosen,
+      x: chosen.map((row) => axes[0].values[row]), y: chosen.map((row) => axes[1].values[row]),
+      ...(deep ? { z: chosen.map((row) => axes[2].values[row]) } : {}), ...more });
+  const uirevision = axes.map(({ key }) => key).join() + deep,
+    points = rows.filter((row) => !onFront.has(row)).map(
+      (row) => ({ row, x: axes[0].values[row], y: axes[1].values[row] }));
+  const [drawn, left] = deep ? [points, ""] : thinned(points, zoomOf("front", uirevision)), data = [],
+    size = drawn.length > 1000 ? 3.5 : 6;
   for (const status of [COMPLETED, STOPPED]) {
     const chosen = drawn.map(({ row }) => row).filter((row) => run.status(row) === status);
-    if (chosen.length) data.push(trace(chosen, { name: status === STOPPED ? "stopped" : known ? "dominated" : "completed",
-      marker: { color: colour(STATUS[status]), size: deep ? size * 0.7 : size, opacity: drawn.length > 1000 ? 0.4 : 0.55, symbol: SYMBOLS[status] } }));
+    if (chosen.length) data.push(
+      trace(chosen, { name: status === STOPPED ? "stopped" : known ? "dominated" : "completed",
+        marker: { color: colour(STATUS[status]), size: deep ? size * 0.7 : size,
+          opacity: drawn.length > 1000 ? 0.4 : 0.55, symbol: SYMBOLS[status] } }));
   }
-  if (front.length) data.push(trace(front, { name: "Pareto front", type: deep ? "scatter3d" : "scatter", mode: deep ? "markers" : "lines+markers",
-    line: { color: colour("best"), width: 1.5, shape: "hv" }, marker: { color: colour("best"), size: deep ? 6 : 9, symbol: "circle", line: { width: 1, color: colour("card") } } }));
+  if (front.length) data.push(
+    trace(front, { name: "Pareto front", type: deep ? "scatter3d" : "scatter", mode: deep ? "markers" : "lines+markers",
+      line: { color: colour("best"), width: 1.5, shape: "hv" },
+      marker: { color: colour("best"), size: deep ? 6 : 9, symbol: "circle",
+        line: { width: 1, color: colour("card") } } }));
   const open = run.row(state.open);
-  if (open !== undefined && there(open)) data.push(deep ? trace([open], { showlegend: false, marker: { size: 11, symbol: "circle-open", color: colour("chosen"), line: { width: 3, color: colour("chosen") } } })
-    : ring([axes[0].values[open]], [axes[1].values[open]], open));
-  const summary = [known ? `${count(front.length, "candidate")} of ${rows.length.toLocaleString("en")} on the front: ${front.slice(0, 8).map((row) => `#${run.ids[row]}`).join(", ")}${front.length > 8 ? ` and ${front.length - 8} more` : ""}.`
-    : `${count(rows.length, "candidate")}. It isn't known which way ${axes.filter((_, place) => directions[place] === null).map(({ label }) => label).join(" and ")} ${directions.filter((each) => each === null).length > 1 ? "are" : "is"} better, so there is no front.`];
-  if (rows.some((row) => run.status(row) === STOPPED) && axes.some(({ group }) => group === "objectives")) summary.push("Stopped candidates' fitness is predicted: they can't be on it.");
-  if (logs.some(Boolean)) summary.push(`Logarithmic: ${axes.filter((_, place) => logs[place]).map(({ label }) => label).join(", ")}.`);
+  if (open !== undefined && there(open)) data.push(
+    deep ? trace([open], { showlegend: false,
+      marker: { size: 11, symbol: "circle-open", color: colour("chosen"),
+        line: { width: 3, color: colour("chosen") } } })
+      : ring([axes[0].values[open]], [axes[1].values[open]], open));
+  const listed = front.slice(0, 8).map((row) => `#${run.ids[row]}`).join(", ");
+  const more = front.length > 8 ? ` and ${front.length - 8} more` : "";
+  const unknown = axes.filter((_, place) => directions[place] === null).map(({ label }) => label).join(" and ");
+  const why = unknown ? `it isn't known which way ${unknown} is better` : "an axis is there twice";
+  const summary = [known
+    ? `${count(front.length, "candidate")} of ${rows.length.toLocaleString("en")} on the front: ${listed}${more}.`
+    : `${count(rows.length, "candidate")}. No front: ${why}.`];
+  if (rows.some((row) => run.status(row) === STOPPED)
+      && axes.some(({ group }) => group === "objectives")) summary.push(
+        "Stopped candidates' fitness is predicted: they can't be on it.");
+  if (logs.some(Boolean)) summary.push(
+    `Logarithmic: ${axes.filter((_, place) => logs[place]).map(({ label }) => label).join(", ")}.`);
   if (left) summary.push(left);
-  const view = !deep && axes[1].group === "objectives" ? focus(rows.map((row) => axes[1].values[row]), axes[1].mode, logs[1]) : null;
+  const view = !deep && axes[1].group === "objectives"
+    ? focus(rows.map((row) => axes[1].values[row]), axes[1].mode, logs[1]) : null;
   if (view) summary.push(`${view.outside} lie ${view.side} ${number(view.edge, 3)}: double-click the plot to see all.`);
-  if (!deep) return { data, summary: summary.join(" "), layout: { uirevision, xaxis: columnAxis(axes[0], logs[0]), yaxis: columnAxis(axes[1], logs[1], view ? { range: view.range, autorange: false } : {}) } };
-  const solid = (column, log) => ({ ...columnAxis(column, log), title: { text: escaped(shortened(column.label, 24)), font: { size: 11, color: colour("muted") } }, automargin: undefined, gridcolor: colour("line") });
-  return { data, summary: summary.join(" "), layout: { uirevision, margin: { l: 0, r: 0, t: 0, b: 0 }, dragmode: "turntable",
-    scene: { xaxis: solid(axes[0], logs[0]), yaxis: solid(axes[1], logs[1]), zaxis: solid(axes[2], logs[2]), camera: { eye: { x: 1.5, y: 1.5, z: 0.9 } } } } };
+  if (!deep) return { data, summary: summary.join(" "),
+    layout: { uirevision, xaxis: columnAxis(axes[0], logs[0]),
+      yaxis: columnAxis(axes[1], logs[1], view ? { range: view.range, autorange: false } : {}) } };
+  const solid = (column, log) =>
+    ({ ...columnAxis(column, log),
+      title: { text: escaped(shortened(column.label, 24)), font: { size: 11, color: colour("muted") } },
+      automargin: undefined, gridcolor: colour("line") });
+  return { data, summary: summary.join(" "),
+    layout: { uirevision, margin: { l: 0, r: 0, t: 0, b: 0 }, dragmode: "turntable",
+      scene: { xaxis: solid(axes[0], logs[0]), yaxis: solid(axes[1], logs[1]), zaxis: solid(axes[2], logs[2]),
+        camera: { eye: { x: 1.65, y: 1.65, z: 0.9 } } } } };
 }).thins = true;

@@ -1,12 +1,13 @@
-// Which genes make candidates good? Parallel coordinates whose brushes filter everything, and how important each gene is.
+// Which genes make candidates good? Parallel coordinates that filter everything, and how important each gene is.
 "use strict";
 
 const MOST_LINES = 1200;
 const MOST_CHOICES = { category: 24, ordered: 24, text: 8 }; // a gene with more can't be read on an axis
 
-// An axis of the parallel coordinates, from 0 below to 1 above: the way to it and back, and its ticks as [height, text].
+// An axis of the parallel coordinates, from 0 to 1: the way to it and back, and its ticks as [height, text].
 function dimension(column, rows) {
-  const log = column.log && column.isNumber, change = log ? Math.log10 : (value) => value, back = log ? (value) => 10 ** value : (value) => value;
+  const log = column.log && column.isNumber, change = log ? Math.log10 : (value) => value,
+    back = log ? (value) => 10 ** value : (value) => value;
   const missing = (row) => column.values[row] === null || column.values[row] === undefined, some = rows.some(missing);
   let [low, high] = column.choices ? [0, column.choices.length - 1] : column.span().map(change);
   if (low === high) { low -= 0.5; high += 0.5; }
@@ -15,29 +16,40 @@ function dimension(column, rows) {
     : nice(low, high, log).map((value) => [height(value), number(back(value), 3)]);
   if (some) ticks.unshift([0, "none"]);
   return { column, ticks, at: (row) => (missing(row) ? 0 : height(change(column.values[row]))),
-    heightOf: (value) => Math.max(ground - 0.02, Math.min(1.02, value === -Infinity ? ground - 0.02 : value === Infinity ? 1.02 : height(change(value)))),
-    valueOf: (place) => (place <= ground ? -Infinity : place >= 1 ? Infinity : back(low + (place - ground) / (1 - ground) * (high - low))) };
+    heightOf: (value) => Math.max(ground - 0.02,
+      Math.min(1.02, value === -Infinity ? ground - 0.02 : value === Infinity ? 1.02 : height(change(value)))),
+    valueOf: (place) => (place <= ground ? -Infinity : place >= 1 ? Infinity
+        : back(low + (place - ground) / (1 - ground) * (high - low))) };
 }
 
 // About five round numbers; whole decades and their threes where logarithmic.
 function nice(low, high, log) {
   if (log && high - low > 1) {
     const ticks = [];
-    for (let power = Math.floor(low); power <= high; power++) for (const part of high - low > 3 ? [1] : [1, 3]) ticks.push(power + Math.log10(part));
+    const parts = high - low > 3 ? [1] : [1, 3];
+    for (let power = Math.floor(low); power <= high; power++) {
+      ticks.push(...parts.map((part) => power + Math.log10(part)));
+    }
     return ticks.filter((tick) => tick >= low - 1e-9 && tick <= high + 1e-9);
   }
-  const rough = (high - low) / 5, power = 10 ** Math.floor(Math.log10(rough)), step = [1, 2, 5, 10].map((part) => part * power).find((each) => each >= rough * 0.999);
+  const rough = (high - low) / 5, power = 10 ** Math.floor(Math.log10(rough)),
+    step = [1, 2, 5, 10].map((part) => part * power).find((each) => each >= rough * 0.999);
   const ticks = [];
-  for (let tick = Math.ceil(low / step - 1e-9) * step; tick <= high + step * 1e-6; tick += step) ticks.push(+tick.toPrecision(12));
+  for (let tick = Math.ceil(low / step - 1e-9) * step; tick <= high + step * 1e-6; tick += step) {
+    ticks.push(+tick.toPrecision(12));
+  }
   return ticks;
 }
 
 // Of too many lines the best and, evenly, some of the others.
 function readable(run, rows, place, most) {
-  const values = run.fitness[place].values, order = [...rows].sort((a, b) => (values[a] === values[b] ? a - b : run.better(place, values[a], values[b]) ? -1 : 1));
+  const values = run.fitness[place].values,
+    order = [...rows].sort((a, b) =>
+        (values[a] === values[b] ? a - b : run.better(place, values[a], values[b]) ? -1 : 1));
   if (rows.length <= most) return order;
   const first = Math.floor(most / 3), rest = order.slice(first), step = rest.length / (most - first);
-  return [...order.slice(0, first), ...rest.filter((_, index) => Math.floor(index / step) !== Math.floor((index - 1) / step))];
+  return [...order.slice(0, first),
+    ...rest.filter((_, index) => Math.floor(index / step) !== Math.floor((index - 1) / step))];
 }
 
 function lines(rows, dimensions, more) {
@@ -46,7 +58,8 @@ function lines(rows, dimensions, more) {
     dimensions.forEach((each, index) => { made.x.push(index); made.y.push(each.at(row)); made.customdata.push(row); });
     made.x.push(null); made.y.push(null); made.customdata.push(-1);
   }
-  return { type: "scatter", mode: "lines", hoverinfo: "none", showlegend: false, connectgaps: false, cliponaxis: false, ...made, ...more };
+  return { type: "scatter", mode: "lines", hoverinfo: "none", showlegend: false, connectgaps: false, cliponaxis: false,
+    ...made, ...more };
 }
 
 // The colour between worst (0) and best (1).
@@ -60,46 +73,80 @@ let dimensions = [];
 addPlot("genes", "data run filter open", () => {
   const { run } = state;
   setControls("genes", [run.index, run.objectives], () => run.objectives.length > 1
-    ? [chooser("genes", "objective", "Colour by", run.objectives.map(({ monitor }, place) => [String(place), monitor]))] : []);
-  const place = Math.min(Number(choice("genes", "objective") ?? 0), Math.max(0, run.objectives.length - 1)), fitness = run.fitness[place];
+      ? [chooser("genes", "objective", "Colour by",
+        run.objectives.map(({ monitor }, place) => [String(place), monitor]))]
+      : []);
+  const place = Math.min(Number(choice("genes", "objective") ?? 0), Math.max(0, run.objectives.length - 1)),
+    fitness = run.fitness[place];
   const has = (row) => run.fitness.every((column) => column.values[row] !== null && column.values[row] !== undefined);
-  const usable = run.genesByImportance.filter((gene) => (gene.choices ? gene.choices.length && gene.choices.length <= MOST_CHOICES[gene.kind] : gene.span()));
-  const most = Math.max(innerWidth < 640 ? 5 : 6, Math.min(14, Math.floor(innerWidth / 110))) - run.fitness.length, used = usable.slice(0, Math.max(2, most));
+  const usable = run.genesByImportance.filter(
+    (gene) => (gene.choices ? gene.choices.length && gene.choices.length <= MOST_CHOICES[gene.kind] : gene.span()));
+  const most = Math.max(innerWidth < 640 ? 5 : 6, Math.min(14, Math.floor(innerWidth / 110))) - run.fitness.length,
+    used = usable.slice(0, Math.max(2, most));
   const columns = [...used, ...run.fitness], brushedHere = new Set(columns.map(({ key }) => key));
   const all = fitness ? visibleRows(brushedHere).filter(has) : [];
-  if (!all.length || !used.length) return { empty: used.length ? "None of the candidates shown has a fitness yet." : "The search space has no gene that fits on an axis." };
-  const visible = new Set(visibleRows()), kept = all.filter((row) => visible.has(row)), others = all.filter((row) => !visible.has(row));
-  const order = readable(run, kept, place, MOST_LINES).reverse(), faint = others.length ? readable(run, others, place, MOST_LINES / 4) : [];
+  if (!all.length || !used.length) return {
+    empty: used.length ? "None of the candidates shown has a fitness yet."
+      : "The search space has no gene that fits on an axis." };
+  const visible = new Set(visibleRows()), kept = all.filter((row) => visible.has(row)),
+    others = all.filter((row) => !visible.has(row));
+  const order = readable(run, kept, place, MOST_LINES).reverse(),
+    faint = others.length ? readable(run, others, place, MOST_LINES / 4) : [];
   dimensions = columns.map((column) => dimension(column, all));
   const data = [], clear = order.length > 300 ? 0.45 : 0.65;
-  if (faint.length) data.push(lines(faint, dimensions, { opacity: 0.15, line: { width: 0.8, color: colour("muted") }, hoverinfo: "skip" }));
+  if (faint.length) data.push(
+    lines(faint, dimensions, { opacity: 0.15, line: { width: 0.8, color: colour("muted") }, hoverinfo: "skip" }));
   for (let shade = 0; shade < SHADES; shade++) {
-    const part = order.slice(Math.floor(shade * order.length / SHADES), Math.floor((shade + 1) * order.length / SHADES)), at = shade / (SHADES - 1);
-    if (part.length) data.push(lines(part, dimensions, { opacity: clear * (0.4 + 0.6 * at), line: { width: shade === SHADES - 1 ? 1.4 : 1, color: shadeOf(at) } }));
+    const part = order.slice(Math.floor(shade * order.length / SHADES),
+      Math.floor((shade + 1) * order.length / SHADES)), at = shade / (SHADES - 1);
+    if (part.length) data.push(
+      lines(part, dimensions, { opacity: clear * (0.4 + 0.6 * at),
+        line: { width: shade === SHADES - 1 ? 1.4 : 1, color: shadeOf(at) } }));
   }
   const open = run.row(state.open);
-  if (open !== undefined && has(open)) data.push(lines([open], dimensions, { mode: "lines+markers", line: { width: 3, color: colour("chosen") }, marker: { size: 7, color: colour("chosen") } }));
+  if (open !== undefined && has(open)) data.push(
+    lines([open], dimensions,
+      { mode: "lines+markers", line: { width: 3, color: colour("chosen") },
+        marker: { size: 7, color: colour("chosen") } }));
   const ticks = dimensions.flatMap(({ ticks }, index) => ticks.map(([height, text]) => [index, height, text]));
-  const text = (points, position, size, ink) => ({ type: "scatter", mode: "text", x: points.map(([x]) => x), y: points.map(([, y]) => y), text: points.map(([, , label]) => `${escaped(label)} `), textposition: position,
-    textfont: { size, color: ink, shadow: `0 0 3px ${colour("card")}, 0 0 3px ${colour("card")}, 0 0 2px ${colour("card")}` }, hoverinfo: "skip", showlegend: false, cliponaxis: false, unselected: { textfont: { color: ink } } });
+  const text = (points, position, size, ink) =>
+    ({ type: "scatter", mode: "text", x: points.map(([x]) => x), y: points.map(([, y]) => y),
+      text: points.map(([, , label]) => `${escaped(label)} `), textposition: position,
+      textfont: { size, color: ink,
+        shadow: `0 0 3px ${colour("card")}, 0 0 3px ${colour("card")}, 0 0 2px ${colour("card")}` }, hoverinfo: "skip",
+      showlegend: false, cliponaxis: false, unselected: { textfont: { color: ink } } });
   data.push(text(ticks, "middle left", 11, colour("text")));
-  data.push(text(dimensions.map(({ column }, index) => [index, 1.05, shortened(column.label, Math.max(9, Math.floor(150 / columns.length)))]), "top center", 12, colour("text")));
+  data.push(text(dimensions.map(
+    ({ column }, index) => [index, 1.05, shortened(column.label, Math.max(9, Math.floor(150 / columns.length)))]),
+    "top center", 12, colour("text")));
   const bar = (x0, x1, y0, y1, more) => ({ type: "rect", layer: "above", x0, x1, y0, y1, line: { width: 0 }, ...more });
-  const shapes = dimensions.map((_, index) => ({ type: "line", x0: index, x1: index, y0: 0, y1: 1, layer: "above", line: { color: colour("muted"), width: 1 } }));
+  const shapes = dimensions.map(
+    (_, index) => ({ type: "line", x0: index, x1: index, y0: 0, y1: 1, layer: "above",
+      line: { color: colour("muted"), width: 1 } }));
   dimensions.forEach((each, index) => state.ranges.get(each.column.key)?.forEach(([from, to]) => {
     const pad = each.column.choices ? 0.3 / Math.max(1, each.column.choices.length - 1) : 0;
-    shapes.push(bar(index - 0.035, index + 0.035, each.heightOf(from) - pad, each.heightOf(to) + pad, { fillcolor: colour("chosen"), opacity: 0.45 }));
+    shapes.push(bar(index - 0.035, index + 0.035, each.heightOf(from) - pad, each.heightOf(to) + pad,
+      { fillcolor: colour("chosen"), opacity: 0.45 }));
   }));
-  const left = run.genes.length - used.length, some = order.length < kept.length;
-  const summary = [`${some ? `${order.length.toLocaleString("en")} of ` : ""}${count(kept.length, "candidate")} with a fitness${some ? ", the best and, evenly, some of the others" : ""}; the brighter, the better ${fitness.label}.`,
-    touch ? "The filters above keep part of an axis." : "Draw a box over an axis to keep only what crosses it there; the filters above do the same from the keyboard, and undo it."];
-  if (left) summary.push(`${count(left, "gene")} with too many values or less important ${left === 1 ? "is" : "are"} left out.`);
+  const left = run.genes.length - used.length;
+  const which = order.length < kept.length ? ", the best and, evenly, some of the others" : "";
+  const summary = [`${some(order.length, kept.length, "candidate")} with a fitness${which}; `
+    + `the brighter, the better ${fitness.label}.`,
+    touch ? "The filters above keep part of an axis."
+      : "Draw a box over an axis to keep only what crosses it there; the filters above do the same from the "
+      + "keyboard, and undo it."];
+  if (left) summary.push(
+    `${count(left, "gene")} with too many values or less important ${left === 1 ? "is" : "are"} left out.`);
   const bare = { visible: false, fixedrange: true };
-  return { data, summary: summary.join(" "), layout: { uirevision: false, margin: { l: 62, r: 26, t: 34, b: 12 }, showlegend: false, shapes, selections: [], dragmode: touch ? false : "select",
-    newselection: { line: { color: colour("chosen"), width: 2 } }, xaxis: { ...bare, range: [-0.1, columns.length - 0.9] }, yaxis: { ...bare, range: [-0.03, 1.06] } } };
+  return { data, summary: summary.join(" "),
+    layout: { uirevision: false, margin: { l: 62, r: 26, t: 34, b: 12 }, showlegend: false, shapes, selections: [],
+      dragmode: touch ? false : "select",
+      newselection: { line: { color: colour("chosen"), width: 2 } },
+      xaxis: { ...bare, range: [-0.1, columns.length - 0.9] }, yaxis: { ...bare, range: [-0.03, 1.06] } } };
 }, { plotly_selected: (selected) => {
   if (!selected?.range) return;
-  const [left, right] = selected.range.x, [low, high] = selected.range.y.slice().sort((a, b) => a - b), index = Math.round((left + right) / 2);
+  const [left, right] = selected.range.x, [low, high] = selected.range.y.slice().sort((a, b) => a - b),
+    index = Math.round((left + right) / 2);
   if (dimensions[index]) brushed(dimensions[index], low, high);
 } });
 
@@ -111,7 +158,7 @@ function brushed(each, low, high) {
   return setRange(column.key, inside.length ? [[inside[0], inside.at(-1)]] : null);
 }
 
-// -- importance --------------------------------------------------------------------------------------------------------
+// -- importance -------------------------------------------------------------------------------------------------------
 
 addPlot("importance", "data run", () => {
   const { run } = state, found = run.raw.importance ?? {};
@@ -120,19 +167,29 @@ addPlot("importance", "data run", () => {
     const why = run.objectives.map(({ monitor }) => found[monitor]?.why_not).find(Boolean);
     return { empty: `Not known yet${why ? `: ${why}` : "; too few candidates have finished"}.` };
   }
-  const order = found[monitors[0]].genes.slice(0, 15).map(({ path }) => path).reverse(), labels = order.map((path) => run.column(`gene:${path}`)?.label ?? path);
+  const order = found[monitors[0]].genes.slice(0, 15).map(({ path }) => path).reverse(),
+    labels = order.map((path) => run.column(`gene:${path}`)?.label ?? path);
   const data = monitors.map((monitor, place) => {
     const genes = new Map(found[monitor].genes.map((gene) => [gene.path, gene]));
+    const said = (gene) => `${number(gene?.mean ?? 0, 3)} ± ${number(gene?.std ?? 0, 2)}`;
     const means = order.map((path) => Math.max(0, genes.get(path)?.mean ?? 0));
-    return { type: "bar", orientation: "h", name: escaped(shortened(monitor, 30)), y: order.map((_, index) => index), x: means, hoverinfo: "none",
-      error_x: { type: "data", array: order.map((path) => genes.get(path)?.std ?? 0), color: colour("muted"), thickness: 1.2, width: 3 },
-      customdata: order.map((path, index) => `${labels[index]}\n${monitor}: ${number(genes.get(path)?.mean ?? 0, 3)} ± ${number(genes.get(path)?.std ?? 0, 2)}`),
+    return { type: "bar", orientation: "h", name: escaped(shortened(monitor, 30)), y: order.map((_, index) => index),
+      x: means, hoverinfo: "none",
+      error_x: { type: "data", array: order.map((path) => genes.get(path)?.std ?? 0), color: colour("muted"),
+        thickness: 1.2, width: 3 },
+      customdata: order.map((path, index) => `${labels[index]}\n${monitor}: ${said(genes.get(path))}`),
       marker: { color: colour(`run-${place}`) } };
   });
-  const trust = monitors.map((monitor) => `${found[monitor].r2 === null || found[monitor].r2 === undefined ? "unknown R²" : `R² ${number(found[monitor].r2, 2)}`} (${monitor})`).join(", ");
+  const trust = monitors.map(
+    (monitor) => `R² ${number(found[monitor].r2, 2)} (${monitor})`).join(", ");
   const top = run.column(`gene:${found[monitors[0]].genes[0].path}`)?.label ?? "?";
   return { data, height: Math.max(200, 70 + order.length * (18 + 8 * monitors.length)), summary:
-    `${top} matters most for ${monitors[0]}. How much a forest's prediction worsens when the gene's values are shuffled, on candidates it didn't see; the forest, of ${number(found[monitors[0]].trained_on)} candidates, reaches ${trust}: the lower, the less this says.`,
-  layout: { uirevision: run.name, showlegend: monitors.length > 1, barmode: "group", bargap: 0.3, xaxis: axis("importance", { rangemode: "tozero" }), dragmode: false,
-    yaxis: axis("", { tickvals: order.map((_, index) => index), ticktext: labels.map((label) => escaped(shortened(label, 20))), fixedrange: true }), margin: { l: 20 } } };
+      `${top} matters most for ${monitors[0]}. How much a forest's prediction worsens when the gene's values are `
+      + `shuffled, on candidates it didn't see; the `
+      + `forest, of ${number(found[monitors[0]].trained_on)} candidates, reaches ${trust}: the lower, the `
+      + `less this says.`,
+    layout: { uirevision: run.name, showlegend: monitors.length > 1, barmode: "group", bargap: 0.3,
+      xaxis: axis("importance", { rangemode: "tozero" }), dragmode: false,
+      yaxis: axis("", { tickvals: order.map((_, index) => index),
+        ticktext: labels.map((label) => escaped(shortened(label, 20))), fixedrange: true }), margin: { l: 20 } } };
 });

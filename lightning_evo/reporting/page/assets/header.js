@@ -4,15 +4,18 @@
 function drawHeader() {
   const { payload, run, runs } = state, raw = run.raw;
   const names = runs.map(({ name }) => name);
-  byId("name").textContent = names.length > 3 ? `${names.slice(0, 3).join(", ")} and ${names.length - 3} more` : names.join(", ");
+  byId("name").textContent = names.length > 3 ? `${names.slice(0, 3).join(", ")} and ${names.length - 3} more`
+    : names.join(", ");
   document.title = `${names.join(", ")} – lightning-evo report`;
   const badge = byId("status");
   badge.textContent = raw.status;
   badge.className = `badge ${raw.status}`;
-  const goals = run.objectives.map(({ monitor, mode }) => `${mode === "max" ? "highest" : "lowest"} ${monitor}`).join(" and ");
+  const goals = run.objectives.map(({ monitor, mode }) => `${mode === "max" ? "highest" : "lowest"} ${monitor}`).join(
+    " and ");
   const budget = Object.entries(raw.budget ?? {}).filter(([, value]) => value !== null && value !== undefined)
     .map(([name, value]) => `${typeof value === "number" ? number(value) : value} ${name}`).join(", ");
-  const about = [goals && `Looking for the ${goals}`, raw.algorithm, budget && `budget ${budget}`, raw.seed !== null && raw.seed !== undefined && `seed ${raw.seed}`,
+  const about = [goals && `Looking for the ${goals}`, raw.algorithm, budget && `budget ${budget}`, raw.seed !== null
+      && raw.seed !== undefined && `seed ${raw.seed}`,
     `started ${moment(raw.created)}`, `report made ${moment(payload.generated)}`];
   byId("about").textContent = about.filter(Boolean).join(" · ");
   byId("notes").replaceChildren(...(raw.notes ?? []).map((note) => element("li", {}, note)));
@@ -28,7 +31,8 @@ on("data run", drawHeader);
 
 function drawSections() {
   const cards = [...document.querySelectorAll(".card[data-title]")].filter((card) => !card.hidden);
-  byId("sections").replaceChildren(...cards.map((card) => element("li", {}, element("a", { href: `#${card.id}` }, card.dataset.title))));
+  byId("sections").replaceChildren(
+    ...cards.map((card) => element("li", {}, element("a", { href: `#${card.id}` }, card.dataset.title))));
 }
 
 // Sections are reached without a change of the address, which holds the open candidate.
@@ -42,14 +46,16 @@ byId("sections").addEventListener("click", (event) => {
   card.focus({ preventScroll: true });
 });
 
-// -- totals ------------------------------------------------------------------------------------------------------------
+// -- totals -----------------------------------------------------------------------------------------------------------
 
 function candidateLink(id, label = `#${id}`) {
-  return element("button", { type: "button", class: "link", "data-candidate": id, onclick: () => openCandidate(id) }, label);
+  return element("button", { type: "button", class: "link", "data-candidate": id, onclick: () => openCandidate(id) },
+    label);
 }
 
 function total(what, value, ...more) {
-  return element("div", { class: "total" }, element("div", { class: "what", title: what }, what), element("div", { class: "value" }, value),
+  return element("div", { class: "total" }, element("div", { class: "what", title: what }, what),
+    element("div", { class: "value" }, value),
     element("div", { class: "more" }, ...more));
 }
 
@@ -65,10 +71,14 @@ function drawTotals() {
     cards.push(total(`${mode === "max" ? "Highest" : "Lowest"} ${monitor}`, best === null ? "–" : column.text(best),
       best === null ? "no finished candidate yet" : candidateLink(run.ids[best], `candidate #${run.ids[best]}`)));
   });
-  const counts = [COMPLETED, STOPPED, FAILED, PENDING].map((status) => [status, totals.candidates?.[STATUS[status]] ?? 0]).filter(([, many]) => many);
+  const counts = [COMPLETED, STOPPED, FAILED,
+    PENDING].map((status) => [status, totals.candidates?.[STATUS[status]] ?? 0]).filter(([, many]) => many);
   const shares = element("div", { class: "shares", "aria-hidden": "true" });
-  for (const [status, many] of counts) shares.append(element("span", { style: `flex:${many};background:var(--${STATUS[status]})` }));
-  cards.push(total("Candidates", run.size.toLocaleString("en"), counts.map(([status, many]) => `${many.toLocaleString("en")} ${STATUS[status]}`).join(", ") || "none yet", shares));
+  for (const [status, many] of counts) shares.append(
+    element("span", { style: `flex:${many};background:var(--${STATUS[status]})` }));
+  cards.push(total("Candidates", run.size.toLocaleString("en"),
+    counts.map(([status, many]) => `${many.toLocaleString("en")} ${STATUS[status]}`).join(", ") || "none yet",
+    shares));
   const busy = totals.busy === null || totals.busy === undefined ? "" : `, ${percent(totals.busy)} busy`;
   cards.push(total("Training time", duration(totals.seconds ?? null), `${count(totals.slots ?? 0, "slot")}${busy}`));
   const flops = totals.training_flops ? `${number(totals.training_flops)} training FLOPs` : "trained by all candidates";
@@ -76,22 +86,26 @@ function drawTotals() {
   const early = raw.savings?.early_stopping, inheritance = raw.savings?.inheritance;
   if (early && early.stopped) {
     const whole = early.epochs_trained + early.epochs_saved;
-    cards.push(total("Saved by stopping early", percent(early.epochs_saved / Math.max(1, whole)), `${number(early.epochs_saved)} of ${number(whole)} epochs`));
+    cards.push(total("Saved by stopping early", percent(early.epochs_saved / Math.max(1, whole)),
+      `${number(early.epochs_saved)} of ${number(whole)} epochs`));
   }
   if (inheritance) {
     cards.push(total("Started from a parent's weights", number(inheritance.inherited ?? 0),
-      inheritance.share === null || inheritance.share === undefined ? "candidates" : `candidates, ${percent(inheritance.share)} of their tensors`));
+      inheritance.share === null
+        || inheritance.share === undefined ? "candidates"
+        : `candidates, ${percent(inheritance.share)} of their tensors`));
   }
   byId("totals").replaceChildren(...cards);
 }
 
 on("data run", drawTotals);
 
-// -- costs and savings -------------------------------------------------------------------------------------------------
+// -- costs and savings ------------------------------------------------------------------------------------------------
 
 function plainTable(head, rows) {
   const numeric = (cell) => cell !== null && typeof cell === "object" && cell.number;
-  const cell = (tag, content) => element(tag, { class: numeric(content) ? "number" : null }, numeric(content) ? content.text : content);
+  const cell = (tag, content) =>
+    element(tag, { class: numeric(content) ? "number" : null }, numeric(content) ? content.text : content);
   return element("table", {}, element("thead", {}, element("tr", {}, head.map((name) => cell("th", name)))),
     element("tbody", {}, rows.map((row) => element("tr", {}, row.map((content) => cell("td", content))))));
 }
@@ -100,26 +114,43 @@ const figure = (text) => ({ number: true, text });
 
 function drawSavings() {
   const { run } = state, rows = visibleRows();
-  const costs = run.columns.filter((column) => column.isNumber && (column.group === "costs" || column.key === "took" || (column.group === "objectives" && column.label.startsWith("cost/"))));
+  const costs = run.columns.filter((column) => column.isNumber
+      && (column.group === "costs" || column.key === "took"
+          || (column.group === "objectives" && column.label.startsWith("cost/"))));
   const lines = costs.map((column) => {
-    const values = rows.map((row) => column.values[row]).filter((value) => value !== null && value !== undefined).sort((a, b) => a - b);
+    const values = rows.map((row) => column.values[row]).filter((value) => value !== null
+        && value !== undefined).sort((a, b) => a - b);
     if (!values.length) return null;
-    const sum = values.reduce((all, value) => all + value, 0), additive = /seconds|epochs|flops$|took|energy|waiting/.test(column.label);
-    return [column.label, figure(additive ? column.shown(sum) : ""), figure(column.shown(quantile(values, 0.5))), figure(column.shown(values[0])), figure(column.shown(values.at(-1)))];
+    const sum = values.reduce((all, value) => all + value, 0),
+      additive = /seconds|epochs|flops$|took|energy|waiting/.test(column.label);
+    return [column.label, figure(additive ? column.shown(sum) : ""), figure(column.shown(quantile(values, 0.5))),
+      figure(column.shown(values[0])), figure(column.shown(values.at(-1)))];
   }).filter(Boolean);
   const made = [];
-  if (lines.length) made.push(plainTable(["per candidate", figure("sum"), figure("median"), figure("least"), figure("most")], lines));
+  if (lines.length) made.push(
+    plainTable(["per candidate", figure("sum"), figure("median"), figure("least"), figure("most")], lines));
   else made.push(element("p", { class: "muted" }, "No cost was measured yet."));
-  const early = run.raw.savings?.early_stopping, inheritance = run.raw.savings?.inheritance, checkpoints = run.raw.savings?.checkpoints, said = [];
+  const early = run.raw.savings?.early_stopping, inheritance = run.raw.savings?.inheritance,
+    checkpoints = run.raw.savings?.checkpoints, said = [];
   if (early) {
-    said.push(`Stopping early: ${count(early.stopped, "candidate")} stopped, ${number(early.epochs_saved)} of ${number(early.epochs_trained + early.epochs_saved)} epochs saved.`);
-    if (early.would_stop) said.push(`Of ${count(early.controls, "control")} trained to the end, ${early.would_stop} would have been stopped, ${early.wrong} of them wrongly (regret ${number(early.regret)}); ${early.covered} ended within the predicted 90 % interval.`);
+    const whole = early.epochs_trained + early.epochs_saved;
+    said.push(`Stopping early: ${count(early.stopped, "candidate")} stopped, `
+      + `${number(early.epochs_saved)} of ${number(whole)} epochs saved.`);
+    if (early.would_stop) said.push(
+      `Of ${count(early.controls, "control")} trained to the end, ${early.would_stop} would have been `
+        + `stopped, ${early.wrong} of them wrongly (regret ${number(early.regret)}); ${early.covered} ended `
+        + `within the predicted 90 % interval.`);
   }
   if (inheritance) {
-    const rest = [[inheritance.older, "from an older ancestor's"], [inheritance.scratch, "from scratch instead"]].filter(([many]) => many).map(([many, what]) => `, ${many} ${what}`);
-    said.push(`Inheritance: ${count(inheritance.inherited ?? 0, "candidate")} started from a parent's weights${rest.join("")}.`);
+    const rest = [[inheritance.older, "from an older ancestor's"],
+      [inheritance.scratch, "from scratch instead"]].filter(([many]) => many).map(
+        ([many, what]) => `, ${many} ${what}`);
+    said.push(`Inheritance: ${count(inheritance.inherited ?? 0, "candidate")} started from a parent's `
+        + `weights${rest.join("")}.`);
   }
-  if (checkpoints) said.push(`Checkpoints: ${checkpoints.kept} kept, ${(checkpoints.bytes / 1e6).toFixed(1)} MB on disk, ${(checkpoints.peak_bytes / 1e6).toFixed(1)} MB at most.`);
+  if (checkpoints) said.push(
+    `Checkpoints: ${checkpoints.kept} kept, ${(checkpoints.bytes / 1e6).toFixed(1)} MB on `
+      + `disk, ${(checkpoints.peak_bytes / 1e6).toFixed(1)} MB at most.`);
   if (!early && !inheritance) said.push("Nothing was stopped early or started from a parent's weights.");
   if (run.raw.final) said.push(`The winner's test: ${finalText(run.raw.final)}.`);
   made.push(...said.map((line) => element("p", { style: "margin-top:8px" }, line)));
@@ -135,7 +166,7 @@ function finalText(final) {
 
 on("data run filter", drawSavings);
 
-// -- failures ----------------------------------------------------------------------------------------------------------
+// -- failures ---------------------------------------------------------------------------------------------------------
 
 function drawFailures() {
   const { run } = state, { error, errors, tracebacks } = run.candidates, alike = new Map();
@@ -147,18 +178,24 @@ function drawFailures() {
   }
   const listed = [...alike].sort((a, b) => b[1].length - a[1].length).slice(0, 30).map(([key, ids]) => {
     const trace = tracebacks?.[key];
-    return element("div", { class: "error" }, element("p", {}, element("b", {}, shortened(errors[key] ?? "failed", 300))),
-      element("p", { class: "ids" }, element("span", { class: "muted" }, `${count(ids.length, "candidate")}:`), ids.slice(0, 12).map((id) => candidateLink(id)),
+    return element("div", { class: "error" },
+      element("p", {}, element("b", {}, shortened(errors[key] ?? "failed", 300))),
+      element("p", { class: "ids" }, element("span", { class: "muted" }, `${count(ids.length, "candidate")}:`),
+        ids.slice(0, 12).map((id) => candidateLink(id)),
         ids.length > 12 ? element("span", { class: "muted" }, `and ${ids.length - 12} more`) : null),
-      trace ? element("details", {}, element("summary", {}, "Traceback"), element("pre", { tabindex: "0" }, trace)) : null);
+      trace ? element("details", {}, element("summary", {}, "Traceback"), element("pre", { tabindex: "0" }, trace))
+        : null);
   });
   if (alike.size > 30) listed.push(element("p", { class: "muted" }, `and ${alike.size - 30} more errors`));
-  byId("failures-list").replaceChildren(...(listed.length ? listed : [element("p", { class: "muted" }, filtered() ? "None of the candidates shown failed." : "No candidate failed.")]));
+  byId("failures-list").replaceChildren(
+    ...(listed.length ? listed
+        : [element("p", { class: "muted" },
+          filtered() ? "None of the candidates shown failed." : "No candidate failed.")]));
 }
 
 on("data run filter", drawFailures);
 
-// -- runs compared -----------------------------------------------------------------------------------------------------
+// -- runs compared ----------------------------------------------------------------------------------------------------
 
 function bestRow(run, place) {
   let best = null;
@@ -174,16 +211,21 @@ function drawCompared() {
   byId("compared").hidden = runs.length < 2;
   if (runs.length < 2) return;
   const monitors = [...new Set(runs.flatMap((run) => run.objectives.map(({ monitor }) => monitor)))];
-  const head = ["run", "status", "algorithm", ...monitors.map((monitor) => figure(`best ${monitor}`)), ...["candidates", "failed", "epochs", "training time"].map(figure)];
+  const head = ["run", "status", "algorithm", ...monitors.map((monitor) => figure(`best ${monitor}`)),
+    ...["candidates", "failed", "epochs", "training time"].map(figure)];
   const rows = runs.map((run) => {
-    const name = element("button", { type: "button", class: "link", onclick: () => chooseRun(run.index) }, shortened(run.name, 60));
+    const name = element("button", { type: "button", class: "link", onclick: () => chooseRun(run.index) },
+      shortened(run.name, 60));
     const cells = monitors.map((monitor) => {
-      const place = run.objectives.findIndex((objective) => objective.monitor === monitor), best = place < 0 ? null : bestRow(run, place);
+      const place = run.objectives.findIndex((objective) => objective.monitor === monitor),
+        best = place < 0 ? null : bestRow(run, place);
       return figure(best === null ? "–" : run.fitness[place].text(best));
     });
     const totals = run.raw.totals;
-    return [element("span", {}, element("span", { class: "dot", style: `background:var(--run-${run.index % 8})` }), name), run.raw.status, run.raw.algorithm ?? "",
-      ...cells, figure(run.size.toLocaleString("en")), figure(number(totals.candidates?.failed ?? 0)), figure(number(totals.epochs ?? 0)), figure(duration(totals.seconds ?? null))];
+    return [element("span", {}, element("span", { class: "dot", style: `background:var(--run-${run.index % 8})` }),
+      name), run.raw.status, run.raw.algorithm ?? "",
+      ...cells, figure(run.size.toLocaleString("en")), figure(number(totals.candidates?.failed ?? 0)),
+      figure(number(totals.epochs ?? 0)), figure(duration(totals.seconds ?? null))];
   });
   byId("compared-table").replaceChildren(plainTable(head, rows));
 }

@@ -36,9 +36,11 @@ function descendants(run, start, most) {
 function kin(run, which) {
   const visible = visibleRows(), shown = new Set(visible);
   const best = run.ranked.filter((row) => shown.has(row)).map((row) => run.ids[row]);
-  if (which === "all") return [new Set(visible.slice(0, MOST_KIN).map((row) => run.ids[row])), visible.length > MOST_KIN, best[0]];
+  if (which === "all") return [new Set(visible.slice(0, MOST_KIN).map((row) => run.ids[row])),
+    visible.length > MOST_KIN, best[0]];
   if (which === "family" && state.open !== null) {
-    const [up, cutUp] = ancestors(run, [state.open], MOST_KIN / 2), [down, cutDown] = descendants(run, state.open, MOST_KIN / 2);
+    const [up, cutUp] = ancestors(run, [state.open], MOST_KIN / 2),
+      [down, cutDown] = descendants(run, state.open, MOST_KIN / 2);
     return [new Set([...up, ...down]), cutUp || cutDown, state.open];
   }
   if (!best.length) return [new Set(), false, null];
@@ -49,7 +51,8 @@ function kin(run, which) {
 function layered(run, ids) {
   const order = [...ids].sort((a, b) => a - b), depth = new Map(), layers = [], y = new Map();
   for (const id of order) {
-    const above = run.parents(run.row(id)).filter((parent) => depth.has(parent) && parent < id).map((parent) => depth.get(parent) + 1);
+    const older = run.parents(run.row(id)).filter((parent) => depth.has(parent) && parent < id);
+    const above = older.map((parent) => depth.get(parent) + 1);
     depth.set(id, Math.max(0, ...above));
     (layers[depth.get(id)] ??= []).push(id);
   }
@@ -63,7 +66,8 @@ function layered(run, ids) {
   };
   layers.forEach((layer) => spread(layer, (id) => around(id, run.parents(run.row(id)))));
   for (let round = 0; round < 4; round++) {
-    [...layers].reverse().forEach((layer) => spread(layer, (id) => around(id, run.children(id).filter((child) => ids.has(child)))));
+    [...layers].reverse().forEach(
+      (layer) => spread(layer, (id) => around(id, run.children(id).filter((child) => ids.has(child)))));
     layers.forEach((layer) => spread(layer, (id) => around(id, run.parents(run.row(id)))));
   }
   return [(id) => depth.get(id), (id) => y.get(id), layers.length];
@@ -71,7 +75,8 @@ function layered(run, ids) {
 
 // A mutated gene in few letters, for a line of descent.
 function mutation(gene, row, parent) {
-  const label = shortened(gene.label, 14), values = [parent, row].map((each) => (gene.choices ? lastName(gene.text(each), 9) : number(gene.values[each], 2)));
+  const label = shortened(gene.label, 14),
+    values = [parent, row].map((each) => (gene.choices ? lastName(gene.text(each), 9) : number(gene.values[each], 2)));
   return escaped(gene.kind === "text" || values.includes("") ? label : `${label} ${values.join("→")}`);
 }
 
@@ -79,12 +84,15 @@ addPlot("lineage", "data run filter open", () => {
   const { run } = state;
   setControls("lineage", [run.index, state.open === null, run.size > MOST_KIN], () => [
     chooser("lineage", "who", "Show", [["best10", "the ten best's ancestors"], ["best", "the best one's ancestors"],
-      ...(state.open === null ? [] : [["family", `the family of #${state.open}`]]), ["all", run.size > MOST_KIN ? `the first ${MOST_KIN} shown` : "all shown"]]),
+      ...(state.open === null ? [] : [["family", `the family of #${state.open}`]]),
+      ["all", run.size > MOST_KIN ? `the first ${MOST_KIN} shown` : "all shown"]]),
     chooser("lineage", "as", "as", [["tree", "tree"], ["fitness", "fitness over time"]])]);
-  for (const option of controlsOf("lineage").querySelectorAll("option[value=family]")) option.textContent = `the family of #${state.open}`;
+  const family = controlsOf("lineage").querySelector("option[value=family]");
+  if (family) family.textContent = `the family of #${state.open}`;
   const [ids, cut, root] = kin(run, choice("lineage", "who"));
   if (!ids.size) return { empty: run.size ? "None of the candidates shown has a lineage yet." : "No candidate yet." };
-  const fitness = run.fitness[0], byFitness = choice("lineage", "as") === "fitness" && fitness, value = (id) => fitness?.values[run.row(id)] ?? null;
+  const fitness = run.fitness[0], byFitness = choice("lineage", "as") === "fitness" && fitness,
+    value = (id) => fitness?.values[run.row(id)] ?? null;
   const [depth, height, layers] = layered(run, ids), x = byFitness ? (id) => id : depth, y = byFitness ? value : height;
   const drawn = [...ids].filter((id) => y(id) !== null), there = new Set(drawn);
   const solid = { x: [], y: [] }, dashed = { x: [], y: [] }, middles = { x: [], y: [], tips: [], texts: [] };
@@ -99,30 +107,49 @@ addPlot("lineage", "data run filter open", () => {
       line.y.push(y(parent), y(id), null);
       middles.x.push(0.4 * x(parent) + 0.6 * x(id)); // nearer to the child: a parent has many lines
       middles.y.push(0.4 * y(parent) + 0.6 * y(id));
-      middles.tips.push([`#${parent} → #${id}, ${parent === from ? "weights inherited" : "a parent, weights not taken"}`, ...(changes.length ? changes : ["no gene differs"])].join("\n"));
+      const how = parent === from ? "weights inherited" : "a parent, weights not taken";
+      const said = changes.length ? changes : ["no gene differs"];
+      middles.tips.push([`#${parent} → #${id}, ${how}`, ...said].join("\n"));
       const mutated = run.changed(row, run.row(parent));
-      middles.texts.push(mutated.slice(0, 1).map((gene) => mutation(gene, row, run.row(parent))).join("") + (mutated.length > 1 ? ` +${mutated.length - 1}` : ""));
+      middles.texts.push(mutated.slice(0, 1).map((gene) => mutation(gene, row, run.row(parent))).join("")
+          + (mutated.length > 1 ? ` +${mutated.length - 1}` : ""));
     }
   }
-  const line = (points, name, dash) => ({ type: "scatter", mode: "lines", ...points, name, hoverinfo: "skip", line: { color: colour("muted"), width: dash === "solid" ? 1.8 : 1.2, dash } });
+  const line = (points, name, dash) =>
+    ({ type: "scatter", mode: "lines", ...points, name, hoverinfo: "skip",
+      line: { color: colour("muted"), width: dash === "solid" ? 1.8 : 1.2, dash } });
   const data = [];
   if (solid.x.length) data.push(line(solid, "weights inherited", "solid"));
   if (dashed.x.length) data.push(line(dashed, "parent only", "dot"));
   const readable = middles.texts.length <= 40 && layers * 120 < plots.get("lineage").place.clientWidth && !byFitness;
-  data.push({ type: "scatter", mode: readable ? "markers+text" : "markers", x: middles.x, y: middles.y, customdata: middles.tips, text: middles.texts, hoverinfo: "none", showlegend: false,
-    textposition: "top center", textfont: { size: 10, color: colour("muted") }, marker: { size: 9, color: colour("muted"), opacity: readable ? 0.25 : 0 }, cliponaxis: false });
-  const values = drawn.map(value), finite = values.filter((each) => each !== null).sort((a, b) => a - b), sign = run.objectives[0]?.mode === "min" ? -1 : 1;
-  data.push({ type: "scatter", mode: drawn.length <= 40 ? "markers+text" : "markers", x: drawn.map(x), y: drawn.map(y), customdata: drawn.map((id) => run.row(id)), hoverinfo: "none", showlegend: false,
-    text: drawn.map((id) => (drawn.length <= 14 && value(id) !== null ? `#${id}<br>${number(value(id), 3)}` : `#${id}`)), textposition: "bottom center", textfont: { size: 10.5, color: colour("text") }, cliponaxis: false,
-    marker: { symbol: drawn.map((id) => SYMBOLS[run.status(run.row(id))]), size: drawn.map((id) => (id === root ? 15 : drawn.length > 100 ? 8 : 11)), colorscale: scale(),
-      color: values.map((each) => (each === null ? null : sign * each)), cmin: finite.length ? Math.min(sign * quantile(finite, sign > 0 ? 0.05 : 0.95), sign * quantile(finite, sign > 0 ? 1 : 0)) : 0,
-      cmax: finite.length ? sign * (sign > 0 ? finite.at(-1) : finite[0]) : 1, line: { width: 1, color: colour("card") } } });
+  data.push({ type: "scatter", mode: readable ? "markers+text" : "markers", x: middles.x, y: middles.y,
+    customdata: middles.tips, text: middles.texts, hoverinfo: "none", showlegend: false,
+    textposition: "top center", textfont: { size: 10, color: colour("muted") },
+    marker: { size: 9, color: colour("muted"), opacity: readable ? 0.25 : 0 }, cliponaxis: false });
+  const values = drawn.map(value), finite = values.filter((each) => each !== null).sort((a, b) => a - b),
+    sign = run.objectives[0]?.mode === "min" ? -1 : 1;
+  const named = (id) => (drawn.length <= 14 && value(id) !== null ? `#${id}<br>${number(value(id), 3)}` : `#${id}`);
+  data.push({ type: "scatter", mode: drawn.length <= 40 ? "markers+text" : "markers", x: drawn.map(x), y: drawn.map(y),
+    customdata: drawn.map((id) => run.row(id)), hoverinfo: "none", showlegend: false,
+    text: drawn.map(named), textposition: "bottom center",
+    textfont: { size: 10.5, color: colour("text") }, cliponaxis: false,
+    marker: { symbol: drawn.map((id) => SYMBOLS[run.status(run.row(id))]),
+      size: drawn.map((id) => (id === root ? 15 : drawn.length > 100 ? 8 : 11)), colorscale: scale(),
+      color: values.map((each) => (each === null ? null : sign * each)),
+      cmin: finite.length ? Math.min(sign * quantile(finite, sign > 0 ? 0.05 : 0.95),
+        sign * quantile(finite, sign > 0 ? 1 : 0)) : 0,
+      cmax: finite.length ? sign * (sign > 0 ? finite.at(-1) : finite[0]) : 1,
+      line: { width: 1, color: colour("card") } } });
   if (there.has(state.open)) data.push(ring([x(state.open)], [y(state.open)], run.row(state.open)));
-  const summary = [`${count(drawn.length, "candidate")}, ${count(middles.x.length, "line")} of descent${root === null ? "" : `; #${root} is the largest`}. Brighter is better. Point at a line to see which genes changed; choose a candidate to see its family.`];
+  const summary = [`${count(drawn.length, "candidate")}, ${count(middles.x.length, "line")} of descent`
+    + `${root === null ? "" : `; #${root} is the largest`}. Brighter is better. Point at a line to see which genes `
+    + "changed; choose a candidate to see its family."];
   if (cut) summary.push(`Only ${MOST_KIN} are drawn, the nearest first.`);
   if (byFitness && drawn.length < ids.size) summary.push(`${ids.size - drawn.length} without fitness are left out.`);
   const bare = { showgrid: false, showticklabels: false, ticks: "", showline: false };
-  return { data, summary: summary.join(" "), layout: { uirevision: `${choice("lineage", "who")}${byFitness}${root}`, margin: { b: byFitness ? 42 : 34 },
-    xaxis: byFitness ? axis("candidate") : axis("generations from the oldest shown", layers > 30 ? {} : { dtick: 1, range: [-0.5, layers - 0.5] }),
-    yaxis: byFitness ? axis(fitness.label) : axis("", bare) } };
+  return { data, summary: summary.join(" "),
+    layout: { uirevision: `${choice("lineage", "who")}${byFitness}${root}`, margin: { b: byFitness ? 42 : 34 },
+      xaxis: byFitness ? axis("candidate")
+        : axis("generations from the oldest shown", layers > 30 ? {} : { dtick: 1, range: [-0.5, layers - 0.5] }),
+      yaxis: byFitness ? axis(fitness.label) : axis("", bare) } };
 });

@@ -10,6 +10,10 @@ async function embedded() {
   return decoded(bytes);
 }
 
+// Begun at once: it is unpacked beside the main thread, which is busy with plotly meanwhile.
+const reading = embedded();
+reading.catch(() => {}); // start.js waits for it, and says what went wrong
+
 // JSON from bytes, compressed or not.
 async function decoded(bytes) {
   if (bytes[0] === 0x1f && bytes[1] === 0x8b) {
@@ -22,7 +26,8 @@ async function decoded(bytes) {
 // A column of the candidates. `values` are numbers, indices into `choices` where there are choices, or lists of ids.
 class Column {
   constructor(key, label, group, values, options = {}) {
-    Object.assign(this, { key, label, group, values, choices: null, log: false, mode: null, unit: null, ids: false }, options);
+    Object.assign(this, { key, label, group, values, choices: null, log: false, mode: null, unit: null, ids: false },
+      options);
   }
 
   get isNumber() { return !this.choices && !this.ids; }
@@ -100,8 +105,8 @@ class Run {
       const last = [3, 0, 1, 2]; // pending after failed ones
       const key = (row) => (values[row] === null || values[row] === undefined ? 1 : 0);
       this._ranked = this.ids.map((_, row) => row).sort((a, b) =>
-        key(a) - key(b) || (key(a) ? last[this.status(b)] * -1 + last[this.status(a)]
-          : front.has(this.ids[b]) - front.has(this.ids[a]) || sign * (values[a] - values[b])) || a - b);
+          key(a) - key(b) || (key(a) ? last[this.status(b)] * -1 + last[this.status(a)]
+              : front.has(this.ids[b]) - front.has(this.ids[a]) || sign * (values[a] - values[b])) || a - b);
     }
     return this._ranked;
   }
@@ -149,7 +154,7 @@ class Run {
   changes(row, parent, most = 4) {
     const changed = this.changed(row, parent);
     const said = changed.slice(0, most).map((gene) =>
-      `${gene.label}: ${shortened(gene.text(parent) || "–", 24)} → ${shortened(gene.text(row) || "–", 24)}`);
+        `${gene.label}: ${shortened(gene.text(parent) || "–", 24)} → ${shortened(gene.text(row) || "–", 24)}`);
     if (changed.length > most) said.push(`and ${changed.length - most} more`);
     return said;
   }
@@ -188,7 +193,8 @@ function columnsOf(raw) {
   });
   for (const gene of raw.genes) {
     const log = gene.scale === "log" && gene.kind === "number";
-    add(`gene:${gene.path}`, gene.name, "genes", given.genes[gene.path] ?? [], { choices: gene.choices, log, kind: gene.kind, path: gene.path, raw: gene.raw });
+    add(`gene:${gene.path}`, gene.name, "genes", given.genes[gene.path] ?? [],
+      { choices: gene.choices, log, kind: gene.kind, path: gene.path, raw: gene.raw });
   }
   add("generation", "generation", "candidate", given.generation);
   add("origin", "origin", "candidate", given.origin, { choices: given.origins });
@@ -212,7 +218,7 @@ function columnsOf(raw) {
     if (found) add(`predicted:${monitor}`, `${monitor} predicted`, "predictions", values);
   }
   const took = given.started.map((start, row) =>
-    start === null || given.ended[row] === null ? null : Math.max(0, given.ended[row] - start));
+      start === null || given.ended[row] === null ? null : Math.max(0, given.ended[row] - start));
   add("took", "took", "times", took, { unit: "s" });
   add("started", "started", "times", given.started, { unit: "s" });
   add("ended", "ended", "times", given.ended, { unit: "s" });
@@ -225,7 +231,8 @@ function columnsOf(raw) {
 
 // The rows that no other row beats: `axes` are [column, sign] with sign 1 where less is better, -1 where more is.
 function frontOf(rows, axes) {
-  const points = rows.filter((row) => axes.every(([column]) => column.values[row] !== null && column.values[row] !== undefined));
+  const points = rows.filter(
+    (row) => axes.every(([column]) => column.values[row] !== null && column.values[row] !== undefined));
   const value = (row, place) => axes[place][1] * axes[place][0].values[row];
   points.sort((a, b) => {
     for (let place = 0; place < axes.length; place++) {
@@ -240,7 +247,8 @@ function frontOf(rows, axes) {
     if (axes.length === 2) {
       const second = value(row, 1);
       if (second < least) { front.push(row); least = second; }
-    } else if (!front.some((other) => axes.every((_, place) => value(other, place) <= value(row, place)))) front.push(row);
+    } else if (!front.some((other) => axes.every((_, place) => value(other, place) <= value(row, place)))) front.push(
+      row);
   }
   return front;
 }

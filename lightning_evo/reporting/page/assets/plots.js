@@ -1,4 +1,5 @@
-// How is a plot drawn? Near the screen, in the page's colours, with one tooltip and one click for every candidate shown.
+// How is a plot drawn? Near the screen, in the page's colours, with one tooltip and one click for every candidate
+// shown.
 "use strict";
 
 const MOST_POINTS = 2500; // drawn at once: more would be a blot, and slow where nothing helps the processor to draw
@@ -59,8 +60,17 @@ async function drawNext() {
     return;
   }
   queue.delete(plot);
-  if (plot.stale && state.run) await draw(plot);
+  if (plot.stale && state.run) await draw(plot).catch((problem) => explain(plot, problem));
   setTimeout(() => requestAnimationFrame(drawNext));
+}
+
+// One plot that fails must not take the others along.
+function explain(plot, problem) {
+  console.error(`${plot.name}:`, problem);
+  plot.place.classList.add("empty");
+  plot.place.replaceChildren(element("p", {}, `This could not be drawn: ${problem.message}`));
+  plot.wired = false;
+  plot.drawn += 1;
 }
 
 async function draw(plot) {
@@ -81,7 +91,8 @@ async function draw(plot) {
   if (!place.data) place.replaceChildren();
   place.style.height = made.height ? `${made.height}px` : "";
   const config = { responsive: true, displaylogo: false, doubleClick: false, scrollZoom: false,
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d", "hoverClosestCartesian", "hoverCompareCartesian", "toggleSpikelines"],
+    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d", "hoverClosestCartesian",
+      "hoverCompareCartesian", "toggleSpikelines"],
     toImageButtonOptions: { filename: `${state.run.name}-${plot.name}`.replace(/[^\w.-]+/g, "_"), scale: 2 } };
   plot.caption.textContent = made.summary;
   plot.first = made.layout.yaxis?.range?.slice() ?? null;
@@ -103,9 +114,11 @@ function wire(plot) {
   place.on("plotly_doubleclick", () => {
     const { xaxis, yaxis } = place.layout, whole = xaxis?.autorange !== false && yaxis?.autorange !== false;
     if (!xaxis || !yaxis) return;
-    Plotly.relayout(place, whole && plot.first ? { "yaxis.range": plot.first } : { "xaxis.autorange": true, "yaxis.autorange": true });
+    const first = whole && plot.first;
+    Plotly.relayout(place, first ? { "yaxis.range": first } : { "xaxis.autorange": true, "yaxis.autorange": true });
   });
-  if (plot.thins) place.on("plotly_relayout", (change) => { if (Object.keys(change).some((key) => /^[xy]axis/.test(key))) redraw(plot.name); });
+  if (plot.thins) place.on("plotly_relayout",
+    (change) => { if (Object.keys(change).some((key) => /^[xy]axis/.test(key))) redraw(plot.name); });
   for (const [name, listener] of Object.entries(plot.events)) place.on(name, listener);
 }
 
@@ -115,7 +128,7 @@ function candidateOf(point) {
   return Array.isArray(given) ? given[0] : given;
 }
 
-// -- tooltip -----------------------------------------------------------------------------------------------------------
+// -- tooltip ----------------------------------------------------------------------------------------------------------
 
 let pointer = { clientX: 0, clientY: 0 };
 addEventListener("pointermove", (event) => { pointer = event; }, { passive: true, capture: true });
@@ -128,7 +141,8 @@ function showTooltip(point, event) {
   tip.hidden = false;
   const { clientX, clientY } = event?.clientX === undefined ? pointer : event, box = tip.getBoundingClientRect();
   tip.style.left = `${Math.max(8, Math.min(clientX + 14, innerWidth - box.width - 8))}px`;
-  tip.style.top = `${clientY + 18 + box.height > innerHeight ? Math.max(8, clientY - box.height - 12) : clientY + 18}px`;
+  const below = clientY + 18 + box.height <= innerHeight;
+  tip.style.top = `${below ? clientY + 18 : Math.max(8, clientY - box.height - 12)}px`;
 }
 
 function hideTooltip() {
@@ -140,14 +154,16 @@ addEventListener("scroll", hideTooltip, { passive: true });
 // A candidate in a few lines: number, status, fitness, its most important genes.
 function summaryOf(run, row) {
   const facts = element("dl", { class: "facts" });
-  const fact = (name, value) => value && facts.append(element("dt", {}, shortened(name, 28)), element("dd", {}, shortened(value, 60)));
+  const fact = (name, value) => value
+    && facts.append(element("dt", {}, shortened(name, 28)), element("dd", {}, shortened(value, 60)));
   run.fitness.forEach((column) => fact(column.label, column.text(row)));
   run.genesByImportance.slice(0, 6).forEach((gene) => fact(gene.label, gene.text(row)));
   fact("error", run.column("error").text(row));
-  return [element("div", {}, statusMark(run.status(row)), element("b", {}, `#${run.ids[row]}`), ` ${STATUS[run.status(row)]}`), facts];
+  return [element("div", {}, statusMark(run.status(row)), element("b", {}, `#${run.ids[row]}`),
+    ` ${STATUS[run.status(row)]}`), facts];
 }
 
-// -- the page's look ---------------------------------------------------------------------------------------------------
+// -- the page's look --------------------------------------------------------------------------------------------------
 
 function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
@@ -161,11 +177,13 @@ function scale() {
 function baseLayout(layout) {
   const text = colour("text"), narrow = innerWidth < 640;
   const base = {
-    autosize: true, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest", hoverdistance: 12,
+    autosize: true, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest",
+    hoverdistance: 12,
     dragmode: touch ? false : "zoom", showlegend: true,
     font: { family: "system-ui, -apple-system, Segoe UI, Roboto, Noto Sans, sans-serif", size: 12, color: text },
     margin: { l: narrow ? 48 : 58, r: 12, t: 10, b: 42 },
-    legend: { orientation: "h", x: 0, y: 1.01, yanchor: "bottom", bgcolor: "rgba(0,0,0,0)", font: { color: colour("muted"), size: 11.5 }, itemsizing: "constant" },
+    legend: { orientation: "h", x: 0, y: 1.01, yanchor: "bottom", bgcolor: "rgba(0,0,0,0)",
+      font: { color: colour("muted"), size: 11.5 }, itemsizing: "constant" },
     modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("muted"), activecolor: colour("accent") },
   };
   return { ...base, ...layout, margin: { ...base.margin, ...layout.margin } };
@@ -173,19 +191,24 @@ function baseLayout(layout) {
 
 function axis(title, extra = {}) {
   const line = colour("line");
-  return { title: { text: escaped(shortened(title, 60)), font: { size: 12, color: colour("muted") }, standoff: 6 }, gridcolor: colour("grid"),
-    zeroline: false, linecolor: line, tickcolor: line, automargin: true, tickfont: { color: colour("muted"), size: 11 }, exponentformat: "SI", ...extra };
+  return { title: { text: escaped(shortened(title, 60)), font: { size: 12, color: colour("muted") }, standoff: 6 },
+    gridcolor: colour("grid"),
+    zeroline: false, linecolor: line, tickcolor: line, automargin: true, tickfont: { color: colour("muted"), size: 11 },
+    exponentformat: "SI", ...extra };
 }
 
 // The axis of a column: its name, and logarithmic where asked. Indices into choices get the choices as labels.
 function columnAxis(column, log = false, extra = {}) {
-  const choices = column.choices ? { tickvals: column.choices.map((_, index) => index), ticktext: column.choices.map((name) => escaped(lastName(name, 16))) } : {};
+  const choices = column.choices
+    ? { tickvals: column.choices.map((_, index) => index),
+      ticktext: column.choices.map((name) => escaped(lastName(name, 16))) } : {};
   return axis(column.label, { type: log ? "log" : "linear", ...choices, ...extra });
 }
 
 const SYMBOLS = ["circle-open", "circle", "diamond", "x"];
 
-// Which of many points are drawn: those within what is zoomed in on; of too many half by chance, which shows where most are,
+// Which of many points are drawn: those within what is zoomed in on; of too many half by chance, which shows where most
+// are,
 // and half spread over the area, which shows those apart. Gives the points and what to say of it.
 function thinned(points, { x, y }) {
   if (points.length <= MOST_POINTS) return [points, ""];
@@ -194,14 +217,18 @@ function thinned(points, { x, y }) {
   if (there.length <= MOST_POINTS) return [there, ""];
   const chosen = new Set(), step = 2 * there.length / MOST_POINTS;
   for (let place = 0; place < there.length; place += step) chosen.add(there[Math.floor(place)]);
-  const [left, right] = spanOf(there.map((point) => point.x)), [low, high] = spanOf(there.map((point) => point.y)), cells = new Set(), side = Math.sqrt(MOST_POINTS / 2);
+  const [left, right] = spanOf(there.map((point) => point.x)), [low, high] = spanOf(there.map((point) => point.y)),
+    cells = new Set(), side = Math.sqrt(MOST_POINTS / 2);
   for (const point of there) {
-    const cell = Math.floor(side * (point.x - left) / (right - left || 1)) * 1000 + Math.floor(side * (point.y - low) / (high - low || 1));
+    const cell = Math.floor(side * (point.x - left) / (right - left || 1)) * 1000
+      + Math.floor(side * (point.y - low) / (high - low || 1));
     if (cells.has(cell)) continue;
     cells.add(cell);
     chosen.add(point);
   }
-  return [[...chosen], `${chosen.size.toLocaleString("en")} of ${there.length.toLocaleString("en")} points are drawn: zoom in for the others.`];
+  return [[...chosen],
+    `${chosen.size.toLocaleString("en")} of ${there.length.toLocaleString("en")} points are drawn: zoom in for `
+      + `the others.`];
 }
 
 // What a plot is zoomed in on, if it is still the same plot; logarithmic axes' ranges as values.
@@ -210,7 +237,8 @@ function zoomOf(name, uirevision) {
   if (!layout || layout.uirevision !== uirevision) return made;
   for (const which of ["x", "y"]) {
     const one = layout[`${which}axis`];
-    if (one?.autorange === false && one.range) made[which] = one.type === "log" ? one.range.map((value) => 10 ** value) : one.range;
+    if (one?.autorange === false && one.range) made[which] = one.type === "log" ? one.range.map((value) => 10 ** value)
+      : one.range;
   }
   return made;
 }
@@ -221,7 +249,7 @@ function spanOf(values) {
   return low <= high ? [low, high] : [0, 1];
 }
 
-// -- controls of plots -------------------------------------------------------------------------------------------------
+// -- controls of plots ------------------------------------------------------------------------------------------------
 
 function controlsOf(section) {
   return byId(section).querySelector(".controls");
@@ -240,7 +268,8 @@ function chooser(plot, name, label, options) {
   const key = `${plot}.${name}`;
   if (!options.some(([value]) => value === state.choices[key])) state.choices[key] = options[0]?.[0];
   const select = element("select", { "aria-label": label });
-  for (const [value, text] of options) select.append(new Option(shortened(text, 44), value, false, value === state.choices[key]));
+  for (const [value, text] of options) select.append(
+    new Option(shortened(text, 44), value, false, value === state.choices[key]));
   select.addEventListener("change", () => { state.choices[key] = select.value; redraw(plot); });
   return element("label", { "data-choice": key }, `${label} `, select);
 }

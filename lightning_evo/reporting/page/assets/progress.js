@@ -14,12 +14,15 @@ function along(run, kind) {
 }
 
 function alongAxis(kind, values) {
-  if (kind !== "seconds") return axis(kind === "epochs" ? "epochs trained" : "candidates finished", { rangemode: "tozero" });
-  const last = values.at(-1) ?? 0, [unit, name] = last > 7200 ? [3600, "hours"] : last > 180 ? [60, "minutes"] : [1, "seconds"];
+  if (kind !== "seconds") return axis(kind === "epochs" ? "epochs trained" : "candidates finished",
+    { rangemode: "tozero" });
+  const last = values.at(-1) ?? 0,
+    [unit, name] = last > 7200 ? [3600, "hours"] : last > 180 ? [60, "minutes"] : [1, "seconds"];
   return { ...axis(`${name} since the search began`, { rangemode: "tozero" }), unit };
 }
 
-// The best so far at each row where it got better, carried on to the end. Stopped candidates' fitness is predicted: they don't count.
+// The best so far at each row where it got better, carried on to the end. Stopped candidates' fitness is predicted:
+// they don't count.
 function bestSoFar(run, place, kept, x) {
   const points = { x: [], y: [], rows: [] };
   let best = null;
@@ -37,7 +40,8 @@ function bestSoFar(run, place, kept, x) {
 // Quartiles over a sliding window; those that came with the page where nothing is filtered.
 function quartiles(run, place, kept, x, whole) {
   const given = run.raw.bands?.[run.objectives[place].monitor], width = given?.window ?? 50;
-  if (whole && given) return { x: given.count.map((many) => x[many - 1]), q25: given.q25, q50: given.q50, q75: given.q75, width };
+  if (whole && given) return { x: given.count.map((many) => x[many - 1]), q25: given.q25, q50: given.q50,
+    q75: given.q75, width };
   const places = [];
   run.told.forEach((row, index) => {
     const value = run.fitness[place].values[row];
@@ -60,18 +64,25 @@ function focus(values, mode, log) {
   const [low, high] = [change(sorted[0]), change(sorted.at(-1))];
   const [inner, outer] = mode === "max" ? [change(quantile(sorted, 0.1)), high] : [low, change(quantile(sorted, 0.9))];
   if (!(high - low > 3 * (outer - inner)) || outer === inner) return null;
-  const pad = 0.12 * (outer - inner), range = mode === "max" ? [inner - 4 * pad, high + pad] : [low - pad, outer + 4 * pad];
+  const pad = 0.12 * (outer - inner),
+    range = mode === "max" ? [inner - 4 * pad, high + pad] : [low - pad, outer + 4 * pad];
   const outside = sorted.filter((value) => change(value) < range[0] || change(value) > range[1]).length;
-  return outside ? { range, outside, side: mode === "max" ? "below" : "above", edge: back(mode === "max" ? range[0] : range[1]) } : null;
+  return outside ? { range, outside, side: mode === "max" ? "below" : "above",
+    edge: back(mode === "max" ? range[0] : range[1]) } : null;
 }
 
 addPlot("progress", "data run filter open", () => {
   const { run } = state;
   setControls("progress", [run.index, run.objectives], () => [
-    run.objectives.length > 1 ? chooser("progress", "objective", "Fitness", run.objectives.map(({ monitor }, place) => [String(place), monitor])) : "",
+    run.objectives.length > 1
+      ? chooser("progress", "objective", "Fitness",
+        run.objectives.map(({ monitor }, place) => [String(place), monitor]))
+      : "",
     chooser("progress", "along", "against", ALONG), switchBox("progress", "log", "log scale")]);
-  if (!run.told.length || !run.fitness.length) return { empty: run.size ? "No candidate has finished yet." : "No candidate yet: the search has only begun." };
-  const place = Math.min(Number(choice("progress", "objective") ?? 0), run.objectives.length - 1), { monitor, mode } = run.objectives[place];
+  if (!run.told.length || !run.fitness.length) return {
+    empty: run.size ? "No candidate has finished yet." : "No candidate yet: the search has only begun." };
+  const place = Math.min(Number(choice("progress", "objective") ?? 0), run.objectives.length - 1),
+    { monitor, mode } = run.objectives[place];
   const kind = choice("progress", "along") ?? "candidates", log = Boolean(choice("progress", "log"));
   const visible = new Set(visibleRows()), kept = (row) => visible.has(row);
   let x = along(run, kind);
@@ -82,41 +93,53 @@ addPlot("progress", "data run filter open", () => {
   const band = quartiles(run, place, kept, x, !filtered());
   const line = (more) => ({ type: "scatter", mode: "lines", hoverinfo: "skip", ...more });
   data.push(line({ x: band.x, y: band.q25, line: { width: 0 }, showlegend: false }));
-  data.push(line({ x: band.x, y: band.q75, line: { width: 0 }, fill: "tonexty", fillcolor: colour("band"), name: "quartiles" }));
-  const uirevision = `${run.name}${place}${kind}${log}`, points = run.told.flatMap((row, index) => (kept(row) && has(row) ? [{ row, x: x[index], y: values[row] }] : []));
+  data.push(line({ x: band.x, y: band.q75, line: { width: 0 }, fill: "tonexty", fillcolor: colour("band"),
+    name: "quartiles" }));
+  const uirevision = `${run.name}${place}${kind}${log}`,
+    points = run.told.flatMap((row, index) => (kept(row) && has(row) ? [{ row, x: x[index], y: values[row] }] : []));
   const [drawn, left] = thinned(points, zoomOf("progress", uirevision));
   for (const status of [COMPLETED, STOPPED]) {
     const part = drawn.filter(({ row }) => run.status(row) === status);
-    if (part.length) data.push({ type: "scatter", mode: "markers", name: STATUS[status], hoverinfo: "none", x: part.map((point) => point.x), y: part.map((point) => point.y), customdata: part.map(({ row }) => row),
-      marker: { color: colour(STATUS[status]), size: drawn.length > 1000 ? 3.5 : 5.5, opacity: drawn.length > 1000 ? 0.45 : 0.6, symbol: SYMBOLS[status] } });
+    if (part.length) data.push(
+      { type: "scatter", mode: "markers", name: STATUS[status], hoverinfo: "none", x: part.map((point) => point.x),
+        y: part.map((point) => point.y), customdata: part.map(({ row }) => row),
+        marker: { color: colour(STATUS[status]), size: drawn.length > 1000 ? 3.5 : 5.5,
+          opacity: drawn.length > 1000 ? 0.45 : 0.6, symbol: SYMBOLS[status] } });
   }
-  data.push(line({ x: band.x, y: band.q50, line: { color: colour("completed"), width: 1.5, dash: "dot" }, name: "median" }));
+  data.push(line({ x: band.x, y: band.q50, line: { color: colour("completed"), width: 1.5, dash: "dot" },
+    name: "median" }));
   const best = bestSoFar(run, place, kept, x);
-  data.push(line({ x: best.x, y: best.y, line: { color: colour("best"), width: 2.5, shape: "hv" }, name: "best", hoverinfo: "none", customdata: best.rows }));
+  data.push(line({ x: best.x, y: best.y, line: { color: colour("best"), width: 2.5, shape: "hv" }, name: "best",
+    hoverinfo: "none", customdata: best.rows }));
   const open = run.told.indexOf(run.row(state.open));
   if (open >= 0 && has(run.told[open])) data.push(ring([x[open]], [values[run.told[open]]], run.told[open]));
   const view = focus(run.told.map((row) => values[row] ?? null), mode, log), winner = best.rows.at(-1);
   const summary = [winner === undefined ? `No finished candidate with a ${monitor} among those shown.`
-    : `Best ${monitor}: ${number(values[winner])}, candidate #${run.ids[winner]}, found after ${run.told.indexOf(winner) + 1} of ${run.told.length} results.`];
+      : `Best ${monitor}: ${number(values[winner])}, candidate #${run.ids[winner]}, found `
+      + `after ${run.told.indexOf(winner) + 1} of ${run.told.length} results.`];
   summary.push(`Median and quartiles are of the last ${band.width}; stopped candidates' fitness is predicted.`);
   const lost = run.told.filter((row) => kept(row) && run.status(row) !== FAILED && !has(row)).length;
-  if (lost) summary.push(`${count(lost, "candidate")} had no finite ${monitor} and ${lost === 1 ? "is" : "are"} not drawn.`);
+  if (lost) summary.push(
+    `${count(lost, "candidate")} had no finite ${monitor} and ${lost === 1 ? "is" : "are"} not drawn.`);
   if (left) summary.push(left);
   if (view) summary.push(`${view.outside} lie ${view.side} ${number(view.edge, 3)}: double-click the plot to see all.`);
   return { data, summary: summary.join(" "), layout: { uirevision, xaxis,
-    yaxis: axis(monitor, { type: log ? "log" : "linear", ...(view ? { range: view.range, autorange: false } : {}) }) } };
+    yaxis: axis(monitor, { type: log ? "log" : "linear",
+      ...(view ? { range: view.range, autorange: false } : {}) }) } };
 }).thins = true;
 
 // A ring around the open candidate.
 function ring(x, y, row, more = {}) {
   return { type: "scatter", mode: "markers", x, y, customdata: [row], hoverinfo: "none", showlegend: false,
-    marker: { symbol: "circle-open", size: 14, color: colour("chosen"), line: { width: 3, color: colour("chosen") } }, ...more };
+    marker: { symbol: "circle-open", size: 14, color: colour("chosen"), line: { width: 3, color: colour("chosen") } },
+    ...more };
 }
 
 addPlot("compared", "data run", () => {
   const { runs } = state, monitors = [...new Set(runs.flatMap((run) => run.objectives.map(({ monitor }) => monitor)))];
-  setControls("compared", monitors, () => [monitors.length > 1 ? chooser("compared", "monitor", "Fitness", monitors.map((name) => [name, name])) : "",
-    chooser("compared", "along", "against", ALONG), switchBox("compared", "log", "log scale")]);
+  setControls("compared", monitors,
+    () => [monitors.length > 1 ? chooser("compared", "monitor", "Fitness", monitors.map((name) => [name, name])) : "",
+      chooser("compared", "along", "against", ALONG), switchBox("compared", "log", "log scale")]);
   if (runs.length < 2) return { empty: "There is one run." };
   const monitor = choice("compared", "monitor") ?? monitors[0], kind = choice("compared", "along") ?? "candidates";
   const having = runs.filter((run) => run.objectives.some((objective) => objective.monitor === monitor));
@@ -125,13 +148,21 @@ addPlot("compared", "data run", () => {
     return [run, bestSoFar(run, place, () => true, x), place];
   }).filter(([, points]) => points.x.length);
   if (!lines.length) return { empty: `No run has a finished candidate with a ${monitor}.` };
-  const longest = lines.map(([, points]) => points.x.at(-1)).sort((a, b) => a - b), xaxis = alongAxis(kind, longest), unit = xaxis.unit ?? 1;
+  const longest = lines.map(([, points]) => points.x.at(-1)).sort((a, b) => a - b), xaxis = alongAxis(kind, longest),
+    unit = xaxis.unit ?? 1;
   delete xaxis.unit;
-  const data = lines.map(([run, points]) => ({ type: "scatter", mode: "lines", name: escaped(shortened(run.name, 40)), x: points.x.map((value) => value / unit), y: points.y,
-    hoverinfo: "none", customdata: points.y.map((value, place) => `${run.name}\nbest ${monitor} ${number(value)} by candidate #${run.ids[points.rows[place]]}`),
-    line: { shape: "hv", width: run === state.run ? 3.5 : 2, color: colour(`run-${run.index % 8}`), dash: run.index < 8 ? "solid" : "dot" } }));
+  const data = lines.map(([run, points]) =>
+      ({ type: "scatter", mode: "lines", name: escaped(shortened(run.name, 40)),
+        x: points.x.map((value) => value / unit),
+        y: points.y,
+        hoverinfo: "none", customdata: points.y.map(
+          (value, place) => [run.name, `best ${monitor} ${number(value)} by candidate #${run.ids[points.rows[place]]}`]
+            .join("\n")),
+        line: { shape: "hv", width: run === state.run ? 3.5 : 2, color: colour(`run-${run.index % 8}`),
+          dash: run.index < 8 ? "solid" : "dot" } }));
   const said = lines.map(([run, points]) => `${shortened(run.name, 40)} ${number(points.y.at(-1))}`).join(", ");
   const missing = runs.length - having.length;
   return { data, summary: `Best ${monitor}: ${said}.${missing ? ` ${count(missing, "run")} didn't look for it.` : ""}`,
-    layout: { uirevision: `${monitor}${kind}${choice("compared", "log")}`, xaxis, yaxis: axis(`best ${monitor}`, { type: choice("compared", "log") ? "log" : "linear" }) } };
+    layout: { uirevision: `${monitor}${kind}${choice("compared", "log")}`, xaxis,
+      yaxis: axis(`best ${monitor}`, { type: choice("compared", "log") ? "log" : "linear" }) } };
 });

@@ -1,14 +1,23 @@
-// What ran where and when? A bar per candidate and slot; at a distance neighbours become one bar, and part again when zoomed in.
+// What ran where and when? A bar per candidate and slot; at a distance neighbours become one bar, and part again when
+// zoomed in.
 "use strict";
 
 const MOST_BARS = 900;
 const THICK = 0.76;
 
+// Until when the run is known, in seconds since it began: those that run now have no end yet.
+function lastMoment(run) {
+  const { started, ended } = run.candidates,
+    known = spanOf([...started, ...ended].filter((value) => value !== null))[1];
+  return run.raw.status === "running" ? Math.max(known, state.payload.generated - run.raw.created) : known;
+}
+
 // Bars [start, end, slot, status, rows] within a stretch of time; neighbours closer than `grain` are merged.
 function bars(run, rows, from, to, grain) {
-  const { started, ended, slot } = run.candidates, now = Math.max(run.raw.totals?.seconds ?? 0, ...spanOf(ended.filter((value) => value !== null)));
+  const { started, ended, slot } = run.candidates, now = lastMoment(run);
   const open = new Map(), made = [];
-  const order = rows.filter((row) => started[row] !== null && slot[row] !== null).sort((a, b) => started[a] - started[b]);
+  const order = rows.filter((row) => started[row] !== null
+      && slot[row] !== null).sort((a, b) => started[a] - started[b]);
   for (const row of order) {
     const start = started[row], end = ended[row] ?? Math.max(now, start);
     if (end < from || start > to) continue;
@@ -26,8 +35,11 @@ function bars(run, rows, from, to, grain) {
     const tally = [0, 0, 0, 0];
     bar.rows.forEach((row) => { tally[run.status(row)] += 1; });
     bar.tally = tally;
-    const said = [COMPLETED, STOPPED, FAILED, PENDING].filter((status) => tally[status]).map((status) => `${tally[status]} ${STATUS[status]}`).join(", ");
-    bar.tip = bar.rows.length === 1 ? bar.rows[0] : `${bar.rows.length} candidates, #${run.ids[bar.rows[0]]} to #${run.ids[bar.rows.at(-1)]}\n${said}\nZoom in to tell them apart`;
+    const said = [COMPLETED, STOPPED, FAILED,
+      PENDING].filter((status) => tally[status]).map((status) => `${tally[status]} ${STATUS[status]}`).join(", ");
+    bar.tip = bar.rows.length === 1 ? bar.rows[0]
+      : `${bar.rows.length} candidates, #${run.ids[bar.rows[0]]} to #${run.ids[bar.rows.at(-1)]}\n${said}\nZoom `
+      + `in to tell them apart`;
   }
   return made;
 }
@@ -36,12 +48,18 @@ let stretch = null; // the stretch of time zoomed in on, in seconds
 
 addPlot("slots", "data run filter open", () => {
   const { run } = state, { started, ended, slot } = run.candidates;
-  const rows = visibleRows().filter((row) => started[row] !== null && slot[row] !== null && (ended[row] !== null || run.raw.status === "running"));
+  const rows = visibleRows().filter((row) => started[row] !== null && slot[row] !== null
+      && (ended[row] !== null || run.raw.status === "running"));
   if (!rows.length) return { empty: "None of the candidates shown has been started." };
-  const [begin] = spanOf(rows.map((row) => started[row])), finish = spanOf(rows.map((row) => ended[row] ?? started[row]))[1];
-  const slots = [...new Set(slot.filter((value) => value !== null))].sort((a, b) => a - b), [from, to] = stretch ?? [begin, finish];
-  const unit = finish > 7200 ? 3600 : finish > 180 ? 60 : 1, name = { 3600: "hours", 60: "minutes", 1: "seconds" }[unit];
-  const near = rows.length * Math.min(1, (to - from) / Math.max(1e-9, finish - begin)) > MOST_BARS ? (to - from) * slots.length / MOST_BARS : 0;
+  const [begin] = spanOf(rows.map((row) => started[row])),
+    finish = rows.some((row) => ended[row] === null) ? lastMoment(run) : spanOf(rows.map((row) => ended[row]))[1];
+  const slots = [...new Set(slot.filter((value) => value !== null))].sort((a, b) => a - b), [from, to] = stretch
+    ?? [begin, finish];
+  plots.get("slots").finish = finish;
+  const unit = finish > 7200 ? 3600 : finish > 180 ? 60 : 1,
+    name = { 3600: "hours", 60: "minutes", 1: "seconds" }[unit];
+  const near = rows.length * Math.min(1, (to - from) / Math.max(1e-9, finish - begin)) > MOST_BARS
+    ? (to - from) * slots.length / MOST_BARS : 0;
   const made = bars(run, rows, from - (to - from), to + (to - from), near), data = [];
   // A bar of several candidates is parted by how they ended, from the bottom upwards.
   const parts = made.flatMap((bar) => {
@@ -55,19 +73,30 @@ addPlot("slots", "data run filter open", () => {
   for (const status of [COMPLETED, STOPPED, FAILED, PENDING]) {
     const chosen = parts.filter((bar) => bar.status === status);
     if (!chosen.length) continue;
-    data.push({ type: "bar", orientation: "h", name: status === PENDING ? "running" : STATUS[status], hoverinfo: "none", base: chosen.map(({ start }) => start / unit), x: chosen.map(({ start, end }) => (end - start) / unit),
-      y: chosen.map(({ y }) => y), width: chosen.map(({ thick }) => thick), customdata: chosen.map(({ tip }) => tip), marker: { color: colour(STATUS[status]), opacity: 0.88, line: { width: near ? 0 : 1, color: colour("card") } } });
+    data.push({ type: "bar", orientation: "h", name: status === PENDING ? "running" : STATUS[status], hoverinfo: "none",
+      base: chosen.map(({ start }) => start / unit), x: chosen.map(({ start, end }) => (end - start) / unit),
+      y: chosen.map(({ y }) => y), width: chosen.map(({ thick }) => thick), customdata: chosen.map(({ tip }) => tip),
+      marker: { color: colour(STATUS[status]), opacity: 0.88, line: { width: near ? 0 : 1, color: colour("card") } } });
   }
   const open = run.row(state.open);
-  const shapes = open !== undefined && started[open] !== null && slot[open] !== null ? [{ type: "rect", x0: started[open] / unit, x1: (ended[open] ?? finish) / unit, y0: slot[open] - 0.42, y1: slot[open] + 0.42, line: { color: colour("chosen"), width: 2.5 } }] : [];
-  const busy = run.raw.totals?.busy, summary = [`${count(rows.length, "candidate")} on ${count(slots.length, "slot")} in ${duration(finish - begin)}${busy === null || busy === undefined ? "" : `; slots were busy ${percent(busy)} of the time`}.`];
+  const shapes = open !== undefined && started[open] !== null
+    && slot[open] !== null ? [
+      { type: "rect", x0: started[open] / unit, x1: (ended[open] ?? finish) / unit, y0: slot[open] - 0.42,
+        y1: slot[open] + 0.42, line: { color: colour("chosen"), width: 2.5 } }] : [];
+  const busy = run.raw.totals?.busy,
+    said = busy === null || busy === undefined ? "" : `; slots were busy ${percent(busy)} of the time`,
+    where = `${count(rows.length, "candidate")} on ${count(slots.length, "slot")}`,
+    summary = [`${where} in ${duration(finish - begin)}${said}.`];
   if (near) summary.push("Neighbours are drawn as one bar: drag over a stretch of time to tell them apart.");
-  return { data, height: Math.max(150, Math.min(520, 90 + 34 * slots.length)), summary: summary.join(" "), layout: { uirevision: `${run.name}`, barmode: "overlay", bargap: 0, shapes,
-    xaxis: axis(`${name} since the search began`), yaxis: axis("slot", { tickvals: slots, autorange: "reversed", fixedrange: true, showgrid: false }) } };
+  return { data, height: Math.max(150, Math.min(520, 90 + 34 * slots.length)), summary: summary.join(" "),
+    layout: { uirevision: `${run.name}`, barmode: "overlay", bargap: 0, shapes,
+      xaxis: axis(`${name} since the search began`),
+      yaxis: axis("slot", { tickvals: slots, autorange: "reversed", fixedrange: true, showgrid: false }) } };
 }, { plotly_relayout: (change) => {
-  const { run } = state, finish = spanOf(run.candidates.ended.filter((value) => value !== null))[1], unit = finish > 7200 ? 3600 : finish > 180 ? 60 : 1;
+  const { run } = state, finish = plots.get("slots").finish, unit = finish > 7200 ? 3600 : finish > 180 ? 60 : 1;
   if (change["xaxis.autorange"]) stretch = null;
-  else if (change["xaxis.range[0]"] !== undefined) stretch = [change["xaxis.range[0]"] * unit, change["xaxis.range[1]"] * unit];
+  else if (change["xaxis.range[0]"] !== undefined) stretch = [change["xaxis.range[0]"] * unit,
+    change["xaxis.range[1]"] * unit];
   else if (Array.isArray(change["xaxis.range"])) stretch = change["xaxis.range"].map((value) => value * unit);
   else return;
   redraw("slots");

@@ -1,4 +1,5 @@
-// How does the page begin, and how does it stay up to date? Reads its data, and asks the server for newer ones where there is one.
+// How does the page begin, and how does it stay up to date? Reads its data, and asks the server for newer ones where
+// there is one.
 "use strict";
 
 const EVERY = 3000; // milliseconds between two questions
@@ -7,7 +8,8 @@ let mark = null, gone = null;
 
 async function ask() {
   try {
-    const answer = await fetch("data", { cache: "no-store", headers: mark ? { "If-None-Match": mark } : {}, signal: AbortSignal.timeout(20000) });
+    const answer = await fetch("data",
+      { cache: "no-store", headers: mark ? { "If-None-Match": mark } : {}, signal: AbortSignal.timeout(20000) });
     if (answer.status !== 304) {
       if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
       const payload = await decoded(new Uint8Array(await answer.arrayBuffer()));
@@ -16,10 +18,12 @@ async function ask() {
     }
     gone = null;
     const running = state.runs.some((run) => run.raw.status === "running");
-    live(`Live: ${running ? "the search is running" : "the search has ended"}, last change ${moment(state.payload.generated)}`, false);
+    live(`Live: ${running ? "the search is running" : "the search has ended"}, last `
+        + `change ${moment(state.payload.generated)}`, false);
   } catch (problem) {
     gone ??= new Date();
-    live(`The server hasn't answered since ${gone.toLocaleTimeString()} (${problem.message}). Shown is what was known by then.`, true);
+    live(`The server hasn't answered since ${gone.toLocaleTimeString()} (${problem.message}). Shown is what was `
+        + `known by then.`, true);
   }
   setTimeout(ask, EVERY);
 }
@@ -33,12 +37,13 @@ function live(text, lost) {
 }
 
 async function start() {
-  const payload = await embedded();
+  const payload = await reading;
   if (!payload) throw new Error("the page holds no data");
   takeIn(payload);
   changed("run");
   readAddress();
-  for (const { place } of plots.values()) watcher.observe(place); // only now, when tables have pushed the plots to their places
+  // only now, when tables have pushed the plots to their places
+  for (const { place } of plots.values()) watcher.observe(place);
   addEventListener("hashchange", readAddress);
   if (payload.live) setTimeout(ask, EVERY);
   document.documentElement.dataset.ready = "true";
@@ -50,6 +55,8 @@ addEventListener("beforeprint", () => { for (const plot of plots.values()) if (p
 
 start().catch((problem) => {
   byId("name").textContent = "This report can't be shown";
-  byId("about").textContent = `${problem.message}. Browsers since 2023 can read it (DecompressionStream); is yours older, or is the file cut off?`;
+  byId("about").textContent =
+    `${problem.message}. Browsers since 2023 can read it (DecompressionStream); is yours older, or is the file `
+    + `cut off?`;
   throw problem;
 });

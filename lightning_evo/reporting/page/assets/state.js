@@ -1,4 +1,5 @@
-// What does the reader look at? One state for all: run, filters, order, open candidate, colours; and who hears of changes.
+// What does the reader look at? One state for all: run, filters, order, open candidate, colours; and who hears of
+// changes.
 "use strict";
 
 const state = {
@@ -89,7 +90,7 @@ function clearFilters() {
   changed("filter");
 }
 
-// -- the address: #candidate=12, and #run=2&candidate=12 where there are several runs ------------------------------------
+// -- the address: #candidate=12, and #run=2&candidate=12 where there are several runs ---------------------------------
 
 function readAddress() {
   const given = new URLSearchParams(location.hash.slice(1));
@@ -140,7 +141,7 @@ function takeIn(payload) {
   changed("data");
 }
 
-// -- colours ---------------------------------------------------------------------------------------------------------
+// -- colours ----------------------------------------------------------------------------------------------------------
 
 const THEMES = ["auto", "light", "dark"];
 const systemDark = matchMedia("(prefers-color-scheme: dark)");
