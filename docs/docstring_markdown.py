@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from griffe import Extension, Object
+from griffe import Class, Extension, Object
 
 _REFERENCE = re.compile(r":(class|func|meth|attr|data|mod|exc):`(~?)(?:([^`<]+?) <([^`>]+)>|([^`]+))`")
 _DOCTEST = re.compile(r"^( *)>>> .*\n?(?:^ *\S.*\n?)*", re.MULTILINE)
@@ -17,15 +17,21 @@ class DocstringMarkdown(Extension):
 
     def on_instance(self, *, obj: Object, **kwargs: Any) -> None:
         """Rewrite one object's docstring."""
-        if obj.docstring is not None:
-            obj.docstring.value = markdown(obj.docstring.value)
+        if obj.docstring is None:
+            return
+        obj.docstring.value = markdown(obj.docstring.value)
+        if isinstance(obj, Class) and "NamedTuple" in map(str, obj.bases):
+            # It has no signature that griffe could find its arguments in; its fields are its attributes.
+            obj.docstring.value = obj.docstring.value.replace("\nArgs:\n", "\nAttributes:\n")
 
 
 def markdown(text: str) -> str:
     """A docstring of this project (Google style, Sphinx references) as mkdocstrings expects it.
 
+    References lead to the page where their target is described, and are plain code where none describes it.
+
     >>> markdown("See :class:`~lightning_evo.genome.Gene` and :attr:`cost`.")
-    'See [`Gene`][lightning_evo.genome.Gene] and `cost`.'
+    'See <autoref identifier="lightning_evo.genome.Gene" optional><code>Gene</code></autoref> and `cost`.'
     """
     text = _REFERENCE.sub(_linked, text).replace("``", "`")
     text = _TABLE.sub(lambda table: _fenced(table[0], table[1], "text"), text)
@@ -39,7 +45,9 @@ def _linked(reference: re.Match[str]) -> str:
     target = target or plain
     text = text or (target.rpartition(".")[2] if short else target)
     # A name within the same class or module has no address of its own here; nor have most constants.
-    return f"[`{text}`][{target}]" if target.startswith("lightning_evo.") and role != "data" else f"`{text}`"
+    if not target.startswith("lightning_evo.") or role == "data":
+        return f"`{text}`"
+    return f'<autoref identifier="{target}" optional><code>{text}</code></autoref>'
 
 
 def _fenced(block: str, indent: str, language: str) -> str:

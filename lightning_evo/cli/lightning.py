@@ -29,6 +29,8 @@ import lightning_evo.predictors.forest
 import lightning_evo.predictors.gaussian_process
 import lightning_evo.predictors.lstm
 import lightning_evo.predictors.zero_cost
+import lightning_evo.reporting.tensorboard
+import lightning_evo.reporting.wandb
 import lightning_evo.swarms.stack
 import lightning_evo.swarms.strategy  # noqa: F401 - also registers `strategy: swarm`
 from lightning_evo.algorithms import Algorithm, Predictor
@@ -40,6 +42,7 @@ from lightning_evo.functional.growth_steps import GrowthError
 from lightning_evo.genome import Gene
 from lightning_evo.predictors.curve_policies import StoppingPolicy
 from lightning_evo.predictors.learning_curve import CurvePredictor
+from lightning_evo.reporting.reporter import Reporter
 from lightning_evo.swarms import SwarmError
 from lightning_evo.training import Blueprint, ConfigTrainable
 from lightning_evo.training.blueprint import gist, load_yaml, root_of
@@ -250,6 +253,7 @@ def _helped(message: str) -> str:
         (rf"{GROUP}\.callbacks[\w.]*\.predictor", CurvePredictor),
         (rf"{GROUP}\.callbacks[\w.]*\.policy", StoppingPolicy),
         (rf"{GROUP}\.callbacks", SearchCallback),
+        (rf"{GROUP}\.reporters", Reporter),
         (rf"{GROUP}\.space", Gene),
     )
     for place, kind in places:

@@ -334,7 +334,7 @@ class Controller:
         self.state.account(candidate, result)
         self._checkpoints.add(candidate, result)
         self.algorithm.tell(candidate, result)
-        self.reporting.told(candidate, result)
+        self.reporting.told(candidate, result, [individual.id for individual in self.algorithm.population])
         if self._knowledge is not None:
             self._knowledge.told(candidate, result)
 
@@ -367,7 +367,8 @@ class Controller:
     def _look(self, force: bool = False) -> None:
         elapsed = self._elapsed()
         if force or elapsed - self._recorded_elapsed >= RECORD_ELAPSED:
-            self.writer.update_meta({"elapsed": elapsed, CHECKPOINTS: self._checkpoints.describe()})
+            known = {"elapsed": elapsed, CHECKPOINTS: self._checkpoints.describe(), "end": self.state.end}
+            self.writer.update_meta(known)
             self._recorded_elapsed = elapsed
         self.state.elapsed = elapsed
         self.reporting.look({slot: self._running.get(job, []) for slot, job in self.executor.running.items()}, elapsed)

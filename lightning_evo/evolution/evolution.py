@@ -39,7 +39,7 @@ from lightning_evo.evolution.workplaces import make_executor, plan
 from lightning_evo.execution import Executor
 from lightning_evo.genome import COMPLETED, STOPPED, Gene, Objective, SearchSpace, SpaceError
 from lightning_evo.reporting.progress import Progress, make_progress
-from lightning_evo.reporting.reporter import Reporter, ReporterError, Reporting, SearchInfo
+from lightning_evo.reporting.reporter import Reporter, ReporterError, Reporting, SearchInfo, let_go
 from lightning_evo.training import ConfigError, ConfigTrainable, FunctionTrainable, Trainable
 from lightning_evo.training.blueprint import load_yaml
 from lightning_evo.training.candidate import FitnessEpoch, read_curve
@@ -180,6 +180,14 @@ class Evolution:
             SearchInterrupted: After Ctrl-C (or SIGTERM), with a clean archive.
             ArchiveError: If the directory or archive can't be used.
         """
+        try:
+            return self._run()
+        except BaseException:
+            for reporter in self.reporters:  # one may hold on to something since its check
+                let_go(reporter)
+            raise
+
+    def _run(self) -> Archive:
         self._check()
         slots = [] if self._executor is not None else plan(self.trainable, self.workers, self.algorithm.swarm_size)
         stacking = stacks(self.algorithm, self.workers)

@@ -1,1 +1,4 @@
-"""What does the user see? Progress while a search runs, and the leaderboard of what it has recorded."""
+"""What does the user see? Progress while a search runs, the leaderboard, the report page, pictures, and other tools' views.
+
+``reporter`` tells others of a search while it runs; everything else reads what its archive has recorded.
+"""

@@ -55,6 +55,7 @@ class SearchState:
     best_fitness: tuple[float, ...] | None = None
     front: list[tuple[float, ...]] = field(default_factory=list)
     running: dict[int, Running] = field(default_factory=dict)
+    population: tuple[int, ...] = ()
     first_errors: list[str] = field(default_factory=list)
 
     @property

@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +16,7 @@ from typing import Any, Literal
 from lightning_evo.genome import Candidate, Objective, Result, SearchSpace
 from lightning_evo.reporting.progress import Running, SearchState
 
-__all__ = ["Outcome", "Reporter", "ReporterError", "Reporting", "SearchInfo", "Training"]
+__all__ = ["Outcome", "Reporter", "ReporterError", "Reporting", "SearchInfo", "Training", "let_go"]
 
 HASTE = 5.0
 """Seconds that reporters have left when the user wants to stop now."""
@@ -48,6 +48,7 @@ class SearchInfo:
         config: The LightningCLI config that genomes are written into; ``None`` where a function is searched.
         resumed: Whether the search was begun earlier. What was recorded then is told again, in its order, before
             anything new.
+        say: Shows a line to the user; may be called from any thread.
     """
 
     name: str
@@ -62,6 +63,7 @@ class SearchInfo:
     slots: int
     config: Mapping[str, Any] | None
     resumed: bool
+    say: Callable[[str], None] = lambda line: None
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,14 @@ class Reporter:
                 ``failed``.
         """
 
+    def leave(self) -> None:
+        """Let go of everything at once: the search failed or was refused, a method failed, or :meth:`finish` took too long.
+
+        The one method besides :meth:`check` that is called from another thread, perhaps while the reporter's own still
+        works, perhaps more than once, and perhaps after :meth:`finish`. The process may be about to end, and nothing must
+        keep it.
+        """
+
 
 @dataclass
 class _Channel:
@@ -144,6 +154,7 @@ class _Channel:
     events: queue.SimpleQueue[Callable[[], None] | None] = field(default_factory=queue.SimpleQueue)
     messages: queue.SimpleQueue[str] = field(default_factory=queue.SimpleQueue)
     looked: float = 0.0
+    left: bool = False
     thread: threading.Thread | None = None
 
     @property
@@ -152,17 +163,33 @@ class _Channel:
 
     def work(self) -> None:
         """Tell the reporter one event after the other, until the last or the first that it fails at."""
-        while (event := self.events.get()) is not None:
+        while (event := self.events.get()) is not None and not self.left:
             try:
                 event()
             except Exception as error:  # whatever it is, the search is more important
+                if self.left:
+                    return
                 first_line = next(iter(str(error).splitlines()), "")
                 _log.warning("%s failed", self.name, exc_info=True)
                 self.messages.put(
                     f"evolution.reporters: {self.name} failed and is told nothing more: {type(error).__name__}: "
                     f"{first_line}; the search goes on, and its archive has everything"
                 )
+                self.leave()
                 return
+
+    def leave(self) -> None:
+        """Tell the reporter nothing more."""
+        self.left = True
+        let_go(self.reporter)
+
+
+def let_go(reporter: Reporter) -> None:
+    """Have a reporter let go of everything; what it raises then is no news any more."""
+    try:
+        reporter.leave()
+    except Exception:
+        _log.warning("%s failed at leaving", type(reporter).__name__, exc_info=True)
 
 
 class Reporting:
@@ -193,7 +220,7 @@ class Reporting:
             # Not waited for by the interpreter: a server that doesn't answer keeps nobody's terminal.
             channel.thread = threading.Thread(target=channel.work, name=channel.name, daemon=True)
             channel.thread.start()
-            channel.events.put(partial(channel.reporter.start, self._search))
+            channel.events.put(partial(channel.reporter.start, replace(self._search, say=channel.messages.put)))
         return self
 
     def __exit__(
@@ -214,11 +241,12 @@ class Reporting:
 
         self._each(tell)
 
-    def told(self, candidate: Candidate, result: Result) -> None:
-        """A result was recorded, now or in an earlier run."""
+    def told(self, candidate: Candidate, result: Result, population: Sequence[int] = ()) -> None:
+        """A result was recorded, now or in an earlier run; ``population``: ids of those the algorithm breeds from now."""
 
         def tell(channel: _Channel) -> None:
             channel.state.account(candidate, result)
+            channel.state.population = tuple(population)
             channel.reporter.told(candidate, result, channel.state)
 
         self._each(tell)
@@ -251,6 +279,7 @@ class Reporting:
                 patience = channel.reporter.patience if pressed < 2 else min(HASTE, channel.reporter.patience)
                 if self._presses() > pressed or waited > patience:
                     self._say(f"evolution.reporters: {channel.name} is not through; the archive has everything")
+                    channel.leave()
                     break
                 if waited > 2 and channel.name not in said:
                     said.add(channel.name)

@@ -171,6 +171,18 @@ CASES = {
         "evolution.callbacks: Expected a class that can be imported, not EarlyFitnessPredicton; there are "
         "Continuation, EarlyFitnessPrediction, ",
     ),
+    "unknown mode of W&B": (
+        put("reporters", value=[gene("WandbReporter", mode="onlin")]),
+        "evolution.reporters.mode: Expected a typing.Literal['online', 'offline', 'disabled']",
+    ),
+    "unknown option of W&B": (
+        put("reporters", value=[gene("WandbReporter", projekt="nets")]),
+        "evolution.reporters: Option 'projekt' is not accepted",
+    ),
+    "no name for a project": (
+        put("reporters", value=[gene("WandbReporter", project="a/b", mode="offline")]),
+        "evolution.reporters: project: 'a/b' is not a name of at most 128 characters without / \\ # ? % :",
+    ),
     "unknown predictor of curves": (
         put("callbacks", value=[gene("EarlyFitnessPrediction", predictor="BayesCurve")]),
         "not BayesCurve. Given value: BayesCurve; there are BayesianCurve, LastValue, RegressionCurve",

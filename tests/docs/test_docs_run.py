@@ -7,16 +7,27 @@ import importlib
 import inspect
 import json
 import re
-import sys
 import types
 import warnings
-from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from docs_pages import (
+    DOCS,
+    PAGES,
+    ROOT,
+    SESSIONS,
+    Block,
+    blocks_of,
+    file_name,
+    headings_of,
+    named,
+    prose_of,
+    run_python,
+)
 
 from lightning_evo import EvolutionCLI, __version__, algorithms, callbacks, data, genome, models, predictors, swarms
 from lightning_evo.algorithms import Algorithm, Predictor, Prescreen
@@ -25,14 +36,10 @@ from lightning_evo.evolution import Budget, Evolution, Final, SearchError, Worke
 from lightning_evo.genome import SpaceError
 from lightning_evo.training.candidate import COSTS
 
-ROOT = Path(__file__).parents[2]
-DOCS = ROOT / "docs"
-EXAMPLE = ROOT / "examples" / "own_model"
-PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
-SLOW = {"docs/quickstart.md"}
 # What is keyword-only is for Python alone.
 SECTION = [p.name for p in inspect.signature(Evolution).parameters.values() if p.kind is not p.KEYWORD_ONLY]
 LANGUAGES = {"python", "yaml", "bash", "text", "mermaid"}
+REPORTERS = ("lightning_evo.reporting.tensorboard", "lightning_evo.reporting.wandb")
 REFUSAL = "lightning-evo: error: "
 
 # What a snippet of the `evolution:` section leaves out; it fits every config.
@@ -45,101 +52,21 @@ REST = {
 }
 
 
-@dataclass(frozen=True)
-class Block:
-    """A fenced block of a page."""
-
-    page: Path
-    line: int
-    language: str
-    text: str
-
-    @property
-    def loaded(self) -> Any:
-        """What a yaml block holds."""
-        return yaml.safe_load(self.text)
-
-
-def named(page: Path) -> str:
-    return page.relative_to(ROOT).as_posix()
-
-
-def blocks_of(page: Path, *languages: str) -> list[Block]:
-    found, start, lines = [], None, page.read_text().splitlines()
-    for number, line in enumerate(lines):
-        if not line.startswith("```"):
-            continue
-        if start is None:
-            start = number
-        else:
-            language, text = lines[start][3:].strip(), "\n".join(lines[start + 1 : number]) + "\n"
-            found.append(Block(page, start + 1, language, text))
-            start = None
-    assert start is None, f"{page}: the block that begins in line {start} has no end"
-    return [block for block in found if not languages or block.language in languages]
-
-
-def prose_of(page: Path) -> str:
-    """A page without its blocks and inline code."""
-    return re.sub(r"`[^`\n]*`", "", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE))
-
-
-def headings_of(page: Path) -> set[str]:
-    """The anchors of a page's headings, as both GitHub and mkdocs make them."""
-    titles = re.findall(
-        r"^#+ (.*)$", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE), re.M
-    )
-    return {re.sub(r"\s+", "-", re.sub(r"[^\w\s-]", "", title).strip().lower()) for title in titles}
-
-
-@pytest.fixture
-def workplace(tmp_path, monkeypatch):
-    """A folder with the example's files, in which pages run; what they import is forgotten afterwards."""
-    for file in EXAMPLE.glob("*.yaml"):
-        (tmp_path / file.name).write_text(file.read_text())
-    monkeypatch.chdir(tmp_path)
-    for folder in (EXAMPLE, tmp_path):
-        monkeypatch.syspath_prepend(folder)
-    before = set(sys.modules)
-    yield tmp_path
-    for name in set(sys.modules) - before:
-        if str(getattr(sys.modules[name], "__file__", "")).startswith((str(tmp_path), str(EXAMPLE))):
-            del sys.modules[name]
-
-
-def file_name(block: Block) -> str | None:
-    """The file that a python block says it is in: ``# name.py`` in its first line."""
-    match = re.match(r"# (\w+\.py)\n", block.text)
-    return match[1] if match else None
-
-
 # -- python ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize(
     "page",
-    [
-        pytest.param(page, id=named(page), marks=[pytest.mark.slow] * (named(page) in SLOW))
-        for page in PAGES
-        if blocks_of(page, "python")
-    ],
+    [pytest.param(page, id=named(page)) for page in PAGES if blocks_of(page, "python") and named(page) not in SESSIONS],
 )
-def test_the_python_blocks_of_a_page_run_as_one_script(page, workplace, monkeypatch):
-    # A main module like that of `python page.py`, which worker processes import too.
-    script = workplace / "page.py"
-    script_module = types.ModuleType("__main__")
-    script_module.__file__ = str(script)
-    monkeypatch.setitem(sys.modules, "__main__", script_module)
+def test_the_python_blocks_of_a_page_run_as_one_script(page, workplace, main_module):
     for block in blocks_of(page, "python"):
         if file_name(block):
             (workplace / str(file_name(block))).write_text(block.text)
         if "import pandas" in block.text:
             pytest.importorskip("pandas", reason=f"{named(page)} line {block.line} shows pandas")
-        with script.open("a") as file:
-            file.write(block.text)
-        # Empty lines before it: a traceback then names the page's own line.
-        exec(compile("\n" * block.line + block.text, str(page), "exec"), vars(script_module))
+        run_python(block, workplace / "page.py", main_module)
 
 
 # -- yaml --------------------------------------------------------------------------------------------------------------
@@ -321,7 +248,7 @@ def documented_defaults() -> list[Any]:
     homes = {
         name: getattr(module, name)
         for module in (
-            importlib.import_module("lightning_evo.evolution"),
+            *map(importlib.import_module, ("lightning_evo.evolution", *REPORTERS)),
             algorithms,
             predictors,
             genome,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_evo.algorithms import RandomSearch
+from lightning_evo.algorithms import RandomSearch, RegularizedEvolution
 from lightning_evo.evolution import Budget, Evolution, SearchError, Workers
 from lightning_evo.genome import Objective, Uniform
 from lightning_evo.reporting.reporter import Reporter, ReporterError
@@ -59,6 +59,9 @@ class Forgetful(Diary):
         if state.told == 3:
             raise ConnectionError("the other end is gone\nand more of that")
 
+    def leave(self):
+        self.note("leave")
+
 
 class Asleep(Diary):
     """Never gets through its first event."""
@@ -71,6 +74,9 @@ class Asleep(Diary):
 
     def start(self, search):
         self.released.wait()
+
+    def leave(self):
+        self.note("leave")
 
 
 class Refusing(Reporter):
@@ -142,6 +148,8 @@ def test_a_reporter_that_fails_is_dropped_and_the_user_told_and_the_search_goes_
     assert archive.counts()["completed"] == 6
     assert len(forgetful.of("told")) == 3
     assert not forgetful.of("finish")
+    assert forgetful.entries[-1] == ("leave",)
+    assert not diary.of("leave")
     assert len(diary.of("told")) == 6
     said = [line for line in capsys.readouterr().out.splitlines() if "Forgetful" in line]
     assert len(said) == 1
@@ -156,12 +164,58 @@ def test_a_reporter_that_never_answers_holds_nobody_up(tmp_path, capsys):
         asleep.released.set()
     assert archive.counts()["completed"] == 6
     assert "Asleep is not through" in capsys.readouterr().out
+    assert asleep.entries == [("leave",)]
+
+
+class Talkative(Diary):
+    """Says so at each result."""
+
+    def told(self, candidate, result, state):
+        super().told(candidate, result, state)
+        self.search.say(f"heard of {candidate.id}")
+
+
+def test_what_a_reporter_says_is_shown_to_the_user(tmp_path, capsys):
+    search(tmp_path, Talkative(), candidates=3, progress=True).run()
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("heard of")]
+    assert sorted(said) == ["heard of 0", "heard of 1", "heard of 2"]
+
+
+class Census(Diary):
+    """Counts who is in the population."""
+
+    def told(self, candidate, result, state):
+        self.note("told", candidate.id, state.population)
+
+
+def test_it_is_told_who_is_in_the_population(tmp_path):
+    census = Census()
+    evolution = search(tmp_path, census, candidates=6)
+    evolution.algorithm = RegularizedEvolution(population_size=3)
+    evolution.run()
+    populations = [population for _, _, population in census.of("told")]
+    assert [len(population) for population in populations] == [1, 2, 3, 3, 3, 3]
+    assert set(populations[-1]) == {individual.id for individual in evolution.algorithm.population}
 
 
 def test_a_reporter_that_cannot_work_is_refused_before_anything_trains(tmp_path):
     with pytest.raises(SearchError, match=r"^evolution\.reporters\[1\] Refusing: no login; set NOBODY_MODE=offline$"):
         search(tmp_path / "run", Diary(), Refusing()).run()
     assert not (tmp_path / "run").exists()
+
+
+class Clumsy(Reporter):
+    """Fails at letting go."""
+
+    def leave(self):
+        raise OSError("gone already")
+
+
+def test_what_reporters_hold_since_their_check_is_let_go_where_the_search_is_refused(tmp_path):
+    left = Forgetful()
+    with pytest.raises(SearchError, match="Refusing: no login"):
+        search(tmp_path / "run", left, Clumsy(), Refusing()).run()
+    assert left.entries == [("leave",)]
 
 
 def test_it_is_told_when_a_search_fails(tmp_path):

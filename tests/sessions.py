@@ -1,0 +1,82 @@
+"""The commands that a page shows, run in a folder as a reader would run them, on small budgets."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+CANDIDATES, MORE, EPOCHS = 4, 6, 2
+"""What searches are cut to: their budget, that of a command which raises it, and epochs of each training."""
+
+
+def shell_lines(page: Path) -> list[str]:
+    """The commands in a page's bash blocks, in order, without comments."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    return [line for block in blocks for line in shell_lines_of(block)]
+
+
+def shell_lines_of(block: str) -> list[str]:
+    """The commands in one bash block, without comments; a line that ends in a backslash goes on."""
+    lines = [re.sub(r"(^|\s+)#.*", "", line).strip() for line in block.replace("\\\n", " ").splitlines()]
+    return [line for line in lines if line]
+
+
+def shortened(line: str, folder: Path, epochs: int = EPOCHS, candidates: int = CANDIDATES) -> str:
+    """``lightning-evo fit`` on a small budget, any other command as it is.
+
+    Args:
+        line: The command.
+        folder: Where its configs are.
+        epochs: Epochs of each training.
+        candidates: Candidates of a search.
+    """
+    if not line.startswith("lightning-evo fit"):
+        return line
+    configs = [yaml.safe_load((folder / name).read_text()) for name in re.findall(r"--config[ =](\S+)", line)]
+    small = f" --trainer.max_epochs={epochs}"
+    if any("evolution" in config for config in configs):
+        budget = candidates
+        if "--evolution.budget.candidates" in line:
+            budget += MORE - CANDIDATES
+        small += f" --evolution.budget.candidates={budget} --evolution.workers.slots=2"
+        if any((config.get("evolution") or {}).get("final", {}).get("retrain") for config in configs):
+            small += " --evolution.final.overrides='{}'"
+    return line + small
+
+
+def run_line(line: str, folder: Path, timeout: float = 240) -> str:
+    """Run one command in a shell.
+
+    Args:
+        line: The command.
+        folder: Where.
+        timeout: In seconds.
+
+    Returns:
+        What it printed.
+
+    Raises:
+        AssertionError: If it fails; the message holds what it printed.
+    """
+    environment = os.environ | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+    environment |= {"COLUMNS": "200", "WANDB_MODE": "offline", "WANDB_SILENT": "true"}
+    done = subprocess.run(
+        line,
+        shell=True,
+        executable="/bin/bash",
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, f"{line}: exit code {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    assert "Traceback (most recent call last)" not in done.stderr, f"{line}\n{done.stderr[-4000:]}"
+    return done.stdout
