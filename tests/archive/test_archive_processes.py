@@ -73,6 +73,10 @@ def test_readers_are_never_refused_nor_refuse_the_writer(tmp_path):
     with make_run(tmp_path):
         pass
     process = start(HERE / "archive_writing.py", tmp_path, 150)
+    assert any(line.startswith("told 20") for line in process.stdout)
+    # However slow this process is, one look at least falls in the middle of the writing.
+    process.send_signal(signal.SIGSTOP)
+    threading.Timer(0.2, process.send_signal, [signal.SIGCONT]).start()
     seen = []
     while process.poll() is None:
         with Archive(tmp_path) as archive:
