@@ -169,6 +169,26 @@ def test_early_predictions_say_where_training_ended_or_would_have(run, rows):
     assert quiet["predicted"] == {}
 
 
+@pytest.mark.parametrize("accuracy", [0.9972144961357117, 0.9888579249382019, 1 / 3])
+def test_a_true_value_at_the_end_of_its_predicted_interval_is_within_it_on_the_page_too(tmp_path, accuracy):
+    predicted = {"val_acc": {"mean": accuracy, "low": accuracy, "high": accuracy}}
+    with ArchiveWriter(tmp_path) as writer:
+        writer.update_meta({"objectives": [{"monitor": "val_acc", "mode": "max"}], "created": CREATED})
+        writer.record_candidate(Candidate(0, Genome({"x": 1})), queued=CREATED)
+        extra = {
+            "predicted": predicted,
+            "would_stop_at": 2,
+            "stopped_at": None,
+            "horizon": 8,
+            "control": True,
+            "bar": 0.9,
+        }
+        writer.record_result(0, Result("completed", (accuracy,), {"val_acc": accuracy}, extra={"early_fitness": extra}))
+    (run,) = runs_of(tmp_path)
+    interval = run["early"]["0"]["predicted"]["val_acc"]
+    assert interval["low"] <= run["candidates"]["fitness"][0][0] <= interval["high"]
+
+
 def test_predictions_savings_front_and_bands_are_those_of_the_views(run, directory):
     with Archive(directory) as archive:
         assert run["savings"] == json.loads(json.dumps(savings(archive).to_dict()))

@@ -10,7 +10,7 @@ from lightning_evo.archive import Archive
 from lightning_evo.reporting import growth, stacks
 from lightning_evo.reporting.views import GeneColumn, Recorded
 
-__all__ = ["MANY", "STATUSES", "candidate_columns", "gene_descriptions", "rounded"]
+__all__ = ["MANY", "STATUSES", "candidate_columns", "fitness_digits", "gene_descriptions", "rounded"]
 
 STATUSES = ("pending", "completed", "stopped", "failed")
 """A status is its place here."""
@@ -25,6 +25,11 @@ _LONGEST = 4_000
 _LINES = 30
 _RAW = 200_000
 """Characters that one gene's values may take as they are, besides their labels."""
+
+
+def fitness_digits(candidates: int) -> int:
+    """How many significant digits of a fitness are kept; as many of what it is compared with, or ties would be broken."""
+    return 7 if candidates <= MANY else 5
 
 
 def rounded(value: Any, digits: int) -> float | int | None:
@@ -48,7 +53,7 @@ def candidate_columns(archive: Archive, recorded: Recorded, genes: Sequence[Gene
         genes: Its genes.
     """
     rows = recorded.rows
-    digits = 7 if len(rows) <= MANY else 5
+    digits = fitness_digits(len(rows))
     costs, metrics = _names(rows, "cost/"), _names(rows, "metrics/")
     origins, errors, remarks = _Texts(), _Texts(), _Texts()
     fitness = recorded.values(rows)

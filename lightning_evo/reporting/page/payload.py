@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lightning_evo.archive import Archive
-from lightning_evo.reporting.page.columns import MANY, candidate_columns, gene_descriptions, rounded
+from lightning_evo.reporting.page.columns import MANY, candidate_columns, fitness_digits, gene_descriptions, rounded
 from lightning_evo.reporting.savings import Savings, savings_of
 from lightning_evo.reporting.views import (
     Importance,
@@ -156,8 +156,9 @@ def _curve_metrics(recorded: Recorded, logged: Sequence[str]) -> list[str]:
 def _early(recorded: Recorded) -> dict[str, Any]:
     """What was predicted while candidates trained; of many, of the controls and of those whose curves are worth showing."""
     predictions: dict[int, dict[str, Any]] = {}
+    digits = fitness_digits(len(recorded.rows))
     for each in early_predictions(recorded):
-        interval = {"mean": rounded(each.mean, 6), "low": rounded(each.low, 6), "high": rounded(each.high, 6)}
+        interval = {name: rounded(getattr(each, name), digits) for name in ("mean", "low", "high")}
         predictions.setdefault(each.id, {})[each.monitor] = interval
     chosen = set(recorded.early)
     if len(chosen) > CONTROLS:
