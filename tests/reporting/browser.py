@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,7 +11,8 @@ from typing import Any
 
 import pytest
 
-CHROMIUM = Path("/usr/bin/chromium")
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+CHROMIUM = next((found for name in NAMES if (found := shutil.which(name))), None)
 QUESTIONS = Path(__file__).with_name("questions.js")
 FLAGS = (
     "--no-sandbox",
@@ -37,10 +39,10 @@ PATIENCE = 60_000
 def chromium() -> Iterator[Any]:
     """A browser; skips the test where there is none."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="the report's page is tested with playwright")
-    if not CHROMIUM.exists():
-        pytest.skip(f"the report's page is tested with Chromium, and {CHROMIUM} isn't there")
+    if CHROMIUM is None:
+        pytest.skip("the report's page is tested with Chromium or Chrome, and neither is in the PATH")
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=list(FLAGS))
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
         try:
             yield browser
         finally:
@@ -50,7 +52,7 @@ def chromium() -> Iterator[Any]:
 @contextmanager
 def another(browser: Any, *flags: str) -> Iterator[Any]:
     """A browser like the one given, with other flags."""
-    started = browser.browser_type.launch(executable_path=str(CHROMIUM), args=[*FLAGS, *flags])
+    started = browser.browser_type.launch(executable_path=CHROMIUM, args=[*FLAGS, *flags])
     try:
         yield started
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from browser import DARK, DESKTOP, PHONE, another, opened
 from page_expected import SIZE, front_of, rows_of, with_fitness
+from PIL import Image
 from reporting_archives import FEATURED, HOSTILE, STRANGE_GENE, empty, synthetic, unfinished
 
 from lightning_evo.archive import Archive
@@ -94,6 +95,25 @@ def test_dark_mode_follows_the_system_and_the_switch(browser, ordinary_page):
         assert seen(theme) == "dark"
         seen.page.click("#theme")
         assert seen(theme) == "light"
+
+
+@pytest.mark.parametrize(
+    ("form", "width", "light"),
+    [(DESKTOP, 1440, True), (PHONE, 720, True), (DARK, 1440, False)],
+    ids=["desktop", "phone", "dark"],
+)
+def test_a_picture_of_the_whole_page_is_as_wide_as_the_screen_and_in_its_colours(
+    browser, ordinary_page, tmp_path, form, width, light
+):
+    with opened(browser, ordinary_page, form) as seen:
+        seen.draw()
+        seen.page.screenshot(path=tmp_path / "page.png", full_page=True)
+    with Image.open(tmp_path / "page.png") as picture:
+        assert picture.width == width
+        assert picture.height > 3 * form["viewport"]["height"]
+        colours = sorted(picture.convert("RGB").getcolors(picture.width * picture.height), reverse=True)
+    assert (sum(colours[0][1]) > 3 * 200) == light  # that of most of the page
+    assert len(colours) > 1000  # plots, not an empty ground
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

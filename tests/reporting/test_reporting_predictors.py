@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy
 import pytest
+from browser import CHROMIUM
 
 from lightning_evo.algorithms import Predictor
 from lightning_evo.archive import Archive, ArchiveError, ArchiveWriter
@@ -29,7 +30,6 @@ from lightning_evo.reporting.predictors.results import load_results
 SPACE = {"x": Uniform(-1, 1), "n": Integer(1, 9), "kind": Categorical(["a", "b", "c"])}
 VALUE = [{"monitor": "value", "mode": "max"}]
 LOSS = [{"monitor": "loss", "mode": "min"}]
-CHROMIUM = "/usr/bin/chromium"
 
 
 def value(genome):
@@ -327,7 +327,7 @@ def test_the_page_holds_curves_and_predictions_and_asks_nothing_of_the_network(r
     assert "cdn.plot.ly" not in page.partition("plotly.js v")[0]
 
 
-@pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="needs Chromium")
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium or Chrome in the PATH")
 def test_a_browser_draws_every_curve_and_point(report, tmp_path):
     plot(report, tmp_path / "report.html")
     quiet = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
