@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import yaml
+
+from lightning_evo.cli import main
 
 CANDIDATES, MORE, EPOCHS = 4, 6, 2
 """What searches are cut to: their budget, that of a command which raises it, and epochs of each training."""
@@ -49,6 +54,48 @@ def shortened(line: str, folder: Path, epochs: int = EPOCHS, candidates: int = C
     return line + small
 
 
+def run_here(line: str, folder: Path) -> str:
+    """Run one command as :func:`run_line` does, but ``lightning-evo`` in this process, which has imported Lightning already.
+
+    The user's modules that the command imports from the folder are forgotten afterwards.
+
+    Args:
+        line: The command.
+        folder: Where.
+
+    Returns:
+        What it printed.
+
+    Raises:
+        AssertionError: If it fails; the message holds what it printed.
+    """
+    words = shlex.split(line)
+    if words[0] != "lightning-evo" or set(line) & set("|;&<>$"):
+        return run_line(line, folder)
+    modules, path, before = set(sys.modules), list(sys.path), Path.cwd()
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    os.chdir(folder)
+    sys.path.insert(0, str(folder))
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            main(words[1:])
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    finally:
+        os.chdir(before)
+        sys.path[:] = path
+        for name in set(sys.modules) - modules:
+            if str(getattr(sys.modules[name], "__file__", "")).startswith(str(folder)):
+                del sys.modules[name]
+    return _succeeded(line, code, out.getvalue(), err.getvalue())
+
+
+def _succeeded(line: str, code: int, out: str, err: str) -> str:
+    assert code == 0, f"{line}: exit code {code}\n{out[-2000:]}\n{err[-4000:]}"
+    assert "Traceback (most recent call last)" not in err, f"{line}\n{err[-4000:]}"
+    return out
+
+
 def run_line(line: str, folder: Path, timeout: float = 240) -> str:
     """Run one command in a shell.
 
@@ -77,6 +124,4 @@ def run_line(line: str, folder: Path, timeout: float = 240) -> str:
         check=False,
         stdin=subprocess.DEVNULL,
     )
-    assert done.returncode == 0, f"{line}: exit code {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
-    assert "Traceback (most recent call last)" not in done.stderr, f"{line}\n{done.stderr[-4000:]}"
-    return done.stdout
+    return _succeeded(line, done.returncode, done.stdout, done.stderr)

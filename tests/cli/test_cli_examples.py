@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from sessions import run_line, shell_lines, shortened
+from sessions import run_here, run_line, shell_lines, shortened
 
 from lightning_evo import Archive
 
@@ -37,7 +37,7 @@ def example(request, tmp_path):
     lines = shell_lines(folder / "README.md")
     assert any("--config search.yaml" in line for line in lines)
     for line in lines:
-        run_line(shortened(line, folder, EPOCHS.get(name, 1), CANDIDATES.get(name, 4)), folder)
+        run_here(shortened(line, folder, EPOCHS.get(name, 1), CANDIDATES.get(name, 4)), folder)
     return folder
 
 
