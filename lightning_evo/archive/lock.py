@@ -11,7 +11,10 @@ from pathlib import Path
 
 from lightning_evo.archive.errors import ArchiveError, translated_file
 
-__all__ = ["DirectoryLock", "network_file_system"]
+__all__ = ["DirectoryLock", "network_file_system", "writer_lives"]
+
+LOCK = "lock"
+"""The file in a run's directory whose lock the one who writes there holds, and which names their process."""
 
 _NETWORK = re.compile(
     r"nfs\d*|cifs|smb\d*|smbfs|lustre|gpfs|beegfs(_nodev)?|ceph|afs|9p|pvfs2|orangefs|panfs|glusterfs|ocfs2|gfs2"
@@ -35,7 +38,7 @@ class DirectoryLock:
     """
 
     def __init__(self, directory: Path) -> None:
-        self.path = directory / "lock"
+        self.path = directory / LOCK
         try:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
@@ -80,6 +83,34 @@ def _forget_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_in_child)
+
+
+def writer_lives(directory: Path) -> bool | None:
+    """Whether the process that holds the directory's lock lives; ``None`` where that can't be known here."""
+    try:
+        lock = directory / LOCK
+        holder = re.match(r"process (\d+) on (.+)", lock.read_text(errors="replace"))
+        inode = lock.stat().st_ino
+    except OSError:
+        return None
+    if holder is None or holder[2].strip() != socket.gethostname():
+        return None
+    try:
+        # The file outlives the lock, and process numbers are used again: so the lock itself, where the system shows it.
+        held = Path("/proc/locks").read_text()
+    except OSError:
+        return _exists(int(holder[1]))
+    return bool(re.search(rf"FLOCK\s+ADVISORY\s+WRITE\s+\d+\s+\S+:{inode}\s", held)) and _exists(int(holder[1]))
+
+
+def _exists(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def network_file_system(directory: Path, mounts: Path = Path("/proc/self/mounts")) -> str | None:

@@ -28,7 +28,7 @@ def run(arguments: Sequence[str]) -> None:
     see_users_modules()  # the user's own genes
     from lightning_evo.archive import Archive, ArchiveError
     from lightning_evo.archive.lock import DirectoryLock
-    from lightning_evo.reporting.reporter import ReporterError
+    from lightning_evo.reporting.reporter import ReporterError, let_go
     from lightning_evo.reporting.retelling import retell
     from lightning_evo.reporting.wandb import WandbReporter
 
@@ -40,6 +40,7 @@ def run(arguments: Sequence[str]) -> None:
             reporter.check()
             retell(asked.directory, reporter, lambda line: print(line, flush=True))
         finally:
+            let_go(reporter)  # W&B's process would keep this one
             lock.release()
     except (ArchiveError, ReporterError, ValueError, OSError) as error:
         refuse(error)

@@ -334,7 +334,7 @@ class Controller:
         self.state.account(candidate, result)
         self._checkpoints.add(candidate, result)
         self.algorithm.tell(candidate, result)
-        self.reporting.told(candidate, result, [individual.id for individual in self.algorithm.population])
+        self.reporting.told(candidate, result, self.algorithm.population)
         if self._knowledge is not None:
             self._knowledge.told(candidate, result)
 

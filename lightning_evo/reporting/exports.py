@@ -7,7 +7,7 @@ import io
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,16 @@ from lightning_evo.archive.events import ask_event, candidate_of
 from lightning_evo.genome import Candidate, Objective, Result
 from lightning_evo.reporting.writing import check_target, written_whole
 
-__all__ = ["JSON_FORMAT", "ExportedRun", "as_csv", "export_csv", "export_json", "named_floats", "read_json"]
+__all__ = [
+    "JSON_FORMAT",
+    "ExportedRun",
+    "as_csv",
+    "asked_and_told",
+    "export_csv",
+    "export_json",
+    "named_floats",
+    "read_json",
+]
 
 JSON_FORMAT = {"format": "lightning-evo run", "version": 1}
 """What the file of :func:`export_json` says of itself."""
@@ -74,7 +83,7 @@ def export_csv(location: str | Path, to: str | Path, run: str | None = None, ove
         texts = [
             as_csv(rows, columns),
             as_csv(points, ["id", "epoch", *metrics]),
-            as_csv(list(_lineage(_asked(archive))), _LINEAGE),
+            as_csv(list(_lineage(asked_and_told(archive)[0].values())), _LINEAGE),
             _json(_about(archive), indent=1),
         ]
     for path, text in zip(paths, texts, strict=True):
@@ -97,11 +106,19 @@ def _cell(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, (list, dict, bool)) else value
 
 
-def _asked(archive: Archive) -> list[Candidate]:
-    return [candidate for candidate, result in archive.events() if result is None]
+def asked_and_told(archive: Archive) -> tuple[dict[int, Candidate], dict[int, Result]]:
+    """All candidates and all results by id, each in the order of their recording."""
+    asked: dict[int, Candidate] = {}
+    told: dict[int, Result] = {}
+    for candidate, result in archive.events():
+        if result is None:
+            asked[candidate.id] = candidate
+        else:
+            told[candidate.id] = result
+    return asked, told
 
 
-def _lineage(candidates: Sequence[Candidate]) -> Iterator[dict[str, Any]]:
+def _lineage(candidates: Collection[Candidate]) -> Iterator[dict[str, Any]]:
     """A row per child and parent; and one where a child inherits from one that is no parent."""
     genomes = {candidate.id: candidate.genome for candidate in candidates}
     for child in candidates:
@@ -178,13 +195,7 @@ def export_json(location: str | Path, to: str | Path, run: str | None = None, ov
     to = Path(to)
     check_target(to, "--json", overwrite)
     with Archive(location, run) as archive:
-        asked: dict[int, Candidate] = {}
-        told: dict[int, Result] = {}
-        for candidate, result in archive.events():
-            if result is None:
-                asked[candidate.id] = candidate
-            else:
-                told[candidate.id] = result
+        asked, told = asked_and_told(archive)
         queued = {row["id"]: row["queued"] for row in archive.candidates()}
         places = {id: place for place, id in enumerate(told)}
         head = {**JSON_FORMAT, "exported": time.time(), **_about(archive)}

@@ -22,7 +22,7 @@ from lightning_evo.reporting.exports import as_csv
 from lightning_evo.reporting.savings import savings
 from lightning_evo.reporting.stacks import describe_stacks, remark_of
 
-__all__ = ["leaderboard", "short_names", "tracebacks"]
+__all__ = ["leaderboard", "tracebacks"]
 
 _LARGE = ("params", "flops", "training_flops", "peak_memory", "samples_per_second")
 _FOR_PROGRAMS = ("cost/training_flops", "cost/samples_per_second", "cost/waiting", "cost/utilisation")

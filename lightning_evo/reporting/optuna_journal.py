@@ -26,6 +26,7 @@ from lightning_evo.genome import (
     Uniform,
 )
 from lightning_evo.genome.names import short_names
+from lightning_evo.reporting.exports import asked_and_told
 from lightning_evo.reporting.writing import check_target, written_whole
 
 try:
@@ -79,13 +80,7 @@ def export_optuna(location: str | Path, to: str | Path, run: str | None = None, 
         if not objectives:
             raise ArchiveError(f"{location}: the archive doesn't say what was optimised")
         genes = _Genes(read_space(archive))
-        asked: dict[int, Candidate] = {}
-        told: dict[int, Result] = {}
-        for candidate, result in archive.events():
-            if result is None:
-                asked[candidate.id] = candidate
-            else:
-                told[candidate.id] = result
+        asked, told = asked_and_told(archive)
         queued = {row["id"]: row["queued"] for row in archive.candidates()}
         name, meta = archive.run, archive.meta
     backend = _InMemory()

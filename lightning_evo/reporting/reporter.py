@@ -11,10 +11,13 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lightning_evo.genome import Candidate, Objective, Result, SearchSpace
 from lightning_evo.reporting.progress import Running, SearchState
+
+if TYPE_CHECKING:
+    from lightning_evo.algorithms import Individual
 
 __all__ = ["Outcome", "Reporter", "ReporterError", "Reporting", "SearchInfo", "Training", "let_go"]
 
@@ -241,12 +244,16 @@ class Reporting:
 
         self._each(tell)
 
-    def told(self, candidate: Candidate, result: Result, population: Sequence[int] = ()) -> None:
-        """A result was recorded, now or in an earlier run; ``population``: ids of those the algorithm breeds from now."""
+    def told(self, candidate: Candidate, result: Result, population: Sequence[Individual] = ()) -> None:
+        """A result was recorded, now or in an earlier run; ``population``: those the algorithm breeds from now."""
+        if not self._channels:
+            return
+        # The algorithm goes on with its list while reporters, in threads of their own, are still being told.
+        ids = tuple(individual.id for individual in population)
 
         def tell(channel: _Channel) -> None:
             channel.state.account(candidate, result)
-            channel.state.population = tuple(population)
+            channel.state.population = ids
             channel.reporter.told(candidate, result, channel.state)
 
         self._each(tell)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lightning_evo.genome import FAILED, Candidate, Result
-from lightning_evo.reporting.leaderboard import short_names
+from lightning_evo.genome.names import short_names
 from lightning_evo.reporting.progress import SearchState
 from lightning_evo.reporting.reporter import Outcome, Reporter, ReporterError, SearchInfo, Training
 from lightning_evo.training.candidate import COSTS

@@ -189,16 +189,13 @@ class WandbReporter(Reporter):
             resume=self._search.resumed or candidate.id in self._state.kept,
             settings={"stop_fn": _ignore},
             **self._place,
-            name=self._display_name(candidate),
+            name=f"candidate-{candidate.id}",
             group=f"generation-{candidate.generation}",
             job_type="candidate",
             config=describe_candidate(candidate, self._keys),
             tags=tags_of(candidate, result, self.tags),
             notes=None if result is None else notes_on(candidate, result),
         )
-
-    def _display_name(self, candidate: Candidate) -> str:
-        return f"candidate-{candidate.id}"
 
     def _end(self, candidate: Candidate, result: Result) -> None:
         assert self._service is not None

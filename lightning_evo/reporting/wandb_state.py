@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from lightning_evo.reporting.writing import written_whole
+
 __all__ = ["KEPT", "STATE", "SWEEP", "WandbState", "search_token"]
 
 STATE = "lightning-evo.json"
@@ -70,9 +72,8 @@ class WandbState:
             "kept": self.kept.ranges(),
             "searched": self.searched,
         }
-        part = self.directory / f"{STATE}.part"
-        part.write_text(json.dumps(content))
-        part.replace(self.directory / STATE)
+        with written_whole(self.directory / STATE, "W&B's state", overwrite=True) as part:
+            part.write_text(json.dumps(content))
 
     def name(self, candidate: int) -> str:
         """A candidate's run's id."""

@@ -17,9 +17,13 @@ from commands import command, write
 from sessions import run_line, shell_lines, shortened
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "reporting"))
+from reporting_archives import featured
 from wandb_server import wandb_server
 
 from lightning_evo import Archive
+from lightning_evo.archive.lock import DirectoryLock
+from lightning_evo.cli import main
+from lightning_evo.reporting.reporter import Reporter, ReporterError
 
 EPOCHS, CANDIDATES = 10, 3
 """So many of a second each, for a search that is stopped in its middle."""
@@ -105,6 +109,33 @@ def test_an_agent_drives_searches_whose_runs_are_its_own(tmp_path, server):
         assert run.own["evolution.seed"] == work["evolution.seed"]
         assert run.summary["val_acc"] == archive.best(1)[0]["val_acc"]
         assert "test_acc" in run.summary
+
+
+@pytest.mark.parametrize("refuses", [True, False])
+def test_an_upload_lets_go_of_everything_however_it_ends(tmp_path, monkeypatch, capsys, refuses):
+    left = []
+
+    class Watched(Reporter):
+        def __init__(self, *arguments, **options):
+            pass
+
+        def start(self, search):
+            if refuses:
+                raise ReporterError("no such sweep")
+
+        def leave(self):
+            left.append("let go")
+
+    monkeypatch.setattr("lightning_evo.reporting.wandb.WandbReporter", Watched)
+    directory = featured(tmp_path / "run")
+    if refuses:
+        with pytest.raises(SystemExit, match="2"):
+            main(["wandb", str(directory)])
+        assert capsys.readouterr().err == "lightning-evo: error: no such sweep\n"
+    else:
+        main(["wandb", str(directory)])
+    assert left == ["let go"]
+    DirectoryLock(directory).release()  # nobody holds it any more
 
 
 @pytest.mark.slow

@@ -9,7 +9,8 @@ import pytest
 
 from lightning_evo.archive import Archive, ArchiveError, ArchiveWriter
 from lightning_evo.genome import Candidate, Genome, Prediction, Result
-from lightning_evo.reporting.leaderboard import leaderboard, short_names, tracebacks
+from lightning_evo.genome.names import short_names
+from lightning_evo.reporting.leaderboard import leaderboard, tracebacks
 
 ACCURACIES = [0.5, 0.9, None, 0.7, ...]
 

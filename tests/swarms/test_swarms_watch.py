@@ -182,6 +182,7 @@ def test_a_rank_that_is_stuck_is_ended_with_the_error():
     watch, process = start(stuck)
     with process as rank:
         assert first_line(rank) == "connected\n"
+        until(lambda: watch._at_work == {1})  # rank 0 tells those that it has heard of
         watch.leave("RuntimeError: no more")
         assert rank.wait(timeout=10) == 1
         assert "lightning-evo: error: rank 0 of 2 is gone: it failed with RuntimeError: no more" in rank.output

@@ -10,7 +10,6 @@ from typing import Any
 
 from lightning_evo.archive import Archive
 from lightning_evo.reporting.page.columns import MANY, candidate_columns, fitness_digits, gene_descriptions, rounded
-from lightning_evo.reporting.savings import Savings, savings_of
 from lightning_evo.reporting.views import (
     Importance,
     Recorded,
@@ -22,6 +21,7 @@ from lightning_evo.reporting.views import (
     predicted,
     progress,
     record,
+    saved,
     totals,
     worth_showing,
 )
@@ -99,7 +99,7 @@ def _run(archive: Archive, recorded: Recorded, name: str, weigh: Weighing) -> di
         "importance": {monitor: _weighed(weigh(recorded, monitor)) for monitor in monitors},
         "front": front(recorded).best,
         "bands": {monitor: _bands(recorded, monitor) for monitor in monitors},
-        "savings": _finite(_savings(recorded).to_dict()),
+        "savings": _finite(saved(recorded).to_dict()),
         "totals": _finite(vars(totals(recorded))),
         "pauses": [[round(at - recorded.created, 2) for at in pause] for pause in recorded.pauses],
         "final": _final(meta.get("final")),
@@ -202,11 +202,6 @@ def _bands(recorded: Recorded, monitor: str) -> dict[str, Any]:
         "best_id": [None if id < 0 else id for id in found.best_id.tolist()],
         **{name: [rounded(value, 6) for value in values.tolist()] for name, values in quantiles.items()},
     }
-
-
-def _savings(recorded: Recorded) -> Savings:
-    checkpoints = recorded.meta.get("checkpoints")
-    return savings_of(recorded.by_id, recorded.early, recorded.inherited, recorded.objectives, checkpoints)
 
 
 def _final(outcome: Mapping[str, Any] | None) -> dict[str, Any] | None:

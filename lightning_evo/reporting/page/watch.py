@@ -18,10 +18,11 @@ from urllib.parse import urlsplit
 
 from lightning_evo.archive import Archive, ArchiveError
 from lightning_evo.archive.database import Place
+from lightning_evo.archive.lock import writer_lives
 from lightning_evo.reporting.page.assemble import assemble, packed
 from lightning_evo.reporting.page.payload import payload
 from lightning_evo.reporting.page.report import open_runs, title_of
-from lightning_evo.reporting.views import Importance, Recorded, importance, writer_lives
+from lightning_evo.reporting.views import Importance, Recorded, importance
 
 __all__ = ["EVERY", "WatchServer"]
 

@@ -13,8 +13,8 @@ from matplotlib.ticker import EngFormatter, PercentFormatter
 
 from lightning_evo.reporting.pictures.style import DARK, STATUSES, time_unit
 from lightning_evo.reporting.pictures.view import View
-from lightning_evo.reporting.savings import Savings, savings
-from lightning_evo.reporting.views import Recorded, totals
+from lightning_evo.reporting.savings import Savings
+from lightning_evo.reporting.views import Recorded, saved, totals
 
 __all__ = ["draw"]
 
@@ -38,8 +38,7 @@ def draw(figure: Figure, view: View) -> None:
         ValueError: If no candidate has ended.
     """
     run = view.run
-    saved = savings(view.archives[0])
-    bars = _bars(run, saved)
+    bars = _bars(run, saved(run))
     if not bars:
         raise ValueError(f"{run.run}: no candidate has ended yet, so there are no costs")
     axes = figure.add_subplot()
@@ -76,23 +75,23 @@ def _share(axes: Axes, part: str, share: float, left: float, place: int) -> None
     )  # fmt: skip
 
 
-def _bars(run: Recorded, saved: Savings) -> list[_Bar]:
+def _bars(run: Recorded, savings: Savings) -> list[_Bar]:
     sums = totals(run)
     counts = {status: float(sums.candidates[status]) for status in STATUSES}
     unit, sign = time_unit(sums.seconds)
     amount = EngFormatter(sep=" ", places=1)
     bars = [_Bar(f"{sum(counts.values()):.0f} candidates", counts)]
     epochs = _by_status(run, "cost/epochs")
-    if saved.early_stopping is not None and saved.early_stopping.epochs_saved > 0:
-        epochs["saved by early stopping"] = float(saved.early_stopping.epochs_saved)
+    if savings.early_stopping is not None and savings.early_stopping.epochs_saved > 0:
+        epochs["saved by early stopping"] = float(savings.early_stopping.epochs_saved)
     bars += [
         _Bar(f"{sums.epochs:,.0f} epochs trained", epochs),
         _Bar(f"{sums.seconds / unit:.3g} {sign} of training", _by_status(run, "cost/seconds")),
         _Bar(f"{amount(sums.training_flops).strip()}FLOPs", _by_status(run, "cost/training_flops")),
     ]
-    if saved.inheritance is not None:
-        begun = sum(counts.values()) - saved.inheritance.inherited
-        parts = {"inherited weights": float(saved.inheritance.inherited), "from scratch": max(0.0, begun)}
+    if savings.inheritance is not None:
+        begun = sum(counts.values()) - savings.inheritance.inherited
+        parts = {"inherited weights": float(savings.inheritance.inherited), "from scratch": max(0.0, begun)}
         bars.append(_Bar("beginnings", parts))
     return [bar for bar in bars if sum(bar.parts.values()) > 0]
 

@@ -5,10 +5,10 @@ from lightning_evo.reporting.views.front import Front, front
 from lightning_evo.reporting.views.genes import GeneColumn, gene_columns, label
 from lightning_evo.reporting.views.importance import GeneImportance, Importance, importance
 from lightning_evo.reporting.views.lineage import Change, Edge, Lineage, ancestry, lineage
-from lightning_evo.reporting.views.occupation import Occupation, Stay, Totals, occupation, totals
+from lightning_evo.reporting.views.occupation import Occupation, Stay, Totals, occupation, saved, totals
 from lightning_evo.reporting.views.predicted import Predicted, predicted
 from lightning_evo.reporting.views.progress import Progress, progress, told_order
-from lightning_evo.reporting.views.recorded import Recorded, RunStatus, record, run_status, writer_lives
+from lightning_evo.reporting.views.recorded import Recorded, RunStatus, record, run_status
 
 __all__ = [
     "Change",
@@ -40,8 +40,8 @@ __all__ = [
     "progress",
     "record",
     "run_status",
+    "saved",
     "told_order",
     "totals",
     "worth_showing",
-    "writer_lives",
 ]

@@ -1,4 +1,4 @@
-"""What were the slots doing, and what did it all cost? Who trained where and when, and the sums."""
+"""What were the slots doing, what did it all cost, and what was saved? Who trained where and when, and the sums."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from lightning_evo.reporting.savings import Savings, savings_of
 from lightning_evo.reporting.views.recorded import Recorded
 
-__all__ = ["Occupation", "Stay", "Totals", "occupation", "totals"]
+__all__ = ["Occupation", "Stay", "Totals", "occupation", "saved", "totals"]
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,16 @@ def totals(recorded: Recorded) -> Totals:
         busy=occupied.busy,
         elapsed=None if elapsed is None else float(elapsed),
     )
+
+
+def saved(recorded: Recorded) -> Savings:
+    """What early stopping and inheritance amounted to so far.
+
+    Args:
+        recorded: The run.
+    """
+    checkpoints = recorded.meta.get("checkpoints")
+    return savings_of(recorded.by_id, recorded.early, recorded.inherited, recorded.objectives, checkpoints)
 
 
 def _sum(recorded: Recorded, cost: str) -> float:

@@ -52,7 +52,12 @@ class Progress:
 def told_order(recorded: Recorded) -> list[Mapping[str, Any]]:
     """The candidates with a result in the order in which they ended; those answered by others when they were asked."""
     told = [row for row in recorded.rows if row["status"] != "pending"]
-    return sorted(told, key=lambda row: (row["ended"] if row["ended"] is not None else row["queued"], row["id"]))
+    return sorted(told, key=lambda row: (_told_at(row), row["id"]))
+
+
+def _told_at(row: Mapping[str, Any]) -> float:
+    """When a result came, in seconds since the epoch; of one answered by another's when it was asked."""
+    return row["queued"] if row["ended"] is None else row["ended"]
 
 
 def progress(recorded: Recorded, monitor: str | None = None, points: int = 2_000) -> Progress:
@@ -85,7 +90,7 @@ def progress(recorded: Recorded, monitor: str | None = None, points: int = 2_000
     best_id = numpy.where(winners >= 0, ids[winners], -1) if len(rows) else ids
     kept = _kept(better, points)
     quantiles = _quantiles(known, window, kept)
-    ended = numpy.array([row["ended"] if row["ended"] is not None else row["queued"] for row in rows], dtype=float)
+    ended = numpy.array([_told_at(row) for row in rows], dtype=float)
     epochs = numpy.cumsum([float(row.get("cost/epochs") or 0.0) for row in rows])
     return Progress(
         monitor=objective.monitor,

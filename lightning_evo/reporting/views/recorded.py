@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
-import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,9 +14,10 @@ from numpy.typing import NDArray
 
 from lightning_evo.archive import Archive
 from lightning_evo.archive.database import JOURNAL
+from lightning_evo.archive.lock import writer_lives
 from lightning_evo.genome import COMPLETED, STOPPED, Objective
 
-__all__ = ["Recorded", "RunStatus", "record", "run_status", "writer_lives"]
+__all__ = ["Recorded", "RunStatus", "record", "run_status"]
 
 RunStatus = Literal["running", "finished", "interrupted"]
 
@@ -215,31 +213,3 @@ def run_status(directory: Path, rows: Sequence[Mapping[str, Any]], meta: Mapping
         return "interrupted"
     # Why a search ended is empty while it goes on, and where it was stopped; archives of earlier versions don't say.
     return "finished" if meta.get("end", True) or "final" in meta else "interrupted"
-
-
-def writer_lives(directory: Path) -> bool | None:
-    """Whether the process that holds the directory's lock lives; ``None`` where that can't be known here."""
-    try:
-        lock = directory / "lock"
-        holder = re.match(r"process (\d+) on (.+)", lock.read_text(errors="replace"))
-        inode = lock.stat().st_ino
-    except OSError:
-        return None
-    if holder is None or holder[2].strip() != socket.gethostname():
-        return None
-    try:
-        # The file outlives the lock, and process numbers are used again: so the lock itself, where the system shows it.
-        held = Path("/proc/locks").read_text()
-    except OSError:
-        return _exists(int(holder[1]))
-    return bool(re.search(rf"FLOCK\s+ADVISORY\s+WRITE\s+\d+\s+\S+:{inode}\s", held)) and _exists(int(holder[1]))
-
-
-def _exists(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -62,12 +62,7 @@ function total(what, value, ...more) {
 function drawTotals() {
   const { run } = state, raw = run.raw, totals = raw.totals, cards = [];
   run.objectives.forEach(({ monitor, mode }, place) => {
-    const column = run.fitness[place];
-    let best = null;
-    column.values.forEach((value, row) => {
-      const counts = value !== null && value !== undefined && run.status(row) !== STOPPED;
-      if (counts && (best === null || run.better(place, value, column.values[best]))) best = row;
-    });
+    const column = run.fitness[place], best = bestRow(run, place);
     cards.push(total(`${mode === "max" ? "Highest" : "Lowest"} ${monitor}`, best === null ? "–" : column.text(best),
       best === null ? "no finished candidate yet" : candidateLink(run.ids[best], `candidate #${run.ids[best]}`)));
   });
