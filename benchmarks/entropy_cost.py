@@ -29,7 +29,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lightning_evo.callbacks.entropy_sampler import EntropySampler
+from lightning_evo.callbacks.growth.observation import EntropySampler
 
 GOAL = 0.02
 KINDS = ("covariance", "histogram")

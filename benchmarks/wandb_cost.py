@@ -36,7 +36,7 @@ from lightning_evo import Archive
 from lightning_evo.genome import Candidate, Result
 from lightning_evo.reporting.progress import SearchState
 from lightning_evo.reporting.reporter import Outcome, Reporter, SearchInfo
-from lightning_evo.reporting.wandb import WandbReporter
+from lightning_evo.reporting.wandb.reporter import WandbReporter
 
 HERE = Path(__file__).resolve().parent
 GOAL_MS = 50.0

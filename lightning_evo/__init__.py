@@ -19,13 +19,13 @@ _HOMES = {
     "SearchSpace": "lightning_evo.genome",
     "SwarmStrategy": "lightning_evo.swarms",
     "Workers": "lightning_evo.evolution",
-    "export_grown": "lightning_evo.callbacks.grown",
-    "load_grown": "lightning_evo.callbacks.grown",
+    "export_grown": "lightning_evo.callbacks.growth.loading",
+    "load_grown": "lightning_evo.callbacks.growth.loading",
 }
 
 if TYPE_CHECKING:
     from lightning_evo.archive import Archive
-    from lightning_evo.callbacks.grown import export_grown, load_grown
+    from lightning_evo.callbacks.growth.loading import export_grown, load_grown
     from lightning_evo.cli.lightning import EvolutionCLI
     from lightning_evo.evolution import Budget, Evolution, Final, Workers
     from lightning_evo.genome import Objective, SearchSpace

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from lightning_evo.archive.known import KnownResult
+from lightning_evo.archive.shared_results import KnownResult
 from lightning_evo.callbacks import EarlyFitnessPrediction
-from lightning_evo.predictors.curve_policies import Verdict
+from lightning_evo.predictors.curves.policies import Verdict
 
 
 class SurerPrediction(EarlyFitnessPrediction):

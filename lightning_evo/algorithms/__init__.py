@@ -1,8 +1,8 @@
 """Who breeds next? DEAP's operators, hall of fame, statistics and logbook behind one ask/tell."""
 
 from lightning_evo.algorithms.algorithm import Algorithm
-from lightning_evo.algorithms.fame import HallOfFame, ParetoFront
 from lightning_evo.algorithms.generational_evolution import GenerationalEvolution
+from lightning_evo.algorithms.hall_of_fame import HallOfFame, ParetoFront
 from lightning_evo.algorithms.individual import Fitness, Individual
 from lightning_evo.algorithms.local_search import LocalSearch
 from lightning_evo.algorithms.nsga2 import NSGA2

@@ -12,7 +12,7 @@ from typing import Any
 from deap import base, tools
 
 from lightning_evo.algorithms.checks import check_at_least, read_initial
-from lightning_evo.algorithms.fame import HallOfFame, ParetoFront
+from lightning_evo.algorithms.hall_of_fame import HallOfFame, ParetoFront
 from lightning_evo.algorithms.individual import Fitness, Individual
 from lightning_evo.algorithms.logbook import make_logbook, no_statistics
 from lightning_evo.algorithms.operators import Operator, Role
@@ -33,7 +33,7 @@ from lightning_evo.genome import (
     SearchSpace,
     derive_seed,
 )
-from lightning_evo.genome.showing import constructed, html_table, listed
+from lightning_evo.genome.representation import constructed, html_table, listed
 
 __all__ = ["Algorithm"]
 

@@ -14,7 +14,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from lightning_evo.archive.errors import ArchiveError, Damaged, DiskFull, Unreadable
 
-__all__ = ["ARCHIVE", "JOURNAL", "Place", "in_memory", "reading", "translated", "writing"]
+__all__ = ["ARCHIVE", "JOURNAL", "ArchiveLocation", "in_memory", "reading", "translated", "writing"]
 
 ARCHIVE = "archive.sqlite"
 JOURNAL = "journal.jsonl"
@@ -24,7 +24,7 @@ _BUSY = 60.0
 
 
 @dataclass(frozen=True)
-class Place:
+class ArchiveLocation:
     """Where an archive's database is: a SQLite file, or another database's URL.
 
     Args:
@@ -38,7 +38,7 @@ class Place:
     journal: Path | None = None
 
     @classmethod
-    def of(cls, location: str | Path) -> Place:
+    def of(cls, location: str | Path) -> ArchiveLocation:
         """The place meant by a run's directory, an archive file or a database URL.
 
         Raises:
@@ -64,7 +64,7 @@ class Place:
         return str(self.file) if self.url is None else self.url.render_as_string(hide_password=True)
 
 
-def writing(place: Place) -> Engine:
+def writing(place: ArchiveLocation) -> Engine:
     """An engine whose every transaction takes the write lock at its start: none fails half-way for want of it."""
     if place.file is None:
         return create_engine(place.url)  # type: ignore[arg-type]
@@ -81,7 +81,7 @@ def writing(place: Place) -> Engine:
     return engine
 
 
-def reading(place: Place) -> Engine:
+def reading(place: ArchiveLocation) -> Engine:
     """An engine that cannot write, nor keep a writer waiting; the directory need not be writable."""
     if place.file is None:
         return create_engine(place.url)  # type: ignore[arg-type]
@@ -125,7 +125,7 @@ def _begin(connection: Connection) -> None:
 
 
 @contextmanager
-def translated(place: Place) -> Iterator[None]:
+def translated(place: ArchiveLocation) -> Iterator[None]:
     """Raises the database's errors as :class:`ArchiveError`: what was found at ``place`` and what to do."""
     try:
         yield
@@ -135,7 +135,7 @@ def translated(place: Place) -> Iterator[None]:
         raise _translation(place, error) from error
 
 
-def _translation(place: Place, error: BaseException | None) -> ArchiveError:
+def _translation(place: ArchiveLocation, error: BaseException | None) -> ArchiveError:
     name = getattr(error, "sqlite_errorname", "")
     if name == "SQLITE_FULL" or (name.startswith("SQLITE_IOERR") and _no_space(place)):
         return DiskFull(f"{place}: the disk is full")
@@ -150,5 +150,5 @@ def _translation(place: Place, error: BaseException | None) -> ArchiveError:
     return ArchiveError(f"{place}: {error}")
 
 
-def _no_space(place: Place) -> bool:
+def _no_space(place: ArchiveLocation) -> bool:
     return place.file is not None and shutil.disk_usage(place.file.parent).free < 64 * 1024

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Row, func, select
 
 from lightning_evo.archive import schema
-from lightning_evo.archive.database import Place, reading, translated
+from lightning_evo.archive.database import ArchiveLocation, reading, translated
 from lightning_evo.archive.errors import ArchiveError, Damaged, Unreadable
 from lightning_evo.archive.events import candidate_of, result_of
 from lightning_evo.archive.history import (
@@ -29,7 +29,7 @@ from lightning_evo.archive.recovery import from_journal
 from lightning_evo.archive.table import PENDING, RunTable
 from lightning_evo.genome import COMPLETED, FAILED, STOPPED, Candidate, Genome, Objective, Prediction, Result, Segment
 from lightning_evo.genome.names import short_names
-from lightning_evo.genome.showing import html_table
+from lightning_evo.genome.representation import html_table
 
 __all__ = ["Archive"]
 
@@ -61,7 +61,7 @@ class Archive:
     """
 
     def __init__(self, location: str | Path, run: str | None = None) -> None:
-        self._place = Place.of(location)
+        self._place = ArchiveLocation.of(location)
         self.recovered: str | None = None
         journal = Journal(self._place.journal) if self._place.journal else None
         self._journal = journal if journal and journal.path.exists() else None

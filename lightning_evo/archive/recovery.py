@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Engine, func, insert, inspect, select
 from sqlalchemy.exc import DBAPIError
 
 from lightning_evo.archive import schema
-from lightning_evo.archive.database import Place, in_memory, reading, translated, writing
+from lightning_evo.archive.database import ArchiveLocation, in_memory, reading, translated, writing
 from lightning_evo.archive.errors import ArchiveError, Damaged, translated_file
 from lightning_evo.archive.events import apply, known_columns
 from lightning_evo.archive.history import recorded
@@ -18,7 +18,7 @@ from lightning_evo.archive.journal import Header, Journal
 __all__ = ["find_fault", "from_journal", "last_sequence", "rebuild", "reconcile", "set_aside"]
 
 
-def find_fault(place: Place) -> str | None:
+def find_fault(place: ArchiveLocation) -> str | None:
     """What is wrong with a SQLite file, every page and index of it checked; ``None`` if nothing is.
 
     Opens it for reading only: a damaged file and its ``-wal`` stay as they are.
@@ -93,7 +93,7 @@ def from_journal(journal: Journal) -> Engine:
     return engine
 
 
-def rebuild(place: Place, fault: str, journal: Journal) -> str | None:
+def rebuild(place: ArchiveLocation, fault: str, journal: Journal) -> str | None:
     """Replace a faulty SQLite file by one built from the journal; the faulty one is kept under another name.
 
     Args:
@@ -109,7 +109,7 @@ def rebuild(place: Place, fault: str, journal: Journal) -> str | None:
     """
     file = place.file
     assert file is not None
-    new = Place(file.with_name(file.name + ".rebuilding"))
+    new = ArchiveLocation(file.with_name(file.name + ".rebuilding"))
     try:
         header = journal.header()
         if header is None:
@@ -147,7 +147,7 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _remove(place: Place) -> None:
+def _remove(place: ArchiveLocation) -> None:
     for suffix in ("", "-wal", "-shm"):
         Path(f"{place}{suffix}").unlink(missing_ok=True)
 
@@ -168,7 +168,7 @@ def set_aside(file: Path, why: str = "damaged") -> Path | None:
     return kept if present else None
 
 
-def reconcile(place: Place, engine: Engine, run: int, header: Header, journal: Journal) -> str | None:
+def reconcile(place: ArchiveLocation, engine: Engine, run: int, header: Header, journal: Journal) -> str | None:
     """Make a sound database and the journal hold the same events, and open the journal for writing.
 
     Returns:
@@ -210,7 +210,7 @@ def reconcile(place: Place, engine: Engine, run: int, header: Header, journal: J
     return done
 
 
-def _catch_up(place: Place, engine: Engine, run: int, last: int, to: int, journal: Journal) -> None:
+def _catch_up(place: ArchiveLocation, engine: Engine, run: int, last: int, to: int, journal: Journal) -> None:
     try:
         with translated(place), engine.begin() as connection:
             apply(connection, run, journal.read(after=last), known_columns(connection, run))

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, and_, insert, select
 
 from lightning_evo.archive import schema
-from lightning_evo.archive.database import ARCHIVE, JOURNAL, Place, translated, writing
+from lightning_evo.archive.database import ARCHIVE, JOURNAL, ArchiveLocation, translated, writing
 from lightning_evo.archive.errors import ArchiveError, Damaged, DiskFull, translated_file
 from lightning_evo.archive.events import Event, Known, apply, ask_event, known_columns
 from lightning_evo.archive.journal import Header, Journal, encoded
@@ -64,7 +64,7 @@ class ArchiveWriter:
         self.directory = Path(directory).absolute()
         with translated_file(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
-        self._place = Place.of(database) if database else Place(self.directory / ARCHIVE)
+        self._place = ArchiveLocation.of(database) if database else ArchiveLocation(self.directory / ARCHIVE)
         self._database = database
         self._own = database is None
         self._mutex = threading.Lock()

@@ -1,15 +1,15 @@
 """What happens while a model trains? Lightning callbacks that work alone in any Trainer, and in a search."""
 
+from lightning_evo.callbacks.averaging.swarm_averaging import SwarmAveraging
 from lightning_evo.callbacks.continuation import Continuation
 from lightning_evo.callbacks.cost import CostMeter
 from lightning_evo.callbacks.early_fitness import EarlyFitnessPrediction
-from lightning_evo.callbacks.fast_training import FastTraining
+from lightning_evo.callbacks.fast.fast_training import FastTraining
 from lightning_evo.callbacks.fitness import FitnessRecorder
+from lightning_evo.callbacks.growth.structural_growth import StructuralGrowth
 from lightning_evo.callbacks.hyperparameter_schedule import HyperparameterSchedule
 from lightning_evo.callbacks.inheritance import WeightInheritance
 from lightning_evo.callbacks.speed import SpeedMeter
-from lightning_evo.callbacks.structural_growth import StructuralGrowth
-from lightning_evo.callbacks.swarm_averaging import SwarmAveraging
 
 __all__ = [
     "Continuation",

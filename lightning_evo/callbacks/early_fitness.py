@@ -10,17 +10,17 @@ from typing import Any, Literal
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 
-from lightning_evo.archive.known import KnownResult, KnownResults
 from lightning_evo.archive.ranking import non_domination_ranks
+from lightning_evo.archive.shared_results import KnownResult, KnownResults
 from lightning_evo.callbacks.cost import CostMeter
 from lightning_evo.callbacks.fitness import check_logged, read_metrics
 from lightning_evo.callbacks.search import SearchCallback, SearchContext
 from lightning_evo.genome import Objective, derive_seed
-from lightning_evo.predictors.curve_bayes import BayesianCurve
-from lightning_evo.predictors.curve_fitness import FinalFitness
-from lightning_evo.predictors.curve_pareto import probability_not_dominated
-from lightning_evo.predictors.curve_policies import ProbabilityOfImprovement, StoppingPolicy, Verdict
-from lightning_evo.predictors.learning_curve import CurvePredictor, KnownCurve
+from lightning_evo.predictors.curves.bayes import BayesianCurve
+from lightning_evo.predictors.curves.fitness import FinalFitness
+from lightning_evo.predictors.curves.learning_curve import CurvePredictor, KnownCurve
+from lightning_evo.predictors.curves.pareto import probability_not_dominated
+from lightning_evo.predictors.curves.policies import ProbabilityOfImprovement, StoppingPolicy, Verdict
 
 __all__ = ["EarlyFitnessPrediction"]
 
@@ -44,13 +44,13 @@ class EarlyFitnessPrediction(SearchCallback, EarlyStopping):
 
     Args:
         delta: δ: stop when P(final fitness beats the bar) ≤ δ, in (0, 1) (default 0.05).
-        predictor: What predicts (default :class:`~lightning_evo.predictors.curve_bayes.BayesianCurve`).
+        predictor: What predicts (default :class:`~lightning_evo.predictors.BayesianCurve`).
         minimum_epochs: No candidate stops before so many epochs (default 3).
         rank: The bar is the fitness of the ``rank``-th best (default 1, the best): what a search needs of its survivors.
             With several objectives the front is the bar, whatever the rank.
         controls: The fraction of candidates, in [0, 1), that are never stopped (default 0.05).
         policy: Decides instead of ``delta`` and ``minimum_epochs``, by the curve of the first logged objective:
-            :class:`~lightning_evo.predictors.curve_policies.SuccessiveHalvingRule`, ``Hyperband``, ``MedianRule``,
+            :class:`~lightning_evo.predictors.SuccessiveHalvingRule`, ``Hyperband``, ``MedianRule``,
             ``Patience`` or your own. ``predictor`` then only predicts the fitness of what it stops.
         monitor: The metric, outside of a search.
         mode: ``max`` or ``min``, outside of a search.

@@ -76,7 +76,7 @@ class SearchCallback(Callback):
     needs_parent: bool = False
     """Whether children are to be handed a parent's checkpoint (:attr:`SearchContext.parent`)."""
     works_in_stacks: bool = False
-    """Whether it also serves a :class:`~lightning_evo.swarms.stack.ParticleStack` of several candidates at once."""
+    """Whether it also serves a :class:`~lightning_evo.ParticleStack` of several candidates at once."""
 
     def check_search(self, objectives: Sequence[Objective], epochs: int | None) -> None:
         """Raise ``ValueError`` if it can't take part in such a search.

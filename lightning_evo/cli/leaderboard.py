@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from lightning_evo.cli.saying import refuse
+from lightning_evo.cli.console import refuse
 
 __all__ = ["run"]
 

@@ -15,33 +15,15 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 # Short class names in a config resolve only among classes that are imported.
-import lightning_evo.callbacks
-import lightning_evo.data.digits
-import lightning_evo.data.folder
-import lightning_evo.data.npz
-import lightning_evo.data.torchvision_images
-import lightning_evo.models.bitstring_cnn
-import lightning_evo.models.image_classifier
-import lightning_evo.models.template_net
-import lightning_evo.predictors.curve_regression
-import lightning_evo.predictors.ensemble
-import lightning_evo.predictors.forest
-import lightning_evo.predictors.gaussian_process
-import lightning_evo.predictors.lstm
-import lightning_evo.predictors.zero_cost
-import lightning_evo.reporting.tensorboard
-import lightning_evo.reporting.wandb
-import lightning_evo.swarms.stack
-import lightning_evo.swarms.strategy  # noqa: F401 - also registers `strategy: swarm`
 from lightning_evo.algorithms import Algorithm, Predictor
 from lightning_evo.archive import ArchiveError
 from lightning_evo.callbacks.search import SearchCallback
-from lightning_evo.cli.saying import refuse
+from lightning_evo.cli.console import refuse
 from lightning_evo.evolution import Evolution, SearchError, SearchInterrupted
-from lightning_evo.functional.growth_steps import GrowthError
+from lightning_evo.functional.growth.steps import GrowthError
 from lightning_evo.genome import Gene
-from lightning_evo.predictors.curve_policies import StoppingPolicy
-from lightning_evo.predictors.learning_curve import CurvePredictor
+from lightning_evo.predictors.curves.learning_curve import CurvePredictor
+from lightning_evo.predictors.curves.policies import StoppingPolicy
 from lightning_evo.reporting.reporter import Reporter
 from lightning_evo.swarms import SwarmError
 from lightning_evo.training import Blueprint, ConfigTrainable

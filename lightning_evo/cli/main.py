@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from lightning_evo import __version__
-from lightning_evo.cli.saying import see_users_modules
+from lightning_evo.cli.console import see_users_modules
 
 __all__ = ["main"]
 

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_evo.cli.saying import refuse
+from lightning_evo.cli.console import refuse
 
 __all__ = ["run"]
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_evo.cli.saying import refuse, see_users_modules
+from lightning_evo.cli.console import refuse, see_users_modules
 
 __all__ = ["run"]
 

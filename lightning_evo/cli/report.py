@@ -6,7 +6,7 @@ import argparse
 import webbrowser
 from collections.abc import Sequence
 
-from lightning_evo.cli.saying import refuse
+from lightning_evo.cli.console import refuse
 
 __all__ = ["run"]
 

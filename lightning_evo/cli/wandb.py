@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_evo.cli.saying import refuse, see_users_modules
+from lightning_evo.cli.console import refuse, see_users_modules
 
 __all__ = ["run"]
 
@@ -30,7 +30,7 @@ def run(arguments: Sequence[str]) -> None:
     from lightning_evo.archive.lock import DirectoryLock
     from lightning_evo.reporting.reporter import ReporterError, let_go
     from lightning_evo.reporting.retelling import retell
-    from lightning_evo.reporting.wandb import WandbReporter
+    from lightning_evo.reporting.wandb.reporter import WandbReporter
 
     reporter = WandbReporter(asked.project, asked.entity, asked.name, asked.tags, mode="online", sweep=asked.sweep)
     try:

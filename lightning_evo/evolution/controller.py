@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 
 from lightning_evo.archive import Archive, ArchiveWriter, DiskFull
 from lightning_evo.evolution.checkpoints import CHECKPOINTS, Checkpoints
-from lightning_evo.evolution.echoes import echo_of
+from lightning_evo.evolution.duplicates import echo_of
 from lightning_evo.evolution.errors import SearchError, SearchInterrupted
 from lightning_evo.evolution.interrupts import Interrupts
 from lightning_evo.evolution.jobs import Jobs
-from lightning_evo.evolution.knowledge import Knowledge
 from lightning_evo.evolution.screening import QualityRecord
+from lightning_evo.evolution.shared_results import Knowledge
 from lightning_evo.evolution.stacking import ALONE, Grouping, member_results
 from lightning_evo.execution import Executor, read_result
 from lightning_evo.genome import FAILED, Candidate, Result
-from lightning_evo.reporting.progress import Progress, Running, SearchState
+from lightning_evo.reporting.progress import ProgressDisplay, Running, SearchState
 from lightning_evo.reporting.reporter import Reporting
 from lightning_evo.training.candidate import read_curve
 
@@ -69,7 +69,7 @@ class Controller:
         writer: ArchiveWriter,
         archive: Archive,
         executor: Executor,
-        progress: Progress,
+        progress: ProgressDisplay,
         interrupts: Interrupts,
         grouping: Grouping,
         reporting: Reporting,

@@ -16,14 +16,15 @@ from lightning_evo import __version__
 from lightning_evo.algorithms import Algorithm, RegularizedEvolution
 from lightning_evo.archive import Archive, ArchiveWriter, compare_search
 from lightning_evo.archive.database import JOURNAL
-from lightning_evo.callbacks.swarm_averaging import SwarmAveraging
+from lightning_evo.callbacks.averaging.swarm_averaging import SwarmAveraging
 from lightning_evo.evolution.controller import Controller
 from lightning_evo.evolution.description import describe
 from lightning_evo.evolution.errors import SearchError, SearchInterrupted
+from lightning_evo.evolution.executors import make_executor, plan
 from lightning_evo.evolution.interrupts import Interrupts
 from lightning_evo.evolution.jobs import CANDIDATES
-from lightning_evo.evolution.participants import check_participants, participants
 from lightning_evo.evolution.screening import PRIOR, check_binding, load_prior, make_meter, stored_prior
+from lightning_evo.evolution.search_callbacks import check_participants, participants
 from lightning_evo.evolution.segments import prepare_continuing, refuse_structural
 from lightning_evo.evolution.settings import Budget, Final, Workers
 from lightning_evo.evolution.stacking import (
@@ -35,10 +36,9 @@ from lightning_evo.evolution.stacking import (
     stacks,
 )
 from lightning_evo.evolution.winner import Finisher
-from lightning_evo.evolution.workplaces import make_executor, plan
 from lightning_evo.execution import Executor
 from lightning_evo.genome import COMPLETED, STOPPED, Gene, Objective, SearchSpace, SpaceError
-from lightning_evo.reporting.progress import Progress, make_progress
+from lightning_evo.reporting.progress import ProgressDisplay, make_progress
 from lightning_evo.reporting.reporter import Reporter, ReporterError, Reporting, SearchInfo, let_go
 from lightning_evo.training import ConfigError, ConfigTrainable, FunctionTrainable, Trainable
 from lightning_evo.training.blueprint import load_yaml
@@ -99,7 +99,7 @@ class Evolution:
         config: Trainable | Mapping[str, Any] | str | Path | None = None,
         function: Callable[..., Mapping[str, float]] | None = None,
         executor: concurrent.futures.Executor | Executor | None = None,
-        progress: Progress | bool = True,
+        progress: ProgressDisplay | bool = True,
     ) -> None:
         if (config is None) == (function is None):
             raise SearchError("give either config (a LightningCLI config) or function (from genome to metrics)")
@@ -236,7 +236,9 @@ class Evolution:
             controller.state.best, self.final, writer, archive, controller.executor, controller.progress, interrupts
         )
 
-    def _reporting(self, archive: Archive, executor: Executor, progress: Progress, interrupts: Interrupts) -> Reporting:
+    def _reporting(
+        self, archive: Archive, executor: Executor, progress: ProgressDisplay, interrupts: Interrupts
+    ) -> Reporting:
         """Whoever else is told of this search, with what they are told first."""
         meta = archive.meta
         search = SearchInfo(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_evo.archive import Archive
 from lightning_evo.callbacks.search import Inherited, SearchContext
 from lightning_evo.evolution.checkpoints import Checkpoints
-from lightning_evo.evolution.knowledge import Knowledge
+from lightning_evo.evolution.shared_results import Knowledge
 from lightning_evo.evolution.stacking import Grouping
 from lightning_evo.execution import Job
 from lightning_evo.execution.results import write_result

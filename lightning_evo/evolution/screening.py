@@ -13,7 +13,7 @@ from lightning_evo.archive import Archive, ArchiveError, ArchiveWriter
 from lightning_evo.evolution.errors import SearchError
 from lightning_evo.execution.proxies import ProxyMeter
 from lightning_evo.genome import Genome, Objective, SearchSpace, SpaceError
-from lightning_evo.reporting.progress import Progress
+from lightning_evo.reporting.progress import ProgressDisplay
 from lightning_evo.training import ConfigTrainable
 
 __all__ = ["PRIOR", "QualityRecord", "check_binding", "load_prior", "make_meter", "stored_prior"]
@@ -89,7 +89,9 @@ class QualityRecord:
         progress: Where it is said.
     """
 
-    def __init__(self, algorithm: Algorithm, writer: ArchiveWriter, archive: Archive, progress: Progress) -> None:
+    def __init__(
+        self, algorithm: Algorithm, writer: ArchiveWriter, archive: Archive, progress: ProgressDisplay
+    ) -> None:
         self._algorithm, self._writer, self._progress = algorithm, writer, progress
         self._rows: dict[tuple[int, str], dict[str, Any]] = {
             (row["results"], row["monitor"]): row for row in archive.meta.get(QUALITY, [])

@@ -10,7 +10,7 @@ from lightning_evo.callbacks import WeightInheritance
 from lightning_evo.callbacks.hyperparameter_schedule import HyperparameterSchedule
 from lightning_evo.callbacks.search import SearchCallback
 from lightning_evo.evolution.errors import SearchError
-from lightning_evo.evolution.participants import EPOCHS
+from lightning_evo.evolution.search_callbacks import EPOCHS
 from lightning_evo.execution import Job, LocalExecutor
 from lightning_evo.genome import FAILED, Result, SearchSpace
 from lightning_evo.training import ConfigTrainable, Trainable

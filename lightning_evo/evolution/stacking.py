@@ -11,8 +11,8 @@ from lightning.pytorch import Callback
 
 from lightning_evo.algorithms import Algorithm
 from lightning_evo.algorithms.swarm_optimization import is_numeric
+from lightning_evo.callbacks.averaging.swarm_averaging import SwarmAveraging
 from lightning_evo.callbacks.search import SearchCallback
-from lightning_evo.callbacks.swarm_averaging import SwarmAveraging
 from lightning_evo.evolution.errors import SearchError
 from lightning_evo.evolution.segments import compare_in_worker
 from lightning_evo.evolution.settings import Budget, Workers

@@ -16,7 +16,7 @@ from lightning_evo.evolution.interrupts import Interrupts
 from lightning_evo.evolution.settings import Final
 from lightning_evo.execution import Executor, Job
 from lightning_evo.genome import FAILED, Candidate, Objective, Result
-from lightning_evo.reporting.progress import Progress
+from lightning_evo.reporting.progress import ProgressDisplay
 from lightning_evo.training import ConfigTrainable
 from lightning_evo.training.blueprint import dump_yaml
 from lightning_evo.training.candidate import CONFIG_FILE, FitnessEpoch
@@ -62,7 +62,7 @@ class Finisher:
         writer: ArchiveWriter,
         archive: Archive,
         executor: Executor,
-        progress: Progress,
+        progress: ProgressDisplay,
         interrupts: Interrupts,
     ) -> None:
         """Do what ``final`` says with the winner, unless that very thing was done before.

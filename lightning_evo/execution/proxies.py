@@ -14,7 +14,7 @@ from typing import Self
 from lightning_evo.execution.job import Job
 from lightning_evo.execution.local import DEFAULT_PRELOAD, LocalExecutor
 from lightning_evo.genome import FAILED, Genome, Result, derive_seed
-from lightning_evo.predictors.proxies import check_proxies
+from lightning_evo.predictors.genomes.features import check_proxies
 from lightning_evo.training.proxies import measure_candidate
 from lightning_evo.training.trainable import ConfigTrainable
 

@@ -1,17 +1,21 @@
 """What can be computed of a network without training it? Pure functions on torch modules and tensors, torch alone."""
 
-from lightning_evo.functional.growth import Growth, GrowthError, GrowthStep, grow, growth_sites, plan_step
-from lightning_evo.functional.inherit import Inheritance, inherit
-from lightning_evo.functional.memory import keep_freed_memory
+from lightning_evo.functional.growth.growth import Growth, GrowthError, GrowthStep, grow, growth_sites, plan_step
+from lightning_evo.functional.growth.insertion import ZeroResidual
+from lightning_evo.functional.growth.optimizers import (
+    extend_scheduler,
+    grow_optimizer,
+    grow_optimizers,
+    why_not_extendable,
+    why_not_growable,
+)
+from lightning_evo.functional.inheritance.inheritance import Inheritance, Structure, inherit, structure_of
+from lightning_evo.functional.inheritance.moments import inherit_optimizer
 from lightning_evo.functional.mixing import combine
-from lightning_evo.functional.moments import inherit_optimizer
-from lightning_evo.functional.optimizer_growth import grow_optimizer, grow_optimizers, why_not_growable
 from lightning_evo.functional.particles import Particle
-from lightning_evo.functional.residual import ZeroResidual
-from lightning_evo.functional.scheduler_growth import extend_scheduler, why_not_extendable
-from lightning_evo.functional.stacked_optimizers import can_stack, stacked_step
-from lightning_evo.functional.stacking import stacked_call
-from lightning_evo.functional.structure import Structure, structure_of
+from lightning_evo.functional.stacking.allocator import keep_freed_memory
+from lightning_evo.functional.stacking.optimizers import can_stack, stacked_step
+from lightning_evo.functional.stacking.stacking import stacked_call
 from lightning_evo.functional.zero_cost import flops, gradient_norm, naswot, parameters, synflow
 
 __all__ = [

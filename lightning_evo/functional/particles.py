@@ -238,7 +238,7 @@ class Particle(Mapping[str, Tensor]):
 
         Args:
             target: A module; for a stack, ``count`` modules, such as
-                :attr:`ParticleStack.particles <lightning_evo.swarms.stack.ParticleStack.particles>`.
+                :attr:`ParticleStack.particles <lightning_evo.ParticleStack.particles>`.
 
         Raises:
             ValueError: If a module's names, shapes or dtypes differ, or the number of modules; all are then as they were.

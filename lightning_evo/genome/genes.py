@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lightning_evo.genome.showing import constructed
+from lightning_evo.genome.representation import constructed
 
 __all__ = [
     "Bitstring",

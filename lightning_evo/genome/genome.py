@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from lightning_evo.genome.genes import Value, identity
-from lightning_evo.genome.showing import html_table
+from lightning_evo.genome.representation import html_table
 
 __all__ = ["Genome"]
 

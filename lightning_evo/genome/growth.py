@@ -12,7 +12,7 @@ from lightning_evo.genome.genes import Gene, Json, Value, identity
 __all__ = ["GROWTH_OPERATIONS", "GrowthSteps"]
 
 GROWTH_OPERATIONS = ("insert", "widen", "residual", "prune", "kernel", "activation")
-"""What a step can do to a layer (the words of ``lightning_evo.functional.growth``)."""
+"""What a step can do to a layer (the words of ``lightning_evo.functional.grow``)."""
 
 MUTATIONS = ("append", "drop", "alter")
 

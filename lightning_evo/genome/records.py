@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from lightning_evo.genome.genome import Genome
-from lightning_evo.genome.showing import html_table, listed, shown
+from lightning_evo.genome.representation import html_table, listed, shown
 
 __all__ = [
     "COMPLETED",

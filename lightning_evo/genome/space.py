@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from lightning_evo.genome.genes import Gene, Value, identity
 from lightning_evo.genome.genome import Genome
-from lightning_evo.genome.showing import html_table
+from lightning_evo.genome.representation import html_table
 
 __all__ = ["RATES_OF_RATES", "SearchSpace", "SpaceError"]
 

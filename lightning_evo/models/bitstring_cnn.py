@@ -34,7 +34,7 @@ class BitstringCNN(Classifier):
     Two bits count as 00 = first choice to 11 = fourth. A block is convolution(s) with ``same`` padding, each followed
     by batch normalisation and activation, then pooling by 2 and dropout; each block doubles the channels of the one
     before, up to ``max_width``. See :class:`ChromosomeNetwork` for what happens on small images, and
-    :func:`~lightning_evo.models.chromosome.canonical_chromosome` for which chromosomes build the same network.
+    :func:`~lightning_evo.models.canonical_chromosome` for which chromosomes build the same network.
 
     Args:
         chromosome: The 20 bits. In YAML in quotes, or the digits are read as a number.

@@ -9,13 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lightning_evo.lazy import lazily
-from lightning_evo.predictors.proxies import PROXIES
+from lightning_evo.predictors.genomes.features import PROXIES
 
 if TYPE_CHECKING:
-    from lightning_evo.predictors.curve_bayes import BayesianCurve
-    from lightning_evo.predictors.curve_fitness import FinalFitness
-    from lightning_evo.predictors.curve_pareto import probability_not_dominated
-    from lightning_evo.predictors.curve_policies import (
+    from lightning_evo.predictors.curves.bayes import BayesianCurve
+    from lightning_evo.predictors.curves.fitness import FinalFitness
+    from lightning_evo.predictors.curves.learning_curve import CurvePredictor, KnownCurve, LastValue
+    from lightning_evo.predictors.curves.pareto import probability_not_dominated
+    from lightning_evo.predictors.curves.policies import (
         Hyperband,
         MedianRule,
         Patience,
@@ -24,14 +25,13 @@ if TYPE_CHECKING:
         SuccessiveHalvingRule,
         Verdict,
     )
-    from lightning_evo.predictors.curve_regression import RegressionCurve
-    from lightning_evo.predictors.ensemble import EnsemblePredictor
-    from lightning_evo.predictors.evaluation import sample_efficiency
-    from lightning_evo.predictors.forest import ForestPredictor
-    from lightning_evo.predictors.gaussian_process import GaussianProcessPredictor
-    from lightning_evo.predictors.learning_curve import CurvePredictor, KnownCurve, LastValue
-    from lightning_evo.predictors.lstm import LSTMPredictor
-    from lightning_evo.predictors.zero_cost import ZeroCostPredictor
+    from lightning_evo.predictors.curves.regression import RegressionCurve
+    from lightning_evo.predictors.genomes.ensemble import EnsemblePredictor
+    from lightning_evo.predictors.genomes.evaluation import sample_efficiency
+    from lightning_evo.predictors.genomes.forest import ForestPredictor
+    from lightning_evo.predictors.genomes.gaussian_process import GaussianProcessPredictor
+    from lightning_evo.predictors.genomes.lstm import LSTMPredictor
+    from lightning_evo.predictors.genomes.zero_cost import ZeroCostPredictor
 
 __all__ = [
     "PROXIES",
@@ -58,26 +58,26 @@ __all__ = [
 ]
 
 _HOME = {
-    "BayesianCurve": "curve_bayes",
-    "CurvePredictor": "learning_curve",
-    "EnsemblePredictor": "ensemble",
-    "FinalFitness": "curve_fitness",
-    "ForestPredictor": "forest",
-    "GaussianProcessPredictor": "gaussian_process",
-    "Hyperband": "curve_policies",
-    "KnownCurve": "learning_curve",
-    "LSTMPredictor": "lstm",
-    "LastValue": "learning_curve",
-    "MedianRule": "curve_policies",
-    "Patience": "curve_policies",
-    "ProbabilityOfImprovement": "curve_policies",
-    "RegressionCurve": "curve_regression",
-    "StoppingPolicy": "curve_policies",
-    "SuccessiveHalvingRule": "curve_policies",
-    "Verdict": "curve_policies",
-    "ZeroCostPredictor": "zero_cost",
-    "probability_not_dominated": "curve_pareto",
-    "sample_efficiency": "evaluation",
+    "BayesianCurve": "curves.bayes",
+    "CurvePredictor": "curves.learning_curve",
+    "EnsemblePredictor": "genomes.ensemble",
+    "FinalFitness": "curves.fitness",
+    "ForestPredictor": "genomes.forest",
+    "GaussianProcessPredictor": "genomes.gaussian_process",
+    "Hyperband": "curves.policies",
+    "KnownCurve": "curves.learning_curve",
+    "LSTMPredictor": "genomes.lstm",
+    "LastValue": "curves.learning_curve",
+    "MedianRule": "curves.policies",
+    "Patience": "curves.policies",
+    "ProbabilityOfImprovement": "curves.policies",
+    "RegressionCurve": "curves.regression",
+    "StoppingPolicy": "curves.policies",
+    "SuccessiveHalvingRule": "curves.policies",
+    "Verdict": "curves.policies",
+    "ZeroCostPredictor": "genomes.zero_cost",
+    "probability_not_dominated": "curves.pareto",
+    "sample_efficiency": "genomes.evaluation",
 }
 
 __getattr__, __dir__ = lazily(__name__, _HOME)

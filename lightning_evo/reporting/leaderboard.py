@@ -17,10 +17,10 @@ from rich.text import Text
 from lightning_evo.archive import Archive
 from lightning_evo.genome import FAILED, STOPPED
 from lightning_evo.genome.names import ends_with, short_names, squeezed
-from lightning_evo.reporting import growth
 from lightning_evo.reporting.exports import as_csv
-from lightning_evo.reporting.savings import savings
-from lightning_evo.reporting.stacks import describe_stacks, remark_of
+from lightning_evo.reporting.summaries import growth
+from lightning_evo.reporting.summaries.savings import savings
+from lightning_evo.reporting.summaries.stacks import describe_stacks, remark_of
 
 __all__ = ["leaderboard", "tracebacks"]
 

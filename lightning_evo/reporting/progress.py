@@ -17,7 +17,15 @@ from rich.text import Text
 
 from lightning_evo.genome import COMPLETED, FAILED, STOPPED, Candidate, Objective, Result
 
-__all__ = ["LiveProgress", "PlainProgress", "Progress", "Running", "SearchState", "SilentProgress", "make_progress"]
+__all__ = [
+    "LiveProgress",
+    "PlainProgress",
+    "ProgressDisplay",
+    "Running",
+    "SearchState",
+    "SilentProgress",
+    "make_progress",
+]
 
 FIRST_ERRORS = 10
 
@@ -115,7 +123,7 @@ class SearchState:
         return tuple(o.weight * value for o, value in zip(self.objectives, fitness, strict=True))
 
 
-class Progress(ABC):
+class ProgressDisplay(ABC):
     """Shows a search to its user; a context manager that is open while the search runs."""
 
     interval = 0.5
@@ -139,7 +147,7 @@ class Progress(ABC):
     def message(self, text: str) -> None:
         """Say something once."""
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressDisplay:
         return self
 
     def __exit__(
@@ -149,7 +157,7 @@ class Progress(ABC):
         return
 
 
-class SilentProgress(Progress):
+class SilentProgress(ProgressDisplay):
     """Shows nothing."""
 
     def due(self) -> bool:
@@ -162,7 +170,7 @@ class SilentProgress(Progress):
         """Say nothing."""
 
 
-class PlainProgress(Progress):
+class PlainProgress(ProgressDisplay):
     """A line for each candidate that ended, for logs and pipes."""
 
     def due(self) -> bool:
@@ -185,7 +193,7 @@ class PlainProgress(Progress):
         print(text, flush=True)
 
 
-class LiveProgress(Progress):
+class LiveProgress(ProgressDisplay):
     """One live display: best so far, slots, counts, budget and time left.
 
     Args:
@@ -217,9 +225,9 @@ class LiveProgress(Progress):
         self.console.print(text, highlight=False, markup=False)
 
 
-def make_progress(asked: Progress | bool) -> Progress:
+def make_progress(asked: ProgressDisplay | bool) -> ProgressDisplay:
     """The display that was asked for; ``True`` chooses by whether standard output is a terminal."""
-    if isinstance(asked, Progress):
+    if isinstance(asked, ProgressDisplay):
         return asked
     if not asked:
         return SilentProgress()

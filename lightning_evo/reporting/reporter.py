@@ -39,7 +39,7 @@ class SearchInfo:
 
     Args:
         name: The run's name.
-        location: What :class:`~lightning_evo.archive.Archive` opens to read everything recorded.
+        location: What :class:`~lightning_evo.Archive` opens to read everything recorded.
         directory: The run's directory.
         space: What varies.
         objectives: What is optimised.

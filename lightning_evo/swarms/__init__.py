@@ -1,7 +1,7 @@
 """How do many particles of one architecture train together? In one process, across processes, across candidates."""
 
 from lightning_evo.swarms.errors import SwarmError
-from lightning_evo.swarms.stack import ParticleStack
-from lightning_evo.swarms.strategy import SwarmStrategy
+from lightning_evo.swarms.ranks.strategy import SwarmStrategy
+from lightning_evo.swarms.stack.stack import ParticleStack
 
 __all__ = ["ParticleStack", "SwarmError", "SwarmStrategy"]

@@ -22,10 +22,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from lightning_evo.functional.mixing import combine
-from lightning_evo.swarms.architecture import architecture_of
 from lightning_evo.swarms.errors import SwarmError
-from lightning_evo.swarms.particles import Particles
-from lightning_evo.swarms.swarm import Swarm
+from lightning_evo.swarms.swarm import Particles, Swarm, architecture_of
 
 __all__ = ["Exchange", "ExchangeSwarm", "Peer", "architecture_of"]
 
@@ -71,7 +69,7 @@ class Exchange:
     Args:
         directory: Where the files are; made if absent.
         name: This candidate's, unique among those that run.
-        architecture: :func:`~lightning_evo.swarms.architecture.architecture_of` its model.
+        architecture: :func:`~lightning_evo.swarms.swarm.architecture_of` its model.
         ancestry: Whose descendant it is: only weights of common ancestry are averaged.
         max_age: How old, in seconds, a publication may be beside one's own last one. Default: an hour.
 

@@ -7,10 +7,8 @@ from typing import Protocol
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
-from lightning_evo.swarms.architecture import architecture_of
 from lightning_evo.swarms.errors import SwarmError
-from lightning_evo.swarms.particles import OneParticle, Particles
-from lightning_evo.swarms.swarm import Swarm
+from lightning_evo.swarms.swarm import OneParticle, Particles, Swarm, architecture_of
 
 __all__ = ["Membership", "find_swarm"]
 
@@ -34,8 +32,8 @@ class Membership(Protocol):
 def find_swarm(trainer: Trainer, pl_module: LightningModule, context: Membership | None = None) -> Swarm:
     """The swarm that a training's particles average in.
 
-    A :class:`~lightning_evo.swarms.stack.ParticleStack` brings many particles, any other module is one. Under a
-    :class:`~lightning_evo.swarms.strategy.SwarmStrategy` those of all ranks are one swarm; else, in a search whose
+    A :class:`~lightning_evo.ParticleStack` brings many particles, any other module is one. Under a
+    :class:`~lightning_evo.SwarmStrategy` those of all ranks are one swarm; else, in a search whose
     candidates meet, a single particle's peers are the other candidates; else the swarm is what this process holds.
 
     Args:
@@ -46,9 +44,8 @@ def find_swarm(trainer: Trainer, pl_module: LightningModule, context: Membership
     Raises:
         SwarmError: If there is but one particle, or the strategy trains one model in several processes.
     """
-    from lightning_evo.swarms.stack import ParticleStack
-    from lightning_evo.swarms.stack_particles import StackParticles
-    from lightning_evo.swarms.strategy import SwarmStrategy
+    from lightning_evo.swarms.ranks.strategy import SwarmStrategy
+    from lightning_evo.swarms.stack.stack import ParticleStack, StackParticles
 
     particles: Particles
     if isinstance(pl_module, ParticleStack):
@@ -57,7 +54,7 @@ def find_swarm(trainer: Trainer, pl_module: LightningModule, context: Membership
         particles = OneParticle(trainer, pl_module)
     strategy = trainer.strategy
     if isinstance(strategy, SwarmStrategy):
-        from lightning_evo.swarms.ranks import RankSwarm
+        from lightning_evo.swarms.ranks.averaging import RankSwarm
 
         return _checked(RankSwarm(particles, strategy))
     if not isinstance(strategy, SingleDeviceStrategy):

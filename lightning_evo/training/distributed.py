@@ -24,7 +24,7 @@ RESULT_FILE = "distributed.json"
 
 
 def train_candidate_distributed(**arguments: Any) -> Result:
-    """:func:`~lightning_evo.training.candidate.train_candidate` with ``devices`` > 1, in processes of its own."""
+    """:func:`~lightning_evo.training.train_candidate` with ``devices`` > 1, in processes of its own."""
     directory = Path(arguments["directory"])
     directory.mkdir(parents=True, exist_ok=True)
     result = directory / RESULT_FILE

@@ -12,11 +12,11 @@ from typing import Any, Literal, cast
 import torch
 from lightning.pytorch import LightningModule
 
-from lightning_evo.callbacks.grown import export_grown
-from lightning_evo.callbacks.growth_recipe import Original, recipe_in, restore_structure
-from lightning_evo.callbacks.structural_growth import StructuralGrowth
-from lightning_evo.callbacks.whole_files import copy_whole, write_whole
-from lightning_evo.functional.growth import GrowthError
+from lightning_evo.callbacks.files import copy_whole, write_whole
+from lightning_evo.callbacks.growth.loading import export_grown
+from lightning_evo.callbacks.growth.recipe import Original, recipe_in, restore_structure
+from lightning_evo.callbacks.growth.structural_growth import StructuralGrowth
+from lightning_evo.functional.growth.growth import GrowthError
 from lightning_evo.training.blueprint import dump_yaml, load_yaml
 from lightning_evo.training.candidate import CONFIG_FILE, draw_weights
 

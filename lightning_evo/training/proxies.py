@@ -15,10 +15,10 @@ from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 
-from lightning_evo.callbacks.structural_growth import StructuralGrowth
+from lightning_evo.callbacks.growth.structural_growth import StructuralGrowth
 from lightning_evo.functional import flops, gradient_norm, naswot, parameters, synflow
 from lightning_evo.genome import COMPLETED, Result
-from lightning_evo.predictors.proxies import check_proxies
+from lightning_evo.predictors.genomes.features import check_proxies
 from lightning_evo.training.blueprint import Blueprint, Parts
 from lightning_evo.training.candidate import isolated
 from lightning_evo.training.overrides import apply_genome

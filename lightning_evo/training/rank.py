@@ -8,7 +8,7 @@ import pickle
 import sys
 from pathlib import Path
 
-from lightning_evo.callbacks.whole_files import write_whole
+from lightning_evo.callbacks.files import write_whole
 from lightning_evo.training.candidate import train_candidate
 from lightning_evo.training.distributed import ARGUMENTS_FILE, RESULT_FILE
 from lightning_evo.training.process import die_with_parent

@@ -24,7 +24,7 @@ from lightning_evo.callbacks.search import SearchContext
 from lightning_evo.callbacks.speed import SpeedMeter
 from lightning_evo.genome import COMPLETED, Objective, Result
 from lightning_evo.swarms.logs import recording
-from lightning_evo.swarms.stack import ParticleStack
+from lightning_evo.swarms.stack.stack import ParticleStack
 from lightning_evo.training.blueprint import Blueprint, dump_yaml
 from lightning_evo.training.candidate import (
     CONFIG_FILE,
@@ -85,7 +85,7 @@ def train_stack(
     context: SearchContext | None = None,
     whole: bool = False,
 ) -> Result:
-    """Train several candidates at once in this process, as one :class:`~lightning_evo.swarms.stack.ParticleStack`.
+    """Train several candidates at once in this process, as one :class:`~lightning_evo.ParticleStack`.
 
     Each member's directory then holds what a candidate's does that trained by itself: ``config.yaml``, ``curve.jsonl`` (a
     line per epoch, while it trains), ``checkpoint.ckpt`` (of its own class, as if it had trained alone) and the result.

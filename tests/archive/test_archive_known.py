@@ -7,7 +7,7 @@ import math
 import pytest
 
 from lightning_evo.archive import ArchiveError
-from lightning_evo.archive.known import KnownResult, KnownResults, KnownWriter
+from lightning_evo.archive.shared_results import KnownResult, KnownResults, KnownWriter
 from lightning_evo.genome import Candidate, Genome, Objective, Result
 
 OBJECTIVES = [Objective("val_acc"), Objective("cost/params", "min")]

@@ -9,8 +9,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_evo.callbacks.growth_triggers import FixedInterval
-from lightning_evo.callbacks.structural_growth import StructuralGrowth
+from lightning_evo.callbacks.growth.structural_growth import StructuralGrowth
+from lightning_evo.callbacks.growth.triggers import FixedInterval
 
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 

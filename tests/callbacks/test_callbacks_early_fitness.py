@@ -8,13 +8,14 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from lightning_evo.archive.known import KnownResult, KnownResults, KnownWriter
+from lightning_evo.archive.shared_results import KnownResult, KnownResults, KnownWriter
 from lightning_evo.callbacks import CostMeter, EarlyFitnessPrediction
 from lightning_evo.callbacks.fitness import MetricNotLogged
 from lightning_evo.callbacks.search import SearchContext
 from lightning_evo.genome import Objective
-from lightning_evo.predictors.curve_fitness import FinalFitness
-from lightning_evo.predictors.curve_policies import (
+from lightning_evo.predictors.curves.fitness import FinalFitness
+from lightning_evo.predictors.curves.learning_curve import LastValue
+from lightning_evo.predictors.curves.policies import (
     Hyperband,
     MedianRule,
     ProbabilityOfImprovement,
@@ -22,7 +23,6 @@ from lightning_evo.predictors.curve_policies import (
     SuccessiveHalvingRule,
     Verdict,
 )
-from lightning_evo.predictors.learning_curve import LastValue
 from toys import ToyData, ToyNet
 
 NAN = math.nan

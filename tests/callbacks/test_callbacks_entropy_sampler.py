@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_evo.callbacks.entropy_sampler import EntropySampler
+from lightning_evo.callbacks.growth.observation import EntropySampler
 from lightning_evo.functional.entropy import covariance_entropy, histogram_entropy
 
 

@@ -15,16 +15,17 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset, random_split
 
 from lightning_evo.callbacks import CostMeter, FastTraining
-from lightning_evo.callbacks.fast_choices import (
+from lightning_evo.callbacks.fast.choices import (
     Choice,
     choose_benchmark,
     choose_channels_last,
     choose_precision,
     choose_tf32,
+    follow_formats,
+    fuse,
 )
-from lightning_evo.callbacks.fast_compile import CompileTrial, compilable
-from lightning_evo.callbacks.fast_data import FastData, WholeBatches
-from lightning_evo.callbacks.fast_optimizers import follow_formats, fuse
+from lightning_evo.callbacks.fast.compilation import CompileTrial, compilable
+from lightning_evo.callbacks.fast.data import FastData, WholeBatches
 from lightning_evo.data import Digits
 from lightning_evo.models import ImageClassifier
 from lightning_evo.swarms import ParticleStack

@@ -15,10 +15,9 @@ from lightning.pytorch.cli import LightningCLI
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_evo.callbacks.grown import export_grown, load_grown
-from lightning_evo.callbacks.growth_expression import express
-from lightning_evo.callbacks.growth_recipe import Recipe, carry, recipe_of
-from lightning_evo.functional.growth import GrowthError, grow, resolve
+from lightning_evo.callbacks.growth.loading import export_grown, express, load_grown
+from lightning_evo.callbacks.growth.recipe import Recipe, carry, recipe_of
+from lightning_evo.functional.growth.growth import GrowthError, grow, resolve
 from lightning_evo.models import ConvNet, ImageClassifier
 
 HERE = Path(__file__).parent

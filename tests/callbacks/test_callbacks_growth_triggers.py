@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
 
-from lightning_evo.callbacks.growth_triggers import (
+from lightning_evo.callbacks.growth.triggers import (
     AllOf,
     AnyOf,
     Decision,
@@ -27,7 +27,7 @@ from lightning_evo.callbacks.growth_triggers import (
     Plateau,
     RandomTrigger,
 )
-from lightning_evo.predictors.learning_curve import LastValue
+from lightning_evo.predictors.curves.learning_curve import LastValue
 
 NAN = math.nan
 
@@ -299,7 +299,7 @@ def test_arguments_out_of_range_are_refused(build, message):
 def test_triggers_are_configured_in_yaml():
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--trigger", type=GrowthTrigger)
-    path = "lightning_evo.callbacks.growth_triggers."
+    path = "lightning_evo.callbacks.growth.triggers."
     config = {
         "class_path": f"{path}AllOf",
         "init_args": {
@@ -308,7 +308,7 @@ def test_triggers_are_configured_in_yaml():
                 {
                     "class_path": f"{path}Plateau",
                     "init_args": {
-                        "predictor": {"class_path": "lightning_evo.predictors.learning_curve.LastValue"},
+                        "predictor": {"class_path": "lightning_evo.predictors.curves.learning_curve.LastValue"},
                     },
                 },
                 {"class_path": f"{path}Not", "init_args": {"trigger": {"class_path": f"{path}Gap"}}},

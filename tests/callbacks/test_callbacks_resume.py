@@ -19,7 +19,7 @@ from lightning_evo.callbacks import (
     SwarmAveraging,
     WeightInheritance,
 )
-from lightning_evo.callbacks.growth_triggers import FixedInterval
+from lightning_evo.callbacks.growth.triggers import FixedInterval
 from lightning_evo.swarms import ParticleStack
 from toys import ToyData, ToyNet
 

@@ -21,10 +21,10 @@ from lightning_evo.callbacks import (
     SwarmAveraging,
     WeightInheritance,
 )
-from lightning_evo.callbacks.growth_recipe import recipe_of
-from lightning_evo.callbacks.growth_triggers import Decision, FixedInterval, Gap, GrowthTrigger, Plateau
+from lightning_evo.callbacks.growth.recipe import recipe_of
+from lightning_evo.callbacks.growth.triggers import Decision, FixedInterval, Gap, GrowthTrigger, Plateau
 from lightning_evo.callbacks.search import Inherited, SearchContext
-from lightning_evo.functional.growth import Growth, GrowthError, GrowthStep, NothingChanged
+from lightning_evo.functional.growth.growth import Growth, GrowthError, GrowthStep, NothingChanged
 from lightning_evo.genome import Objective
 from lightning_evo.swarms import ParticleStack
 

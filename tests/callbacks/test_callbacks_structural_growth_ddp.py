@@ -14,8 +14,8 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lightning_evo.callbacks.growth_triggers import EntropySaturation, FixedInterval
-from lightning_evo.callbacks.structural_growth import StructuralGrowth
+from lightning_evo.callbacks.growth.structural_growth import StructuralGrowth
+from lightning_evo.callbacks.growth.triggers import EntropySaturation, FixedInterval
 
 
 class Gradients(Callback):

@@ -18,8 +18,8 @@ from lightning_evo.callbacks.search import SearchContext
 from lightning_evo.functional import combine, mixing
 from lightning_evo.genome import Objective
 from lightning_evo.swarms import ParticleStack, SwarmError
-from lightning_evo.swarms.architecture import architecture_of
 from lightning_evo.swarms.exchange import Exchange
+from lightning_evo.swarms.swarm import architecture_of
 from toys import ToyData, ToyNet
 
 

@@ -12,7 +12,7 @@ import yaml
 from commands import run
 
 from lightning_evo import Archive
-from lightning_evo.callbacks.grown import load_grown
+from lightning_evo.callbacks.growth.loading import load_grown
 from lightning_evo.cli import main
 
 ROOT = Path(__file__).parents[2]

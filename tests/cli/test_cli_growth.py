@@ -12,7 +12,7 @@ from commands import write
 from lightning.pytorch import Trainer
 
 from lightning_evo import Archive
-from lightning_evo.callbacks.grown import load_grown
+from lightning_evo.callbacks.growth.loading import load_grown
 from lightning_evo.cli import main
 from toys import ToyData, ToyNet
 

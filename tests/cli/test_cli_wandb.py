@@ -126,7 +126,7 @@ def test_an_upload_lets_go_of_everything_however_it_ends(tmp_path, monkeypatch, 
         def leave(self):
             left.append("let go")
 
-    monkeypatch.setattr("lightning_evo.reporting.wandb.WandbReporter", Watched)
+    monkeypatch.setattr("lightning_evo.reporting.wandb.reporter.WandbReporter", Watched)
     directory = featured(tmp_path / "run")
     if refuses:
         with pytest.raises(SystemExit, match="2"):

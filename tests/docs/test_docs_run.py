@@ -39,7 +39,7 @@ from lightning_evo.training.candidate import COSTS
 # What is keyword-only is for Python alone.
 SECTION = [p.name for p in inspect.signature(Evolution).parameters.values() if p.kind is not p.KEYWORD_ONLY]
 LANGUAGES = {"python", "yaml", "bash", "text", "mermaid"}
-REPORTERS = ("lightning_evo.reporting.tensorboard", "lightning_evo.reporting.wandb")
+REPORTERS = ("lightning_evo.reporting.tensorboard.reporter", "lightning_evo.reporting.wandb.reporter")
 REFUSAL = "lightning-evo: error: "
 
 # What a snippet of the `evolution:` section leaves out; it fits every config.

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from lightning_evo import Budget, Evolution, Objective, Workers
 from lightning_evo.algorithms import GenerationalEvolution
 from lightning_evo.genome import Uniform
-from lightning_evo.reporting.progress import Progress
+from lightning_evo.reporting.progress import ProgressDisplay
 from toys import sphere
 
 
-class Recorded(Progress):
+class Recorded(ProgressDisplay):
     """Keeps what was said."""
 
     def __init__(self):

@@ -11,7 +11,7 @@ from stacking_nets import Witness
 from lightning_evo import Archive, Budget, Evolution, Objective, Workers
 from lightning_evo.algorithms import GenerationalEvolution, PopulationBasedTraining, RandomSearch, SwarmOptimization
 from lightning_evo.callbacks import EarlyFitnessPrediction, WeightInheritance
-from lightning_evo.callbacks.swarm_averaging import SwarmAveraging
+from lightning_evo.callbacks.averaging.swarm_averaging import SwarmAveraging
 from lightning_evo.evolution import SearchError
 from lightning_evo.evolution.stacking import AUTO, Grouping, fixed_genes
 from lightning_evo.genome import (

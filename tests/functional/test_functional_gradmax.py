@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lightning_evo.functional.growth import GrowthError, grow, plan_step
-from lightning_evo.functional.growth_gradmax import initialise
-from lightning_evo.functional.tracing import trace
+from lightning_evo.functional.graph.tracing import trace
+from lightning_evo.functional.growth.gradmax import initialise
+from lightning_evo.functional.growth.growth import GrowthError, grow, plan_step
 
 
 class Case:
@@ -135,7 +135,7 @@ def test_more_units_than_directions_get_random_ones_of_that_size():
 def test_a_large_gradient_matrix_is_decomposed_by_iteration_as_well_as_exactly(monkeypatch):
     one, other = (convolutional_case(0, {"padding": 1}, {"padding": 1}) for _ in range(2))
     assert one.initialise() == ""
-    monkeypatch.setattr("lightning_evo.functional.growth_gradmax._DENSE", 1)
+    monkeypatch.setattr("lightning_evo.functional.growth.gradmax._DENSE", 1)
     assert other.initialise() == ""
     assert other.gradient() == pytest.approx(one.gradient(), rel=1e-3)
 

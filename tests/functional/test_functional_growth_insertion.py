@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lightning_evo.functional.growth import (
+from lightning_evo.functional.growth.growth import (
     Growth,
     GrowthError,
     GrowthStep,
@@ -21,7 +21,7 @@ from lightning_evo.functional.growth import (
     plan_step,
     replay,
 )
-from lightning_evo.functional.residual import ZeroResidual
+from lightning_evo.functional.growth.insertion import ZeroResidual
 
 TOLERANCE = 1e-5
 

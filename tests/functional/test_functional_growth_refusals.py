@@ -11,7 +11,7 @@ import torch
 from growth_nets import IMAGES, OPERATIONS, POINTS, Picture, cnn, mlp
 from torch import Tensor, nn
 
-from lightning_evo.functional.growth import (
+from lightning_evo.functional.growth.growth import (
     GrowthError,
     GrowthStep,
     NothingChanged,
@@ -22,7 +22,7 @@ from lightning_evo.functional.growth import (
     replay,
     resolve,
 )
-from lightning_evo.functional.inherit import Inheritance
+from lightning_evo.functional.inheritance.inheritance import Inheritance
 
 
 @pytest.fixture(autouse=True)
@@ -285,7 +285,7 @@ def test_a_network_whose_graph_would_differ_is_put_back_without_a_sample():
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_growth_that_changes_nothing_or_not_as_much_as_announced_is_an_error(operation, monkeypatch):
-    net, home = cnn(), "lightning_evo.functional.growth."
+    net, home = cnn(), "lightning_evo.functional.growth.growth."
     step, picture = plan_step(net, operation, "0"), Picture(net)
     with monkeypatch.context() as patched:
         patched.setattr(home + "apply", lambda part, change: None)

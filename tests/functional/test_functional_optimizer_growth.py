@@ -12,10 +12,16 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.optim import lr_scheduler
 
-from lightning_evo.functional.growth_steps import Added, Growth, GrowthError, GrowthStep, Moved
-from lightning_evo.functional.optimizer_growth import NewGroup, grow_optimizer, grow_optimizers, why_not_growable
-from lightning_evo.functional.scheduler_growth import extend_scheduler, why_not_extendable
-from lightning_evo.functional.tensors import TensorMap
+from lightning_evo.functional.growth.optimizers import (
+    NewGroup,
+    extend_scheduler,
+    grow_optimizer,
+    grow_optimizers,
+    why_not_extendable,
+    why_not_growable,
+)
+from lightning_evo.functional.growth.steps import Added, Growth, GrowthError, GrowthStep, Moved
+from lightning_evo.functional.inheritance.placement import TensorMap
 
 ELEMENTWISE = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
-from lightning_evo.functional.stacked_optimizers import (
+from lightning_evo.functional.stacking.optimizers import (
     can_stack,
     clip_gradient_norms,
     clip_gradient_values,

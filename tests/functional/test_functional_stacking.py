@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_evo.functional import lowerings as lowerings_module
-from lightning_evo.functional import pooled_convolution, postponing, stacked_tensors
-from lightning_evo.functional.lowerings import choose, fixed_lowerings, lowerings, set_lowerings
-from lightning_evo.functional.stacking import stacked_call
+from lightning_evo.functional.stacking import autotuning as lowerings_module
+from lightning_evo.functional.stacking import fusion, tensors
+from lightning_evo.functional.stacking.autotuning import choose, fixed_lowerings, lowerings, set_lowerings
+from lightning_evo.functional.stacking.stacking import stacked_call
 
 N = 3
 
@@ -135,9 +135,9 @@ PICTURES: dict[str, Callable[[], nn.Module]] = {
 @pytest.fixture
 def everything_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small convolutions and ReLUs are put off as well, and computed in small parts."""
-    monkeypatch.setattr(postponing, "_WORTHWHILE", 0)
-    monkeypatch.setattr(pooled_convolution, "_LARGE", 0)
-    monkeypatch.setattr(pooled_convolution, "_PART", 3000)
+    monkeypatch.setattr(fusion, "_WORTHWHILE", 0)
+    monkeypatch.setattr(fusion, "_LARGE", 0)
+    monkeypatch.setattr(fusion, "_PART", 3000)
 
 
 @pytest.mark.parametrize("own", [False, True], ids=["shared input", "own input"])
@@ -173,7 +173,7 @@ def test_a_convolution_computed_in_parts_is_the_same(
         asked.append(key)
         return way
 
-    monkeypatch.setattr(pooled_convolution, "chosen", chosen)
+    monkeypatch.setattr(fusion, "chosen", chosen)
     convolution, pool = POOLED[name]
     sizes = (7, convolution.in_channels, 12, 12)
     make = lambda: nn.Sequential(copy.deepcopy(convolution), nn.ReLU(), copy.deepcopy(pool))  # noqa: E731
@@ -233,7 +233,7 @@ def test_every_way_of_computing_a_convolution_is_the_same_convolution(
         asked.append(key)
         return lowering
 
-    monkeypatch.setattr("lightning_evo.functional.stacked_convolution.chosen", chosen)
+    monkeypatch.setattr("lightning_evo.functional.stacking.convolution.chosen", chosen)
     check(randomised(lambda: nn.Conv2d(1, 4, 3, stride=2, padding=1)), torch.randn(4, 1, 9, 9))
     check(randomised(lambda: nn.Conv2d(2, 4, (3, 2), padding=(1, 0))), torch.randn(4, 2, 9, 9))
     check(randomised(lambda: nn.Conv2d(2, 4, 3)), torch.randn(N, 4, 2, 9, 9), own=True)
@@ -357,7 +357,7 @@ def test_autocast_computes_in_its_data_type(dtype: torch.dtype) -> None:
 def test_it_computes_the_same_where_torchs_inner_functions_are_missing(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stacked_tensors, "_functorch", None)
+    monkeypatch.setattr(tensors, "_functorch", None)
     check(randomised(PICTURES[name]), torch.randn(4, 2, 12, 12))
     check(randomised(PICTURES[name]), torch.randn(N, 4, 2, 12, 12), own=True)
 
@@ -376,7 +376,7 @@ class PerSample(nn.Module):
 @pytest.mark.parametrize("direct", [True, False])
 def test_a_network_may_differentiate_inside_the_call(direct: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not direct:
-        monkeypatch.setattr(stacked_tensors, "_functorch", None)
+        monkeypatch.setattr(tensors, "_functorch", None)
     nets, x = randomised(PerSample), torch.randn(5, 3)
     out = stacked_call(nets[0], nets[0], {n: t.detach() for n, t in stacked(nets).items()}, (x,))
     torch.testing.assert_close(out, torch.stack([net(x) for net in nets]))

@@ -20,9 +20,9 @@ from lightning_evo.predictors import (
     ZeroCostPredictor,
     sample_efficiency,
 )
-from lightning_evo.predictors.features import Features, fill
-from lightning_evo.predictors.lstm import _Net
-from lightning_evo.predictors.results import Scale, keep
+from lightning_evo.predictors.genomes.features import Features, fill
+from lightning_evo.predictors.genomes.lstm import _Net
+from lightning_evo.predictors.genomes.results import Scale, keep
 
 finite = st.floats(-1e6, 1e6, allow_nan=False)
 

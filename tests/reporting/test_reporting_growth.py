@@ -8,8 +8,8 @@ import pytest
 
 from lightning_evo.archive import Archive, ArchiveWriter
 from lightning_evo.genome import Candidate, Genome, Result
-from lightning_evo.reporting.growth import describe_growth, growth_lineage
 from lightning_evo.reporting.leaderboard import leaderboard
+from lightning_evo.reporting.summaries.growth import describe_growth, growth_lineage
 
 
 def record(operation, layer, before, after, epoch=None, **settings):

@@ -33,7 +33,7 @@ from lightning_evo.genome import Candidate, Genome, Result
 from lightning_evo.reporting.page import assemble, report
 from lightning_evo.reporting.page import payload as payload_of
 from lightning_evo.reporting.page.assemble import packed
-from lightning_evo.reporting.savings import savings
+from lightning_evo.reporting.summaries.savings import savings
 
 
 def runs_of(*directories, **known):

@@ -9,7 +9,7 @@ import pytest
 from lightning_evo.archive import ArchiveWriter
 from lightning_evo.genome import Candidate, Genome, Result
 from lightning_evo.reporting.leaderboard import leaderboard
-from lightning_evo.reporting.savings import savings
+from lightning_evo.reporting.summaries.savings import savings
 
 ONE = [{"monitor": "val_acc", "mode": "max"}]
 TWO = [{"monitor": "val_loss", "mode": "min"}, {"monitor": "cost/params", "mode": "min"}]

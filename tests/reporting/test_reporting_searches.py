@@ -11,11 +11,11 @@ from lightning_evo.algorithms import RegularizedEvolution
 from lightning_evo.archive import Archive
 from lightning_evo.genome import Uniform
 from lightning_evo.reporting.page import payload
-from lightning_evo.reporting.progress import Progress
+from lightning_evo.reporting.progress import ProgressDisplay
 from toys import sphere
 
 
-class Watching(Progress):
+class Watching(ProgressDisplay):
     """Looks at the search from outside, each time somebody was told."""
 
     def __init__(self, directory):

@@ -9,7 +9,7 @@ import pytest
 from lightning_evo.archive import Archive, ArchiveWriter
 from lightning_evo.genome import Candidate, Genome, Result
 from lightning_evo.reporting.leaderboard import leaderboard
-from lightning_evo.reporting.stacks import describe_stacks
+from lightning_evo.reporting.summaries.stacks import describe_stacks
 
 
 def write(directory, *records) -> None:

@@ -29,7 +29,7 @@ from lightning_evo.evolution import Budget, Evolution, SearchError, Workers
 from lightning_evo.genome import Candidate, Categorical, Genome, Integer, LogUniform, Objective, Result, SearchSpace
 from lightning_evo.reporting.progress import SearchState
 from lightning_evo.reporting.reporter import SearchInfo, Training
-from lightning_evo.reporting.tensorboard import TensorBoardReporter
+from lightning_evo.reporting.tensorboard.reporter import TensorBoardReporter
 
 SPACE = SearchSpace({"model.init_args.lr": LogUniform(1e-4, 0.1), "model.init_args.width": Integer(1, 8)})
 ONE = (Objective("val_acc"),)
@@ -395,7 +395,7 @@ def square(genome, seed, directory):
 def test_without_tensorboard_the_search_is_refused_before_it_trains(tmp_path, monkeypatch):
     for name in [name for name in sys.modules if name.split(".")[0] == "tensorboard"]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delitem(sys.modules, "lightning_evo.reporting.tensorboard_files", raising=False)
+    monkeypatch.delitem(sys.modules, "lightning_evo.reporting.tensorboard.files", raising=False)
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     with pytest.raises(SearchError, match=re.escape("pip install 'lightning-evo[tensorboard]'")):
         search(tmp_path / "run", reporters=[TensorBoardReporter()]).run()

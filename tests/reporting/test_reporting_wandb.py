@@ -32,9 +32,9 @@ from lightning_evo.genome import (
     SearchSpace,
     Uniform,
 )
-from lightning_evo.reporting.wandb import WandbReporter
-from lightning_evo.reporting.wandb_state import WandbState, search_token
-from lightning_evo.reporting.wandb_sweep import gene_keys, notes_on, summarise, sweep_config, tags_of
+from lightning_evo.reporting.wandb.reporter import WandbReporter
+from lightning_evo.reporting.wandb.state import WandbState, search_token
+from lightning_evo.reporting.wandb.sweep import gene_keys, notes_on, summarise, sweep_config, tags_of
 
 pytestmark = pytest.mark.usefixtures("without_wandb")
 
@@ -226,9 +226,9 @@ def test_an_unknown_mode_is_refused_with_those_there_are(tmp_path, monkeypatch, 
 
 def test_naming_the_reporter_imports_nothing_of_wandbs_and_uploading_needs_no_torch():
     code = (
-        "import sys, lightning_evo.cli.wandb, lightning_evo.reporting.wandb, lightning_evo.reporting.retelling; "
+        "import sys, lightning_evo.cli.wandb, lightning_evo.reporting.wandb.reporter, lightning_evo.reporting.retelling; "
         "assert 'wandb' not in sys.modules; "
-        "import lightning_evo.reporting.wandb_search; assert 'torch' not in sys.modules"
+        "import lightning_evo.reporting.wandb.search_run; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
@@ -292,7 +292,7 @@ def test_a_duplicate_says_whose_result_it_has():
 
 
 def test_diversity_is_the_mean_distance_of_all_pairs():
-    from lightning_evo.reporting.wandb_search import Diversity
+    from lightning_evo.reporting.wandb.search_run import Diversity
 
     space = SearchSpace({"x": Uniform(0, 10), "kind": Categorical(["a", "b", "c"]), "n": Integer(0, 4)})
     rng = random.Random(0)

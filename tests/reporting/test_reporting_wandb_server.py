@@ -16,8 +16,8 @@ from wandb_server import KEY, read_offline, wandb_server
 
 from lightning_evo.cli import main
 from lightning_evo.evolution import SearchError
-from lightning_evo.reporting import wandb_service
-from lightning_evo.reporting.wandb import WandbReporter
+from lightning_evo.reporting.wandb import service as wandb_service
+from lightning_evo.reporting.wandb.reporter import WandbReporter
 
 pytestmark = pytest.mark.usefixtures("without_wandb")
 

@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import BinaryAccuracy
 
 from lightning_evo.functional.mixing import combine
-from lightning_evo.swarms.ranks import RankSwarm
-from lightning_evo.swarms.strategy import SwarmStrategy
+from lightning_evo.swarms.ranks.averaging import RankSwarm
+from lightning_evo.swarms.ranks.strategy import SwarmStrategy
 
 LR = 0.1
 

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule
 from torch import nn
 
 from lightning_evo.models.bitstring_cnn import BitstringCNN
-from lightning_evo.swarms.drawing import draw_weights, weights_digest
+from lightning_evo.swarms.ranks.reinitialize import draw_weights, weights_digest
 from lightning_evo.training import Blueprint
 from toys import ToyNet
 

@@ -15,9 +15,9 @@ import torch
 from forked import Forked
 from swarms_exchanging import publish_and_read
 
-from lightning_evo.swarms.architecture import architecture_of, describe, first_difference
 from lightning_evo.swarms.errors import SwarmError
 from lightning_evo.swarms.exchange import Exchange, ExchangeSwarm
+from lightning_evo.swarms.swarm import architecture_of, describe, first_difference
 
 
 class Held:

@@ -10,7 +10,7 @@ from torch import nn
 from lightning_evo import ParticleStack
 from lightning_evo.models import ImageClassifier
 from lightning_evo.swarms import SwarmError
-from lightning_evo.swarms.stack_particles import StackParticles
+from lightning_evo.swarms.stack.stack import StackParticles
 
 
 class Scheduled(Net):

@@ -22,8 +22,8 @@ from torch.utils.data import DataLoader
 from lightning_evo.functional.mixing import papa_pairs
 from lightning_evo.genome import derive_seed
 from lightning_evo.swarms import SwarmError, SwarmStrategy
-from lightning_evo.swarms.drawing import draw_weights
-from lightning_evo.swarms.ranks import common_target
+from lightning_evo.swarms.ranks.averaging import common_target
+from lightning_evo.swarms.ranks.reinitialize import draw_weights
 
 SCRIPT = Path(__file__).with_name("swarms_training.py")
 

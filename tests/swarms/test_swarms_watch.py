@@ -12,7 +12,7 @@ import pytest
 from forked import Forked
 
 from lightning_evo.swarms import SwarmError
-from lightning_evo.swarms.watch import Address, Watch
+from lightning_evo.swarms.ranks.failure_detector import Address, Watch
 
 
 def rank_1(port: int, token: str) -> None:

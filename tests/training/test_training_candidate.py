@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_evo.archive.known import KnownResult, KnownWriter
+from lightning_evo.archive.shared_results import KnownResult, KnownWriter
 from lightning_evo.callbacks import EarlyFitnessPrediction
 from lightning_evo.callbacks.search import SearchContext
 from lightning_evo.genome import Objective

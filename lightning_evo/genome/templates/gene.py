@@ -38,7 +38,7 @@ class SequenceGene(Protocol):
 class Layers(Gene):
     """The layers of a convolutional classifier, of any number: lines such as ``Conv2d (16, 8, 8) kernel=3 stride=1``.
 
-    Every value is a repaired template (see :func:`~lightning_evo.genome.templates.repair.repair`): it builds, keeps to
+    Every value is a repaired template (see :func:`~lightning_evo.genome.templates.repair`): it builds, keeps to
     these ranges, and its lines say each layer's output shape. It lives at ``model.init_args.layers`` of
     :class:`~lightning_evo.models.TemplateNet`. Lists of numbers are ascending.
 

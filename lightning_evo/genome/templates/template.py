@@ -17,7 +17,7 @@ class Template:
     """A repaired, immutable list of layers: everything about a network that is known without building it.
 
     Args:
-        layers: The layers wished for; :func:`~lightning_evo.genome.templates.repair.repair` makes them fit.
+        layers: The layers wished for; :func:`~lightning_evo.genome.templates.repair` makes them fit.
         input_shape: (channels, height, width) of the images.
         num_classes: Number of classes.
         limits: Ranges and counts to keep to; none by default.

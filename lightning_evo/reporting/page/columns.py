@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from lightning_evo.archive import Archive
-from lightning_evo.reporting import growth, stacks
+from lightning_evo.reporting.summaries import growth, stacks
 from lightning_evo.reporting.views import GeneColumn, Recorded
 
 __all__ = ["MANY", "STATUSES", "candidate_columns", "fitness_digits", "gene_descriptions", "rounded"]
@@ -45,7 +45,7 @@ def rounded(value: Any, digits: int) -> float | int | None:
 
 
 def candidate_columns(archive: Archive, recorded: Recorded, genes: Sequence[GeneColumn]) -> dict[str, Any]:
-    """The candidates of a run, column by column; see :func:`~lightning_evo.reporting.page.payload.payload`.
+    """The candidates of a run, column by column; see :func:`~lightning_evo.reporting.page.payload`.
 
     Args:
         archive: The run's, for the tracebacks.

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from lightning_evo.archive import Archive
-from lightning_evo.archive.database import Place
+from lightning_evo.archive.database import ArchiveLocation
 from lightning_evo.reporting.page.assemble import assemble, packed
 from lightning_evo.reporting.page.payload import payload
 from lightning_evo.reporting.writing import check_target, written_whole
@@ -63,7 +63,7 @@ def open_runs(locations: Sequence[str | Path], run: str | None = None) -> list[A
     opened: dict[tuple[str, str], Archive] = {}
     for location in locations:
         archive = Archive(location, run)
-        key = str(Place.of(location)), archive.run
+        key = str(ArchiveLocation.of(location)), archive.run
         if key in opened:
             raise ValueError(f"{location}: is given twice")
         opened[key] = archive
@@ -82,5 +82,5 @@ def _default(locations: Sequence[str | Path], archives: Sequence[Archive]) -> Pa
     (location,) = locations
     if Path(location).is_dir():
         return Path(location) / REPORT
-    file = Place.of(location).file
+    file = ArchiveLocation.of(location).file
     return Path(REPORT) if file is None else file.parent / REPORT

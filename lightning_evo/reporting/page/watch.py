@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from lightning_evo.archive import Archive, ArchiveError
-from lightning_evo.archive.database import Place
+from lightning_evo.archive.database import ArchiveLocation
 from lightning_evo.archive.lock import writer_lives
 from lightning_evo.reporting.page.assemble import assemble, packed
 from lightning_evo.reporting.page.payload import payload
@@ -157,7 +157,7 @@ class _KeptImportance:
 
 def _state(location: str | Path, archive: Archive) -> Any:
     """What differs once the archive has something new; of a file without reading it."""
-    place = Place.of(location)
+    place = ArchiveLocation.of(location)
     if place.file is None:
         return archive.run, archive.counts(), archive.meta
     stamps = []

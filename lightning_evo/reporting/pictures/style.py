@@ -11,7 +11,7 @@ from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.ticker import EngFormatter, LogLocator
 from numpy.typing import NDArray
 
-from lightning_evo.genome.showing import shown
+from lightning_evo.genome.representation import shown
 
 __all__ = [
     "COLOURS",

@@ -20,7 +20,7 @@ from lightning_evo import predictors as shipped
 from lightning_evo.algorithms.predictor import Measure, Predictor
 from lightning_evo.algorithms.quality import SIZES, kendall
 from lightning_evo.genome import Genome, SearchSpace, SequenceGene
-from lightning_evo.predictors.evaluation import LearningPoint, log_sizes, sample_efficiency, size_forest
+from lightning_evo.predictors.genomes.evaluation import LearningPoint, log_sizes, sample_efficiency, size_forest
 from lightning_evo.reporting.predictors.prescreens import PrescreenRecord, read_prescreens
 from lightning_evo.reporting.predictors.results import Results, load_results
 

@@ -4,18 +4,18 @@ from lightning_evo.reporting.views.curves import Curve, EarlyPrediction, curves,
 from lightning_evo.reporting.views.front import Front, front
 from lightning_evo.reporting.views.genes import GeneColumn, gene_columns, label
 from lightning_evo.reporting.views.importance import GeneImportance, Importance, importance
-from lightning_evo.reporting.views.lineage import Change, Edge, Lineage, ancestry, lineage
+from lightning_evo.reporting.views.lineage import Edge, GeneChange, Lineage, ancestry, lineage
 from lightning_evo.reporting.views.occupation import Occupation, Stay, Totals, occupation, saved, totals
 from lightning_evo.reporting.views.predicted import Predicted, predicted
 from lightning_evo.reporting.views.progress import Progress, progress, told_order
 from lightning_evo.reporting.views.recorded import Recorded, RunStatus, record, run_status
 
 __all__ = [
-    "Change",
     "Curve",
     "EarlyPrediction",
     "Edge",
     "Front",
+    "GeneChange",
     "GeneColumn",
     "GeneImportance",
     "Importance",

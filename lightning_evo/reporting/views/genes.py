@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lightning_evo.genome.genes import identity
 from lightning_evo.genome.names import short_names
-from lightning_evo.reporting.growth import are_steps, short
+from lightning_evo.reporting.summaries.growth import are_steps, short
 from lightning_evo.reporting.views.recorded import Recorded
 
 __all__ = ["GeneColumn", "GeneKind", "gene_columns", "label"]

@@ -12,7 +12,7 @@ import numpy
 from numpy.typing import NDArray
 
 from lightning_evo.genome import COMPLETED, STOPPED
-from lightning_evo.reporting.growth import are_steps
+from lightning_evo.reporting.summaries.growth import are_steps
 from lightning_evo.reporting.views.genes import GeneColumn, gene_columns
 from lightning_evo.reporting.views.recorded import Recorded
 

@@ -10,11 +10,11 @@ from lightning_evo.genome.genes import identity
 from lightning_evo.reporting.views.genes import GeneColumn, gene_columns
 from lightning_evo.reporting.views.recorded import Recorded
 
-__all__ = ["Change", "Edge", "Lineage", "ancestry", "lineage"]
+__all__ = ["Edge", "GeneChange", "Lineage", "ancestry", "lineage"]
 
 
 @dataclass(frozen=True)
-class Change:
+class GeneChange:
     """A gene that differs between a parent and its child.
 
     Args:
@@ -46,7 +46,7 @@ class Edge:
     child: int
     bred: bool
     inherits: bool
-    changed: tuple[Change, ...]
+    changed: tuple[GeneChange, ...]
 
 
 @dataclass(frozen=True)
@@ -109,9 +109,11 @@ def ancestry(recorded: Recorded, candidate: int | None = None, generations: int 
     return lineage(recorded, found)
 
 
-def _changed(parent: Mapping[str, Any], child: Mapping[str, Any], columns: Iterable[GeneColumn]) -> tuple[Change, ...]:
+def _changed(
+    parent: Mapping[str, Any], child: Mapping[str, Any], columns: Iterable[GeneColumn]
+) -> tuple[GeneChange, ...]:
     return tuple(
-        Change(column.path, column.name, parent.get(column.path), child.get(column.path))
+        GeneChange(column.path, column.name, parent.get(column.path), child.get(column.path))
         for column in columns
         if identity(parent.get(column.path)) != identity(child.get(column.path))
     )

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from lightning_evo.reporting.savings import Savings, savings_of
+from lightning_evo.reporting.summaries.savings import Savings, savings_of
 from lightning_evo.reporting.views.recorded import Recorded
 
 __all__ = ["Occupation", "Stay", "Totals", "occupation", "saved", "totals"]

@@ -39,7 +39,7 @@ class Recorded:
         directory: Its directory.
         meta: What the archive knows about the run, by key.
         objectives: What it optimises.
-        rows: One mapping per candidate, by id, as :meth:`~lightning_evo.archive.Archive.candidates` gives them.
+        rows: One mapping per candidate, by id, as :meth:`~lightning_evo.Archive.candidates` gives them.
         status: Whether it is still searching.
         read_at: When it was read, in seconds since the epoch.
         early: What early stopping left of candidates (``Result.extra["early_fitness"]``), by id.

@@ -1,0 +1,465 @@
+"""How do the particles of a swarm learn from each other? Their weights are averaged while they train, and at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lightning_evo.callbacks.averaging.acceptance import Judge, make_soup, put, save_plain
+from lightning_evo.callbacks.averaging.calibration import BatchStatistics, prepare_validation, statistics_of
+from lightning_evo.callbacks.averaging.pso import Flight
+from lightning_evo.callbacks.averaging.settings import (
+    METHODS,
+    BatchNorm,
+    Keep,
+    Method,
+    Mode,
+    OptimizerState,
+    SoupKind,
+    check_choices,
+    check_method,
+    check_numbers,
+    check_weights_suffice,
+)
+from lightning_evo.callbacks.search import SearchCallback, SearchContext
+from lightning_evo.functional import mixing
+from lightning_evo.genome import derive_seed
+from lightning_evo.swarms.errors import SwarmError
+from lightning_evo.swarms.exchange import ExchangeSwarm
+from lightning_evo.swarms.finding import find_swarm
+from lightning_evo.swarms.stack.optimizer import StackedOptimizer
+from lightning_evo.swarms.swarm import Swarm
+
+__all__ = ["Rates", "SwarmAveraging"]
+
+# -- How far has each particle's learning rate fallen? Now, over the one that its schedule starts from or --
+
+
+class Rates:
+    """Each particle's learning rate in relation to its base.
+
+    The base is the schedule's ``max_lr`` (:class:`~torch.optim.lr_scheduler.OneCycleLR`), else ``initial_lr``, which every
+    scheduler of torch notes; without a scheduler it is the largest rate seen.
+    """
+
+    def __init__(self) -> None:
+        self._largest: list[float] = []
+
+    def ratios(self, trainer: Trainer, count: int) -> Tensor:
+        """Of this process's particles, (count,), double precision."""
+        groups = [optimizer.param_groups[0] for optimizer in _optimizers(trainer, count)]
+        rates = [float(group["lr"]) for group in groups]
+        if len(self._largest) != count:
+            self._largest = [0.0] * count
+        self._largest = [max(pair) for pair in zip(self._largest, rates, strict=True)]
+        bases = [
+            float(group.get("max_lr", group.get("initial_lr", largest)))
+            for group, largest in zip(groups, self._largest, strict=True)
+        ]
+        return torch.tensor(
+            [rate / base if base > 0 else 1.0 for rate, base in zip(rates, bases, strict=True)], dtype=torch.float64
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The largest rates seen."""
+        return {"largest": list(self._largest)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take them up again."""
+        self._largest = list(state["largest"])
+
+
+def _optimizers(trainer: Trainer, count: int) -> list[Optimizer]:
+    """Each particle's (first) optimizer."""
+    first = trainer.optimizers[0]
+    return first.optimizers if isinstance(first, StackedOptimizer) else [first] * count
+
+
+class SwarmAveraging(SearchCallback):
+    """Average the weights of a swarm's particles while each trains by gradient descent, and make a soup of them at the end.
+
+    The particles are those of a :class:`~lightning_evo.ParticleStack`, of the ranks under ``strategy: swarm``,
+    or the candidates of a search that train at the same time; they are of one architecture. Methods:
+
+    - ``apso`` (reference 002): a random part of the swarm moves by ``alpha`` towards its best, by current training loss.
+    - ``pso``: particles have a velocity, and fly between their own best place and the swarm's (Shi and Eberhart 1998).
+    - ``papa`` (arXiv 2304.03094): all are pulled by ``alpha`` towards their mean; ``alpha`` shrinks with the learning rate:
+      it is ``alpha`` times the particle's learning rate now over the one its schedule starts from (or rises to).
+    - ``papa_all``, ``papa_pairs`` (PAPA-all, PAPA-2): all are replaced by the mean of all, or of random pairs, rarely.
+
+    A particle whose loss isn't finite is no part of a mean, and nobody's best. Draws follow from ``seed`` and the number of
+    steps taken: they are the same in all ranks and after a resume, and no global random state changes.
+
+    Batch statistics: ``averaged`` like weights; ``reestimated``, after averaging, by
+    :func:`torch.optim.swa_utils.update_bn` on some training batches (the module is called with a batch's first element);
+    or each particle's ``own``. Defaults: ``averaged`` for small, frequent pulls (``apso``, ``papa``), ``reestimated`` for
+    ``papa_all``, ``papa_pairs`` and soups, whose statistics would be those of no network, ``own`` for ``pso``.
+
+    The soup is made after the last training batch, before the last validation where that is known beforehand
+    (``max_epochs``, ``max_steps``), else when training ends; if kept, it replaces the best particle's weights, and is
+    written as the plain Lightning checkpoint ``soup.ckpt`` in the Trainer's root directory.
+
+    Not supported: strategies that train one model in several processes (DDP, FSDP, DeepSpeed). Candidates that meet in a
+    search only have each other's weights: no ``pso``, soup, common start, or averaged optimizer state. The moving average of
+    a single model is Lightning's own :class:`~lightning.pytorch.callbacks.WeightAveraging`.
+
+    Args:
+        method: How they average; ``None``: only a soup is made.
+        subset: How many take part each time, drawn at random; at least 2; default: all.
+        alpha: How far particles move, above 0 and below 1. Default: 0.5 (``apso``), 0.01 (``papa``); others have none.
+        every_n_steps: Average after so many optimizer steps. Default: 16 (``apso``, ``pso``), 10 (``papa``).
+        every_n_epochs: Average after so many epochs, before their validation. Default: 5 (``papa_all``, ``papa_pairs``).
+        soup: Make a ``uniform`` or ``greedy`` soup (Wortsman et al. 2022) at the end.
+        keep: ``always``, or ``if_not_worse`` by validation, which is then run for each particle before and after each
+            averaging. Default: averages always, soups if not worse.
+        optimizer_state: What the optimizers of averaged particles know: their ``own`` moments, none (``reset``), or
+            ``averaged`` ones (not for ``pso``).
+        batchnorm: What becomes of batch statistics.
+        batchnorm_batches: How many training batches they are estimated on.
+        inertia: ``pso``: how much of a velocity stays.
+        cognitive: ``pso``: pull towards a particle's own best.
+        social: ``pso``: pull towards the swarm's best.
+        common_start: Start all particles from the first one's weights.
+        monitor: The validation metric that soups and ``keep`` go by. Default: a search's first objective, else ``val_loss``.
+        mode: Whether ``monitor`` is to be small (``min``) or large (``max``).
+        seed: Of the draws.
+
+    Raises:
+        ValueError: For settings that are out of range or don't go together; as :class:`~lightning_evo.swarms.SwarmError` at
+            the start of ``fit`` for a swarm of one particle or fewer than ``subset``, or what isn't supported.
+
+    Example:
+        >>> averaging = SwarmAveraging("apso", subset=6, alpha=0.5, every_n_steps=16)
+        >>> averaging.should_average(step=15), averaging.should_average(step=16)
+        (False, True)
+        >>> SwarmAveraging("papa", alpha=1.0)
+        Traceback (most recent call last):
+        ValueError: alpha: 1.0 is not above 0 and below 1
+    """
+
+    works_in_stacks = True
+
+    def __init__(
+        self,
+        method: Method | None = "apso",
+        subset: int | None = None,
+        alpha: float | None = None,
+        every_n_steps: int | None = None,
+        every_n_epochs: int | None = None,
+        soup: SoupKind | None = None,
+        keep: Keep | None = None,
+        optimizer_state: OptimizerState = "own",
+        batchnorm: BatchNorm | None = None,
+        batchnorm_batches: int = 16,
+        inertia: float = 0.5,
+        cognitive: float = 0.5,
+        social: float = 0.5,
+        common_start: bool = False,
+        monitor: str | None = None,
+        mode: Mode = "min",
+        seed: int = 0,
+    ) -> None:
+        check_choices(
+            method=method, soup=soup, keep=keep, optimizer_state=optimizer_state, batchnorm=batchnorm, mode=mode
+        )
+        numbers = {"alpha": alpha, "subset": subset, "every_n_steps": every_n_steps, "every_n_epochs": every_n_epochs}
+        check_numbers(**numbers, batchnorm_batches=batchnorm_batches)
+        check_numbers(inertia=inertia, cognitive=cognitive, social=social)
+        check_method(method, soup, optimizer_state, numbers)
+        self.method, self.subset, self.soup, self.keep = method, subset, soup, keep
+        self.alpha, self.every_n_steps, self.every_n_epochs = alpha, every_n_steps, every_n_epochs
+        if method is not None:
+            defaults = METHODS[method]
+            self.alpha = alpha or defaults.alpha
+            if not (every_n_steps or every_n_epochs):
+                self.every_n_steps, self.every_n_epochs = defaults.every_n_steps, defaults.every_n_epochs
+        self.optimizer_state, self.common_start = optimizer_state, common_start
+        self.batchnorm, self.batchnorm_batches = batchnorm, batchnorm_batches
+        self.monitor, self.mode, self.seed = monitor, mode, seed
+        self.averagings = 0
+        """How many averagings there have been in this training."""
+        self.rejected = 0
+        """How many averages of this process's particles weren't kept because validation fell."""
+        self.souped: dict[str, Any] = {}
+        """What came of the soup, see :class:`~lightning_evo.callbacks.averaging.acceptance.Soup`."""
+        self._judge = Judge(monitor, mode)
+        self._statistics = BatchStatistics(batchnorm, batchnorm_batches, seed)
+        self._flight = Flight(inertia, cognitive, social) if method == "pso" else None
+        self._rates = Rates()
+        self._context: SearchContext | None = None
+        self._swarm: Swarm | None = None
+        self._seen, self._soup_step, self._last_alpha, self._size, self._salt = 0, -1, 0.0, 0, -1
+
+    # -- decisions -----------------------------------------------------------------------------------------------------
+
+    def should_average(self, step: int | None = None, epoch: int | None = None) -> bool:
+        """Whether to average now; override it for another rhythm, the same in every process.
+
+        Args:
+            step: Optimizer steps taken, when asked after a step.
+            epoch: Epochs trained, when asked after an epoch's last batch.
+        """
+        if step is not None and self.every_n_steps:
+            return step % self.every_n_steps == 0
+        if epoch is not None and self.every_n_epochs:
+            return epoch % self.every_n_epochs == 0
+        return False
+
+    def choose_members(self, losses: Tensor, generator: torch.Generator) -> Sequence[int]:
+        """Who takes part in an averaging; override it to choose otherwise, the same in every process.
+
+        Args:
+            losses: Current training losses of all particles, (size,); NaN where one isn't known.
+            generator: What may be drawn from.
+        """
+        size = len(losses)
+        drawn = range(size) if self.subset is None else mixing.draw_subset(size, min(self.subset, size), generator)
+        if self.method in ("apso", "pso"):
+            return list(drawn)
+        return [one for one in drawn if bool(torch.isfinite(losses[one]))]
+
+    def blend(self, losses: Tensor, members: Sequence[int], alphas: Tensor, generator: torch.Generator) -> Tensor:
+        """How much of each particle each becomes; override it for another rule, the same in every process.
+
+        Args:
+            losses: Current training losses of all particles, (size,); for ``pso``, the losses at their best places.
+            members: Who takes part.
+            alphas: How far each particle moves, (size,).
+            generator: What may be drawn from.
+
+        Returns:
+            Coefficients (size, size), see :mod:`lightning_evo.functional.mixing`; for ``pso``, of whose best places each
+            particle follows.
+        """
+        if not members:
+            return torch.eye(len(losses), dtype=torch.float64)
+        if self.method == "apso":
+            return mixing.apso(losses, members, float(alphas[0]))
+        if self.method == "papa":
+            return mixing.papa(len(losses), members, alphas)
+        if self.method == "papa_all":
+            return mixing.papa_all(len(losses), members)
+        if self.method == "papa_pairs":
+            return mixing.papa_pairs(len(losses), members, generator)
+        matrix = torch.zeros(len(losses), len(losses), dtype=torch.float64)
+        matrix[:, mixing.ranked(losses, members)[0]] = 1
+        return matrix
+
+    # -- in a search ---------------------------------------------------------------------------------------------------
+
+    def join_search(self, context: SearchContext) -> None:
+        self._context = context
+        self._judge.join_search(context)
+
+    @property
+    def extra(self) -> Mapping[str, Any]:
+        """What was averaged: ``{"averaging": {...}}``."""
+        done = {"method": self.method, "size": self._size, "averagings": self.averagings, "rejected": self.rejected}
+        return {"averaging": {**done, **({"soup": self.souped} if self.souped else {})}}
+
+    # -- hooks ---------------------------------------------------------------------------------------------------------
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        # A training begins anew, unless its state is loaded after this.
+        self.averagings = self.rejected = 0
+        self.souped, self._soup_step, self._rates = {}, -1, Rates()
+        if self._flight is not None:
+            self._flight.forget()
+        self._swarm = swarm = find_swarm(trainer, pl_module, self._context)
+        # Candidates that meet draw independently of each other; all else must draw alike.
+        self._salt = self._context.candidate if self._context and isinstance(swarm, ExchangeSwarm) else -1
+        if not swarm.averages_anything:
+            check_weights_suffice(self.method, self.soup, self.optimizer_state, self.common_start)
+        elif self.subset is not None and self.subset > swarm.size:
+            raise SwarmError(f"subset: {self.subset} is larger than the swarm, which has {swarm.size} particles")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        swarm = self._meeting()
+        self._seen, self._size = trainer.global_step, swarm.size
+        averages = [self.method] * (self.method is not None) + [None] * (self.soup is not None)
+        self._statistics.prepare(trainer, swarm.particles.modules[0], averages)
+        if self._judges:
+            prepare_validation(trainer)  # raises now, not after a long training
+        if self.common_start and trainer.global_step == 0:
+            first = torch.zeros(swarm.size, swarm.size, dtype=torch.float64)
+            first[:, 0] = 1
+            weights = swarm.particles.weights()
+            for name, tensor in swarm.combine(weights, first).items():
+                weights[name].copy_(tensor)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        stepped, self._seen = step != self._seen, step
+        if self.method is not None and (
+            (stepped and self.should_average(step=step))
+            or (trainer.is_last_batch and self.should_average(epoch=trainer.current_epoch + 1))
+        ):
+            self._average(trainer, outputs)
+        if self.soup is not None and _ends_here(trainer):
+            self._make_soup(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._judges:
+            self._judge.check(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.method is not None:  # once per epoch: a call takes 0.7 ms
+            pl_module.log("swarm_averagings", float(self.averagings))
+            if self.alpha is not None:
+                pl_module.log("swarm_alpha", self._last_alpha)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.soup is not None and self._soup_step != trainer.global_step:
+            self._make_soup(trainer, pl_module)
+        self._leave()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._leave()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "averagings": self.averagings,
+            "rejected": self.rejected,
+            "alpha": self._last_alpha,
+            "soup": dict(self.souped),
+            "soup_step": self._soup_step,
+            "rates": self._rates.state_dict(),
+            "flight": self._flight.state_dict() if self._flight is not None else {},
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.averagings, self.rejected = state_dict["averagings"], state_dict["rejected"]
+        self._last_alpha = state_dict["alpha"]
+        self.souped, self._soup_step = dict(state_dict["soup"]), state_dict["soup_step"]
+        self._rates.load_state_dict(state_dict["rates"])
+        if self._flight is not None and state_dict["flight"]:
+            self._flight.load_state_dict(state_dict["flight"])
+
+    # -- averaging -----------------------------------------------------------------------------------------------------
+
+    def _average(self, trainer: Trainer, outputs: Any) -> None:
+        swarm, step = self._meeting(), trainer.global_step
+        particles = swarm.particles
+        here = particles.losses(outputs)
+        losses = swarm.meet(here)
+        self._size = swarm.size
+        if swarm.size < 2:
+            return  # no other candidate is training now
+        generator = self._generator("members", step)
+        members = self.choose_members(losses, generator)
+        alphas = self._alphas(trainer, swarm)
+        averaged = {name: tensor for name, tensor in particles.weights().items() if name not in self._left_out(swarm)}
+        if self._flight is not None:
+            coefficients = None
+            changed = [place for place, one in enumerate(swarm.local) if one in members]
+            new = self._flight.fly(
+                swarm,
+                averaged,
+                here,
+                changed,
+                lambda bests: self.blend(bests, members, alphas, generator),
+                lambda place, device: self._generator("flight", step, swarm.local[place], device=device),
+            )
+        else:
+            coefficients = self.blend(losses, members, alphas, generator)
+            changed = [place for place, one in enumerate(swarm.local) if _moves(coefficients, one)]
+            new = swarm.combine(averaged, coefficients)
+        moments: dict[str, Tensor] = {}
+        mixed: dict[str, Tensor] = {}
+        if self.optimizer_state == "averaged" and coefficients is not None:
+            moments = particles.moments()
+            mixed = swarm.combine(moments, coefficients)  # before validation, for which ranks take different times
+        if self.keep == "if_not_worse":
+            prepare_validation(trainer)
+        kept = put(
+            particles,
+            new,
+            changed,
+            lambda module: self._statistics.refresh(trainer, module, self.method),
+            (lambda module: self._judge.score(trainer, module)) if self.keep == "if_not_worse" else None,
+        )
+        if self.optimizer_state == "reset":
+            particles.reset_moments(kept)
+        for name, tensor in mixed.items():
+            moments[name][kept] = tensor[kept]
+        self.averagings += 1
+        self.rejected += len(changed) - len(kept)
+        self._last_alpha = float(alphas[list(swarm.local)].mean())
+
+    def _alphas(self, trainer: Trainer, swarm: Swarm) -> Tensor:
+        """How far each particle of the swarm moves, (size,)."""
+        if self.alpha is None:
+            return torch.ones(swarm.size, dtype=torch.float64)
+        if self.method != "papa":
+            return torch.full((swarm.size,), self.alpha, dtype=torch.float64)
+        here = (self.alpha * self._rates.ratios(trainer, swarm.particles.count)).clamp(max=1.0)
+        return swarm.gather(here).double().cpu() if swarm.averages_anything else here.expand(swarm.size)
+
+    # -- the soup ------------------------------------------------------------------------------------------------------
+
+    def _make_soup(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert self.soup is not None
+        swarm = self._meeting()
+        self._soup_step = trainer.global_step
+        prepare_validation(trainer)
+        made = make_soup(
+            self.soup,
+            swarm,
+            lambda module: self._judge.score(trainer, module),
+            lambda module: self._statistics.refresh(trainer, module, None),
+            always=self.keep == "always",
+        )
+        sign = self._judge.sign
+        self.souped = {**made.to_json(), "best": sign * made.best, "value": sign * made.value}
+        if made.kept and made.into in swarm.local:
+            path = Path(trainer.default_root_dir) / "soup.ckpt"
+            save_plain(trainer, pl_module, made.into - swarm.local.start, path)
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    @property
+    def _judges(self) -> bool:
+        return self.soup is not None or self.keep == "if_not_worse"
+
+    def _meeting(self) -> Swarm:
+        assert self._swarm is not None, "setup has not been called"
+        return self._swarm
+
+    def _leave(self) -> None:
+        if isinstance(self._swarm, ExchangeSwarm):
+            self._swarm.close()
+        self._swarm = None
+
+    def _generator(self, *purpose: object, device: torch.device | str = "cpu") -> torch.Generator:
+        return torch.Generator(device).manual_seed(derive_seed(self.seed, "averaging", self._salt, *purpose))
+
+    def _left_out(self, swarm: Swarm) -> set[str]:
+        """Which tensors averaging doesn't touch: batch statistics, if wanted, and what has no velocity."""
+        module = swarm.particles.modules[0]
+        left_out = statistics_of(module) if self._statistics.rule(self.method) == "own" else set()
+        if self._flight is not None:
+            left_out |= {name for name, _ in module.named_buffers()}
+        return left_out
+
+
+def _ends_here(trainer: Trainer) -> bool:
+    """Whether the batch that just ended is known to be the training's last."""
+    if trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps:
+        return True
+    epochs = trainer.max_epochs
+    return trainer.is_last_batch and epochs is not None and epochs != -1 and trainer.current_epoch + 1 >= epochs
+
+
+def _moves(coefficients: Tensor, one: int) -> bool:
+    row = coefficients[one].tolist()
+    return any(value != (1.0 if at == one else 0.0) for at, value in enumerate(row))

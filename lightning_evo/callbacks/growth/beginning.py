@@ -1,0 +1,97 @@
+"""With which structure does a training begin? With a parent's, where it inherits, and with the steps that were asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+from lightning_evo.callbacks.growth.observation import Records
+from lightning_evo.callbacks.growth.recipe import carry, recipe_in
+from lightning_evo.callbacks.growth.trainer_state import count_parameters
+from lightning_evo.callbacks.search import SearchContext
+from lightning_evo.functional.growth.growth import Growth, GrowthError, GrowthStep, replay, resolve
+
+__all__ = ["begin_as_parent", "parents_checkpoint", "take_wishes"]
+
+Wish = dict[str, Any]
+
+
+def parents_checkpoint(context: SearchContext | None, key: str, initial: Sequence[Wish]) -> dict[str, Any] | None:
+    """The checkpoint of a search's parent whose growth, if it has grown, a child repeats and goes on from.
+
+    That is if the child's wishes begin with its parent's: the child is the parent, grown on.
+
+    Args:
+        context: What is known of the search, if there is one.
+        key: Under which the callback keeps its state in checkpoints.
+        initial: The child's wishes.
+    """
+    parent = context.parent if context is not None else None
+    if parent is None or not Path(parent.checkpoint).is_file():
+        return None
+    try:
+        # Our search's own, so it may hold anything.
+        checkpoint: dict[str, Any] = torch.load(parent.checkpoint, map_location="cpu", weights_only=False)
+        grown = recipe_in(checkpoint) is not None
+    except Exception as error:  # unpickling a damaged file may raise anything
+        rank_zero_warn(f"StructuralGrowth: {parent.checkpoint} cannot be read, so its growth isn't repeated: {error}")
+        return None
+    wishes = wishes_in(checkpoint, key)
+    goes_on = list(initial[: len(wishes)]) == wishes
+    return checkpoint if goes_on and (grown or initial) else None
+
+
+def wishes_in(checkpoint: Mapping[str, Any], key: str) -> list[Wish]:
+    """The steps asked for before the training that a checkpoint is of."""
+    return list(checkpoint.get("callbacks", {}).get(key, {}).get("initial", []))
+
+
+def begin_as_parent(module: LightningModule, checkpoint: Mapping[str, Any], key: str, records: Records) -> int:
+    """Give a module its parent's structure; says how many of the child's wishes that fulfils."""
+    recipe = recipe_in(checkpoint)
+    if recipe is not None:
+        replay(module, recipe.steps)
+        carry(module, recipe)
+        counts = zip(recipe.parameters, recipe.parameters[1:], strict=False)
+        for step, (before, after) in zip(recipe.steps, counts, strict=True):
+            records.note_step(Growth(step, before, after), None, "parent", "the parent has grown so")
+    return len(wishes_in(checkpoint, key))
+
+
+def take_wishes(
+    module: LightningModule,
+    wishes: Sequence[Wish],
+    first: int,
+    max_parameters: int | None,
+    seed: Callable[[int], int],
+    take: Callable[[GrowthStep, int], Growth],
+    note: Callable[[Growth], None],
+) -> None:
+    """Take the steps that come before training.
+
+    Args:
+        module: To grow.
+        wishes: See :func:`~lightning_evo.functional.growth.growth.resolve`.
+        first: The number of the first to be taken.
+        max_parameters: How many parameters there may be.
+        seed: Gives that of a wish's number.
+        take: Takes a step.
+        note: Is told what it did.
+
+    Raises:
+        GrowthError: If one can't be taken; the message begins with its number.
+    """
+    for place in range(first, len(wishes)):
+        try:
+            room = None if max_parameters is None else max_parameters - count_parameters(module)
+            growth = take(resolve(module, wishes[place], seed=seed(place), max_added=room), seed(place))
+        except (KeyError, TypeError) as error:
+            raise GrowthError(f"initial[{place}]: {wishes[place]!r} is no step: {error!r}") from error
+        except GrowthError as error:
+            raise GrowthError(f"initial[{place}]: {error}") from error
+        note(growth)

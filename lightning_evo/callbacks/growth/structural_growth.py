@@ -1,0 +1,502 @@
+"""How does a network become larger while it trains? Step by step, when its triggers say so, and everything follows it."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial, reduce
+from math import floor
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import Tensor, nn
+
+from lightning_evo.callbacks.growth.beginning import begin_as_parent, parents_checkpoint, take_wishes
+from lightning_evo.callbacks.growth.observation import EntropySampler, Probe, Records, renamed_layers
+from lightning_evo.callbacks.growth.recipe import Restoration, carry, recipe_of
+from lightning_evo.callbacks.growth.trainer_state import (
+    Entropy,
+    Mode,
+    ParameterGrouping,
+    check_above_zero,
+    check_choices,
+    check_layer_names,
+    check_layers,
+    check_logged,
+    check_monitored,
+    check_operations,
+    check_room,
+    check_training,
+    check_whole,
+    count_parameters,
+    follow,
+    in_all_ranks,
+)
+from lightning_evo.callbacks.growth.triggers import Decision, EntropySaturation, GrowthState, GrowthTrigger, Plateau
+from lightning_evo.callbacks.inheritance import WeightInheritance
+from lightning_evo.callbacks.search import SearchCallback, SearchContext
+from lightning_evo.functional.growth import growth as functional
+from lightning_evo.functional.growth.frame import plain
+from lightning_evo.functional.growth.growth import (
+    Growth,
+    GrowthError,
+    GrowthStep,
+    Operation,
+    Site,
+    growth_sites,
+    plan_step,
+)
+from lightning_evo.functional.growth.steps import NewWeights
+from lightning_evo.genome import derive_seed
+
+__all__ = ["StructuralGrowth"]
+
+_ADDING = frozenset(("widen", "insert", "residual"))
+"""Operations that add parameters whatever their settings."""
+
+
+class StructuralGrowth(SearchCallback):
+    """Grow the network while it trains.
+
+    At the start of an epoch the triggers are asked (:meth:`should_grow`); if they all agree, layers are chosen
+    (:meth:`choose_layers`) and changed (:meth:`grow`) by :func:`~lightning_evo.functional.grow`, one operation at a
+    time: the network computes the same as before, with more parameters (except where an operation says otherwise).
+    Everything that holds parameters follows: optimizers keep what they know of the old ones, schedules and the gradient
+    scaler go on, DDP is wrapped around the network again, ``torch.compile`` compiles again, and callbacks with a method
+    ``on_structure_change(trainer, pl_module, growth)`` are told. Parameters are counted before and after; a step that
+    changed nothing is an error.
+
+    A checkpoint holds the steps, so a training resumes in the grown network, whose structure is repeated before the weights
+    are loaded; ``validate``, ``test`` and ``predict`` do so too, and :func:`lightning_evo.load_grown` opens it without this
+    callback. Under DDP rank 0 decides for all.
+
+    Works with automatic and manual optimization, on a single device and under DDP. Refused before training: other
+    strategies, optimizers and schedulers that can't be extended, and callbacks that couldn't follow (weight averages,
+    pruning, fine-tuning schedules).
+
+    Args:
+        triggers: When to grow; all of a list must agree. Default: ``EntropySaturation() & Plateau()``.
+        operations: What is done, in turn: ``widen``, ``insert``, ``residual``, ``kernel``, ``activation``, ``prune``. Where
+            no layer can be changed so, the next one is tried.
+        layers: Names of the layers that may be changed; default: all that can be.
+        expand_ratio: At most this share of the present parameters is added by a step, that is, by the change of one layer.
+        max_parameters: How many parameters the network may have at most.
+        layers_per_step: How many layers are changed at a time.
+        min_epochs_between: So many epochs at least lie before the first step and between two.
+        new_units: What new units of a widened layer begin as: ``zero`` (fresh, nothing is taken from them yet),
+            ``net2wider`` (copies that share what is taken from them), ``gradmax`` (nothing comes in, and what goes out
+            promises the largest gradient).
+        spread: How unequally copies share, from 0 to below 1.
+        rate: Learning rate of new parameters in relation to their group's. Other than 1 puts them in groups of their own.
+        monitor: The metric that triggers look at. Default: a search's first objective.
+        mode: Whether it is to be large (``max``) or small (``min``).
+        monitor_train: Its counterpart on training data, for :class:`~lightning_evo.callbacks.growth.triggers.Gap`.
+        entropy: How activations' entropy is measured, see :mod:`lightning_evo.functional.entropy`.
+        entropy_batches: On how many of an epoch's last batches.
+        initial: Steps to be taken before training, in order: ``{operation, place or layer, ratio, settings}``, see
+            :func:`~lightning_evo.functional.growth.growth.resolve`. A search can evolve this list.
+        seed: Of all that is drawn.
+
+    Attributes:
+        history: One account per step: epoch (``None``: before training), source (``initial``, ``parent`` or ``trigger``),
+            operation, layer, settings, parameters before and after, whether it preserved what the network computes, and why
+            it was taken.
+
+    Raises:
+        GrowthError: A ``ValueError``. For arguments out of range; at the start of ``fit`` for whatever can't be grown or
+            followed; after the first validation if ``monitor`` isn't logged.
+
+    Example:
+        >>> growth = StructuralGrowth(operations=["widen"], max_parameters=100_000)
+        >>> StructuralGrowth(expand_ratio=0)
+        Traceback (most recent call last):
+        lightning_evo.functional.growth.steps.GrowthError: expand_ratio: 0 is not above 0
+    """
+
+    def __init__(
+        self,
+        triggers: GrowthTrigger | list[GrowthTrigger] | None = None,
+        operations: Sequence[Operation] = ("widen", "insert"),
+        layers: Sequence[str] | None = None,
+        expand_ratio: float = 0.5,
+        max_parameters: int | None = None,
+        layers_per_step: int = 1,
+        min_epochs_between: int = 3,
+        new_units: NewWeights = "zero",
+        spread: float = 0.5,
+        rate: float = 1.0,
+        monitor: str | None = None,
+        mode: Mode = "max",
+        monitor_train: str | None = None,
+        entropy: Entropy = "covariance",
+        entropy_batches: int = 2,
+        initial: Sequence[dict[str, Any]] = (),
+        seed: int = 0,
+    ) -> None:
+        check_choices(new_units=(new_units, NewWeights), mode=(mode, Mode), entropy=(entropy, Entropy))
+        check_operations(operations)
+        check_above_zero(expand_ratio=expand_ratio, rate=rate)
+        check_whole(
+            layers_per_step=layers_per_step, min_epochs_between=min_epochs_between, entropy_batches=entropy_batches
+        )
+        check_layer_names(layers)
+        if max_parameters is not None:
+            check_whole(max_parameters=max_parameters)
+        if not 0 <= spread < 1:
+            raise GrowthError(f"spread: {spread} is not from 0 to below 1")
+        given = [triggers] if isinstance(triggers, GrowthTrigger) else triggers
+        self.trigger: GrowthTrigger = reduce(operator.and_, given) if given else EntropySaturation() & Plateau()
+        self.operations, self.layers = tuple(operations), None if layers is None else tuple(layers)
+        self.expand_ratio, self.max_parameters = expand_ratio, max_parameters
+        self.layers_per_step, self.min_epochs_between = layers_per_step, min_epochs_between
+        self.new_units, self.spread, self.rate = new_units, spread, rate
+        self.monitor, self.mode, self.monitor_train = monitor, mode, monitor_train
+        self.entropy, self.entropy_batches = entropy, entropy_batches
+        self.initial, self.seed = [dict(one) for one in initial], seed
+        self._context: SearchContext | None = None
+        self._restoration = Restoration()
+        self._trainer: Trainer | None = None
+        self._groups: dict[str, Any] | None = None  # a checkpoint's, until the optimizers are made
+        self._last_groups: dict[str, Any] | None = None
+        self._seen: dict[str, Any] = {}  # what the metrics were when they were last noted
+        self._told = False
+        self._forget()
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        return self._records.history
+
+    # -- decisions -----------------------------------------------------------------------------------------------------
+
+    def should_grow(self, state: GrowthState) -> Decision:
+        """Whether to grow now; override it to decide otherwise. Asked on rank 0, whose answer holds for all.
+
+        Args:
+            state: What is known at the start of an epoch that is far enough from the last growth, while there may be more
+                parameters.
+        """
+        return self.trigger.decide(state)
+
+    def choose_layers(self, sites: Mapping[str, Site], state: GrowthState, decision: Decision) -> list[str]:
+        """Where to grow, in order of preference: the first :attr:`layers_per_step` that can be changed are.
+
+        By how much a layer needs it, where the trigger knows; else whichever grew longest ago, in the order of the network.
+        Override it to choose otherwise. Asked on rank 0, whose answer holds for all.
+
+        Args:
+            sites: The layers that offer the operation whose turn it is, and may be changed.
+            state: What is known.
+            decision: What :meth:`should_grow` gave.
+        """
+        touched = self._records.touched
+        return sorted(sites, key=lambda layer: (-decision.layers.get(layer, 0.0), touched.get(layer, -1)))
+
+    def grow(
+        self,
+        pl_module: LightningModule,
+        operation: Operation,
+        layer: str,
+        *,
+        max_added: int | None = None,
+        sample: tuple[Any, ...] | None = None,
+        loss: Callable[[nn.Module], Tensor] | None = None,
+        seed: int = 0,
+    ) -> Growth:
+        """Change one layer, in place; override it to change it otherwise. Asked on rank 0, others repeat its step.
+
+        Args:
+            pl_module: The module in training.
+            operation: What is to be done.
+            layer: To which layer.
+            max_added: How many parameters may be added.
+            sample: Inputs of the module, on which the step is tried.
+            loss: Gives a training loss, for ``gradmax``.
+            seed: Of what is drawn.
+
+        Raises:
+            GrowthError: If it can't be done. The module is then as it was, and another layer is tried.
+        """
+        ratio = 1 / (1 + self.expand_ratio) if operation == "prune" else 1 + self.expand_ratio
+        step = plan_step(pl_module, operation, layer, ratio=ratio, max_added=max_added, seed=seed)
+        return self._take(pl_module, step, seed, sample, loss)
+
+    # -- in a search ---------------------------------------------------------------------------------------------------
+
+    def join_search(self, context: SearchContext) -> None:
+        self._context = context
+        measured = [one for one in context.objectives if not one.monitor.startswith("cost/")]
+        if self.monitor is None and measured:
+            self.monitor, self.mode = measured[0].monitor, measured[0].mode
+
+    @property
+    def extra(self) -> Mapping[str, Any]:
+        """Each step's account: ``{"growth": [...]}``."""
+        return {"growth": [dict(account) for account in self.history]}
+
+    # -- before training -----------------------------------------------------------------------------------------------
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._restoration.install(pl_module)
+        if stage != "fit":
+            return
+        self._trainer = trainer
+        self._forget()  # a training begins anew, unless its state is loaded after this
+        heirs = [one for one in trainer.callbacks if isinstance(one, WeightInheritance)]  # type: ignore[attr-defined]
+        parent = parents_checkpoint(self._context, self.state_key, self.initial) if heirs else None
+        if not (self.initial or parent) or recipe_of(pl_module).steps:
+            return  # a module that has grown already goes on from there
+        if is_overridden("configure_model", pl_module):
+            pl_module.configure_model()  # which Lightning calls later
+        self._restoration.remember(pl_module)
+        done = begin_as_parent(pl_module, parent, self.state_key, self._records) if parent else 0
+        # Steps of its own are taken on the parent's weights: only so do all of them preserve what the parent computes.
+        heirs = [one for one in heirs if parent and done < len(self.initial) and one.begin(pl_module, parent)]
+
+        def take(step: GrowthStep, seed: int) -> Growth:
+            before = pl_module.state_dict(keep_vars=True)
+            growth = self._take(pl_module, step, seed)
+            for heir in heirs:
+                heir.follow(growth, before, pl_module)
+            return growth
+
+        take_wishes(
+            pl_module,
+            self.initial,
+            done,
+            self.max_parameters,
+            self._seed,
+            take,
+            lambda growth: self._note(pl_module, growth, None, "initial", "asked for"),
+        )
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._restoration.remove()
+        self._restoration.remember(pl_module)
+        check_training(trainer, pl_module, self.rate)
+        check_monitored(self.trigger, self.monitor, self.monitor_train)
+        if self._groups is not None:
+            schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
+            self._grouping.restore(self._groups, trainer.optimizers, pl_module, schedulers)
+            self._groups = None
+        else:  # of a resumed training the checkpoint's names and size need not satisfy what was asked at its beginning
+            names = [name for name, _ in pl_module.named_modules()]
+            check_layers(growth_sites(pl_module), names, self._records.allowed, self.operations)
+            check_room(count_parameters(pl_module), self.max_parameters)
+
+    # -- while it trains -----------------------------------------------------------------------------------------------
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._seen = dict(trainer.callback_metrics)
+        self._arm(pl_module)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        epoch = trainer.current_epoch
+        last = self._records.grown[-1] if self._records.grown else 0
+        if epoch - last >= self.min_epochs_between and not self._is_full(pl_module):
+            self._grow_if_asked(trainer, pl_module, epoch)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self.trigger.needs_entropy:
+            self._sampler.before_batch(batch_idx, trainer.num_training_batches)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.trigger.needs_entropy:
+            self._sampler.after_batch()
+            if trainer.is_last_batch:
+                values = self._sampler.values(partial(trainer.strategy.reduce, reduce_op="mean"))
+                self._records.note_entropies(trainer.current_epoch, values)
+        if batch_idx == 0:
+            self._probe.keep(batch)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking and self._trainer is trainer:
+            # Now, as a checkpoint may be written next, and a run that resumes from it doesn't validate again.
+            self._note_metrics(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._note_metrics(trainer)
+        check_logged(trainer, self.trigger, self.monitor, self.monitor_train)
+        pl_module.log("growth_parameters", float(count_parameters(pl_module)))
+        pl_module.log("growth_steps", float(len(recipe_of(pl_module).steps)))
+
+    def _note_metrics(self, trainer: Trainer) -> None:
+        known = trainer.callback_metrics
+        values: list[float | None] = []
+        for name in (self.monitor, self.monitor_train):
+            value = known.get(name or "")
+            # What an earlier epoch's validation logged stays there, the same object, in epochs that don't validate.
+            values.append(None if value is None or value is self._seen.get(name or "") else float(value))
+            self._seen[name or ""] = value
+        self._records.note_metrics(trainer.current_epoch, *values)
+
+    # -- growing -------------------------------------------------------------------------------------------------------
+
+    def _grow_if_asked(self, trainer: Trainer, module: LightningModule, epoch: int) -> None:
+        state = GrowthState(
+            epoch=epoch,
+            max_epochs=trainer.max_epochs if trainer.max_epochs not in (None, -1) else None,
+            mode=self.mode,
+            grown=tuple(self._records.grown),
+            parameters=count_parameters(module),
+            seed=self._seed(),
+            **self._records.ended(epoch),
+        )
+        asked = self._ask(module, state) if trainer.is_global_zero else (Decision(False, ""), [])
+        decision, wished = trainer.strategy.broadcast(asked)
+        if not decision.grow:
+            return
+        why_not = [f"no layer offers {operation}" for operation, layers in wished if not layers]
+        for operation, layers in wished:
+            if self._grow_layers(trainer, module, operation, layers, decision, why_not):
+                self._records.grown.append(epoch)
+                self._records.turn += 1
+                self._arm(module)
+                return
+        if not self._told:
+            rank_zero_info(f"epoch {epoch}: {decision.why}; but nothing can grow: {'; '.join(why_not[:3])}")
+        self._told = True
+
+    def _ask(self, module: LightningModule, state: GrowthState) -> tuple[Decision, list[tuple[Operation, list[str]]]]:
+        """Whether to grow, and if so by which operations on which layers, the likeliest first."""
+        decision = self.should_grow(state)
+        wished: list[tuple[Operation, list[str]]] = []
+        if decision.grow:
+            sites, turn = self._sites(module), self._records.turn % len(self.operations)
+            for operation in (*self.operations[turn:], *self.operations[:turn]):
+                offering = {name: site for name, site in sites.items() if operation in site.operations}
+                wished.append((operation, list(self.choose_layers(offering, state, decision)) if offering else []))
+        return decision, wished
+
+    def _grow_layers(
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        operation: Operation,
+        layers: list[str],
+        decision: Decision,
+        why_not: list[str],
+    ) -> int:
+        """Change up to :attr:`layers_per_step` of some layers; says how many were."""
+        done = 0
+        while layers and done < self.layers_per_step:
+            layer, *layers = layers
+            growth, reason = self._attempt(trainer, module, operation, layer)
+            if growth is None:
+                why_not.append(reason)
+                continue
+            done += 1
+            self._note(module, growth, trainer.current_epoch, "trigger", decision.why)
+            follow(trainer, module, growth, self._grouping, self.rate)
+            renamed = renamed_layers(growth)
+            layers = [renamed.get(name, name) for name in layers]
+        return done
+
+    def _attempt(
+        self, trainer: Trainer, module: LightningModule, operation: Operation, layer: str
+    ) -> tuple[Growth | None, str]:
+        """Change one layer in all ranks, as rank 0 does; or say why it can't be."""
+        count, seed = count_parameters(module), self._seed(trainer.current_epoch, layer)
+        room = floor(self.expand_ratio * count)
+        if self.max_parameters is not None:
+            room = min(room, self.max_parameters - count)
+
+        def grow() -> Growth:
+            sample = self._probe.inputs(trainer, module)
+            loss = self._probe.loss(trainer, module) if self.new_units == "gradmax" else None
+            return self.grow(module, operation, layer, max_added=room, sample=sample, loss=loss, seed=seed)
+
+        return in_all_ranks(trainer, module, operation, layer, grow, lambda step: self._take(module, step, seed))
+
+    def _take(
+        self,
+        module: LightningModule,
+        step: GrowthStep,
+        seed: int,
+        sample: tuple[Any, ...] | None = None,
+        loss: Callable[[nn.Module], Tensor] | None = None,
+    ) -> Growth:
+        new_units = "zero" if self.new_units == "gradmax" and loss is None else self.new_units
+        # Compiled code wouldn't call the hooks by which new layers see what they get.
+        with torch.compiler.set_stance("force_eager"):
+            return functional.grow(
+                module, step, new_units=new_units, spread=self.spread, seed=seed, sample=sample, loss=loss
+            )
+
+    def _note(self, module: LightningModule, growth: Growth, epoch: int | None, source: str, why: str) -> None:
+        """Write a step down, in the records, in the recipe and for the user."""
+        after = count_parameters(module)
+        carry(module, recipe_of(module, growth.before).then(growth.step, after))
+        self._records.note_step(growth, epoch, source, why)
+        when = "before training" if epoch is None else f"epoch {epoch}"
+        settings = ", ".join(f"{name} {_short(value)}" for name, value in growth.step.settings.items())
+        rank_zero_info(
+            f"{when}: {growth.step.operation} {growth.step.layer} ({settings}), {growth.before:,} -> {after:,} parameters:"
+            f" {why}"
+        )
+
+    # -- saved and restored --------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        state: dict[str, Any] = {"records": self._records.state_dict(), "initial": self.initial}
+        state["examples"] = self._probe.state_dict()
+        state["groups"] = self._grouped()
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._records.load_state_dict(state_dict["records"])
+        self._probe.load_state_dict(state_dict["examples"])
+        self._groups = state_dict.get("groups")
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._end()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._end()
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _forget(self) -> None:
+        self._records, self._grouping, self._probe = Records(self.layers), ParameterGrouping(), Probe()
+        self._sampler = EntropySampler(self.entropy, self.entropy_batches)
+        self._groups = self._last_groups = None
+        self._seen, self._told = {}, False
+
+    def _grouped(self) -> dict[str, Any] | None:
+        """Which parameters the optimizers' groups hold; after training, held."""
+        if self._trainer is not None and self._trainer.optimizers:
+            self._last_groups = self._grouping.state_dict(self._trainer.optimizers, self._trainer.lightning_module)
+        return self._last_groups
+
+    def _end(self) -> None:
+        self._grouped()  # a checkpoint may be saved later
+        self._restoration.remove()
+        self._sampler.disarm()
+        self._trainer = None
+
+    def _arm(self, module: LightningModule) -> None:
+        """Have the entropy of the layers that may grow sampled, if it is looked at."""
+        if self.trigger.needs_entropy:
+            modules = {plain(name): part for name, part in module.named_modules()}
+            sites = [] if self._is_full(module) else self._sites(module)
+            self._sampler.arm({name: modules[name] for name in sites})
+
+    def _is_full(self, module: LightningModule) -> bool:
+        """Whether nothing can grow any more, so that nobody need be asked and nothing be sampled."""
+        most = self.max_parameters
+        return most is not None and count_parameters(module) >= most and _ADDING.issuperset(self.operations)
+
+    def _sites(self, module: LightningModule) -> dict[str, Site]:
+        return {name: site for name, site in growth_sites(module).items() if self._records.may_grow(name)}
+
+    def _seed(self, *purpose: object) -> int:
+        candidate = self._context.seed if self._context is not None else 0
+        return derive_seed(self.seed, candidate, "growth", *purpose)
+
+
+def _short(value: Any) -> str:
+    return f"{len(value)} of them" if isinstance(value, (list, tuple)) and len(value) > 3 else str(value)

@@ -1,0 +1,224 @@
+"""What does one step of a traced network do to its channels, and to the sign of what runs through it?"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+from torch import fx, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+__all__ = [
+    "ACTIVATIONS",
+    "ADDITIONS",
+    "ANY",
+    "DROPS",
+    "KEEPS_ZERO",
+    "NOTHING",
+    "POINTWISE",
+    "POOLS",
+    "PRODUCTS",
+    "SHAPES",
+    "SIZES",
+    "Interval",
+    "argument",
+    "call_of",
+    "groups_of",
+    "hyperparameters",
+    "interval",
+    "kind_of",
+    "paddings",
+    "settings",
+]
+
+# -- What kind of layer is a module, and what beside its weights decides what it computes? --
+
+
+def kind_of(module: nn.Module) -> str:
+    """``linear``, ``conv``, ``transposed``, ``embedding``, ``channelwise``, ``statistic`` or ``other``.
+
+    ``channelwise`` treats each channel by itself (batch and instance normalisation, PReLU), ``statistic`` normalises
+    over channels (layer, group and RMS normalisation).
+    """
+    # Subclasses may compute something else (nn.MultiheadAttention's linear layer, spectral norm): exact types alone.
+    kind = type(module)
+    if isinstance(module, nn.Linear | _ConvNd | nn.Embedding) and "weight" not in module._parameters:
+        return "other"  # weight normalisation and its like
+    if kind in (nn.Linear, nn.LazyLinear):
+        return "linear"
+    if isinstance(module, _ConvTransposeNd):
+        return "transposed"
+    if isinstance(module, _ConvNd) and kind.__module__.startswith("torch.nn"):
+        return "conv"
+    if kind is nn.Embedding:
+        return "embedding"
+    if (isinstance(module, _NormBase) and kind.__module__.startswith("torch.nn")) or kind is nn.PReLU:
+        return "channelwise"
+    if kind is nn.GroupNorm or (kind in (nn.LayerNorm, nn.RMSNorm) and len(module.normalized_shape) == 1):  # type: ignore[arg-type]
+        return "statistic"
+    return "other"
+
+
+def paddings(module: _ConvNd) -> tuple[float, ...]:
+    """Padding on each side, in each dimension."""
+    if module.padding == "same":
+        return tuple(spread * (size - 1) / 2 for spread, size in zip(module.dilation, module.kernel_size, strict=True))
+    return (0.0,) * len(module.kernel_size) if isinstance(module.padding, str) else module.padding
+
+
+def hyperparameters(module: nn.Module) -> tuple:
+    """What beside its weights decides what a layer computes, widths and kernels apart."""
+    if isinstance(module, _ConvNd):
+        # Where the centre of the kernel begins: this is what a centred kernel keeps.
+        begins = tuple(
+            pad - spread * (size - 1) / 2
+            for pad, spread, size in zip(paddings(module), module.dilation, module.kernel_size, strict=True)
+        )
+        more = getattr(module, "output_padding", ())
+        return (type(module).__name__, module.stride, module.dilation, begins, module.padding_mode, more)
+    if isinstance(module, nn.Linear | nn.PReLU):
+        return (type(module).__name__,)
+    ignored = {"num_features", "num_channels", "num_groups", "normalized_shape", "momentum", "affine", "training"}
+    ignored |= {"num_embeddings", "embedding_dim"}
+    plain = {k: v for k, v in vars(module).items() if isinstance(v, int | float | str) and k not in ignored}
+    return (type(module).__name__, *sorted((k, repr(v)) for k, v in plain.items() if not k.startswith("_")))
+
+
+def groups_of(module: nn.Module) -> int:
+    """How many blocks of channels a layer treats apart."""
+    return int(getattr(module, "num_groups", getattr(module, "groups", 1)))
+
+
+Interval = tuple[float, float]
+ANY: Interval = (-math.inf, math.inf)
+
+ADDITIONS = frozenset({"add", "iadd"})
+PRODUCTS = frozenset({"mul", "imul", "multiply"})
+DROPS = frozenset({"dropout", "alphadropout", "featurealphadropout", "featuredropout", "stochasticdepth", "droppath"})
+"""What is the identity in eval mode, and dropout in train mode."""
+NOTHING = frozenset({"identity", "contiguous", "clone"})
+POOLS = frozenset(
+    [
+        "maxpool",
+        "avgpool",
+        "adaptiveavgpool",
+        "adaptivemaxpool",
+        "lppool",
+        "upsample",
+        "interpolate",
+        "zeropad",
+        "batchnorm",
+        "instancenorm",
+    ]
+)
+"""What treats each channel by itself, over its positions."""
+SHAPES = frozenset({"flatten", "view", "reshape", "permute", "transpose", "squeeze"})
+ACTIVATIONS = frozenset(
+    [
+        "relu",
+        "relu6",
+        "leakyrelu",
+        "elu",
+        "celu",
+        "selu",
+        "gelu",
+        "silu",
+        "mish",
+        "hardswish",
+        "hardsigmoid",
+        "hardtanh",
+        "hardshrink",
+        "softshrink",
+        "tanhshrink",
+        "tanh",
+        "sigmoid",
+        "logsigmoid",
+        "softplus",
+        "softsign",
+        "threshold",
+        "abs",
+        "square",
+        "clamp",
+        "clampmin",
+    ]
+)
+"""What treats each number by itself, and isn't linear."""
+KEEPS_ZERO = (
+    frozenset(
+        [
+            "relu",
+            "relu6",
+            "leakyrelu",
+            "prelu",
+            "elu",
+            "celu",
+            "selu",
+            "gelu",
+            "silu",
+            "mish",
+            "hardswish",
+            "tanh",
+            "softsign",
+            "abs",
+            "hardshrink",
+            "softshrink",
+            "tanhshrink",
+        ]
+    )
+    | NOTHING
+    | DROPS
+    | POOLS
+    | SHAPES
+)
+"""What gives 0 where it is given 0 (average pooling's and interpolation's weights sum to 1 or less)."""
+POINTWISE = ACTIVATIONS | NOTHING | DROPS
+SIZES = frozenset({"size", "getattr", "dim", "ne", "eq", "lt", "gt", "le", "ge", "floordiv", "numel"})
+"""What asks for a shape."""
+
+
+def call_of(node: fx.Node, modules: dict[str, nn.Module]) -> str:
+    """The operation's name, alike for module, function and method: ``maxpool`` for nn.MaxPool2d and F.max_pool2d."""
+    if node.op == "call_module":
+        name = type(modules[str(node.target)]).__name__
+    elif isinstance(node.target, str):
+        name = node.target
+    else:
+        name = getattr(node.target, "__name__", str(node.target))
+    return re.sub(r"[123]d$", "", name.lower().replace("_", ""))
+
+
+def argument(node: fx.Node, position: int, name: str, default: Any = None) -> Any:
+    """An argument of a call, wherever it stands."""
+    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
+
+
+def settings(node: fx.Node, modules: dict[str, nn.Module]) -> tuple:
+    """All that decides what a step without parameters computes, its inputs apart."""
+    if node.op == "call_module":
+        module = modules[str(node.target)]
+        return (re.sub(r",? ?inplace(=True|=False)?", "", module.extra_repr()),)
+    plain = fx.node.map_arg((node.args[1:], {k: v for k, v in node.kwargs.items() if k != "inplace"}), lambda _: "·")
+    return (repr(plain),)
+
+
+def interval(call: str, node: fx.Node, modules: dict[str, nn.Module], given: Interval) -> tuple[Interval, bool]:
+    """Between which bounds an operation's values lie, given those of its input; and whether it changes none of them."""
+    low, high = given
+    if call in NOTHING or call in DROPS:
+        return given, True
+    if call in ("relu", "leakyrelu") or call == "abs":
+        result = (low, high) if low >= 0 else ((-math.inf if call == "leakyrelu" else 0.0), math.inf)
+        return result, low >= 0
+    if call in ("relu6", "hardtanh"):
+        module = modules.get(str(node.target))
+        least = getattr(module, "min_val", argument(node, 1, "min_val", -1.0)) if call == "hardtanh" else 0.0
+        most = getattr(module, "max_val", argument(node, 2, "max_val", 1.0)) if call == "hardtanh" else 6.0
+        return (max(low, least), min(high, most)), low >= least and high <= most
+    if call in ("sigmoid", "hardsigmoid", "softmax"):
+        return (0.0, 1.0), False
+    if call in ("maxpool", "avgpool", "adaptivemaxpool", "adaptiveavgpool"):  # padding may bring in zeros
+        return (min(low, 0.0), max(high, 0.0)), False
+    keeps_sign = low >= 0 and call in SHAPES | {"mean", "silu", "gelu", "tanh", "softplus"}
+    return ((0.0, math.inf) if keeps_sign else ANY), False

@@ -1,0 +1,289 @@
+"""Which layer of a child is which layer of its parent? Two sequences of layers, aligned by kind, name and shape."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
+
+from lightning_evo.functional.graph.operations import groups_of, hyperparameters, kind_of
+
+__all__ = ["TASTES", "Taste", "Unit", "align", "plain_names", "units_of", "units_of_state", "unwrapped"]
+
+WEIGHTED = ("linear", "conv", "transposed", "embedding")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A module with tensors of its own (parameters or buffers), or what a state dict holds of one.
+
+    Args:
+        name: The module's path; empty for the root.
+        tensors: Its own tensors by their local names (``weight``, ``running_mean``).
+        kind: What it computes, in one word (see :func:`kind_of`); empty where only its tensors are known.
+        settings: What beside its tensors decides what it computes; empty where that isn't known.
+        groups: How many blocks of channels it treats apart; 0 where that isn't known.
+        module: The module itself, if it is the child's.
+    """
+
+    name: str
+    tensors: Mapping[str, Tensor] = field(repr=False)
+    kind: str = ""
+    settings: tuple = ()
+    groups: int = 0
+    module: nn.Module | None = field(default=None, repr=False)
+
+    def path(self, tensor: str) -> str:
+        """A tensor's full name."""
+        return f"{self.name}.{tensor}" if self.name else tensor
+
+    @property
+    def shapes(self) -> dict[str, torch.Size]:
+        return {name: tensor.shape for name, tensor in self.tensors.items()}
+
+
+def plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict without what ``torch.compile`` and ``DistributedDataParallel`` put into its names."""
+    plain = {name.replace("_orig_mod.", ""): tensor for name, tensor in state.items()}
+    if plain and all(name.startswith("module.") for name in plain):
+        plain = {name.removeprefix("module."): tensor for name, tensor in plain.items()}
+    return plain
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module itself, without the wrappers of ``torch.compile`` and DistributedDataParallel."""
+    while True:
+        if isinstance(module, DistributedDataParallel):
+            module = module.module
+        elif isinstance(inner := module._modules.get("_orig_mod"), nn.Module):
+            module = inner
+        else:
+            return module
+
+
+def units_of(module: nn.Module, called: str) -> list[Unit]:
+    """A module's units in the order of registration; a shared module once.
+
+    Args:
+        module: Whose units.
+        called: What an error calls it.
+
+    Raises:
+        ValueError: If a parameter is lazy and has no shape yet, or is sharded.
+    """
+    units = []
+    for given, part in module.named_modules():
+        name = given.replace("_orig_mod.", "").removesuffix("._orig_mod")
+        persistent = [(n, b) for n, b in part._buffers.items() if n not in part._non_persistent_buffers_set]
+        own = {n: t for n, t in [*part._parameters.items(), *persistent] if t is not None}
+        for local, tensor in own.items():
+            path = f"{name}.{local}" if name else local
+            if isinstance(tensor, UninitializedTensorMixin):
+                raise ValueError(f"{called}: {path} is lazy and has no shape yet; run the model on a batch first")
+            if type(tensor).__name__ in ("DTensor", "FlatParameter"):
+                raise ValueError(f"{called}: {path} is sharded (FSDP, tensor parallel); inherit before it is")
+        if own:
+            units.append(Unit(name, own, kind_of(part), hyperparameters(part), groups_of(part), part))
+    return units
+
+
+def units_of_state(
+    state: Mapping[str, Tensor], names: Collection[str], layers: Mapping[str, tuple[str, tuple, int]] | None = None
+) -> list[Unit]:
+    """A state dict's units in its order; a shared module, which is in it several times, once.
+
+    Args:
+        state: Names without prefixes to tensors.
+        names: Which units of equal memory are modules of their own (tied, not shared).
+        layers: Kind, settings and number of groups of each, where known.
+    """
+    grouped: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in state.items():
+        path, _, local = name.rpartition(".")
+        if isinstance(tensor, Tensor) and not isinstance(tensor, UninitializedTensorMixin):
+            grouped.setdefault(path, {})[local] = tensor
+    seen: set[tuple] = set()
+    units = []
+    for name, tensors in grouped.items():
+        storage = tuple((local, t.data_ptr(), tuple(t.shape)) for local, t in tensors.items())
+        if storage not in seen or name in names:
+            units.append(Unit(name, tensors, *(layers or {}).get(name, ())))
+        seen.add(storage)
+    return units
+
+
+@dataclass(frozen=True)
+class Taste:
+    """What speaks for an alignment beside kinds and shapes.
+
+    Args:
+        name: What an equal name is worth.
+        link: What it is worth to match two neighbours of a block with two of a block.
+        torn: What it costs to match one of two neighbours of a block and not the other.
+        cut: The same in a numbered sequence.
+        shrunk: How much speaks against a match whose dimensions shrink.
+    """
+
+    name: float = 3.0
+    link: float = 5.0
+    torn: float = 16.0
+    cut: float = 4.0
+    shrunk: float = 1.0
+
+
+_END = 40.0
+"""What it is worth to match first with first, or last with last: more than all else."""
+TASTES = (
+    Taste(),
+    Taste(shrunk=12.0),
+    Taste(torn=4.0),
+    Taste(torn=4.0, shrunk=12.0),
+    Taste(name=0.0),
+    Taste(name=12.0),
+    Taste(link=0.0, torn=0.0, cut=0.0),
+)
+"""In the order in which to try them, where an alignment can be judged."""
+
+
+def align(child: list[Unit], parent: list[Unit], taste: Taste = TASTES[0]) -> dict[str, Unit]:
+    """The parent's unit for each of the child's that has one, by the child's name.
+
+    Both are read in the order of registration, and that order is kept: of all such alignments the one with the highest
+    sum of likenesses (equal kind required; equal shapes, equal names, both the first or both the last layer, blocks that
+    stay together). So an inserted layer, which shifts the names of all that follow, is found, and heads meet heads.
+
+    Nothing aligns where the two are of different families: their first layers differ in kind, or less than half of the
+    smaller one's layers have a counterpart.
+
+    Source:
+        Needleman and Wunsch 1970, A general method applicable to the search for similarities in the amino acid
+        sequence of two proteins; here gaps cost where they tear a block apart.
+    """
+    ends = list(zip(_ends(child), _ends(parent), strict=True))
+    likeness = [[_likeness(c, p, ends, taste) for p in parent] for c in child]
+    bonds, parents_bonds = ([0.0, *(_bond(*pair, taste) for pair in pairwise(units))] for units in (child, parent))
+    moves = _best_moves(likeness, bonds, parents_bonds, taste.link)
+    pairs: dict[str, Unit] = {}
+    i = j = 0
+    state = (False, False)
+    while i < len(child) and j < len(parent):
+        move = moves[i, j, *state]
+        if move == "match":
+            pairs[child[i].name] = parent[j]
+        i, j, state = _moved(i, j, state, move)
+    return pairs if _related(child, parent, pairs) else {}
+
+
+def _moved(i: int, j: int, state: tuple[bool, bool], move: str) -> tuple[int, int, tuple[bool, bool]]:
+    """Where a move leads, and whether the last of the child's and of the parent's units are matched then."""
+    if move == "match":
+        return i + 1, j + 1, (True, True)
+    return (i + 1, j, (False, state[1])) if move == "skip child's" else (i, j + 1, (state[0], False))
+
+
+def _best_moves(
+    likeness: list[list[float]], childs_bonds: list[float], parents_bonds: list[float], link: float
+) -> dict[tuple[int, int, bool, bool], str]:
+    """The best move from each place, by how many units of each are behind and whether the last of each is matched.
+
+    Args:
+        likeness: Of each of the child's to each of the parent's.
+        childs_bonds: For each of the child's, what it costs to part it from the one before.
+        parents_bonds: The same of the parent's.
+        link: What it is worth not to part two neighbours.
+    """
+    n, m = len(childs_bonds), len(parents_bonds)
+    states = [(a, b) for a in (False, True) for b in (False, True)]
+    best: dict[tuple[int, int, bool, bool], float] = {}
+    moves = {}
+    for i in reversed(range(n + 1)):
+        for j in reversed(range(m + 1)):
+            for a, b in states:
+                inner, outer = (childs_bonds[i] if i < n else 0.0), (parents_bonds[j] if j < m else 0.0)
+                if i == n or j == m:
+                    best[i, j, a, b] = -(inner * a) - (outer * b)
+                    continue
+                worth = {
+                    "skip child's": best[i + 1, j, False, b] - inner * a,
+                    "skip parent's": best[i, j + 1, a, False] - outer * b,
+                }
+                if likeness[i][j]:
+                    linked = link if a and b and inner and outer else 0.0
+                    torn = inner * (not a) + outer * (not b)
+                    worth["match"] = best[i + 1, j + 1, True, True] + likeness[i][j] + linked - torn
+                move = max(worth, key=lambda name: (worth[name], name == "match"))
+                best[i, j, a, b], moves[i, j, a, b] = worth[move], move
+    return moves
+
+
+def _bond(one: Unit, other: Unit, taste: Taste) -> float:
+    """What it costs to part two neighbours."""
+    (block, _, name), (others_block, _, others_name) = one.name.rpartition("."), other.name.rpartition(".")
+    if block != others_block:
+        return 0.0
+    return taste.cut if name.isdigit() and others_name.isdigit() else taste.torn
+
+
+def _weighted(unit: Unit) -> bool:
+    if unit.kind:
+        return unit.kind in WEIGHTED
+    return "weight" in unit.tensors and unit.tensors["weight"].ndim > 1
+
+
+def _ends(units: list[Unit]) -> tuple[str | None, str | None]:
+    """The first and the last layer with a weight of two or more dimensions."""
+    names = [unit.name for unit in units if _weighted(unit)]
+    return (names[0], names[-1]) if names else (None, None)
+
+
+def _alike(child: Unit, parent: Unit) -> bool:
+    """Whether they can be the same layer in two widths."""
+    if parent.kind and parent.kind != child.kind:
+        return False
+    if parent.settings and parent.settings[0] != child.settings[0]:
+        return False
+    if child.kind == "other":
+        return {n: len(s) for n, s in child.shapes.items()} == {n: len(s) for n, s in parent.shapes.items()}
+    if ("running_mean" in child.tensors) != ("running_mean" in parent.tensors):
+        return False
+    if not set(parent.tensors) <= {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}:
+        return False
+    if isinstance(child.module, nn.PReLU):  # one slope for all, or one per channel
+        both = [unit.tensors["weight"].numel() == 1 for unit in (child, parent) if "weight" in unit.tensors]
+        return "bias" not in parent.tensors and both in ([True, True], [False, False])
+    common = set(child.tensors) & set(parent.tensors)
+    return bool(common) and all(child.tensors[n].ndim == parent.tensors[n].ndim for n in common)
+
+
+def _likeness(child: Unit, parent: Unit, ends: list[tuple[str | None, str | None]], taste: Taste) -> float:
+    """0 where they can't be the same layer; the more, the more speaks for it."""
+    if not _alike(child, parent):
+        return 0.0
+    sizes = [
+        1.0 if a == b else 0.5 if a > b else -taste.shrunk  # children grow more often than they shrink
+        for name in set(child.tensors) & set(parent.tensors)
+        for a, b in zip(child.tensors[name].shape, parent.tensors[name].shape, strict=True)
+    ]
+    score = 10 + 6 * (sum(sizes) / len(sizes) if sizes else 1)
+    local, other = child.name.rpartition(".")[2], parent.name.rpartition(".")[2]
+    score += taste.name * (child.name == parent.name) + 2 * (local == other and not local.isdigit())
+    score += 4 * (child.settings == parent.settings)
+    if child.kind == "statistic":
+        score += 8 * (child.groups == parent.groups)
+    score += 4 * (child.name.count(".") == parent.name.count("."))
+    return score + sum(_END * (child.name == end and parent.name == other) for end, other in ends)
+
+
+def _related(child: list[Unit], parent: list[Unit], pairs: Mapping[str, Unit]) -> bool:
+    layers, others = [u for u in child if _weighted(u)], [u for u in parent if _weighted(u)]
+    if not layers or not others:
+        return bool(pairs)
+    first, other = layers[0], others[0]
+    if not _alike(first, other):
+        return False
+    return 2 * sum(u.name in pairs for u in layers) >= min(len(layers), len(others))

@@ -1,0 +1,1 @@
+"""Extrapolation of learning curves, and the rules that stop trainings by it."""

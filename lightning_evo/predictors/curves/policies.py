@@ -1,0 +1,395 @@
+"""Should a candidate's training end here? Policies that decide by its curve, those of others, and the bar to beat.
+
+Settled: :class:`Verdict`, :class:`StoppingPolicy`, the policies' names and arguments, :func:`probability_not_dominated`.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy
+
+from lightning_evo.genome import derive_seed
+from lightning_evo.predictors.curves.bayes import BayesianCurve
+from lightning_evo.predictors.curves.fitness import FinalFitness, Floats, Mode, Target, check_mode
+from lightning_evo.predictors.curves.learning_curve import CurvePredictor, KnownCurve
+
+__all__ = [
+    "Hyperband",
+    "MedianRule",
+    "Patience",
+    "ProbabilityOfImprovement",
+    "StoppingPolicy",
+    "SuccessiveHalvingRule",
+    "Verdict",
+]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a policy decided, and by what.
+
+    Args:
+        stop: Whether the candidate should stop now.
+        probability: P(its final fitness beats the bar), where the policy has one.
+        prediction: The distribution of its final fitness, where the policy made one.
+        reason: Why, in words.
+    """
+
+    stop: bool
+    probability: float | None = None
+    prediction: FinalFitness | None = None
+    reason: str = ""
+
+
+class StoppingPolicy(ABC):
+    """Decides after each epoch whether a candidate goes on. A user's own implements :meth:`decide`.
+
+    A decision follows from its arguments alone. Constructor arguments are kept under their own names, by which two
+    searches are compared.
+    """
+
+    @abstractmethod
+    def decide(
+        self,
+        curve: Sequence[float],
+        horizon: int,
+        known: Sequence[KnownCurve],
+        bar: float | None,
+        *,
+        mode: Mode = "max",
+        target: Target = "last",
+        features: Sequence[float] = (),
+        candidate: int = 0,
+        seed: int = 0,
+    ) -> Verdict:
+        """Decide after the last epoch of ``curve``.
+
+        Args:
+            curve: The metric so far, one value per epoch from the first; NaN and infinities count as missing.
+            horizon: How many epochs the training would have altogether.
+            known: Curves of other candidates, finished or stopped.
+            bar: The fitness to beat; ``None`` while there is none.
+            mode: Whether the metric is maximised or minimised.
+            target: Whether the fitness is the ``last`` or the ``best`` value.
+            features: The candidate's genome as numbers.
+            candidate: The candidate's id.
+            seed: The search's seed; with the id it decides what a policy leaves to chance.
+        """
+
+
+class ProbabilityOfImprovement(StoppingPolicy):
+    """Stop when P(final fitness beats the bar) ≤ δ.
+
+    Never while there is no bar, the curve has fewer finite values than the predictor or ``minimum_epochs`` asks for, or
+    the predictor doesn't understand the curve (:attr:`FinalFitness.explained`).
+
+    Args:
+        predictor: What predicts (default :class:`~lightning_evo.predictors.BayesianCurve`).
+        delta: δ, in (0, 1) (default 0.05).
+        minimum_epochs: No candidate stops before so many epochs (default 3).
+
+    Raises:
+        ValueError: If ``delta`` or ``minimum_epochs`` is out of range.
+
+    Source:
+        Domhan, Springenberg & Hutter 2015, Speeding up automatic hyperparameter optimization of deep neural networks by
+        extrapolation of learning curves, section 3.3.
+
+    Example:
+        >>> policy = ProbabilityOfImprovement()
+        >>> curve = [0.30, 0.40, 0.45, 0.47, 0.485, 0.49, 0.495, 0.497, 0.499, 0.4995]
+        >>> policy.decide(curve, 20, known=[], bar=0.9).stop, policy.decide(curve, 20, known=[], bar=0.45).stop
+        (True, False)
+    """
+
+    def __init__(self, predictor: CurvePredictor | None = None, delta: float = 0.05, minimum_epochs: int = 3) -> None:
+        if not 0 < delta < 1:
+            raise ValueError(f"delta {delta!r} is not between 0 and 1 (both excluded)")
+        _check_epochs("minimum_epochs", minimum_epochs)
+        self.predictor = BayesianCurve() if predictor is None else predictor
+        self.delta, self.minimum_epochs = delta, minimum_epochs
+
+    def decide(
+        self,
+        curve: Sequence[float],
+        horizon: int,
+        known: Sequence[KnownCurve],
+        bar: float | None,
+        *,
+        mode: Mode = "max",
+        target: Target = "last",
+        features: Sequence[float] = (),
+        candidate: int = 0,
+        seed: int = 0,
+    ) -> Verdict:
+        check_mode(mode)
+        finite = int(numpy.isfinite(numpy.asarray(curve, dtype=numpy.float64)).sum())
+        needed = max(self.minimum_epochs, self.predictor.minimum_epochs)
+        if finite < needed:
+            return Verdict(False, reason=f"{finite} of the {needed} epochs that a prediction needs")
+        prediction = self.predictor.fit(known).predict(curve, horizon, target, mode, features)
+        if bar is None:
+            return Verdict(False, None, prediction, "there is no bar yet")
+        probability = prediction.probability_better(bar, mode)
+        if not prediction.explained:
+            return Verdict(False, probability, prediction, "the curve is not explained")
+        stop = probability <= self.delta
+        compared = "at most" if stop else "above"
+        reason = f"P(beats {bar:.6g}) = {probability:.3g} is {compared} {self.delta:g}"
+        return Verdict(stop, probability, prediction, reason)
+
+
+class MedianRule(StoppingPolicy):
+    """Stop when the best value so far is worse than the median of the others' running averages at the same epoch.
+
+    Args:
+        minimum_epochs: No candidate stops before so many epochs (default 5).
+        minimum_curves: How many others must have reached the epoch (default 5).
+
+    Raises:
+        ValueError: If a number is below 1.
+
+    Source:
+        Golovin et al. 2017, Google Vizier, section 3.2.2.
+
+    Example:
+        >>> others = [KnownCurve(i, (0.5 + 0.1 * i,) * 3, 0.5 + 0.1 * i) for i in range(3)]
+        >>> rule = MedianRule(minimum_epochs=1, minimum_curves=3)
+        >>> rule.decide([0.4, 0.59], 3, others, None).stop, rule.decide([0.4, 0.61], 3, others, None).stop
+        (True, False)
+    """
+
+    def __init__(self, minimum_epochs: int = 5, minimum_curves: int = 5) -> None:
+        _check_epochs("minimum_epochs", minimum_epochs)
+        _check_epochs("minimum_curves", minimum_curves)
+        self.minimum_epochs, self.minimum_curves = minimum_epochs, minimum_curves
+
+    def decide(
+        self,
+        curve: Sequence[float],
+        horizon: int,
+        known: Sequence[KnownCurve],
+        bar: float | None,
+        *,
+        mode: Mode = "max",
+        target: Target = "last",
+        features: Sequence[float] = (),
+        candidate: int = 0,
+        seed: int = 0,
+    ) -> Verdict:
+        values = _larger_is_better(curve, mode)
+        epoch = len(values)
+        if epoch < self.minimum_epochs or not numpy.isfinite(values).any():
+            return Verdict(False, reason=f"epoch {epoch} of the {self.minimum_epochs} that no candidate stops before")
+        others = [_larger_is_better(each.curve, mode)[:epoch] for each in known if len(each.curve) >= epoch]
+        averages = [float(other[numpy.isfinite(other)].mean()) for other in others if numpy.isfinite(other).any()]
+        if len(averages) < self.minimum_curves:
+            return Verdict(
+                False, reason=f"{len(averages)} of {self.minimum_curves} other candidates got to epoch {epoch}"
+            )
+        best, median = float(values[numpy.isfinite(values)].max()), float(numpy.median(averages))
+        stop = best < median
+        sign = _sign(mode)
+        reason = (
+            f"best so far {sign * best:.6g} {'is worse than' if stop else 'reaches'} the median {sign * median:.6g}"
+        )
+        return Verdict(stop, reason=reason)
+
+
+class SuccessiveHalvingRule(StoppingPolicy):
+    """Asynchronous successive halving in its stopping form: at each rung, only the best 1/η of those that got there go on.
+
+    Rungs are at ``grace_period`` · η^k epochs. A candidate's value at a rung is its best so far; it goes on if it is
+    among the best 1/η of all that reached the rung, itself included (with fewer than η, everyone does).
+
+    Args:
+        reduction_factor: η, at least 2 (default 3).
+        grace_period: The first rung, in epochs (default 1).
+
+    Raises:
+        ValueError: If a number is out of range.
+
+    Source:
+        Li et al. 2020, A system for massively parallel hyperparameter tuning (ASHA), arXiv:1810.05934; the stopping form
+        is that of its appendix A.1 and of Ray Tune's ``AsyncHyperBandScheduler``.
+
+    Example:
+        >>> others = [KnownCurve(i, (0.1 * i,), 0.1 * i, complete=False) for i in range(5)]
+        >>> rule = SuccessiveHalvingRule(reduction_factor=3)
+        >>> rule.decide([0.25], 9, others, None).stop, rule.decide([0.35], 9, others, None).stop
+        (True, False)
+    """
+
+    def __init__(self, reduction_factor: int = 3, grace_period: int = 1) -> None:
+        if reduction_factor < 2:
+            raise ValueError(f"reduction_factor {reduction_factor!r} is not at least 2")
+        _check_epochs("grace_period", grace_period)
+        self.reduction_factor, self.grace_period = reduction_factor, grace_period
+
+    def decide(
+        self,
+        curve: Sequence[float],
+        horizon: int,
+        known: Sequence[KnownCurve],
+        bar: float | None,
+        *,
+        mode: Mode = "max",
+        target: Target = "last",
+        features: Sequence[float] = (),
+        candidate: int = 0,
+        seed: int = 0,
+    ) -> Verdict:
+        return _halve(curve, horizon, known, mode, self.reduction_factor, self.grace_period)
+
+
+class Hyperband(StoppingPolicy):
+    """Successive halving with several grace periods, as nobody knows the best one: a candidate's bracket sets its own.
+
+    Bracket s of 0..``brackets``−1 has its first rung at ``grace_period`` · η^s epochs. A candidate is in bracket s with a
+    probability proportional to the number of candidates that Hyperband starts there, decided by its id and the search's
+    seed, and is compared with candidates of the same bracket alone.
+
+    Args:
+        reduction_factor: η, at least 2 (default 3).
+        grace_period: The first rung of the most eager bracket, in epochs (default 1).
+        brackets: How many (default: as many as have a rung before the last epoch).
+
+    Raises:
+        ValueError: If a number is out of range.
+
+    Source:
+        Li et al. 2018, Hyperband, arXiv:1603.06560, algorithm 1; asynchronous as in Li et al. 2020, arXiv:1810.05934.
+
+    Example:
+        >>> [Hyperband().bracket(candidate, horizon=27, seed=0) for candidate in range(12)]
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0]
+    """
+
+    def __init__(self, reduction_factor: int = 3, grace_period: int = 1, brackets: int | None = None) -> None:
+        if reduction_factor < 2:
+            raise ValueError(f"reduction_factor {reduction_factor!r} is not at least 2")
+        _check_epochs("grace_period", grace_period)
+        if brackets is not None:
+            _check_epochs("brackets", brackets)
+        self.reduction_factor, self.grace_period, self.brackets = reduction_factor, grace_period, brackets
+
+    def bracket(self, candidate: int, horizon: int, seed: int = 0) -> int:
+        """The bracket of a candidate, 0 the most eager."""
+        eta, count = self.reduction_factor, self.brackets
+        if count is None:
+            count = max(1, math.ceil(math.log(max(horizon / self.grace_period, 1.0), eta) - 1e-9))
+        # Algorithm 1: n = (s_max + 1)/(s + 1) · η^s candidates start with s halvings ahead of them.
+        halvings = numpy.arange(count, 0, -1)
+        shares = numpy.cumsum(float(eta) ** halvings / (halvings + 1))
+        draw = derive_seed(seed, "hyperband", candidate) / 2**32
+        return int(numpy.searchsorted(shares / shares[-1], draw, side="right"))
+
+    def decide(
+        self,
+        curve: Sequence[float],
+        horizon: int,
+        known: Sequence[KnownCurve],
+        bar: float | None,
+        *,
+        mode: Mode = "max",
+        target: Target = "last",
+        features: Sequence[float] = (),
+        candidate: int = 0,
+        seed: int = 0,
+    ) -> Verdict:
+        own = self.bracket(candidate, horizon, seed)
+        peers = [each for each in known if self.bracket(each.id, horizon, seed) == own]
+        grace = self.grace_period * self.reduction_factor**own
+        return _halve(curve, horizon, peers, mode, self.reduction_factor, grace, f"bracket {own}, ")
+
+
+class Patience(StoppingPolicy):
+    """Stop when the best value is so many epochs old; ordinary early stopping, blind to the bar and to others.
+
+    Args:
+        patience: Epochs without a better value (default 10).
+        min_delta: By how much a value must be better to count, in the metric's units (default 0).
+
+    Raises:
+        ValueError: If ``patience`` is below 1 or ``min_delta`` below 0.
+
+    Example:
+        >>> Patience(2).decide([0.5, 0.6, 0.55, 0.58], 9, [], None).stop
+        True
+    """
+
+    def __init__(self, patience: int = 10, min_delta: float = 0.0) -> None:
+        _check_epochs("patience", patience)
+        if not min_delta >= 0:
+            raise ValueError(f"min_delta {min_delta!r} is not at least 0")
+        self.patience, self.min_delta = patience, min_delta
+
+    def decide(
+        self,
+        curve: Sequence[float],
+        horizon: int,
+        known: Sequence[KnownCurve],
+        bar: float | None,
+        *,
+        mode: Mode = "max",
+        target: Target = "last",
+        features: Sequence[float] = (),
+        candidate: int = 0,
+        seed: int = 0,
+    ) -> Verdict:
+        best, since = -math.inf, 0
+        for value in _larger_is_better(curve, mode):
+            if value > best + self.min_delta or (math.isinf(best) and math.isfinite(value)):
+                best, since = value, 0
+            else:
+                since += 1
+        return Verdict(since >= self.patience, reason=f"{since} epochs without a better value")
+
+
+def _halve(
+    curve: Sequence[float],
+    horizon: int,
+    known: Sequence[KnownCurve],
+    mode: Mode,
+    eta: int,
+    grace: int,
+    where: str = "",
+) -> Verdict:
+    """Successive halving's decision, at a rung; elsewhere nobody stops."""
+    values = _larger_is_better(curve, mode)
+    epoch, rung = len(values), grace
+    while rung < epoch:
+        rung *= eta
+    if rung != epoch or epoch >= horizon:
+        return Verdict(False, reason=f"{where}no rung at epoch {epoch}")
+    own = _best(values)
+    others = [_best(_larger_is_better(each.curve, mode)[:epoch]) for each in known if len(each.curve) >= epoch]
+    better = sum(other > own for other in others)
+    places = max(1, (len(others) + 1) // eta)
+    if len(others) + 1 < eta:
+        return Verdict(False, reason=f"{where}{len(others)} others at epoch {epoch}, too few to halve")
+    stop = better >= places
+    return Verdict(stop, reason=f"{where}place {better + 1} of {len(others) + 1} at epoch {epoch}, {places} go on")
+
+
+def _best(values: Floats) -> float:
+    """The largest finite value, −∞ without one."""
+    finite = values[numpy.isfinite(values)]
+    return float(finite.max()) if len(finite) else -math.inf
+
+
+def _larger_is_better(curve: Sequence[float], mode: Mode) -> Floats:
+    return _sign(mode) * numpy.asarray(curve, dtype=numpy.float64)
+
+
+def _sign(mode: Mode) -> float:
+    return 1.0 if check_mode(mode) == "max" else -1.0
+
+
+def _check_epochs(name: str, value: int) -> None:
+    if not value >= 1:
+        raise ValueError(f"{name} {value!r} is not at least 1")

@@ -1,0 +1,1 @@
+"""Prediction of a candidate's fitness from its genome, before any training."""

@@ -1,0 +1,205 @@
+"""What did early stopping and inherited weights save, and how often were they wrong? As the archive measured it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning_evo.archive import Archive
+from lightning_evo.genome import COMPLETED, STOPPED, Objective
+
+__all__ = ["EarlyStopping", "InheritanceSavings", "Savings", "savings", "savings_of"]
+
+
+@dataclass(frozen=True)
+class EarlyStopping:
+    """What stopping candidates early saved, and what the controls say of it.
+
+    Args:
+        stopped: Candidates that were stopped early.
+        epochs_trained: Epochs that all candidates trained which could have been stopped.
+        epochs_saved: Epochs that stopped ones would have trained besides.
+        controls: Candidates trained to their end to see whether stopping would have been right.
+        would_stop: Controls that would have been stopped.
+        wrong: Of these, how many went on to beat the bar they were expected to miss.
+        regret: By how much the best of the wrong ones beat its bar, 0 without one; the first objective's units.
+        covered: Of the controls that would have been stopped, how many ended within their predicted 90 % interval.
+    """
+
+    stopped: int
+    epochs_trained: int
+    epochs_saved: int
+    controls: int
+    would_stop: int
+    wrong: int
+    regret: float
+    covered: int
+
+    @property
+    def precision(self) -> float:
+        """The share of stops that were right, by the controls; NaN without any."""
+        return 1 - self.wrong / self.would_stop if self.would_stop else math.nan
+
+    @property
+    def coverage(self) -> float:
+        """The share of predicted 90 % intervals that held, by the controls; NaN without any."""
+        return self.covered / self.would_stop if self.would_stop else math.nan
+
+    def __str__(self) -> str:
+        whole = self.epochs_trained + self.epochs_saved
+        share = f"{self.epochs_saved / whole:.0%}" if whole else "0%"
+        text = f"early stopping: {self.stopped} stopped, {self.epochs_saved} of {whole} epochs saved ({share}); "
+        if not self.would_stop:
+            return text + f"{self.controls} controls, none of which would have been stopped"
+        return text + (
+            f"{self.would_stop} of {self.controls} controls would have been stopped, {self.wrong} of them wrongly "
+            f"(precision {self.precision:.0%}, regret {self.regret:.4g}); {self.covered} of {self.would_stop} ended within "
+            f"the predicted 90 % interval"
+        )
+
+
+@dataclass(frozen=True)
+class InheritanceSavings:
+    """Who started from another's weights.
+
+    Args:
+        inherited: Candidates that started from another's weights.
+        scratch: Candidates that should have, and started anew (checkpoint gone, nothing in common).
+        older: Candidates that started from an older ancestor than asked.
+        share: Of the tensors of those that inherited, the share taken over (copied or sliced), on average.
+    """
+
+    inherited: int
+    scratch: int
+    older: int
+    share: float
+
+    def __str__(self) -> str:
+        text = f"inheritance: {self.inherited} started from a parent's weights ({self.share:.0%} of their tensors)"
+        rest = {"from an older ancestor's": self.older, "from scratch instead": self.scratch}
+        return ", ".join([text, *(f"{count} {what}" for what, count in rest.items() if count)])
+
+
+@dataclass(frozen=True)
+class Savings:
+    """What a search's early stopping and inheritance amounted to; ``None`` where there was none.
+
+    Args:
+        early_stopping: What stopping early saved.
+        inheritance: Who inherited weights.
+        checkpoints: What checkpoints take on disk: ``kept``, ``bytes``, ``peak_bytes``.
+    """
+
+    early_stopping: EarlyStopping | None
+    inheritance: InheritanceSavings | None
+    checkpoints: Mapping[str, int] | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        parts = [self.early_stopping, self.inheritance]
+        lines = [str(part) for part in parts if part is not None]
+        if lines and self.checkpoints:
+            kept, size, peak = (self.checkpoints[name] for name in ("kept", "bytes", "peak_bytes"))
+            lines.append(f"checkpoints: {kept} kept, {size / 1e6:.1f} MB on disk, {peak / 1e6:.1f} MB at most")
+        return "\n".join(lines)
+
+
+def savings(location: str | Path | Archive, run: str | None = None) -> Savings:
+    """What a search's early stopping and inheritance amounted to so far.
+
+    Args:
+        location: The run's directory, an archive file, a database URL, or an open archive.
+        run: Which run, where a database holds several.
+
+    Raises:
+        ArchiveError: If the archive can't be read.
+    """
+    if not isinstance(location, Archive):
+        with Archive(location, run) as archive:
+            return savings(archive)
+    predicted, inherited = location.extras("early_fitness"), location.extras("inheritance")
+    rows = {row["id"]: row for row in location.candidates(list(predicted))}
+    return savings_of(rows, predicted, inherited, location.objectives, location.meta.get("checkpoints"))
+
+
+def savings_of(
+    rows: Mapping[int, Mapping[str, Any]],
+    predicted: Mapping[int, Mapping[str, Any]],
+    inherited: Mapping[int, Mapping[str, Any]],
+    objectives: Sequence[Objective],
+    checkpoints: Mapping[str, int] | None,
+) -> Savings:
+    """The same of what was read from an archive before.
+
+    Args:
+        rows: Rows of ``Archive.candidates`` by id, of all that ``predicted`` names.
+        predicted: What early stopping left, by id.
+        inherited: What weight inheritance left, by id.
+        objectives: The search's.
+        checkpoints: What checkpoints take on disk.
+    """
+    return Savings(
+        _early_stopping(rows, predicted, objectives) if predicted else None,
+        _inheritance(list(inherited.values())) if inherited else None,
+        checkpoints,
+    )
+
+
+def _early_stopping(
+    known: Mapping[int, Mapping[str, Any]],
+    records: Mapping[int, Mapping[str, Any]],
+    objectives: Sequence[Objective],
+) -> EarlyStopping:
+    rows = {id: known[id] for id in records if id in known and known[id]["status"] in (COMPLETED, STOPPED)}
+    trained = {id: int(row.get("cost/epochs", 0)) for id, row in rows.items()}
+    stopped = [id for id, row in rows.items() if row["status"] == STOPPED]
+    controls = [id for id, row in rows.items() if records[id]["control"] and row["status"] == COMPLETED]
+    would_stop = [id for id in controls if records[id]["would_stop_at"] is not None]
+    excess = [_excess(rows[id], records[id], objectives) for id in would_stop]
+    return EarlyStopping(
+        stopped=len(stopped),
+        epochs_trained=sum(trained.values()),
+        epochs_saved=sum(records[id]["horizon"] - trained[id] for id in stopped),
+        controls=len(controls),
+        would_stop=len(would_stop),
+        wrong=sum(number > 0 for number in excess),
+        regret=max([0.0, *excess]),
+        covered=sum(_covered(rows[id], records[id]) for id in would_stop),
+    )
+
+
+def _excess(row: Mapping[str, Any], record: Mapping[str, Any], objectives: Sequence[Objective]) -> float:
+    """By how much a candidate beat what it was expected not to; above 0 where stopping it would have been wrong."""
+    fitness = [objective.weight * row[objective.monitor] for objective in objectives]
+    if len(objectives) == 1:
+        return -math.inf if record["bar"] is None else fitness[0] - objectives[0].weight * record["bar"]
+    front = [[o.weight * value for o, value in zip(objectives, point, strict=True)] for point in record["front"]]
+    # Against each point of the front it is ahead by its greatest lead in any objective; the least such lead counts.
+    return min((max(mine - other for mine, other in zip(fitness, point, strict=True)) for point in front), default=0.0)
+
+
+def _covered(row: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
+    return all(final["low"] <= row[monitor] <= final["high"] for monitor, final in record["predicted"].items())
+
+
+def _inheritance(records: Sequence[Mapping[str, Any]]) -> InheritanceSavings:
+    took = [record["from"] is not None and bool(record["copied"] or record["sliced"]) for record in records]
+    taken = [record for record, inherits in zip(records, took, strict=True) if inherits]
+    shares = [_share(record) for record in taken]
+    return InheritanceSavings(
+        inherited=len(taken),
+        scratch=sum(r["asked"] is not None for r, inherits in zip(records, took, strict=True) if not inherits),
+        older=sum(record["from"] != record["asked"] for record in taken),
+        share=sum(shares) / len(shares) if shares else 0.0,
+    )
+
+
+def _share(record: Mapping[str, Any]) -> float:
+    counts = {name: len(record[name]) for name in ("copied", "sliced", "identity", "fresh")}
+    return (counts["copied"] + counts["sliced"]) / max(1, sum(counts.values()))

@@ -1,0 +1,1 @@
+"""Particles trained in several processes, one per device: ``strategy: swarm``."""

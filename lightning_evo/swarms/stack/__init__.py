@@ -1,0 +1,1 @@
+"""Particles trained in one process as a single LightningModule."""

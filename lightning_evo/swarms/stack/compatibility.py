@@ -1,0 +1,312 @@
+"""May these modules train as one? The same architecture, and a step that is the same computation for all of them."""
+
+from __future__ import annotations
+
+import types
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.fabric.utilities.data import AttributeDict
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torchmetrics import Metric, MetricCollection
+
+from lightning_evo.swarms.errors import SwarmError
+from lightning_evo.swarms.swarm import describe, first_difference
+
+__all__ = ["NotStackable", "check_alike", "differing_attributes", "guarded", "same", "unchanged"]
+
+# What every module carries along, and what belongs to Lightning: never part of what a step computes.
+_INTERNAL = (set(vars(LightningModule())) - {"training"}) | {"_hparams_initial", "_hparams_name", "log", "log_dict"}
+_UNSUPPORTED_HOOKS = ("backward", "optimizer_step", "optimizer_zero_grad", "configure_gradient_clipping")
+
+
+class NotStackable(SwarmError):
+    """A step that can't be computed for all particles at once; the message is the reason."""
+
+
+def check_alike(particles: Sequence[LightningModule]) -> None:
+    """Refuse modules that can't be particles of one swarm.
+
+    Raises:
+        SwarmError: They differ in architecture; or share tensors; or need what a stack can't do. Names the first reason.
+    """
+    if not particles:
+        raise SwarmError("a swarm needs at least two particles, none was given")
+    if len(particles) == 1:
+        raise SwarmError("a swarm needs at least two particles, one was given; train it with an ordinary Trainer")
+    for index, particle in enumerate(particles):
+        if not isinstance(particle, LightningModule):
+            raise SwarmError(f"particle {index} is a {type(particle).__name__}, not a LightningModule")
+    _check_supported(particles[0])
+    owners: dict[int, int] = {}
+    for index, particle in enumerate(particles):
+        for tensor in (particle, *particle.parameters(), *particle.buffers()):
+            if owners.setdefault(id(tensor), index) != index:
+                what = "are the same module" if tensor is particle else "share a tensor"
+                raise SwarmError(f"particles {owners[id(tensor)]} and {index} {what}; each needs its own")
+    for index, particle in enumerate(particles[1:], start=1):
+        difference = _difference(particles[0], particle)
+        if difference is not None:
+            raise SwarmError(
+                f"particles 0 and {index} have different architectures: {difference}; "
+                "only particles of the same architecture can be stacked and averaged"
+            )
+
+
+def _check_supported(particle: LightningModule) -> None:
+    name = type(particle).__name__
+    if not particle.automatic_optimization:
+        raise SwarmError(
+            f"{name} sets automatic_optimization = False; a stack steps all particles' optimizers itself: "
+            "return the loss from training_step and leave automatic optimization on"
+        )
+    for hook in _UNSUPPORTED_HOOKS:
+        if is_overridden(hook, particle):
+            raise SwarmError(
+                f"{name} overrides {hook}, which a stack does for all particles together; remove it, or train such modules "
+                "with SwarmStrategy, one to a process"
+            )
+    for parameter_name, tensor in (*particle.named_parameters(), *particle.named_buffers()):
+        if is_lazy(tensor):
+            raise SwarmError(f"{name}.{parameter_name} has no shape yet; run a batch through each particle first")
+
+
+def _difference(one: nn.Module, other: nn.Module) -> str | None:
+    """How two modules differ in architecture; ``None`` if they don't."""
+    found = first_difference(describe(one), describe(other))
+    if found is not None:
+        return f"{found[0]} in one, {found[1]} in the other"
+    for kind in ("named_parameters", "named_buffers"):
+        tensors = dict(getattr(one, kind)(remove_duplicate=False))
+        others = dict(getattr(other, kind)(remove_duplicate=False))
+        if tensors.keys() != others.keys():
+            names = ", ".join(sorted(tensors.keys() ^ others.keys()))
+            return f"only one of them has {names}"
+        for name, tensor in tensors.items():
+            if (tensor.shape, tensor.dtype) != (others[name].shape, others[name].dtype):
+                return f"{name} has shape {tuple(tensor.shape)} in one and {tuple(others[name].shape)} in the other"
+            if tensor.requires_grad != others[name].requires_grad:
+                return f"{name} is trained in one and frozen in the other"
+        if _sharing(tensors) != _sharing(others):
+            return f"their modules don't share the same {kind.removeprefix('named_')}"
+    return None
+
+
+def _sharing(tensors: Mapping[str, Tensor]) -> list[int]:
+    first: dict[int, int] = {}
+    return [first.setdefault(id(tensor), place) for place, tensor in enumerate(tensors.values())]
+
+
+def differing_attributes(particles: Sequence[LightningModule]) -> dict[str, dict[str, str]]:
+    """Attributes, other than tensors of the state dict, that aren't the same in all particles.
+
+    Returns:
+        Path of the module -> name of the attribute -> how it differs. Of hyperparameters, by ``hparams.<name>``.
+    """
+    differing: dict[str, dict[str, str]] = {}
+    trees = [dict(_steps(particle)) for particle in particles]
+    for path, module in trees[0].items():
+        mine = _attributes(module)
+        for index, tree in enumerate(trees[1:], start=1):
+            theirs = _attributes(tree[path])
+            for name in {**mine, **theirs}:
+                found = differing.get(path, {})
+                if name not in found and not same(mine.get(name, _ABSENT), theirs.get(name, _ABSENT)):
+                    values = (
+                        f"{_show(mine.get(name, _ABSENT))} in particle 0, {_show(theirs.get(name, _ABSENT))} in {index}"
+                    )
+                    differing.setdefault(path, {})[name] = values
+    return differing
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "absent"
+
+
+_ABSENT = _Absent()
+
+
+def _steps(particle: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The modules whose attributes a step may read: all but metrics, which keep to themselves."""
+    inside: tuple[str, ...] = ()
+    for path, module in particle.named_modules():
+        if isinstance(module, (Metric, MetricCollection)):
+            inside += (path,)
+        elif not any(path.startswith(f"{metric}.") for metric in inside):
+            yield path, module
+
+
+def _attributes(module: nn.Module) -> dict[str, Any]:
+    attributes = {name: value for name, value in vars(module).items() if name not in _INTERNAL}
+    hparams = attributes.pop("_hparams", None)
+    if isinstance(hparams, Mapping):
+        attributes.update({f"hparams.{name}": value for name, value in hparams.items()})
+    return attributes
+
+
+def same(one: Any, other: Any, depth: int = 6) -> bool:
+    """Whether two values can't make a difference to what a step computes."""
+    if one is other:
+        return True
+    if type(one) is not type(other) or depth == 0:
+        return False
+    if isinstance(one, Tensor):
+        return one.shape == other.shape and one.dtype == other.dtype and bool(torch.equal(one, other))
+    if isinstance(one, np.ndarray):
+        return bool(np.array_equal(one, other, equal_nan=True))
+    if isinstance(one, Mapping):
+        return one.keys() == other.keys() and all(same(one[key], other[key], depth - 1) for key in one)
+    if isinstance(one, (list, tuple, deque)):
+        return len(one) == len(other) and all(same(a, b, depth - 1) for a, b in zip(one, other, strict=True))
+    if isinstance(one, types.MethodType):
+        return one.__func__ is other.__func__ and _same_owner(one.__self__, other.__self__, depth - 1)
+    if isinstance(one, types.FunctionType):
+        cells = [[cell.cell_contents for cell in function.__closure__ or ()] for function in (one, other)]
+        return one.__code__ is other.__code__ and same(cells[0], cells[1], depth - 1)
+    if isinstance(one, (bool, int, float, complex, str, bytes, type, types.BuiltinFunctionType)):
+        return bool(one == other) or (one != one and other != other)
+    if hasattr(one, "__dict__") and type(one).__eq__ is object.__eq__:
+        return same(vars(one), vars(other), depth - 1)
+    return bool(one == other)
+
+
+def _same_owner(one: Any, other: Any, depth: int) -> bool:
+    return type(one) is type(other) if isinstance(one, nn.Module) else same(one, other, depth)
+
+
+def _show(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"a {type(value).__name__}"
+
+
+@contextmanager
+def guarded(template: nn.Module, differing: Mapping[str, Mapping[str, str]]) -> Iterator[None]:
+    """Have the template of a step refuse to give attributes that would be other ones in other particles.
+
+    Args:
+        template: The module that computes for all.
+        differing: What :func:`differing_attributes` found.
+
+    Raises:
+        NotStackable: On reading such an attribute inside.
+    """
+    changed: list[tuple[nn.Module, type]] = []
+    try:
+        for path, attributes in differing.items():
+            module = template.get_submodule(path)
+            changed.append((module, type(module)))
+            module.__class__ = _guarded_class(type(module), path, attributes)  # type: ignore[assignment]
+        yield
+    finally:
+        for module, kind in changed:
+            module.__class__ = kind
+
+
+_classes: dict[tuple[type, int], type] = {}
+
+
+def _guarded_class(kind: type, path: str, attributes: Mapping[str, str]) -> type:
+    key = (kind, id(attributes))
+    if key in _classes and _classes[key]._guarded_attributes is attributes:  # type: ignore[attr-defined]
+        return _classes[key]
+
+    def refuse(name: str) -> NotStackable:
+        where = f"self.{path}.{name}" if path else f"self.{name}"
+        return NotStackable(f"{where} is read in the step and differs between particles ({attributes[name]})")
+
+    class Hparams(AttributeDict):
+        def __getitem__(self, name: str) -> Any:
+            if f"hparams.{name}" in attributes:
+                raise refuse(f"hparams.{name}")
+            return super().__getitem__(name)
+
+        def __getattr__(self, name: str) -> Any:
+            return self[name] if name in self else super().__getattr__(name)
+
+        def get(self, name: str, default: Any = None) -> Any:
+            try:
+                return self[name]
+            except KeyError:
+                return default
+
+    hides_hparams = any(name.startswith("hparams.") for name in attributes)
+
+    def read(self: Any, name: str) -> Any:
+        if name in attributes:
+            raise refuse(name)
+        value = object.__getattribute__(self, name)
+        return Hparams(value) if hides_hparams and name == "_hparams" else value
+
+    guarded_class = type(kind.__name__, (kind,), {"__getattribute__": read, "_guarded_attributes": attributes})
+    # Config parsers look for the classes of a short name among all subclasses, and pass over those local to a function.
+    guarded_class.__qualname__ = f"_guarded_class.<locals>.{kind.__name__}"
+    if len(_classes) > 256:
+        _classes.clear()
+    _classes[key] = guarded_class
+    return guarded_class
+
+
+@contextmanager
+def unchanged(template: nn.Module, thorough: bool) -> Iterator[None]:
+    """Notice when a step leaves something behind in its module other than in buffers and metrics; then undo it.
+
+    Args:
+        template: The module that computes for all.
+        thorough: Look at all modules inside, too, not at ``template`` alone.
+
+    Raises:
+        NotStackable: At the end, if it did.
+    """
+    modules = list(_steps(template)) if thorough else [("", template)]
+    before = [{name: (value, _contents(value)) for name, value in _own(module).items()} for _, module in modules]
+    written: list[str] = []
+    try:
+        yield
+    finally:
+        for (path, module), old in zip(modules, before, strict=True):
+            written += [f"self.{path}.{name}" if path else f"self.{name}" for name in _restore(module, old)]
+    if written:
+        raise NotStackable(f"the step keeps values in {', '.join(written)}; log them, or register a buffer")
+
+
+def _own(module: nn.Module) -> dict[str, Any]:
+    return {name: value for name, value in vars(module).items() if name not in _INTERNAL and name != "_hparams"}
+
+
+def _contents(value: Any) -> Any:
+    """A shallow copy of a container, to notice what is put in."""
+    return value.copy() if type(value) in (list, dict, set, deque) else None
+
+
+def _restore(module: nn.Module, old: Mapping[str, tuple[Any, Any]]) -> list[str]:
+    changed = []
+    now = _own(module)
+    for name in now.keys() - old.keys():
+        changed.append(name)
+        del module.__dict__[name]
+    for name, (value, contents) in old.items():
+        if now.get(name, _ABSENT) is not value:
+            changed.append(name)
+            module.__dict__[name] = value
+        if contents is not None and not _same_contents(value, contents):
+            changed.append(name)
+            value.clear()
+            (value.update if isinstance(value, (dict, set)) else value.extend)(contents)
+    return sorted(set(changed))
+
+
+def _same_contents(value: Any, contents: Any) -> bool:
+    if len(value) != len(contents):
+        return False
+    if isinstance(value, set):
+        return bool(value == contents)
+    held = [container.values() if isinstance(container, dict) else container for container in (value, contents)]
+    return all(a is b for a, b in zip(*held, strict=True))

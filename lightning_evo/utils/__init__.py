@@ -1,0 +1,1 @@
+"""Small building blocks that rooms share and that belong to none of them."""
