@@ -101,7 +101,7 @@ def check_stacking(
 
 
 def default_averaging(algorithm: Algorithm, kinds: Sequence[type[SearchCallback]]) -> SwarmAveraging | None:
-    """What averages the particles of a swarm where the user names nothing: reference 002's rule, over half of the swarm."""
+    """Default averaging of a swarm when the user names none: ``apso`` as in Nytorch, over half of the swarm."""
     if algorithm.swarm_size is None or any(issubclass(kind, SwarmAveraging) for kind in kinds):
         return None
     return SwarmAveraging(method="apso", subset=max(2, algorithm.swarm_size // 2), alpha=0.5, every_n_steps=16)

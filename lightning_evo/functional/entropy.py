@@ -262,7 +262,7 @@ def shannon_entropy(weights: Tensor, normalised: bool = True) -> Tensor:
 
 
 def prediction_entropy(logits: Tensor, dim: int = 1, normalised: bool = True) -> Tensor:
-    """The mean Shannon entropy of softmax(``logits``): how undecided predictions are. What reference 004 measured.
+    """Mean Shannon entropy of softmax(``logits``): how undecided predictions are. NeuroExapt's measure of saturation.
 
     Args:
         logits: (N, classes, ...), or with the classes elsewhere (``dim``). Predictions that hold NaN or +∞ are left out;

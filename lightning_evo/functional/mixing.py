@@ -80,7 +80,8 @@ def combine(values: Mapping[str, Tensor], coefficients: Tensor, own: Sequence[in
 def draw_subset(size: int, subset: int, generator: torch.Generator) -> list[int]:
     """Draw ``subset`` of ``size`` networks without replacement, in ascending order.
 
-    Reference 002 draws with replacement, which gives 4.88 distinct networks for 6 of 12, and moves one drawn twice twice.
+    The Nytorch tutorial (https://github.com/jimmyzzzz/nytorch) draws with replacement, which gives 4.88 distinct networks
+    for 6 of 12 on average, and moves a network that was drawn twice two times.
 
     Raises:
         ValueError: If ``subset`` is not from 1 to ``size``.
@@ -112,7 +113,7 @@ def ranked(scores: Tensor, members: Sequence[int] | None = None) -> list[int]:
 
 
 def apso(losses: Tensor, members: Sequence[int], alpha: float) -> Tensor:
-    """Accelerated particle swarm optimisation as in reference 002: members move towards the best of them.
+    """Accelerated particle swarm optimization: members move toward the best of them, as in the Nytorch tutorial.
 
     ``W_i <- (1 - alpha) W_i + alpha W_best`` for every member ``i`` but the best, the one of the lowest finite loss. Where
     no member's loss is finite, nobody moves.

@@ -13,10 +13,10 @@ from lightning_evo.genome.representation import html_table
 __all__ = ["RATES_OF_RATES", "SearchSpace", "SpaceError"]
 
 RATES_OF_RATES = ""
-"""The key under which a genome keeps the rate at which its mutation rates change (reference 001's ``_mu_``)."""
+"""The key under which a genome keeps the rate at which its mutation rates change (``_mu_`` in Gesmundo 2023)."""
 
 DEFAULT_LADDER = tuple(round(0.02 * step, 2) for step in range(1, 16))
-"""Reference 001's ladder of mutation rates: 0.02, 0.04, ..., 0.30."""
+"""Mutation rates of Gesmundo 2023, arXiv:2302.02721: 0.02, 0.04, ..., 0.30."""
 
 
 class SpaceError(ValueError):
@@ -117,9 +117,10 @@ class SearchSpace(Mapping[str, Gene]):
     ) -> Genome:
         """Mutate each active gene at the rate the genome itself carries for it; the rates mutate too.
 
-        The rule of reference 001 (``_mu_``): with the probability that the genome keeps under ``""``, a gene's rate
-        first steps to a neighbour on ``ladder``; then the gene mutates with its rate. The rate of rates is itself such
-        a gene and steps along the same ladder. A child may equal its parent; the algorithm then breeds again.
+        The rule of Gesmundo 2023 (``_mu_``, https://arxiv.org/abs/2302.02721): with the probability that the genome
+        keeps under ``""``, a gene's rate first steps to a neighbor on ``ladder``; then the gene mutates with its rate.
+        The rate of rates is itself such a gene and steps along the same ladder. A child may equal its parent; the
+        algorithm then breeds again.
 
         Args:
             genome: The parent; rates it doesn't carry yet start at ``initial``.

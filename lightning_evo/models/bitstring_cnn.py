@@ -14,7 +14,7 @@ __all__ = ["BitstringCNN", "ChromosomeNetwork"]
 
 
 class BitstringCNN(Classifier):
-    """A convolutional image classifier whose architecture is a string of 20 bits (reference 000's chromosome).
+    """Convolutional image classifier whose architecture is a string of 20 bits.
 
     ====== ===============================================================================================
     bits   meaning
@@ -43,9 +43,9 @@ class BitstringCNN(Classifier):
         image_size: The images' (smaller) side in pixels.
         widths: The four choices for the first block's channels. Small ones make a search quick: on a CPU
             ``[8, 16, 32, 64]`` is already plenty for 28 x 28.
-        max_width: Most channels a block may have (reference 000 doubles without limit, to 2048).
+        max_width: Most channels a block may have.
         grid: The last map is averaged to at most ``grid`` x ``grid`` before the classifier.
-        head: Hidden sizes of the classifier (reference 000: 2048, 1024); may be empty.
+        head: Hidden sizes of the classifier; may be empty.
         dropout: Dropout after each hidden layer of the classifier.
         block_dropout: Dropout after each block.
         training: The arguments of :class:`Classifier`: ``optimizer``, ``lr``, ``schedule`` and so on.

@@ -10,7 +10,7 @@ __all__ = ["ConvNet"]
 
 
 class ConvNet(nn.Sequential):
-    """Two convolutions and a linear layer: with its defaults the network of Nytorch's swarm example (reference 002).
+    """Two convolutions and a linear layer: with its defaults the network of the Nytorch tutorial.
 
     Convolution of 5 x 5, ReLU, max-pooling by 2, convolution of 3 x 3, ReLU, linear; no padding. A backbone for
     :class:`~lightning_evo.models.ImageClassifier`.

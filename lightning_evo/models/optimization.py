@@ -16,7 +16,7 @@ OptimizerName = Literal["sgd", "adam", "adamw", "nadam", "radam", "rmsprop"]
 ScheduleName = Literal["constant", "linear", "cosine", "onecycle"]
 
 _FLOOR = 1e-3
-"""Learning rate at the end of a decay, as a fraction of the base rate (reference 001 uses the same)."""
+"""Learning rate at the end of a decay, as a fraction of the base rate (as in Gesmundo 2023)."""
 
 
 def build_optimizer(

@@ -17,7 +17,7 @@ _DEFAULT = ("Conv2d 16", "ReLU", "MaxPool2d", "Conv2d 32", "ReLU", "MaxPool2d", 
 
 
 class TemplateNet(Classifier):
-    """An image classifier whose architecture is a list of layers that repairs itself (reference 003's templates).
+    """Image classifier whose architecture is a list of layers that repairs itself, after the templates of sophius.
 
     Any list builds: see :func:`~lightning_evo.genome.templates.repair` for what happens to layers that don't fit.
     ``print(model.template)`` shows what was built.

@@ -49,7 +49,7 @@ class MethodDefaults:
 
 
 METHODS: dict[Method, MethodDefaults] = {
-    # Reference 002's own numbers.
+    # The Nytorch tutorial's own numbers.
     "apso": MethodDefaults(0.5, 16, None, "averaged"),
     # A velocity can carry a running variance below zero: statistics are no part of a particle's position.
     "pso": MethodDefaults(None, 16, None, "own"),

@@ -87,7 +87,7 @@ class SwarmAveraging(SearchCallback):
     The particles are those of a :class:`~lightning_evo.ParticleStack`, of the ranks under ``strategy: swarm``,
     or the candidates of a search that train at the same time; they are of one architecture. Methods:
 
-    - ``apso`` (reference 002): a random part of the swarm moves by ``alpha`` towards its best, by current training loss.
+    - ``apso`` (Nytorch): a random part of the swarm moves by ``alpha`` towards its best, by current training loss.
     - ``pso``: particles have a velocity, and fly between their own best place and the swarm's (Shi and Eberhart 1998).
     - ``papa`` (arXiv 2304.03094): all are pulled by ``alpha`` towards their mean; ``alpha`` shrinks with the learning rate:
       it is ``alpha`` times the particle's learning rate now over the one its schedule starts from (or rises to).

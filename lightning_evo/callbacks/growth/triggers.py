@@ -228,8 +228,8 @@ class EntropySaturation(GrowthTrigger):
         ValueError: If a number is out of range.
 
     Source:
-        Reference 004 (NeuroExapt): a window of 10, a variance below 0.01 and a mean above a threshold that falls with the
-        epochs, of the mean softmax entropy in nats.
+        NeuroExapt (https://github.com/WenyinWei/neuroexapt): a window of 10, a variance below 0.01 and a mean above a
+        threshold that falls with the epochs, of the mean softmax entropy in nats.
 
     Example:
         >>> entropies = {"conv1": (0.50, 0.70, 0.78, 0.78, 0.78), "conv2": (0.1, 0.3, 0.5, 0.7, 0.9)}
@@ -284,8 +284,8 @@ class EntropyTrend(GrowthTrigger):
         ValueError: If a number is out of range.
 
     Source:
-        Reference 004 (NeuroExapt): slope above 0.001 while the variance of the last 5 accuracies, in percent, is below
-        0.5; the root of that is 0.7 points.
+        NeuroExapt (https://github.com/WenyinWei/neuroexapt): slope above 0.001 while the variance of the last 5
+        accuracies, in percent, is below 0.5; the root of that is 0.7 points.
 
     Example:
         >>> entropies = {"conv1": (0.50, 0.52, 0.54, 0.56, 0.58)}

@@ -240,7 +240,7 @@ def _keeping(bounds: Interval, module: nn.Module | None = None) -> str:
 # -- What is a layer between two others that changes nothing? Two linear layers in place of one, and an a --
 
 _SHARE = 0.75
-"""Width of an intermediate layer, as a share of a layer's inputs and outputs together (reference 004)."""
+"""Width of an intermediate layer, as a share of a layer's inputs and outputs together (NeuroExapt's value)."""
 _PROJECTIONS = ("ReLU", "ReLU6", "Hardtanh")
 """Activations that change nothing when applied twice."""
 _MIRRORED = ("ReLU", "LeakyReLU", "GELU", "SiLU", "Hardswish")
@@ -269,7 +269,7 @@ _NARROW = _Way("PReLU", (1, 1.0))
 def plan_intermediate(part: Part, layer: str, module: nn.Linear, wishes: Wishes) -> dict[str, Any]:
     """The settings of an intermediate layer in a linear layer's place: ``hidden`` units, ``activation``, ``copies``.
 
-    A layer y = Wx + b becomes Linear(inputs, hidden) - activation - Linear(hidden, outputs), as in reference 004, where
+    A layer y = Wx + b becomes Linear(inputs, hidden) - activation - Linear(hidden, outputs), as in NeuroExapt, where
     hidden is 75 % of inputs and outputs together; here it computes the same at birth. The first holds W, so that moments
     stay, and fresh units that the second ignores at first. How W's outputs pass the activation:
 

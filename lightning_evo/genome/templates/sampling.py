@@ -14,7 +14,7 @@ __all__ = ["draw_activation", "draw_conv", "draw_layer", "draw_linear", "draw_po
 
 
 def sample_layers(gene: Layers, rng: random.Random) -> list[Layer]:
-    """Layers drawn as reference 003's generator does; not repaired yet.
+    """Draw layers as the model generator of sophius does, not repaired yet.
 
     The numbers of convolutions and of hidden linear layers are drawn evenly between their limits. Behind each
     convolution, and each with its probability, come a norm, an activation, pooling, dropout, and a join that bridges this

@@ -24,7 +24,7 @@ Floats = NDArray[numpy.float64]
 
 
 class LSTMPredictor(Predictor):
-    """Reference 003's regressor: an LSTM that reads a row of bits per layer and ends in the expected fitness.
+    """LSTM that reads a row of bits per layer and predicts the fitness, after the regressor of sophius.
 
     It needs a search space with a gene that is a sequence (:class:`~lightning_evo.genome.Layers`). Sequences are packed,
     so that padding is never read; where there are several, they follow one another. The features of the genes, and
@@ -36,8 +36,8 @@ class LSTMPredictor(Predictor):
     variance is that between the nets and their squared error on what they had not seen. On the CPU, in one thread; the
     global random state and number of threads are left as they were.
 
-    Width, depth and dropout are the reference's. Its learning rate (1e-3) and batches (8) come to the same end in some four
-    times the steps.
+    Width, depth and dropout are those of sophius (https://github.com/alkorolyov/sophius). Its learning rate (1e-3) and
+    batch size (8) reach the same result in about four times as many steps.
 
     Args:
         hidden: Width of the LSTM (default 32).

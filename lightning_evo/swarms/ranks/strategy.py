@@ -276,7 +276,7 @@ class SwarmStrategy(DDPStrategy):
     Not supported: ``sync_batchnorm``, ``AsyncCheckpointIO``, notebooks (processes start from a script).
 
     Args:
-        data: ``same``: all ranks see the same batches in the same order (reference 002); ``own``: each shuffles in an
+        data: ``same``: all ranks see the same batches in the same order (as in Nytorch); ``own``: each shuffles in an
             order of its own. What a loader draws otherwise, such as augmentation, is each rank's own in both.
         initialization: ``own``: as above; ``same``: all start from rank 0's weights, as a pretrained model should.
         timeout: How long a collective may wait for a rank that is alive but late; dead ones are noticed at once.
