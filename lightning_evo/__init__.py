@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lightning_evo.utils.lazy import lazily
 
 __version__ = "0.1.0"
 
 # Importing torch and Lightning takes seconds; genetics and reading an archive need neither.
 _HOMES = {
-    "Archive": "lightning_evo.archive",
-    "Budget": "lightning_evo.evolution",
-    "Evolution": "lightning_evo.evolution",
-    "EvolutionCLI": "lightning_evo.cli.lightning",
-    "Final": "lightning_evo.evolution",
-    "Objective": "lightning_evo.genome",
-    "ParticleStack": "lightning_evo.swarms",
-    "SearchSpace": "lightning_evo.genome",
-    "SwarmStrategy": "lightning_evo.swarms",
-    "Workers": "lightning_evo.evolution",
-    "export_grown": "lightning_evo.callbacks.growth.loading",
-    "load_grown": "lightning_evo.callbacks.growth.loading",
+    "Archive": "archive",
+    "Budget": "evolution",
+    "Evolution": "evolution",
+    "EvolutionCLI": "cli.lightning",
+    "Final": "evolution",
+    "Objective": "genome",
+    "ParticleStack": "swarms",
+    "SearchSpace": "genome",
+    "SwarmStrategy": "swarms",
+    "Workers": "evolution",
+    "export_grown": "callbacks.growth.loading",
+    "load_grown": "callbacks.growth.loading",
 }
 
 if TYPE_CHECKING:
@@ -47,8 +48,4 @@ __all__ = [
     "load_grown",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = lazily(__name__, _HOMES)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from deap import tools
 
 from lightning_evo.algorithms.sequences import LAYER_MATES, LAYER_MUTATIONS
 from lightning_evo.genome import SearchSpace
+from lightning_evo.utils.imports import import_by_name
 
 __all__ = ["REFUSED", "Operator", "Role", "Scale"]
 
@@ -197,10 +197,9 @@ class Operator:
 
 
 def _imported(path: str, role: Role) -> Callable[..., Any]:
-    module, _, name = path.rpartition(".")
     try:
-        function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+        function = import_by_name(path)
+    except ImportError as error:
         raise ValueError(f"{role}: cannot import {path!r}: {error}") from error
     if not callable(function):
         raise ValueError(f"{role}: {path!r} is {function!r}, not a function")

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import numpy
 
 from lightning_evo.genome import derive_seed
+from lightning_evo.utils.random_state import preserved_random_state
 
 __all__ = ["streams"]
 
@@ -20,12 +21,8 @@ def streams(rng: random.Random, *parts: object) -> Iterator[None]:
     DEAP's operators draw from the global ones. They are shared by all threads, so breed in one thread. The three
     streams differ: with one seed for all, the choice of a parent and of the gene that mutates would be correlated.
     """
-    python_state, numpy_state = random.getstate(), numpy.random.get_state()
-    rng.seed(derive_seed(*parts))
-    random.seed(derive_seed(*parts, "random"))
-    numpy.random.seed(derive_seed(*parts, "numpy"))
-    try:
+    with preserved_random_state():
+        rng.seed(derive_seed(*parts))
+        random.seed(derive_seed(*parts, "random"))
+        numpy.random.seed(derive_seed(*parts, "numpy"))
         yield
-    finally:
-        random.setstate(python_state)
-        numpy.random.set_state(numpy_state)

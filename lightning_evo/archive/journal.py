@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 from lightning_evo import __version__
 from lightning_evo.archive.errors import ArchiveError, Damaged, translated_file
 from lightning_evo.archive.events import Event
+from lightning_evo.utils.files import atomic_path
 
 __all__ = ["Header", "Journal", "Tail", "encoded"]
 
@@ -180,22 +181,13 @@ class Journal:
     def rewrite(self, header: Header, events: Iterable[Event]) -> None:
         """Write the whole file anew, under a temporary name and then in place of the old one."""
         self.close()
-        temporary = self.path.with_name(self.path.name + ".writing")
-        with translated_file(self.path):
-            try:
-                with temporary.open("wb") as file:
-                    first = {"sequence": 0, "kind": "journal", "version": JOURNAL_VERSION, **vars(header)}
-                    file.write(encoded(first) + b"\n")
-                    last = 0
-                    for event in events:
-                        file.write(_line(event, last))
-                        last = event["sequence"]
-                    file.flush()
-                    os.fsync(file.fileno())
-                temporary.replace(self.path)
-            except OSError:
-                temporary.unlink(missing_ok=True)
-                raise
+        with translated_file(self.path), atomic_path(self.path, sync=True) as part, part.open("wb") as file:
+            first = {"sequence": 0, "kind": "journal", "version": JOURNAL_VERSION, **vars(header)}
+            file.write(encoded(first) + b"\n")
+            last = 0
+            for event in events:
+                file.write(_line(event, last))
+                last = event["sequence"]
 
     def close(self) -> None:
         """Let go of the file; a second call does nothing."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from importlib import import_module
 from typing import Any, get_args, get_origin, get_type_hints
 
 from lightning_evo.archive.errors import ArchiveError
 from lightning_evo.archive.reader import Archive
 from lightning_evo.genome import Gene, SearchSpace
+from lightning_evo.utils.imports import import_by_name
 
 __all__ = ["read_space"]
 
@@ -93,17 +93,7 @@ def _imported(path: str) -> Any:
     Raises:
         ValueError: If it can't be imported.
     """
-    parts = str(path).split(".")
-    # A class may lie within another one: the module's name is the longest that can be imported.
-    for length in range(len(parts) - 1, 0, -1):
-        try:
-            found: Any = import_module(".".join(parts[:length]))
-        except ImportError:
-            continue
-        try:
-            for part in parts[length:]:
-                found = getattr(found, part)
-        except AttributeError:
-            break
-        return found
-    raise ValueError(f"{path} can't be imported here")
+    try:
+        return import_by_name(str(path))
+    except ImportError:
+        raise ValueError(f"{path} can't be imported here") from None

@@ -10,12 +10,12 @@ from typing import Any, Literal
 import yaml
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.core.optimizer import _init_optimizers_and_lr_schedulers
-from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_evo.callbacks.continuation import Continuation, loaders, schedulers, steps_per_epoch
 from lightning_evo.callbacks.rebuilding import NotApplicable, adopt, check_alike, rebuild, with_values
 from lightning_evo.functional.optimizers import OptimizerSettings, adopt_functions, change_settings, optimizer_settings
 from lightning_evo.genome import Json
+from lightning_evo.utils.random_state_torch import isolated_random_state
 
 __all__ = ["HyperparameterSchedule"]
 
@@ -100,7 +100,7 @@ class HyperparameterSchedule(Callback):
         now = {path: v for path, v in self.values_at(trainer.current_epoch).items() if self._differs(path, v)}
         if not now:
             return
-        with isolate_rng():
+        with isolated_random_state():
             self._set(trainer, pl_module, now)
             if any(path.startswith("data.") for path in now):
                 _reload(trainer)

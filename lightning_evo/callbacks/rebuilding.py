@@ -5,15 +5,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from functools import partial
-from importlib import import_module
 from inspect import Parameter, signature
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
+
+from lightning_evo.utils.imports import import_by_name
+from lightning_evo.utils.random_state_torch import isolated_random_state
 
 __all__ = ["NotApplicable", "adopt", "build_from", "check_alike", "rebuild", "with_values"]
 
@@ -65,12 +66,10 @@ def build_from(kind: type[LightningModule], hparams: Mapping[str, Any], name: st
     """
     arguments = dict(hparams)
     path = arguments.pop(_INSTANTIATOR, None)
-    with isolate_rng():
-        torch.manual_seed(0)  # so that two that are compared differ only by their hyperparameters
+    with isolated_random_state(seed=0):  # so that two that are compared differ only by their hyperparameters
         if path is not None:
             # LightningCLI's: hyperparameters are those of the config, classes by their path.
-            module, _, function = path.rpartition(".")
-            made = getattr(import_module(module), function)(kind, arguments)
+            made = import_by_name(path)(kind, arguments)
         else:
             parameters = signature(kind.__init__).parameters
             if name in parameters and parameters[name].kind is not Parameter.VAR_KEYWORD:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lightning_evo.lazy import lazily
+from lightning_evo.utils.lazy import lazily
 
 if TYPE_CHECKING:
     from lightning_evo.data.arrays import ImageSet

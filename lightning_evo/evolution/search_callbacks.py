@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from typing import Any
 
 from lightning.pytorch import Callback
@@ -13,6 +12,7 @@ from lightning_evo.callbacks.search import SearchCallback
 from lightning_evo.evolution.errors import SearchError
 from lightning_evo.genome import Objective, SearchSpace
 from lightning_evo.training import ConfigTrainable, Trainable
+from lightning_evo.utils.imports import import_by_name
 
 __all__ = ["EPOCHS", "check_participants", "participants"]
 
@@ -58,7 +58,7 @@ def _configured(config: Mapping[str, Any]) -> list[type[SearchCallback]]:
     """The kinds that stand in the evolved config's own ``trainer.callbacks``."""
     listed = (config.get("trainer") or {}).get("callbacks") or []
     paths = [entry.get("class_path", "") for entry in (listed if isinstance(listed, list) else [listed])]
-    found = (getattr(import_module(module), name) for module, _, name in (path.rpartition(".") for path in paths))
+    found = map(import_by_name, paths)
     return [kind for kind in found if isinstance(kind, type) and issubclass(kind, SearchCallback)]
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from lightning_evo.genome import COMPLETED, FAILED, STOPPED, Result
+from lightning_evo.utils.files import write_atomically
 
 __all__ = ["RESULT_FILE", "decode_result", "encode_result", "read_result", "write_result"]
 
@@ -39,14 +39,7 @@ def decode_result(text: str) -> Result:
 
 def write_result(directory: str | Path, text: str) -> None:
     """Write ``result.json`` as a whole or not at all; raises ``OSError`` where that fails."""
-    path = Path(directory, RESULT_FILE)
-    part = path.with_name(f"{RESULT_FILE}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
+    write_atomically(Path(directory, RESULT_FILE), text)
 
 
 def read_result(directory: str | Path) -> Result | None:

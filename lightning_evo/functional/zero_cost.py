@@ -16,6 +16,8 @@ from torch.nn.parameter import UninitializedParameter
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from lightning_evo.utils.random_state_torch import isolated_random_state
+
 __all__ = ["flops", "gradient_norm", "naswot", "parameters", "synflow"]
 
 # Every function here runs the model on copies of its parameters and buffers, which `functional_call` puts in their place,
@@ -220,9 +222,9 @@ def _double(tensor: Tensor) -> Tensor:
 def _measuring(model: nn.Module, train: bool) -> Iterator[None]:
     """Set every module's mode, dropout off, and torch's seed; the modes and random state of before behind it."""
     modes = [(module, module.training) for module in model.modules()]
-    devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
-    with torch.random.fork_rng(sorted(devices)):
-        torch.manual_seed(0)  # for what draws while it runs: functional dropout, stochastic depth
+    with isolated_random_state(
+        seed=0, devices=model
+    ):  # for what draws while it runs: functional dropout, stochastic depth
         try:
             for module, _ in modes:
                 module.training = train and not isinstance(module, _DropoutNd)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lightning_evo.lazy import lazily
 from lightning_evo.predictors.genomes.features import PROXIES
+from lightning_evo.utils.lazy import lazily
 
 if TYPE_CHECKING:
     from lightning_evo.predictors.curves.bayes import BayesianCurve

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lightning_evo.utils.files import atomic_path
+
 __all__ = ["check_target", "written_whole"]
 
 
@@ -44,13 +46,10 @@ def written_whole(to: Path, option: str, overwrite: bool = False) -> Iterator[Pa
         ValueError: If it can't be written, or is there already.
     """
     check_target(to, option, overwrite)
-    part = to.with_name(f".{to.name}.part")
     try:
-        yield part
-        check_target(to, option, overwrite)  # somebody else may have written it meanwhile
-        part.replace(to)
+        with atomic_path(to) as part:
+            yield part
+            check_target(to, option, overwrite)  # somebody else may have written it meanwhile
     except OSError as error:
         reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror
         raise ValueError(f"{option} {to}: cannot be written ({reason})") from error
-    finally:
-        part.unlink(missing_ok=True)

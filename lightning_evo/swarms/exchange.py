@@ -24,6 +24,7 @@ from torch import Tensor
 from lightning_evo.functional.mixing import combine
 from lightning_evo.swarms.errors import SwarmError
 from lightning_evo.swarms.swarm import Particles, Swarm, architecture_of
+from lightning_evo.utils.files import write_atomically
 
 __all__ = ["Exchange", "ExchangeSwarm", "Peer", "architecture_of"]
 
@@ -123,16 +124,12 @@ class Exchange:
             "losses": [float(loss) for loss in losses],
             "step": self._step,
         }
-        part = self.directory / f".{self.name}.part"
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             # Copies: safetensors refuses tensors that share memory, as tied weights do.
             tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in weights.items()}
-            part.write_bytes(save(tensors, metadata={"about": json.dumps(about)}))
-            part.replace(self._path)
+            write_atomically(self._path, save(tensors, metadata={"about": json.dumps(about)}))
         except OSError as error:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
             # What is there of an earlier time would be taken for the present.
             with suppress(OSError):
                 self._path.unlink(missing_ok=True)

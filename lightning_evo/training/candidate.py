@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_evo.callbacks import CostMeter, FitnessRecorder
 from lightning_evo.callbacks.continuation import Continuation
@@ -27,6 +26,7 @@ from lightning_evo.callbacks.speed import SpeedMeter
 from lightning_evo.genome import COMPLETED, STOPPED, Objective, Result
 from lightning_evo.training.blueprint import Blueprint, dump_yaml
 from lightning_evo.training.loggers import log_genes, name_loggers
+from lightning_evo.utils.random_state_torch import isolated_random_state
 
 __all__ = [
     "CONFIG_FILE",
@@ -252,7 +252,7 @@ def isolated(config: Mapping[str, Any]) -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     environment = {name: os.environ.get(name) for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")}
-    with isolate_rng(include_cuda=False):
+    with isolated_random_state(devices=()):
         try:
             for logger in loggers:
                 logger.setLevel(logging.WARNING)

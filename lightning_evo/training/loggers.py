@@ -7,7 +7,6 @@ nobody could say afterwards which candidate is which.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import inspect
 import os
 import tempfile
@@ -20,6 +19,7 @@ from lightning.pytorch import loggers
 from lightning.pytorch.loggers import Logger
 
 from lightning_evo.training.overrides import apply_genome
+from lightning_evo.utils.imports import import_by_name
 
 __all__ = ["log_genes", "name_loggers"]
 
@@ -93,10 +93,9 @@ def _class_of(logger: Any) -> type | None:
     """A logger's class; ``None`` where only the parser can know it, which then also says what is wrong."""
     if not isinstance(logger, Mapping) or not isinstance(path := logger.get("class_path"), str):
         return None
-    module, _, name = path.rpartition(".")
     try:
-        return getattr(importlib.import_module(module or loggers.__name__), name)
-    except (ImportError, AttributeError):
+        return import_by_name(path if "." in path else f"{loggers.__name__}.{path}")
+    except ImportError:
         return None
 
 

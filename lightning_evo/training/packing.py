@@ -5,20 +5,20 @@ from __future__ import annotations
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import LightningModule
 
-from lightning_evo.callbacks.files import copy_whole, write_whole
 from lightning_evo.callbacks.growth.loading import export_grown
 from lightning_evo.callbacks.growth.recipe import Original, recipe_in, restore_structure
 from lightning_evo.callbacks.growth.structural_growth import StructuralGrowth
 from lightning_evo.functional.growth.growth import GrowthError
 from lightning_evo.training.blueprint import dump_yaml, load_yaml
 from lightning_evo.training.candidate import CONFIG_FILE, draw_weights
+from lightning_evo.utils.files import copy_atomically, write_atomically
+from lightning_evo.utils.imports import import_by_name
 
 __all__ = ["MODEL_FILE", "Package", "grow_as", "pack"]
 
@@ -64,7 +64,7 @@ def pack(config: str, checkpoint: Path, to: Path) -> Package:
     """
     recipe = recipe_in(_read(checkpoint))
     if recipe is None:
-        return Package((write_whole(config, to / CONFIG_FILE), copy_whole(checkpoint, to / MODEL_FILE)))
+        return Package((write_atomically(to / CONFIG_FILE, config), copy_atomically(checkpoint, to / MODEL_FILE)))
     reason = "its class keeps arguments that no config can hold"
     try:
         files = [path.name for path in export_grown(checkpoint, to, trusted=True)]
@@ -74,12 +74,12 @@ def pack(config: str, checkpoint: Path, to: Path) -> Package:
         section = to / _SECTION_FILE
         text = dump_yaml(_with_model(load_yaml(config), load_yaml(section.read_text())))
         section.unlink()
-        return Package((write_whole(text, to / CONFIG_FILE), to / MODEL_FILE), "expressed")
+        return Package((write_atomically(to / CONFIG_FILE, text), to / MODEL_FILE), "expressed")
     if _RECIPE_FILE not in files:
         said = f"# How the network in {MODEL_FILE} has grown, from the one that {CONFIG_FILE} builds.\n# {reason}\n"
-        copy_whole(checkpoint, to / MODEL_FILE)
-        write_whole(said + dump_yaml(recipe.to_dict()), to / _RECIPE_FILE)
-    return Package((write_whole(config, to / CONFIG_FILE), to / MODEL_FILE, to / _RECIPE_FILE), "recipe")
+        copy_atomically(checkpoint, to / MODEL_FILE)
+        write_atomically(to / _RECIPE_FILE, said + dump_yaml(recipe.to_dict()))
+    return Package((write_atomically(to / CONFIG_FILE, config), to / MODEL_FILE, to / _RECIPE_FILE), "recipe")
 
 
 def grow_as(module: LightningModule, checkpoint: Path) -> None:
@@ -114,6 +114,6 @@ def _with_model(config: dict[str, Any], model: Mapping[str, Any]) -> dict[str, A
 
 
 def _grows(callback: Any) -> bool:
-    module, _, name = str(callback.get("class_path", "") if isinstance(callback, Mapping) else callback).rpartition(".")
-    kind = getattr(import_module(module), name) if module else None
+    path = str(callback.get("class_path", "") if isinstance(callback, Mapping) else callback)
+    kind = import_by_name(path) if "." in path else None
     return isinstance(kind, type) and issubclass(kind, StructuralGrowth)

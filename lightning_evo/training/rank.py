@@ -8,10 +8,10 @@ import pickle
 import sys
 from pathlib import Path
 
-from lightning_evo.callbacks.files import write_whole
 from lightning_evo.training.candidate import train_candidate
 from lightning_evo.training.distributed import ARGUMENTS_FILE, RESULT_FILE
 from lightning_evo.training.process import die_with_parent
+from lightning_evo.utils.files import write_atomically
 
 
 def main(directory: Path) -> None:
@@ -19,7 +19,7 @@ def main(directory: Path) -> None:
     die_with_parent()
     result = train_candidate(**pickle.loads((directory / ARGUMENTS_FILE).read_bytes()))
     if int(os.environ.get("LOCAL_RANK", "0")) == 0:
-        write_whole(json.dumps(result.to_dict()), directory / RESULT_FILE)
+        write_atomically(directory / RESULT_FILE, json.dumps(result.to_dict()))
     elif result.error:
         # A rank that failed must say so: rank 0 would wait for it at the next collective.
         sys.exit(result.error)

@@ -13,7 +13,6 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -39,6 +38,7 @@ from lightning_evo.training.candidate import (
 )
 from lightning_evo.training.loggers import name_loggers
 from lightning_evo.training.overrides import apply_genome
+from lightning_evo.utils.random_state_torch import isolated_random_state
 
 __all__ = ["Member", "NotStacked", "train_stack"]
 
@@ -223,7 +223,7 @@ class _Shares(CostMeter):
         alone.trainer = trainer
         counter = FlopCounterMode(display=False)
         place = (batch_idx,) if is_param_in_hook_signature(alone.training_step, "batch_idx", min_args=2) else ()
-        with isolate_rng(), recording(alone), counter:
+        with isolated_random_state(), recording(alone), counter:
             with trainer.precision_plugin.train_step_context():
                 outputs: Any = alone.training_step(copy.deepcopy(batch), *place)
             loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs

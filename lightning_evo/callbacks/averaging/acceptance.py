@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from lightning_evo.callbacks.averaging.calibration import validation_batches
@@ -21,6 +19,8 @@ from lightning_evo.swarms.errors import SwarmError
 from lightning_evo.swarms.stack.stack import ParticleStack
 from lightning_evo.swarms.swarm import Particles, Swarm
 from lightning_evo.swarms.validation import validate
+from lightning_evo.utils.files import atomic_path
+from lightning_evo.utils.random_state_torch import isolated_random_state
 
 __all__ = ["Judge", "Soup", "make_soup", "put", "save_plain"]
 
@@ -54,7 +54,7 @@ class Judge:
         Raises:
             SwarmError: If the metric isn't logged, or there is no validation.
         """
-        with isolate_rng():
+        with isolated_random_state():
             metrics = validate(module, validation_batches(trainer))
         self._check(metrics, module)
         return self.sign * metrics[self.monitor]
@@ -209,6 +209,5 @@ def save_plain(trainer: Trainer, pl_module: LightningModule, place: int, path: P
     else:
         checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    torch.save(checkpoint, temporary)
-    temporary.replace(path)
+    with atomic_path(path) as part:
+        torch.save(checkpoint, part)

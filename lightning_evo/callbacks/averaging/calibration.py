@@ -10,7 +10,6 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
@@ -20,6 +19,7 @@ from lightning_evo.callbacks.averaging.settings import METHODS, BatchNorm, Metho
 from lightning_evo.genome import derive_seed
 from lightning_evo.swarms.errors import SwarmError
 from lightning_evo.swarms.validation import moved
+from lightning_evo.utils.random_state_torch import isolated_random_state
 
 __all__ = [
     "BatchStatistics",
@@ -121,7 +121,7 @@ class BatchStatistics:
         if all(self.rule(one) != "reestimated" for one in averages) or not _estimating(module):
             return
         try:
-            with isolate_rng():
+            with isolated_random_state():
                 training_batches(trainer, 1, 0)
         except SwarmError as error:
             if self.choice == "reestimated":
@@ -134,7 +134,7 @@ class BatchStatistics:
         """Estimate the statistics of a module that holds an average by ``method`` anew, if that is the rule."""
         if self._possible and self.rule(method) == "reestimated":
             seed = derive_seed(self.seed, "averaging", "statistics", trainer.global_step)
-            with isolate_rng():
+            with isolated_random_state():
                 reestimate(module, training_batches(trainer, self.batches, seed))
 
 

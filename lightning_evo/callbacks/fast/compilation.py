@@ -13,6 +13,7 @@ from torch import nn
 from torchmetrics import Metric
 
 from lightning_evo.callbacks.fast.choices import Choice
+from lightning_evo.utils.compiled import is_compiled
 
 __all__ = ["CompileTrial", "ShouldCompile", "compilable", "remaining_batches"]
 
@@ -181,7 +182,7 @@ def compilable(module: nn.Module, prefix: str = "") -> dict[str, nn.Module]:
             continue
         if isinstance(child, (nn.ModuleList, nn.ModuleDict)):  # nobody calls these
             parts |= compilable(child, f"{prefix}{name}.")
-        elif not any(_is_compiled(part) for part in child.modules()):
+        elif not any(is_compiled(part) for part in child.modules()):
             parts[f"{prefix}{name}"] = child
     return parts
 
@@ -196,7 +197,3 @@ def remaining_batches(trainer: Trainer) -> float:
     if trainer.max_steps != -1:
         limits.append(float(max(0, trainer.max_steps - trainer.global_step) * trainer.accumulate_grad_batches))
     return min(limits, default=math.inf)
-
-
-def _is_compiled(module: nn.Module) -> bool:
-    return module._compiled_call_impl is not None or hasattr(module, "_orig_mod")

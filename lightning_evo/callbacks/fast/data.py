@@ -13,13 +13,13 @@ import torch.multiprocessing
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from lightning.pytorch.utilities.seed import isolate_rng
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset, default_collate
 
 from lightning_evo.callbacks.fast.choices import Choice
 from lightning_evo.data.images import TensorImages
+from lightning_evo.utils.random_state_torch import isolated_random_state
 
 __all__ = ["FastData", "WholeBatches", "most_workers"]
 
@@ -257,7 +257,7 @@ def _unpinnable(loader: DataLoader) -> str | None:
     if isinstance(loader.dataset, IterableDataset):
         return "an iterable set without workers may give tensors on the GPU"
     elsewhere: list[Tensor] = []
-    with isolate_rng():
+    with isolated_random_state():
         apply_to_collection(
             loader.dataset[0], Tensor, lambda t: elsewhere.append(t) if t.device.type != "cpu" else None
         )

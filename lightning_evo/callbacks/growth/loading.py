@@ -9,7 +9,6 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,13 +17,14 @@ import yaml
 from lightning.pytorch import LightningModule
 from torch import Tensor, fx, nn
 
-from lightning_evo.callbacks.files import copy_whole, save_whole, write_whole
 from lightning_evo.callbacks.growth.recipe import KEY, Recipe, carry, recipe_in
 from lightning_evo.callbacks.rebuilding import build_from
 from lightning_evo.functional.graph.tracing import trace
 from lightning_evo.functional.growth.growth import GrowthError, replay
 from lightning_evo.functional.inheritance.alignment import units_of
 from lightning_evo.functional.inheritance.roles import read
+from lightning_evo.utils.files import atomic_path, copy_atomically, write_atomically
+from lightning_evo.utils.imports import import_by_name
 
 __all__ = ["Expression", "export_grown", "express", "load_grown"]
 
@@ -335,10 +335,12 @@ def export_grown(
     if expression is None:
         assert recipe is not None
         text = _HEADER + yaml.safe_dump(recipe.to_dict(), sort_keys=False)
-        return [copy_whole(path, to / "model.ckpt"), write_whole(text, to / "grown.yaml")]
-    written = [copy_whole(path, to / "model.ckpt")] if recipe is None else [_saved(held, expression, to / "model.ckpt")]
+        return [copy_atomically(path, to / "model.ckpt"), write_atomically(to / "grown.yaml", text)]
+    written = (
+        [copy_atomically(path, to / "model.ckpt")] if recipe is None else [_saved(held, expression, to / "model.ckpt")]
+    )
     section = _section(type(module), expression.hparams)
-    return written if section is None else [*written, write_whole(section, to / "model.yaml")]
+    return written if section is None else [*written, write_atomically(to / "model.yaml", section)]
 
 
 # Reading --------------------------------------------------------------------------------------------------------------
@@ -427,22 +429,13 @@ def _imported(name: str) -> type[LightningModule] | str:
     """A LightningModule's class by its path, nested ones too; or why there is none."""
     if "<locals>" in name:
         return "it was defined in a function"
-    parts = name.split(".")
-    reason = "its path names no module"
-    for end in range(len(parts) - 1, 0, -1):
-        try:
-            found: Any = import_module(".".join(parts[:end]))
-        except ModuleNotFoundError as error:
-            reason = str(error)
-            continue
-        except Exception as error:  # whatever the user's module raises
-            return _line(error)
-        for part in parts[end:]:
-            found = getattr(found, part, None)
-        if isinstance(found, type) and issubclass(found, LightningModule):
-            return found
-        return f"{'.'.join(parts[:end])} has no LightningModule of this name"
-    return reason
+    try:
+        found = import_by_name(name)
+    except ImportError as error:
+        return str(error)
+    except Exception as error:  # whatever the user's module raises
+        return _line(error)
+    return found if isinstance(found, type) and issubclass(found, LightningModule) else "it is no LightningModule"
 
 
 # Writing --------------------------------------------------------------------------------------------------------------
@@ -453,7 +446,9 @@ def _saved(held: Mapping[str, Any], expression: Expression, to: Path) -> Path:
     kept = {name: value for name, value in held.items() if name not in (KEY, *_OF_TRAINING)}
     kept[_HPARAMS] = dict(expression.hparams)
     kept["state_dict"] = {expression.names[name]: value for name, value in held["state_dict"].items()}
-    return save_whole(kept, to)
+    with atomic_path(to) as part:
+        torch.save(kept, part)
+    return to
 
 
 def _section(kind: type[LightningModule], hparams: Mapping[str, Any]) -> str | None:

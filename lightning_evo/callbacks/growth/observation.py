@@ -13,13 +13,13 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
-from lightning.pytorch.utilities.seed import isolate_rng
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
 from lightning_evo.functional.entropy import covariance, histogram, shannon_entropy, spectral_entropy, take_samples
 from lightning_evo.functional.growth.growth import Growth
 from lightning_evo.swarms.logs import catching
+from lightning_evo.utils.random_state_torch import isolated_random_state
 
 __all__ = ["EntropySampler", "Probe", "Records"]
 
@@ -197,13 +197,12 @@ class Probe:
         arguments = (batch, 0) if len(takes) > 1 else (batch,)
         holders = [part for part in module.modules() if isinstance(part, LightningModule)]
         with (
-            isolate_rng(),
+            isolated_random_state(seed=0),
             _undisturbed(module),
             catching(holders, _Silence()),  # type: ignore[arg-type]
             torch.compiler.set_stance("force_eager"),
             trainer.precision_plugin.train_step_context(),
         ):
-            torch.manual_seed(0)
             return module.training_step(*arguments)
 
 

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule
 from torch import nn
 
 from lightning_evo.functional.growth.growth import GrowthError, GrowthStep, replay
+from lightning_evo.utils.compiled import plain_name
 
 __all__ = ["KEY", "Original", "Recipe", "Restoration", "carry", "recipe_in", "recipe_of", "restore_structure"]
 
@@ -196,12 +197,8 @@ def _begins(steps: Sequence[GrowthStep], first: Sequence[GrowthStep]) -> bool:
 
 def _alike(module: nn.Module, state: Mapping[str, Any]) -> bool:
     """Whether a state dict's tensors are those of a module, by name and shape."""
-    own = {_plain_name(name): getattr(value, "shape", None) for name, value in module.state_dict().items()}
-    return own == {_plain_name(name): getattr(value, "shape", None) for name, value in state.items()}
-
-
-def _plain_name(name: str) -> str:
-    return name.replace("_orig_mod.", "")
+    own = {plain_name(name): getattr(value, "shape", None) for name, value in module.state_dict().items()}
+    return own == {plain_name(name): getattr(value, "shape", None) for name, value in state.items()}
 
 
 def _plain(value: Any) -> bool:

@@ -39,7 +39,6 @@ from lightning_evo.callbacks.growth.triggers import Decision, EntropySaturation,
 from lightning_evo.callbacks.inheritance import WeightInheritance
 from lightning_evo.callbacks.search import SearchCallback, SearchContext
 from lightning_evo.functional.growth import growth as functional
-from lightning_evo.functional.growth.frame import plain
 from lightning_evo.functional.growth.growth import (
     Growth,
     GrowthError,
@@ -51,6 +50,7 @@ from lightning_evo.functional.growth.growth import (
 )
 from lightning_evo.functional.growth.steps import NewWeights
 from lightning_evo.genome import derive_seed
+from lightning_evo.utils.compiled import plain_name
 
 __all__ = ["StructuralGrowth"]
 
@@ -481,7 +481,7 @@ class StructuralGrowth(SearchCallback):
     def _arm(self, module: LightningModule) -> None:
         """Have the entropy of the layers that may grow sampled, if it is looked at."""
         if self.trigger.needs_entropy:
-            modules = {plain(name): part for name, part in module.named_modules()}
+            modules = {plain_name(name): part for name, part in module.named_modules()}
             sites = [] if self._is_full(module) else self._sites(module)
             self._sampler.arm({name: modules[name] for name in sites})
 

@@ -28,6 +28,8 @@ from lightning_evo.functional.growth.optimizers import (
     why_not_growable,
 )
 from lightning_evo.swarms.stack.stack import ParticleStack
+from lightning_evo.utils import compiled
+from lightning_evo.utils.compiled import plain_name
 
 __all__ = [
     "Entropy",
@@ -175,7 +177,7 @@ class ParameterGrouping:
 
     def state_dict(self, optimizers: Sequence[Optimizer], module: nn.Module) -> dict[str, Any]:
         """As plain data."""
-        names = {id(p): _plain(name) for name, p in module.named_parameters()}
+        names = {id(p): plain_name(name) for name, p in module.named_parameters()}
         return {
             "names": [[[names.get(id(p), "") for p in g["params"]] for g in one.param_groups] for one in optimizers],
             "added": [[group.optimizer, group.source, rate] for group, rate in self.added],
@@ -197,7 +199,7 @@ class ParameterGrouping:
             new = NewGroup(optimizer, source)
             optimizers[optimizer].param_groups.append(like_group(optimizers[optimizer].param_groups, source, rate))
             self._extend(new, rate, optimizers, schedulers)
-        names = {id(p): _plain(name) for name, p in module.named_parameters()}
+        names = {id(p): plain_name(name) for name, p in module.named_parameters()}
         for optimizer, groups in zip(optimizers, wanted, strict=True):
             held = [p for group in optimizer.param_groups for p in group["params"]]
             known = {names[id(p)]: p for p in held if id(p) in names}
@@ -266,7 +268,7 @@ def is_compiled(module: nn.Module) -> bool:
     """Whether a module, or one inside it, runs through ``torch.compile``."""
     if getattr(module, "_compiler_ctx", None) is not None:
         return True
-    return any("_orig_mod" in part._modules or vars(part).get("_compiled_call_impl") for part in module.modules())
+    return any(map(compiled.is_compiled, module.modules()))
 
 
 def _wrap_again(strategy: DDPStrategy, module: LightningModule) -> None:
@@ -277,10 +279,6 @@ def _wrap_again(strategy: DDPStrategy, module: LightningModule) -> None:
     gc.collect()
     strategy.configure_ddp()
     strategy._pl_static_graph_delay_done = False
-
-
-def _plain(name: str) -> str:
-    return name.replace("_orig_mod.", "")
 
 
 # -- What can't grow while it trains? Whatever holds parameters and couldn't be told that they are others --

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.proxy import TraceError
 
+from lightning_evo.utils.compiled import original_module
+
 __all__ = ["chain", "trace"]
 
 _MAX_GUARDS = 16
@@ -130,7 +132,7 @@ class _Tracer(fx.Tracer):
         try:
             for name, part in self.root.named_modules():
                 part.__dict__.pop("_compiled_call_impl", None)  # symbols are nothing to compile for
-                if (inner := part._modules.get("_orig_mod")) is not None:
+                if (inner := original_module(part)) is not None:
                     part.__dict__["forward"] = inner
                 elif name and _is_leaf(part):
                     part.forward = self._recording(name, part.forward)  # type: ignore[method-assign]

@@ -28,7 +28,8 @@ from lightning_evo.functional.growth.steps import Added, GrowthError, Moved
 from lightning_evo.functional.inheritance.alignment import Unit, units_of, unwrapped
 from lightning_evo.functional.inheritance.layout import Layout, lay_out
 from lightning_evo.functional.inheritance.placement import TensorMap
-from lightning_evo.utils.random_state import isolated
+from lightning_evo.utils.compiled import plain_name
+from lightning_evo.utils.random_state_torch import isolated_random_state
 
 __all__ = [
     "Part",
@@ -46,7 +47,6 @@ __all__ = [
     "named_tensors",
     "outputs",
     "parts_of",
-    "plain",
 ]
 
 
@@ -81,7 +81,7 @@ class Part:
         """Its modules by plain names, a shared one once."""
         found: dict[str, nn.Module] = {}
         for name, part in self.root.named_modules():
-            found[plain(name)] = part  # of a compiled module and the one inside it the latter
+            found[plain_name(name)] = part  # of a compiled module and the one inside it the latter
         return found
 
     @cached_property
@@ -105,7 +105,7 @@ class Part:
         """Why a layer that the layout doesn't know can't change."""
         if not local:  # a single layer whose parent can't be traced
             return "what runs before and after it isn't known"
-        run = {plain(str(node.target)) for node in self.graph.nodes if node.op == "call_module"}
+        run = {plain_name(str(node.target)) for node in self.graph.nodes if node.op == "call_module"}
         outer = next((name for name in run if local.startswith(f"{name}.")), None)
         if outer is not None:
             return f"{self.path(outer)} ({type(self.named[outer]).__name__}) computes with its tensors itself"
@@ -114,7 +114,7 @@ class Part:
     def stuck(self, unit: Unit) -> str:
         """Why a layer's tensors can't take other shapes; empty if they can."""
         module, name = unit.module, self.path(unit.name)
-        readers = [plain(str(n.target)) for n in self.graph.nodes if n.op == "get_attr"]
+        readers = [plain_name(str(n.target)) for n in self.graph.nodes if n.op == "get_attr"]
         if any(reader.rpartition(".")[0] == unit.name for reader in readers):
             return f"forward reads the tensors of {name} itself"
         if getattr(module, "max_norm", None) is not None:
@@ -142,7 +142,7 @@ class Part:
         for name, part in self.module.named_modules():
             for local, tensor in part._parameters.items():
                 if tensor is not None:
-                    owners.setdefault(id(tensor), []).append(plain(f"{name}.{local}" if name else local))
+                    owners.setdefault(id(tensor), []).append(plain_name(f"{name}.{local}" if name else local))
         return owners
 
     def calls(self, local: str) -> list[fx.Node]:
@@ -175,11 +175,6 @@ class StructureChange:
     notes: tuple[str, ...] = ()
 
 
-def plain(name: str) -> str:
-    """A module's or tensor's name without what ``torch.compile`` put into it."""
-    return name.replace("_orig_mod.", "").removesuffix("_orig_mod").removesuffix(".")
-
-
 def holds_parameters(module: nn.Module) -> bool:
     """Whether a module or any of its children has parameters."""
     return next(module.parameters(), None) is not None
@@ -198,7 +193,7 @@ def parts_of(module: nn.Module) -> tuple[list[Part], dict[str, str]]:
     parts: list[Part] = []
     refused: dict[str, str] = {}
     whole = unwrapped(module)
-    with isolated(0, whole):  # a forward may draw
+    with isolated_random_state(0, whole):  # a forward may draw
         pieces = list(_parts(whole, whole, ""))
     for name, found in pieces:
         if isinstance(found, Part):
@@ -230,13 +225,13 @@ def _parts(module: nn.Module, root: nn.Module, prefix: str) -> Iterator[tuple[st
         return  # attention and its like read their children's tensors themselves
     for name, child in root.named_children():
         inner = unwrapped(child)
-        yield from _parts(module, inner, ".".join(filter(None, (prefix, plain(name)))))
+        yield from _parts(module, inner, ".".join(filter(None, (prefix, plain_name(name)))))
 
 
 def _not_run(part: Part) -> list[str]:
     """Layers with parameters that the part's graph doesn't run."""
-    run = {plain(str(node.target)) for node in part.graph.nodes if node.op == "call_module"}
-    read = {plain(str(node.target)).rpartition(".")[0] for node in part.graph.nodes if node.op == "get_attr"}
+    run = {plain_name(str(node.target)) for node in part.graph.nodes if node.op == "call_module"}
+    read = {plain_name(str(node.target)).rpartition(".")[0] for node in part.graph.nodes if node.op == "get_attr"}
     return [
         unit.name
         for unit in part.units
@@ -285,14 +280,14 @@ def named_tensors(module: nn.Module) -> dict[int, tuple[str, Tensor]]:
     """A module's parameters and buffers by ``id``, with their plain names; a shared one under its first."""
     found: dict[int, tuple[str, Tensor]] = {}
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        found.setdefault(id(tensor), (plain(name), tensor))
+        found.setdefault(id(tensor), (plain_name(name), tensor))
     return found
 
 
 def describe(module: nn.Module) -> list[tuple]:
     """All that a step can change: modules, their settings, the shapes of their tensors."""
     return [
-        (plain(name), type(part), part.extra_repr(), [(n, t.shape) for n, t in _own(part).items()])
+        (plain_name(name), type(part), part.extra_repr(), [(n, t.shape) for n, t in _own(part).items()])
         for name, part in module.named_modules()
     ]
 
@@ -425,7 +420,7 @@ def _exchange(part: Part, old: nn.Module, new: nn.Module) -> None:
 def _found(part: Part, path: str) -> Tensor:
     home, _, local = path.rpartition(".")
     for name, module in part.root.named_modules():
-        if plain(name) == home and (found := _own(module).get(local)) is not None:
+        if plain_name(name) == home and (found := _own(module).get(local)) is not None:
             return found
     raise KeyError(path)
 
@@ -482,7 +477,7 @@ def outputs(module: nn.Module, sample: tuple[Any, ...], seed: int) -> list[Tenso
     try:
         for part, _ in modes:
             part.training = False
-        with isolated(seed, module), _precise(device):
+        with isolated_random_state(seed, module), _precise(device):
             given = module(*sample)
         return [leaf.detach().clone() for leaf in tree_leaves(given) if isinstance(leaf, Tensor)]
     finally:

@@ -13,6 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from lightning_evo.functional.graph.operations import ACTIVATIONS, DROPS, NOTHING, call_of, kind_of
 from lightning_evo.functional.growth.steps import GrowthError
+from lightning_evo.utils.random_state_torch import isolated_random_state
 
 __all__ = ["initialise"]
 
@@ -213,8 +214,7 @@ def _observe(root: nn.Module, producer: nn.Module, consumer: nn.Module, loss: Lo
 def _without_traces(root: nn.Module) -> Iterator[None]:
     """Put buffers and random state back."""
     buffers = [(buffer, buffer.detach().clone()) for buffer in root.buffers()]
-    cuda = {buffer.device for buffer in [*root.parameters(), *root.buffers()] if buffer.device.type == "cuda"}
-    with torch.random.fork_rng([device.index for device in cuda if device.index is not None]):
+    with isolated_random_state(devices=root):
         try:
             yield
         finally:

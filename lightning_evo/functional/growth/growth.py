@@ -27,7 +27,6 @@ from lightning_evo.functional.growth.frame import (
     named_tensors,
     outputs,
     parts_of,
-    plain,
 )
 from lightning_evo.functional.growth.steps import (
     Added,
@@ -46,7 +45,8 @@ from lightning_evo.functional.growth.steps import (
 from lightning_evo.functional.inheritance.alignment import unwrapped
 from lightning_evo.functional.inheritance.inheritance import Inheritance, hand_on, read_structure
 from lightning_evo.functional.inheritance.placement import TensorMap
-from lightning_evo.utils.random_state import isolated
+from lightning_evo.utils.compiled import plain_name
+from lightning_evo.utils.random_state_torch import isolated_random_state
 
 __all__ = [
     "Added",
@@ -101,7 +101,7 @@ def growth_sites(module: nn.Module) -> dict[str, Site]:
     found: dict[str, Site] = {}
     for part in _parts(module)[0]:
         found |= {part.path(name): site for name, site in _sites(part).items()}
-    order = {plain(name): at for at, (name, _) in enumerate(unwrapped(module).named_modules())}
+    order = {plain_name(name): at for at, (name, _) in enumerate(unwrapped(module).named_modules())}
     return dict(sorted(found.items(), key=lambda item: order[item[0]]))
 
 
@@ -219,7 +219,7 @@ def grow(
     whole = unwrapped(module)
     undo = Undo(whole)
     try:
-        with isolated(seed, whole):
+        with isolated_random_state(seed, whole):
             earlier = outputs(whole, sample, seed) if sample is not None else None
             part, change = _changed(whole, step, seed, sample)
             announced = added_parameters(part, change)
@@ -353,8 +353,8 @@ def _home(module: nn.Module, layer: str, operation: str) -> tuple[Part, str]:
     """The part in which a layer is, and the layer's plain name."""
     if not isinstance(layer, str):
         raise GrowthError(f"layer: {layer!r} is not a name; names are strings, as in named_modules()")
-    whole, layer = unwrapped(module), plain(layer)
-    names = {plain(name) for name, _ in whole.named_modules()}
+    whole, layer = unwrapped(module), plain_name(layer)
+    names = {plain_name(name) for name, _ in whole.named_modules()}
     if layer not in names:
         near = get_close_matches(layer, names, n=3)
         raise GrowthError(f"layer: there is no {layer!r}" + (f"; did you mean {' or '.join(near)}?" if near else ""))
@@ -393,7 +393,7 @@ def _changed(module: nn.Module, step: GrowthStep, seed: int, sample: Any) -> tup
     part, layer = _home(module, step.layer, step.operation)
     maker = _offered(part, step.operation, part.local(layer))
     plain_step = GrowthStep(step.operation, layer, step.settings)
-    with isolated(seed, unwrapped(module)):
+    with isolated_random_state(seed, unwrapped(module)):
         return part, maker.build(part, plain_step, sample)
 
 

@@ -24,10 +24,11 @@ from lightning_evo.functional.graph.operations import (
     interval,
     kind_of,
 )
-from lightning_evo.functional.growth.frame import Part, StructureChange, matched, outputs, plain
+from lightning_evo.functional.growth.frame import Part, StructureChange, matched, outputs
 from lightning_evo.functional.growth.steps import GrowthError, GrowthStep, Wishes
 from lightning_evo.functional.inheritance.placement import TensorMap
 from lightning_evo.functional.inheritance.roles import expected
+from lightning_evo.utils.compiled import plain_name
 
 __all__ = [
     "CONVOLUTIONS",
@@ -216,7 +217,7 @@ def _holds(part: Part, node: fx.Node) -> bool:
 
 def _read(part: Part, name: str) -> bool:
     return any(
-        node.op == "get_attr" and plain(str(node.target)).rpartition(".")[0] == name for node in part.graph.nodes
+        node.op == "get_attr" and plain_name(str(node.target)).rpartition(".")[0] == name for node in part.graph.nodes
     )
 
 

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from lightning_evo.functional.graph.operations import ACTIVATIONS, DROPS, NOTHING, POOLS, call_of, paddings
-from lightning_evo.functional.growth.frame import Part, StructureChange, matched, plain
+from lightning_evo.functional.growth.frame import Part, StructureChange, matched
 from lightning_evo.functional.growth.steps import GrowthError, GrowthStep, Operation, Wishes
 from lightning_evo.functional.growth.widths import fresh_tensors
+from lightning_evo.utils.compiled import plain_name
 
 __all__ = ["EXCHANGEABLE", "activation_behind", "build", "plan", "sites"]
 
@@ -168,7 +169,7 @@ def _short(sizes: Any) -> str:
 def _activation_stuck(part: Part, name: str) -> str:
     if not part.calls(name):
         return part.unseen(name)
-    readers = [plain(str(node.target)) for node in part.graph.nodes if node.op == "get_attr"]
+    readers = [plain_name(str(node.target)) for node in part.graph.nodes if node.op == "get_attr"]
     if any(reader.rpartition(".")[0] == name for reader in readers):
         return f"forward reads the tensors of {part.path(name)} itself"
     module = part.named[name]

@@ -15,6 +15,7 @@ from lightning_evo.functional.graph.channels import Dimension, Flow
 from lightning_evo.functional.growth.frame import Part, StructureChange, formatted
 from lightning_evo.functional.growth.steps import GrowthError, GrowthStep, Operation, Wishes, number
 from lightning_evo.functional.inheritance.layout import TracedLayer
+from lightning_evo.utils.compiled import plain_name
 
 __all__ = [
     "Reach",
@@ -196,16 +197,12 @@ def reach_of(part: Part, layer: str) -> Reach | str:
 
 
 def _loose_stuck(part: Part, path: str, axis: int) -> str:
-    readers = [node for node in part.graph.nodes if node.op == "get_attr" and _plain(node.target) == path]
+    readers = [node for node in part.graph.nodes if node.op == "get_attr" and plain_name(str(node.target)) == path]
     if axis > 1:
         return f"{path}, which scales its channels, holds them along axis {axis}"
     if sum(len(node.users) for node in readers) > 1:
         return f"{path}, which scales its channels, is used at several places"
     return part.tied(path)
-
-
-def _plain(target: Any) -> str:
-    return str(target).replace("_orig_mod.", "")
 
 
 def _set_steps(reach: Reach, changed: set[Dimension]) -> None:

@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 
 from lightning_evo.functional.graph.operations import groups_of, hyperparameters, kind_of
+from lightning_evo.utils.compiled import original_module, plain_name
 
 __all__ = ["TASTES", "Taste", "Unit", "align", "plain_names", "units_of", "units_of_state", "unwrapped"]
 
@@ -49,7 +50,7 @@ class Unit:
 
 def plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict without what ``torch.compile`` and ``DistributedDataParallel`` put into its names."""
-    plain = {name.replace("_orig_mod.", ""): tensor for name, tensor in state.items()}
+    plain = {plain_name(name): tensor for name, tensor in state.items()}
     if plain and all(name.startswith("module.") for name in plain):
         plain = {name.removeprefix("module."): tensor for name, tensor in plain.items()}
     return plain
@@ -60,7 +61,7 @@ def unwrapped(module: nn.Module) -> nn.Module:
     while True:
         if isinstance(module, DistributedDataParallel):
             module = module.module
-        elif isinstance(inner := module._modules.get("_orig_mod"), nn.Module):
+        elif (inner := original_module(module)) is not None:
             module = inner
         else:
             return module
@@ -78,7 +79,7 @@ def units_of(module: nn.Module, called: str) -> list[Unit]:
     """
     units = []
     for given, part in module.named_modules():
-        name = given.replace("_orig_mod.", "").removesuffix("._orig_mod")
+        name = plain_name(given)
         persistent = [(n, b) for n, b in part._buffers.items() if n not in part._non_persistent_buffers_set]
         own = {n: t for n, t in [*part._parameters.items(), *persistent] if t is not None}
         for local, tensor in own.items():

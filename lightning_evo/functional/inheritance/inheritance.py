@@ -23,6 +23,7 @@ from lightning_evo.functional.inheritance.alignment import (
 from lightning_evo.functional.inheritance.layout import Layout, lay_out
 from lightning_evo.functional.inheritance.placement import Placement, TensorMap, Verdict, place
 from lightning_evo.functional.inheritance.roles import Role, make_identities, read
+from lightning_evo.utils.compiled import plain_name
 
 __all__ = ["Inheritance", "Structure", "hand_on", "inherit", "read_structure", "structure_of"]
 
@@ -329,7 +330,7 @@ def _own_state(module: nn.Module) -> dict[str, Tensor]:
 def _called(root: nn.Module, units: list[Unit]) -> list[str]:
     """The layers of torch.nn with weights, by the names under which the root holds them, in the order of registration."""
     known = {unit.name for unit in units if unit.kind != "other"}
-    paths = {name.replace("_orig_mod.", "").removesuffix("._orig_mod"): name for name, _ in root.named_modules()}
+    paths = {plain_name(name): name for name, _ in root.named_modules()}
     return [path for name, path in paths.items() if name in known]
 
 

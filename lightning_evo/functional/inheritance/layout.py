@@ -21,6 +21,7 @@ from lightning_evo.functional.graph.operations import (
 )
 from lightning_evo.functional.inheritance.alignment import Unit
 from lightning_evo.functional.inheritance.roles import Role
+from lightning_evo.utils.compiled import plain_name
 
 __all__ = ["Layout", "TracedLayer", "lay_out"]
 
@@ -111,7 +112,7 @@ class _Walk:
 
     def visit(self, node: fx.Node) -> None:
         given = [self.flows[n] for n in node.all_input_nodes if n in self.flows]
-        path = str(node.target).replace("_orig_mod.", "")
+        path = plain_name(str(node.target))
         if node.op == "output":
             for flow in given:
                 for part in flow.parts or ():
@@ -371,7 +372,7 @@ class _Walk:
 
     def _scaled(self, node: fx.Node, flow: Flow) -> Flow:
         """A tensor of the network's own that is added to a value, or scales it."""
-        path = str(node.target).replace("_orig_mod.", "")
+        path = plain_name(str(node.target))
         unit = self.units.get(path.rpartition(".")[0])
         tensor = unit.tensors.get(path.rpartition(".")[2]) if unit is not None else None
         if tensor is None:

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from lightning_evo.functional.inheritance.alignment import plain_names
 from lightning_evo.functional.inheritance.inheritance import Inheritance
+from lightning_evo.utils.compiled import plain_name
 
 __all__ = ["inherit_optimizer"]
 
@@ -61,7 +62,7 @@ def inherit_optimizer(
     tensor([1., 1., 1.])
     """
     tensors = plain_names(parent)
-    names = {id(p): name.replace("_orig_mod.", "").removeprefix("module.") for name, p in child.named_parameters()}
+    names = {id(p): plain_name(name).removeprefix("module.") for name, p in child.named_parameters()}
     groups = [[names.get(id(p), "") for p in group["params"]] for group in optimizer.param_groups]
     numbers = _numbers(optimizer_state, tensors, groups, inheritance)
     states = {number: state for number, state in optimizer_state["state"].items() if state}

@@ -29,6 +29,7 @@ from lightning_evo.functional.graph.operations import (
     settings,
 )
 from lightning_evo.functional.inheritance.alignment import Unit
+from lightning_evo.utils.compiled import plain_name
 
 __all__ = ["Reading", "Role", "expected", "make_identities", "read"]
 
@@ -79,7 +80,7 @@ class _Reader:
         """The units that a call of a module runs."""
         if node.op != "call_module":
             return []
-        path = str(node.target).replace("_orig_mod.", "")
+        path = plain_name(str(node.target))
         return [u for name, u in self.units.items() if name == path or name.startswith(path + ".")]
 
     def is_new(self, node: fx.Node) -> bool:
@@ -90,7 +91,7 @@ class _Reader:
             if node.op == "placeholder":
                 self.values[node] = _Value(self.sign("input", sum(n.op == "placeholder" for n in self.values)))
             elif node.op == "get_attr":
-                path, _, local = str(node.target).replace("_orig_mod.", "").rpartition(".")
+                path, _, local = plain_name(str(node.target)).rpartition(".")
                 label = self.labels.get(path)
                 if label is None:
                     self.notes[node] = f"{node.target} is new"
@@ -286,7 +287,7 @@ def make_identities(graph: fx.Graph, root: nn.Module, new: set[str]) -> None:
     """
     modules = dict(root.named_modules(remove_duplicate=False))
     for node in graph.nodes:
-        path = str(node.target).replace("_orig_mod.", "")
+        path = plain_name(str(node.target))
         module = modules.get(str(node.target)) if node.op == "call_module" else None
         if path in new and isinstance(module, _BatchNorm) and module.affine and module.running_var is not None:
             mean, variance = expected(node, modules, new, module)
@@ -311,7 +312,7 @@ def expected(node: fx.Node, modules: dict[str, nn.Module], new: set[str], module
     plain = torch.zeros(module.num_features), torch.ones(module.num_features)
     while len(at.all_input_nodes) == 1:
         at = at.all_input_nodes[0]
-        path = str(at.target).replace("_orig_mod.", "")
+        path = plain_name(str(at.target))
         layer = modules.get(str(at.target)) if at.op == "call_module" else None
         if isinstance(layer, _BatchNorm):
             if not layer.affine or layer.num_features != module.num_features:

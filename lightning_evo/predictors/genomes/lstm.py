@@ -17,6 +17,7 @@ from lightning_evo.algorithms.predictor import Measure, Predictor
 from lightning_evo.genome import Genome, SearchSpace, SequenceGene, derive_seed
 from lightning_evo.predictors.genomes.features import Features, check_proxies, remember
 from lightning_evo.predictors.genomes.results import Scale, check_results, keep, not_fitted
+from lightning_evo.utils.random_state_torch import isolated_random_state
 
 __all__ = ["LSTMPredictor"]
 
@@ -238,8 +239,7 @@ def _batches(index: Tensor, size: int, count: int) -> Iterator[Tensor]:
 def _quietly(seed: int) -> Iterator[None]:
     """One thread and this seed; what was before behind it."""
     threads = torch.get_num_threads()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with isolated_random_state(seed, devices=()):
         torch.set_num_threads(1)
         try:
             yield

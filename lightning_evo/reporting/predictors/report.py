@@ -9,7 +9,6 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,6 +22,7 @@ from lightning_evo.genome import Genome, SearchSpace, SequenceGene
 from lightning_evo.predictors.genomes.evaluation import LearningPoint, log_sizes, sample_efficiency, size_forest
 from lightning_evo.reporting.predictors.prescreens import PrescreenRecord, read_prescreens
 from lightning_evo.reporting.predictors.results import Results, load_results
+from lightning_evo.utils.imports import import_by_name
 
 __all__ = ["MODELS", "SHORT_NAMES", "Evaluation", "PredictorReport", "evaluate", "predictor_report"]
 
@@ -250,10 +250,9 @@ def _measure(results: Results) -> Measure | None:
 
 
 def _imported(path: str) -> type[Predictor]:
-    module, _, name = path.rpartition(".")
     try:
-        found = getattr(import_module(module), name) if module else None
-    except (ImportError, AttributeError) as error:
+        found = import_by_name(path) if "." in path else None
+    except ImportError as error:
         raise ValueError(f"predictor {path}: can't be imported ({error})") from None
     if not (inspect.isclass(found) and issubclass(found, Predictor)):
         names = ", ".join([SIZE, *sorted(SHORT_NAMES)])

@@ -17,6 +17,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from lightning_evo.swarms.swarm import describe
+from lightning_evo.utils.random_state_torch import isolated_random_state
 
 __all__ = ["draw_weights", "weights_digest"]
 
@@ -92,13 +93,7 @@ def _built_anew(module: LightningModule) -> LightningModule | None:
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     """Seed everything inside, and put all random states back."""
-    states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        try:
-            random.seed(seed)
-            np.random.seed(seed)
-            torch.manual_seed(seed)
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
+    with isolated_random_state(seed):
+        random.seed(seed)
+        np.random.seed(seed)
+        yield

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numbers
-import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,7 +10,6 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
@@ -23,6 +21,7 @@ from lightning_evo.swarms.errors import SwarmError
 from lightning_evo.swarms.logs import Log, Logged, catching, stacked
 from lightning_evo.swarms.stack.compatibility import NotStackable, guarded, unchanged
 from lightning_evo.swarms.stack.metrics import Deferred, MetricCall, StackedMetrics, deferring, metrics_of
+from lightning_evo.utils.random_state_torch import isolated_random_state
 
 __all__ = [
     "Catcher",
@@ -178,15 +177,10 @@ def nothing_remains(memory: Mapping[str, Tensor]) -> Iterator[None]:
     gradients = {name: tensor.grad for name, tensor in memory.items()}
     buffers = {name: tensor.clone() for name, tensor in memory.items() if not isinstance(tensor, torch.nn.Parameter)}
     device = next(iter(memory.values())).device
-    python, numpy = random.getstate(), np.random.get_state()
-    devices = [] if device.type == "cpu" else [device.index or 0]
-    kind = "cuda" if device.type == "cpu" else device.type
     try:
-        with torch.random.fork_rng(devices, device_type=kind):
+        with isolated_random_state(devices=[device]):
             yield
     finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
         with torch.no_grad():
             for name, buffer in buffers.items():
                 memory[name].copy_(buffer)

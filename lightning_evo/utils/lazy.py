@@ -1,4 +1,4 @@
-"""How does a room offer classes without importing their libraries before one is asked for?"""
+"""Names that a package offers without importing their modules before one is asked for."""
 
 from __future__ import annotations
 

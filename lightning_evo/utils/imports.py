@@ -1,0 +1,71 @@
+"""Classes and functions by their import paths, and the public name of each."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from pkgutil import resolve_name
+from types import FunctionType
+from typing import Any
+
+__all__ = ["import_by_name", "public_name"]
+
+_PACKAGE = __name__.partition(".")[0]
+
+
+def import_by_name(path: str) -> Any:
+    """Import what a dotted path names: a module, or a class or function in one, also a nested class.
+
+    Args:
+        path: For example ``torch.optim.Adam``.
+
+    Raises:
+        ImportError: If there is no such thing, or a module on the way to it can't be imported; the message says which.
+
+    >>> import_by_name("collections.OrderedDict.fromkeys")
+    <built-in method fromkeys of type object at ...>
+    """
+    try:
+        return resolve_name(path)
+    except ValueError:
+        raise ImportError(f"{path!r} is not an import path") from None
+    except AttributeError as error:
+        # A module whose own imports fail looks to resolve_name like one that doesn't exist.
+        _raise_import_error(path)
+        raise ImportError(str(error)) from None
+
+
+def public_name(thing: type | FunctionType | Any) -> str:
+    """The import path under which a class or function is public, which outlives a move to another file.
+
+    What a room of this package exports (``__all__``) is named by the room; anything else by the module that defines it.
+
+    >>> from lightning_evo.genome.genes import Integer
+    >>> public_name(Integer)
+    'lightning_evo.genome.Integer'
+    >>> import fractions
+    >>> public_name(fractions.Fraction)
+    'fractions.Fraction'
+    """
+    module, name = thing.__module__, thing.__qualname__
+    parts = module.split(".")
+    if parts[0] == _PACKAGE and "." not in name:
+        # The room before the rooms within it; the package's own face repeats some names of theirs.
+        for length in range(2, len(parts)):
+            package = sys.modules.get(".".join(parts[:length]))
+            if name in getattr(package, "__all__", ()) and getattr(package, name) is thing:
+                return f"{'.'.join(parts[:length])}.{name}"
+    return f"{module}.{name}"
+
+
+def _raise_import_error(path: str) -> None:
+    """Import the modules of a path, and let through why one that exists fails."""
+    parts = path.split(".")
+    for length in range(1, len(parts)):
+        module = ".".join(parts[:length])
+        try:
+            import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name == module:
+                return
+            raise
