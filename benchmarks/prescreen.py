@@ -30,6 +30,7 @@ from lightning_evo.algorithms import (
     Prescreen,
     RandomSearch,
     RegularizedEvolution,
+    SearchSetup,
 )
 from lightning_evo.algorithms.prescreen import REFIT, REVALIDATE
 from lightning_evo.genome import Genome, Layers, LogUniform, Objective, Result, SearchSpace
@@ -67,7 +68,7 @@ def simulated(genome: Genome, rng: random.Random) -> Result:
 def measure(make: Callable[[], Algorithm], results: list, asks: int) -> dict[str, float]:
     """Milliseconds: an ask (median and longest), the first validation and refit, and with how many results each."""
     algorithm = make()
-    algorithm.bind(SPACE, [Objective("val_acc")], seed=1)
+    algorithm.bind(SearchSetup(SPACE, [Objective("val_acc")], seed=1))
     for candidate, result in results:
         algorithm.recall(candidate)
         algorithm.tell(candidate, result)
@@ -99,7 +100,7 @@ def main(args: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
 
     harvest = RandomSearch()
-    harvest.bind(SPACE, [Objective("val_acc")], seed=0)
+    harvest.bind(SearchSetup(SPACE, [Objective("val_acc")], seed=0))
     rng, results = random.Random(1), []
     for _ in range(max(options.at)):
         candidate = harvest.ask()

@@ -30,7 +30,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lightning_evo.algorithms import NSGA2, Algorithm, RegularizedEvolution
+from lightning_evo.algorithms import NSGA2, Algorithm, RegularizedEvolution, SearchSetup
 from lightning_evo.archive import Archive, ArchiveWriter
 from lightning_evo.genome import (
     Bitstring,
@@ -80,7 +80,7 @@ class Spent:
 
 def make_algorithm(objectives: list[Objective]) -> Algorithm:
     algorithm: Algorithm = NSGA2() if len(objectives) > 1 else RegularizedEvolution()
-    algorithm.bind(SPACE, objectives, seed=1)
+    algorithm.bind(SearchSetup(SPACE, objectives, seed=1))
     return algorithm
 
 

@@ -41,6 +41,7 @@ from lightning_evo.algorithms import (
     Prescreen,
     RandomSearch,
     RegularizedEvolution,
+    SearchSetup,
 )
 from lightning_evo.genome import Categorical, Objective, Result, SearchSpace, derive_seed
 from lightning_evo.predictors import ForestPredictor
@@ -132,7 +133,8 @@ def run_ours(name: str, path: Path, seed: int, evaluations: int) -> tuple[list[f
     """The curve of one search, and the CPU seconds that all its asks and tells took."""
     benchmark = Benchmark(path, seed)
     algorithm = ALGORITHMS[name]()
-    algorithm.bind(SearchSpace({edge: Categorical(benchmark.op_names) for edge in EDGES}), [Objective("val_acc")], seed)
+    space = SearchSpace({edge: Categorical(benchmark.op_names) for edge in EDGES})
+    algorithm.bind(SearchSetup(space, [Objective("val_acc")], seed))
     seconds = 0.0
     for _ in range(evaluations):
         start = time.process_time()

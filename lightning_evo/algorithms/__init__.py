@@ -10,10 +10,11 @@ from lightning_evo.algorithms.operators import Operator
 from lightning_evo.algorithms.population_based_training import PopulationBasedTraining
 from lightning_evo.algorithms.predictor import Measure, Predictor
 from lightning_evo.algorithms.predictor_search import PredictorSearch
-from lightning_evo.algorithms.prescreen import Prescreen, Prior, Screen
+from lightning_evo.algorithms.prescreen import Prescreen, Screen
 from lightning_evo.algorithms.quality import Quality
 from lightning_evo.algorithms.random_search import RandomSearch
 from lightning_evo.algorithms.regularized_evolution import RegularizedEvolution
+from lightning_evo.algorithms.search_setup import Prior, SearchSetup
 from lightning_evo.algorithms.swarm_optimization import SwarmOptimization
 from lightning_evo.algorithms.variation import INACTIVE
 
@@ -38,5 +39,6 @@ __all__ = [
     "RandomSearch",
     "RegularizedEvolution",
     "Screen",
+    "SearchSetup",
     "SwarmOptimization",
 ]

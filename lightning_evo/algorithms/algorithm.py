@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,10 +16,10 @@ from lightning_evo.algorithms.hall_of_fame import HallOfFame, ParetoFront
 from lightning_evo.algorithms.individual import Fitness, Individual
 from lightning_evo.algorithms.logbook import make_logbook, no_statistics
 from lightning_evo.algorithms.operators import Operator, Role
-from lightning_evo.algorithms.predictor import Measure
-from lightning_evo.algorithms.prescreen import Prescreen, Prior, Screen
+from lightning_evo.algorithms.prescreen import Prescreen, Screen
 from lightning_evo.algorithms.quality import Quality
 from lightning_evo.algorithms.randomness import streams
+from lightning_evo.algorithms.search_setup import SearchSetup
 from lightning_evo.algorithms.selection import selection
 from lightning_evo.algorithms.variation import mating, mutation
 from lightning_evo.genome import (
@@ -72,9 +72,11 @@ class Algorithm(ABC):
 
     and its use:
 
+    >>> from lightning_evo.algorithms import Operator, SearchSetup
     >>> from lightning_evo.genome import Integer, Objective, Result, SearchSpace
     >>> algorithm = KeepTheBest(population_size=4, select=Operator("selTournament", {"tournsize": 2}))
-    >>> algorithm.bind(SearchSpace({"model.x": Integer(0, 100)}), [Objective("val_acc")], seed=1)
+    >>> space = SearchSpace({"model.x": Integer(0, 100)})
+    >>> algorithm.bind(SearchSetup(space, [Objective("val_acc")], seed=1))
     >>> for _ in range(60):
     ...     candidate = algorithm.ask()
     ...     algorithm.tell(candidate, Result("completed", fitness=(-abs(candidate.genome["model.x"] - 42),)))
@@ -111,15 +113,14 @@ class Algorithm(ABC):
     continues: bool = False
     """Whether its candidates continue the training of others (``Candidate.segment``), whose checkpoints it then needs."""
     epochs: int | None = None
-    """Epochs of a whole training, for an algorithm that ``continues``; whoever runs the search sets it if it is unset."""
+    """Epochs of a whole training, for an algorithm that ``continues``; ``None``: :attr:`SearchSetup.max_epochs`."""
     swarm_size: int | None = None
     """How many candidates in a row are one swarm, which trains together; ``None``: each candidate is for itself."""
-    own_genes: Collection[str] | None = None
-    """Genes that may differ within a swarm (numbers that leave the structure as it is); whoever runs the search sets them
-    before :meth:`bind`. ``None``: nobody has looked."""
     survival_draws: bool = True
     """Whether :meth:`survive` needs random numbers; ``False`` saves a steady-state algorithm 0.15 ms per tell."""
 
+    setup: SearchSetup
+    """The search that it is bound to, with :attr:`space`, :attr:`objectives` and :attr:`seed`."""
     space: SearchSpace
     objectives: tuple[Objective, ...]
     seed: int
@@ -131,12 +132,6 @@ class Algorithm(ABC):
     """Those that :meth:`survive` kept: all told, none failed."""
     operators: dict[Role, Operator]
     """The operators that were chosen: those given, not the defaults."""
-    measure: Measure | None = None
-    """Measures zero-cost proxies for predictors; whoever runs the search sets it before :meth:`bind`."""
-    prior: Prior = ()
-    """Results of earlier searches that predictors learn from; set before :meth:`bind`."""
-    inheritance: bool = False
-    """Whether children start from their parents' weights; whoever runs the search sets it before :meth:`bind`."""
     screen: Screen | None
     """The prescreen at work; ``None`` where none was asked for."""
     hall_of_fame: HallOfFame | ParetoFront
@@ -278,25 +273,21 @@ class Algorithm(ABC):
 
     # -- ask and tell --------------------------------------------------------------------------------------------------
 
-    def bind(self, space: SearchSpace, objectives: Sequence[Objective], seed: int) -> None:
-        """Start afresh on a search space.
+    def bind(self, setup: SearchSetup) -> None:
+        """Start afresh on a search.
 
         Raises:
-            ValueError: If there is no objective, one twice, or an operator or initial genome doesn't fit.
+            ValueError: If an operator or initial genome doesn't fit the search space.
         """
-        monitors = [objective.monitor for objective in objectives]
-        if not monitors or len(set(monitors)) < len(monitors):
-            raise ValueError(f"objectives {monitors}: give at least one, and none twice")
-        self._initial = read_initial(self.initial, space)
-        self.space, self.objectives, self.seed = space, tuple(objectives), seed
+        self._initial = read_initial(self.initial, setup.space)
+        self.setup, self.space, self.objectives, self.seed = setup, setup.space, tuple(setup.objectives), setup.seed
         self.rng = random.Random()
         self._origin: list[str] = []
-        with streams(self.rng, seed, "bind"):
+        with streams(self.rng, self.seed, "bind"):
             self.toolbox = self._make_toolbox()
         self.population = []
-        self.screen = None
-        if self.prescreen is not None:
-            self.screen = Screen(self.prescreen, space, self.objectives, seed, self.measure, self.prior)
+        self.screen = None if self.prescreen is None else Screen(self.prescreen, setup)
+        monitors = [objective.monitor for objective in self.objectives]
         several = len(monitors) > 1
         self.hall_of_fame = ParetoFront(len(monitors)) if several else HallOfFame(self.hall_of_fame_size)
         self.logbook, self._statistics = make_logbook(monitors)
@@ -311,7 +302,7 @@ class Algorithm(ABC):
         """The next candidate, or ``None`` where a synchronous algorithm has to be told first."""
         if not hasattr(self, "space"):
             raise RuntimeError(
-                f"{type(self).__name__} has no search space yet: call bind(space, objectives, seed) first"
+                f"{type(self).__name__} has no search space yet: call bind(SearchSetup(space, objectives, seed)) first"
             )
         if self.synchronous and self._asked >= self._generation.stop:
             return None
@@ -417,7 +408,7 @@ class Algorithm(ABC):
 
     def _individual_of(self, id: int, child: _Child, prediction: Prediction | None) -> Individual:
         original = self._first_asked.get(child.phenotype)
-        heir = self.inheritance and bool(child.parents) and original is None
+        inherits = self.setup.inherits and bool(child.parents) and original is None
         candidate = Candidate(
             id=id,
             genome=child.genome,
@@ -425,7 +416,7 @@ class Algorithm(ABC):
             generation=1 + max((parent.candidate.generation for parent in child.parents), default=-1),
             seed=derive_seed(self.seed, "train", id),
             origin=child.origin,
-            inherits=_weights_of(child.parents[0]) if heir else None,
+            inherits=_weights_of(child.parents[0]) if inherits else None,
             duplicate_of=original,
             prediction=prediction,
         )

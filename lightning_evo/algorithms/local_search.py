@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from lightning_evo.algorithms.algorithm import Algorithm
 from lightning_evo.algorithms.checks import check_at_least
 from lightning_evo.algorithms.individual import Individual
 from lightning_evo.algorithms.operators import Operator, Role
 from lightning_evo.algorithms.prescreen import Prescreen
-from lightning_evo.genome import Genome, Json, Objective, SearchSpace
+from lightning_evo.algorithms.search_setup import SearchSetup
+from lightning_evo.genome import Genome, Json
 
 __all__ = ["LocalSearch"]
 
@@ -63,8 +62,8 @@ class LocalSearch(Algorithm):
         # At rate 0 no gene is hit, and then exactly one mutates.
         return {**super().default_operators(), "mutate": Operator("per_gene", {"rate": 0.0})}
 
-    def bind(self, space: SearchSpace, objectives: Sequence[Objective], seed: int) -> None:
-        super().bind(space, objectives, seed)
+    def bind(self, setup: SearchSetup) -> None:
+        super().bind(setup)
         self._climb: set[int] = set()  # ids of all that were the best of this climb
         self._without_improvement = 0
 

@@ -11,7 +11,8 @@ from lightning_evo.algorithms.checks import check_at_least, check_probability
 from lightning_evo.algorithms.individual import Individual
 from lightning_evo.algorithms.perturbation import perturb
 from lightning_evo.algorithms.randomness import streams
-from lightning_evo.genome import Candidate, Genome, Json, Objective, Result, SearchSpace, Segment, derive_seed
+from lightning_evo.algorithms.search_setup import SearchSetup
+from lightning_evo.genome import Candidate, Genome, Json, Result, Segment, derive_seed
 
 __all__ = ["PopulationBasedTraining"]
 
@@ -45,9 +46,9 @@ class PopulationBasedTraining(Algorithm):
     Args:
         population_size: How many members train (default 16).
         interval: Epochs in a segment (default 1): often enough to follow a schedule, long enough to tell good from bad.
-        epochs: Epochs that a member trains in all. Default: the Trainer's ``max_epochs``, which the search sets here;
-            where nobody does, members train on until the budget ends the search. A last segment may be shorter. Each
-            member is asked for no more segments than that takes, whoever it copies.
+        epochs: Epochs that a member trains in all. Default: the Trainer's ``max_epochs``; without a Trainer, members
+            train on until the budget ends the search. The last segment may be shorter. Each member is asked for no more
+            segments than that takes, whichever member it copies.
         quantile: Which part of the population is replaced, and which may be copied (default 0.25; at most 0.5).
         resample_probability: How likely a gene is drawn anew when exploring (default 0.25).
         factors: By which numbers are multiplied when perturbed, one drawn at random (default 0.8 and 1.2).
@@ -61,9 +62,10 @@ class PopulationBasedTraining(Algorithm):
         ValueError: For a value out of range.
 
     Example:
-        >>> from lightning_evo.genome import LogUniform
+        >>> from lightning_evo.genome import LogUniform, Objective, SearchSpace
         >>> algorithm = PopulationBasedTraining(population_size=4, interval=2, epochs=6)
-        >>> algorithm.bind(SearchSpace({"model.lr": LogUniform(1e-4, 1.0)}), [Objective("val_acc")], seed=1)
+        >>> space = SearchSpace({"model.lr": LogUniform(1e-4, 1.0)})
+        >>> algorithm.bind(SearchSetup(space, [Objective("val_acc")], seed=1))
         >>> while (candidate := algorithm.ask()) is not None:
         ...     algorithm.tell(candidate, Result("completed", fitness=(candidate.genome["model.lr"],)))
         >>> algorithm.exhausted, [member.candidate.segment for member in algorithm.population]
@@ -145,8 +147,9 @@ class PopulationBasedTraining(Algorithm):
         told = [individual for individual, _ in self._ended.values() if individual.fitness.valid]
         return planned | {individual.id for individual in (*self.population, *told) if self._goes_on(individual)}
 
-    def bind(self, space: SearchSpace, objectives: Sequence[Objective], seed: int) -> None:
-        super().bind(space, objectives, seed)
+    def bind(self, setup: SearchSetup) -> None:
+        super().bind(setup)
+        self._epochs = setup.max_epochs if self.epochs is None else self.epochs
         self._member: dict[int, int] = {}  # a candidate's id -> its member
         self._number: dict[int, int] = {}  # a candidate's id -> how many segments its member was asked with it
         self._newest: dict[int, int] = {}  # each member's last candidate that was asked
@@ -185,7 +188,7 @@ class PopulationBasedTraining(Algorithm):
 
     def _goes_on(self, individual: Individual) -> bool:
         """Whether epochs are left to train from an individual's state."""
-        return self.epochs is None or _segment(individual).end < self.epochs
+        return self._epochs is None or _segment(individual).end < self._epochs
 
     def _plan(self, members: Sequence[int]) -> None:
         """Decide what members that have just ended a segment do next; those that trained all of theirs do nothing."""
@@ -196,7 +199,7 @@ class PopulationBasedTraining(Algorithm):
             for member in members:
                 last = self._last[member]
                 source: Individual | None = last
-                if self.epochs is not None and self._number[last.id] * self.interval >= self.epochs:
+                if self._epochs is not None and self._number[last.id] * self.interval >= self._epochs:
                     continue
                 if not last.fitness.valid:
                     source = next((one for one in ranked if self._goes_on(one)), None)
@@ -237,7 +240,7 @@ class PopulationBasedTraining(Algorithm):
     def _after(self, epochs: int) -> Segment:
         """The segment that follows so many epochs."""
         end = epochs + self.interval
-        return Segment(epochs, end if self.epochs is None else min(end, self.epochs))
+        return Segment(epochs, end if self._epochs is None else min(end, self._epochs))
 
     def _register(self, individual: Individual) -> None:
         super()._register(individual)

@@ -13,14 +13,12 @@ import numpy
 from deap import tools
 
 from lightning_evo.algorithms.individual import Fitness
-from lightning_evo.algorithms.predictor import Measure, Predictor
+from lightning_evo.algorithms.predictor import Predictor
 from lightning_evo.algorithms.quality import Quality, cross_validate, judge
-from lightning_evo.genome import Genome, Objective, Prediction, Result, SearchSpace, derive_seed
+from lightning_evo.algorithms.search_setup import SearchSetup
+from lightning_evo.genome import Genome, Prediction, Result, derive_seed
 
-__all__ = ["Prescreen", "Prior", "Screen"]
-
-Prior = Sequence[tuple[Genome, tuple[float, ...]]]
-"""Results of earlier searches over the same space: genomes and their fitness, one value per objective."""
+__all__ = ["Prescreen", "Screen"]
 
 REFIT = 1.1
 """A predictor is fitted again when results have grown by this factor: 70 fits from 10 results to 10,000."""
@@ -93,11 +91,7 @@ class Screen:
 
     Args:
         settings: The prescreen asked for.
-        space: The search space.
-        objectives: What the search optimises.
-        seed: The run's.
-        measure: Measures zero-cost proxies, if anything does.
-        prior: Results of earlier searches.
+        setup: The search.
 
     Raises:
         ValueError: If the predictor can do nothing with the space.
@@ -111,18 +105,14 @@ class Screen:
     def __init__(
         self,
         settings: Prescreen,
-        space: SearchSpace,
-        objectives: Sequence[Objective],
-        seed: int,
-        measure: Measure | None = None,
-        prior: Prior = (),
+        setup: SearchSetup,
     ) -> None:
-        self.settings, self.space, self.objectives, self.seed = settings, space, tuple(objectives), seed
-        self._measure = measure
+        self.settings, self.space, self.objectives, self.seed = settings, setup.space, setup.objectives, setup.seed
+        self._measure = setup.measure
         self._proxies: dict[str, Mapping[str, float]] = {}
         self.predictors = [
             copy.deepcopy(settings.predictor).bind(
-                space, derive_seed(seed, "predictor", i), self._measured if measure is not None else None
+                self.space, derive_seed(self.seed, "predictor", i), None if setup.measure is None else self._measured
             )
             for i in range(len(self.objectives))
         ]
@@ -130,7 +120,8 @@ class Screen:
         self.quality = []
         self._rows: list[_Row] = []
         self._prior = [
-            _Row(genome, space.phenotype(genome), self._to_maximise(fitness), {}) for genome, fitness in prior
+            _Row(genome, self.space.phenotype(genome), self._to_maximise(fitness), {})
+            for genome, fitness in setup.prior
         ]
         self._fitted: int | None = None  # after how many results; None: never
         self._validated: int | None = None

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 from lightning_evo.algorithms.algorithm import Algorithm
 from lightning_evo.algorithms.checks import check_at_least, check_probability
 from lightning_evo.algorithms.individual import Individual
 from lightning_evo.algorithms.operators import Operator, Role
 from lightning_evo.algorithms.randomness import streams
-from lightning_evo.genome import Candidate, Genome, Json, Objective, SearchSpace, SpaceError, Value, derive_seed
+from lightning_evo.algorithms.search_setup import SearchSetup
+from lightning_evo.genome import Candidate, Genome, Json, SpaceError, Value, derive_seed
 from lightning_evo.genome.genes import identity
 
 __all__ = ["SwarmOptimization", "is_numeric"]
@@ -43,8 +44,8 @@ class SwarmOptimization(Algorithm):
     Synchronous: a swarm is asked for whole, and the next when all of its particles are told. ``generation`` is the swarm's
     number. Equal genomes in one swarm are no duplicates: their weights begin differently.
 
-    Which genes may be own ones the search finds out by building networks (:attr:`own_genes`); where nobody has, every
-    numeric gene counts as one.
+    Which genes may be own ones is found out by building networks (:attr:`SearchSetup.free_genes
+    <lightning_evo.algorithms.SearchSetup.free_genes>`); where they weren't examined, every numeric gene counts as one.
 
     Args:
         particles: Candidates in each swarm (default 12).
@@ -68,11 +69,10 @@ class SwarmOptimization(Algorithm):
         ValueError: For a value out of range, or an operator that doesn't exist or doesn't take its arguments.
 
     Example:
-        >>> from lightning_evo.genome import LogUniform, Ordinal, Result
+        >>> from lightning_evo.genome import LogUniform, Objective, Ordinal, SearchSpace
         >>> algorithm = SwarmOptimization(particles=3)
-        >>> algorithm.own_genes = {"model.lr"}
         >>> space = SearchSpace({"model.width": Ordinal([8, 16, 32]), "model.lr": LogUniform(1e-4, 1.0)})
-        >>> algorithm.bind(space, [Objective("val_acc")], seed=1)
+        >>> algorithm.bind(SearchSetup(space, [Objective("val_acc")], seed=1, free_genes={"model.lr"}))
         >>> swarm = [algorithm.ask() for _ in range(3)]
         >>> len({particle.genome["model.width"] for particle in swarm}), algorithm.ask() is None
         (1, True)
@@ -159,10 +159,12 @@ class SwarmOptimization(Algorithm):
         """A swarm."""
         return self.particles
 
-    def bind(self, space: SearchSpace, objectives: Sequence[Objective], seed: int) -> None:
-        super().bind(space, objectives, seed)
+    def bind(self, setup: SearchSetup) -> None:
+        super().bind(setup)
         self._owned: Collection[str] = (
-            {path for path, gene in space.items() if is_numeric(gene)} if self.own_genes is None else self.own_genes
+            {path for path, gene in self.space.items() if is_numeric(gene)}
+            if setup.free_genes is None
+            else setup.free_genes
         )
         self._generation = range(self.particles)
         self._shared_before: set[str] = set()

@@ -13,7 +13,7 @@ import yaml
 from lightning.pytorch import Callback
 
 from lightning_evo import __version__
-from lightning_evo.algorithms import Algorithm, RegularizedEvolution
+from lightning_evo.algorithms import Algorithm, RegularizedEvolution, SearchSetup
 from lightning_evo.archive import Archive, ArchiveWriter, compare_search
 from lightning_evo.archive.database import JOURNAL
 from lightning_evo.callbacks.averaging.swarm_averaging import SwarmAveraging
@@ -25,7 +25,7 @@ from lightning_evo.evolution.interrupts import Interrupts
 from lightning_evo.evolution.jobs import CANDIDATES
 from lightning_evo.evolution.screening import PRIOR, check_binding, load_prior, make_meter, stored_prior
 from lightning_evo.evolution.search_callbacks import check_participants, participants
-from lightning_evo.evolution.segments import prepare_continuing, refuse_structural
+from lightning_evo.evolution.segments import check_continuing, refuse_structural
 from lightning_evo.evolution.settings import Budget, Final, Workers
 from lightning_evo.evolution.stacking import (
     STACKABLE,
@@ -138,8 +138,9 @@ class Evolution:
         if self._added is not None:
             self.callbacks += (self._added,)
             self._participants.append(type(self._added))
+        self._max_epochs: int | None = None
         if self.algorithm.continues:
-            prepare_continuing(self.algorithm, self._participants, self.trainable, self.space)
+            self._max_epochs = check_continuing(self.algorithm, self._participants, self.trainable, self.space)
 
     @property
     def needs_known_results(self) -> bool:
@@ -158,10 +159,13 @@ class Evolution:
 
     def describe(self) -> dict[str, Any]:
         """Everything that decides which candidates come and how they fare, as JSON; budget and workers don't."""
+        algorithm = describe(self.algorithm)
+        if algorithm["init_args"].get("epochs", 0) is None:  # archives have always named what the Trainer decides here
+            algorithm["init_args"]["epochs"] = self._max_epochs
         return {
             "evolution": {
                 "space": describe(self.space),
-                "algorithm": describe(self.algorithm),
+                "algorithm": algorithm,
                 "objectives": describe(self.objectives),
                 "fitness_epoch": self.fitness_epoch,
                 **({"callbacks": describe(self.callbacks)} if self.callbacks else {}),
@@ -198,15 +202,23 @@ class Evolution:
             progress = make_progress(self._progress)
             grouping = self._group(writer, archive) if stacking else Grouping()
             with (
-                make_meter(self.algorithm, self.trainable, seed) as self.algorithm.measure,
+                make_meter(self.algorithm, self.trainable, seed) as measure,
                 make_executor(self._executor, self.workers, slots, self.trainable) as executor,
                 progress,
                 Interrupts(progress.message) as interrupts,
             ):
-                self.algorithm.prior = stored_prior(archive.meta)
-                self.algorithm.inheritance = self.inherits
-                self.algorithm.own_genes = grouping.free
-                self.algorithm.bind(self.space, self.objectives, seed)
+                self.algorithm.bind(
+                    SearchSetup(
+                        self.space,
+                        self.objectives,
+                        seed,
+                        prior=stored_prior(archive.meta),
+                        measure=measure,
+                        inherits=self.inherits,
+                        max_epochs=self._max_epochs,
+                        free_genes=grouping.free,
+                    )
+                )
                 for remark in (writer.recovered, writer.warning):
                     if remark:
                         progress.message(remark)

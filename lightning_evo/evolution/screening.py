@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from lightning_evo.algorithms import Algorithm, Measure, Prior, Quality
+from lightning_evo.algorithms import Algorithm, Measure, Prior, Quality, SearchSetup
 from lightning_evo.algorithms.quality import QUALITY
 from lightning_evo.archive import Archive, ArchiveError, ArchiveWriter
 from lightning_evo.evolution.errors import SearchError
@@ -72,9 +72,8 @@ def check_binding(algorithm: Algorithm, space: SearchSpace, objectives: Sequence
     measure: Measure | None = None
     if isinstance(trainable, ConfigTrainable):
         measure = _measure_nothing
-    algorithm.measure, algorithm.prior = measure, ()
     try:
-        algorithm.bind(space, objectives, seed=0)
+        algorithm.bind(SearchSetup(space, objectives, measure=measure))
     except ValueError as error:
         raise SearchError(f"evolution.algorithm: {error}") from None
 
@@ -99,7 +98,7 @@ class QualityRecord:
         self._seen = 0
         self._on: bool | None = self._last_said()
         screen = algorithm.screen
-        if screen is not None and not self._rows and not algorithm.prior:
+        if screen is not None and not self._rows and not algorithm.setup.prior:
             progress.message(
                 f"prescreening: candidates are unfiltered until {screen.needs} have ended, which the predictor needs"
             )

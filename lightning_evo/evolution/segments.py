@@ -16,13 +16,13 @@ from lightning_evo.genome import FAILED, Result, SearchSpace
 from lightning_evo.training import ConfigTrainable, Trainable
 from lightning_evo.training.structure import compare_structures, variants
 
-__all__ = ["compare_in_worker", "prepare_continuing", "refuse_structural"]
+__all__ = ["check_continuing", "compare_in_worker", "refuse_structural"]
 
 
-def prepare_continuing(
+def check_continuing(
     algorithm: Algorithm, kinds: Sequence[type[SearchCallback]], trainable: Trainable, space: SearchSpace
-) -> None:
-    """Tell an algorithm whose candidates continue each other how long a whole training is, unless it was told.
+) -> int:
+    """Check a search whose candidates continue each other's training; return the epochs of a whole training.
 
     Raises:
         SearchError: If there is no such length, it varies, the algorithm's own is longer, a function is evolved, or a
@@ -36,9 +36,7 @@ def prepare_continuing(
     whole = (trainable.config.get("trainer") or {}).get("max_epochs")
     if not isinstance(whole, int) or whole < 1:
         raise SearchError(f"{EPOCHS}: {whole!r} is no length for {name}: give the epochs of a whole training")
-    if algorithm.epochs is None:
-        algorithm.epochs = whole
-    elif algorithm.epochs > whole:
+    if algorithm.epochs is not None and algorithm.epochs > whole:
         raise SearchError(
             f"evolution.algorithm.init_args.epochs: {algorithm.epochs} is more than {EPOCHS}, {whole}, which schedules see"
         )
@@ -52,6 +50,7 @@ def prepare_continuing(
                 f"evolution.callbacks: {kind.__name__} ends trainings early, which members of {name} are to continue; "
                 "leave one of them out"
             )
+    return whole
 
 
 def refuse_structural(

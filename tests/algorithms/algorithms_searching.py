@@ -19,6 +19,7 @@ from lightning_evo.algorithms import (
     Prescreen,
     RandomSearch,
     RegularizedEvolution,
+    SearchSetup,
     SwarmOptimization,
 )
 from lightning_evo.genome import (
@@ -143,9 +144,10 @@ class Search:
         order: int = 0,
         failing: float = 0.0,
         space: SearchSpace = SPACE,
+        **setup,
     ) -> None:
         self.algorithm = make()
-        self.algorithm.bind(space, objectives, seed)
+        self.algorithm.bind(SearchSetup(space, objectives, seed, **setup))
         self.objectives, self.slots, self.failing = objectives, slots, failing
         self.order = random.Random(order)
         self.asked: list[Candidate] = []

@@ -10,7 +10,7 @@ import pytest
 from algorithms_searching import MAKERS, ONE, SPACE, STEADY, SYNCHRONOUS, THREE, TWO, Search, evaluate
 from deap import tools
 
-from lightning_evo.algorithms import Algorithm, Operator, RandomSearch, RegularizedEvolution
+from lightning_evo.algorithms import Algorithm, Operator, RandomSearch, RegularizedEvolution, SearchSetup
 from lightning_evo.genome import (
     Boolean,
     Categorical,
@@ -108,7 +108,7 @@ def test_a_synchronous_algorithm_asks_the_same_on_any_number_of_slots_in_any_ord
 def test_a_synchronous_algorithm_waits_for_its_generation_and_says_so(name):
     algorithm = MAKERS[name]()
     assert algorithm.synchronous
-    algorithm.bind(SPACE, pareto(name), 0)
+    algorithm.bind(SearchSetup(SPACE, pareto(name), 0))
     generation = []
     while (candidate := algorithm.ask()) is not None:
         generation.append(candidate)
@@ -124,7 +124,7 @@ def test_a_synchronous_algorithm_waits_for_its_generation_and_says_so(name):
 def test_a_steady_state_algorithm_never_makes_a_slot_wait(name):
     algorithm = MAKERS[name]()
     assert not algorithm.synchronous
-    algorithm.bind(SPACE, ONE, 0)
+    algorithm.bind(SearchSetup(SPACE, ONE, 0))
     assert all(algorithm.ask() is not None for _ in range(50))
 
 
@@ -184,7 +184,7 @@ def test_a_generation_that_fails_as_a_whole_leaves_its_parents_alive(name):
 @every_algorithm
 def test_a_fitness_that_is_not_finite_counts_as_a_failure(name, value):
     algorithm = MAKERS[name]()
-    algorithm.bind(SPACE, ONE, 0)
+    algorithm.bind(SearchSetup(SPACE, ONE, 0))
     asked = [algorithm.ask() for _ in range(4)]
     algorithm.tell(asked[0], Result("completed", fitness=(value,)))
     for candidate in asked[1:]:
@@ -196,7 +196,7 @@ def test_a_fitness_that_is_not_finite_counts_as_a_failure(name, value):
 @every_algorithm
 def test_a_stopped_candidate_counts_with_its_predicted_fitness(name):
     algorithm = MAKERS[name]()
-    algorithm.bind(SPACE, ONE, 0)
+    algorithm.bind(SearchSetup(SPACE, ONE, 0))
     candidate = algorithm.ask()
     algorithm.tell(candidate, Result("stopped", fitness=(0.9,)))
     assert [each.id for each in algorithm.hall_of_fame] == [0]
@@ -210,7 +210,7 @@ def test_a_small_space_is_searched_without_asking_anything_twice_while_there_is_
         return Result("completed", fitness=(float(genome["a"] + genome["b"]),))
 
     algorithm = MAKERS[name]()
-    algorithm.bind(space, ONE, 3)
+    algorithm.bind(SearchSetup(space, ONE, 3))
     asked = []
     for _ in range(24):
         candidate = algorithm.ask()
@@ -230,7 +230,7 @@ def test_a_small_space_is_searched_without_asking_anything_twice_while_there_is_
 
 def test_without_retries_a_duplicate_is_returned_at_once():
     algorithm = RandomSearch(duplicate_retries=0)
-    algorithm.bind(SearchSpace({"a": Boolean()}), ONE, 0)
+    algorithm.bind(SearchSetup(SearchSpace({"a": Boolean()}), ONE, 0))
     asked = [algorithm.ask() for _ in range(6)]
     firsts = {}
     for candidate in asked:
@@ -241,7 +241,7 @@ def test_without_retries_a_duplicate_is_returned_at_once():
 def test_a_duplicate_recalled_is_still_known():
     live, resumed = RandomSearch(duplicate_retries=0), RandomSearch(duplicate_retries=0)
     for algorithm in (live, resumed):
-        algorithm.bind(SearchSpace({"a": Boolean()}), ONE, 0)
+        algorithm.bind(SearchSetup(SearchSpace({"a": Boolean()}), ONE, 0))
     for _ in range(5):
         resumed.recall(live.ask())
     following = live.ask()
@@ -256,7 +256,7 @@ def test_initial_genomes_come_first_and_are_completed(name):
     )
     algorithm = MAKERS[name]()
     algorithm.initial = [{"kind": "b", "size": 7}, {"x": 0.25}, {"kind": "a", "x": 0.5}] * 3
-    algorithm.bind(space, ONE, 0)
+    algorithm.bind(SearchSetup(space, ONE, 0))
     asked = [algorithm.ask() for _ in range(9)]
     assert asked[0].genome["size"] == 7
     assert asked[1].genome["x"] == 0.25
@@ -280,14 +280,14 @@ def test_initial_genomes_come_first_and_are_completed(name):
 )
 def test_an_initial_genome_that_does_not_fit_is_refused_by_path(initial, message):
     with pytest.raises(SpaceError, match=message):
-        RandomSearch(initial=initial).bind(SPACE, ONE, 0)
+        RandomSearch(initial=initial).bind(SearchSetup(SPACE, ONE, 0))
 
 
 def test_tells_and_recalls_out_of_place_are_refused():
     algorithm = RandomSearch()
     with pytest.raises(RuntimeError, match="bind"):
         algorithm.ask()
-    algorithm.bind(SPACE, ONE, 0)
+    algorithm.bind(SearchSetup(SPACE, ONE, 0))
     candidate = algorithm.ask()
     with pytest.raises(ValueError, match=r"one value for each of the objectives \['val_acc'\]"):
         algorithm.tell(candidate, Result("completed", fitness=(0.1, 0.2)))
@@ -303,14 +303,14 @@ def test_tells_and_recalls_out_of_place_are_refused():
 @pytest.mark.parametrize("objectives", [[], [Objective("val_acc"), Objective("val_acc", "min")]])
 def test_no_objective_or_one_twice_is_refused(objectives):
     with pytest.raises(ValueError, match="give at least one, and none twice"):
-        RandomSearch().bind(SPACE, objectives, 0)
+        RandomSearch().bind(SearchSetup(SPACE, objectives, 0))
 
 
 def test_binding_again_starts_afresh():
     algorithm = RegularizedEvolution(population_size=3)
     runs = []
     for _ in range(2):
-        algorithm.bind(SPACE, ONE, 0)
+        algorithm.bind(SearchSetup(SPACE, ONE, 0))
         asked = []
         for _ in range(12):
             asked.append(algorithm.ask())

@@ -10,6 +10,7 @@ from lightning_evo.algorithms import (
     Operator,
     RandomSearch,
     RegularizedEvolution,
+    SearchSetup,
 )
 from lightning_evo.genome import Candidate, Integer, Objective, Ordinal, Result, SearchSpace, Uniform
 
@@ -18,7 +19,7 @@ LINE = SearchSpace({"x": Ordinal(list(range(200)))})
 
 def search(algorithm, space, fitness, candidates, objectives=ONE, seed=0):
     """Run on one slot; ``fitness`` maps a genome to a tuple. Gives everything asked, with its fitness."""
-    algorithm.bind(space, objectives, seed)
+    algorithm.bind(SearchSetup(space, objectives, seed))
     history = []
     for _ in range(candidates):
         candidate = algorithm.ask()
@@ -79,7 +80,7 @@ def test_the_oldest_dies_in_regularized_evolution_however_good_it_is():
 
 def test_regularized_evolution_lives_in_order_of_arrival():
     algorithm = RegularizedEvolution(population_size=3)
-    algorithm.bind(SPACE, ONE, 0)
+    algorithm.bind(SearchSetup(SPACE, ONE, 0))
     asked = [algorithm.ask() for _ in range(5)]
     for i in (4, 0, 3, 1, 2):
         algorithm.tell(asked[i], evaluate(asked[i], ONE))
@@ -121,7 +122,7 @@ def test_local_search_ends_a_climb_after_patience_tells_exactly():
 
 def test_a_neighbour_of_an_ended_climb_does_not_continue_it():
     algorithm = LocalSearch(population_size=1, patience=2)
-    algorithm.bind(LINE, ONE, 0)
+    algorithm.bind(SearchSetup(LINE, ONE, 0))
     start = algorithm.ask()
     algorithm.tell(start, Result("completed", fitness=(0.0,)))
     neighbours = [algorithm.ask() for _ in range(3)]
@@ -135,7 +136,7 @@ def test_a_neighbour_of_an_ended_climb_does_not_continue_it():
 
 def test_local_search_with_several_objectives_moves_to_what_dominates():
     algorithm = LocalSearch(population_size=1)
-    algorithm.bind(LINE, TWO, 0)
+    algorithm.bind(SearchSetup(LINE, TWO, 0))
     for values, best in (((1.0, 1.0), 0), ((2.0, 2.0), 0), ((1.0, 0.5), 2), ((1.0, 0.5), 2)):
         algorithm.tell(algorithm.ask(), Result("completed", fitness=values))
         assert algorithm.population[0].id == best
@@ -273,7 +274,7 @@ def test_a_setting_out_of_range_is_refused_by_name(make, message):
 def test_twenty_thousand_candidates_are_recalled_and_searched_on(algorithm):
     space = SearchSpace({f"x{i}": Uniform(0, 1) for i in range(6)})
     rng = random.Random(0)
-    algorithm.bind(space, TWO, 0)
+    algorithm.bind(SearchSetup(space, TWO, 0))
     for id in range(20_000):
         candidate = Candidate(id, space.sample(rng))
         algorithm.recall(candidate)

@@ -14,6 +14,7 @@ from lightning_evo.algorithms import (
     LocalSearch,
     Operator,
     RegularizedEvolution,
+    SearchSetup,
 )
 from lightning_evo.algorithms.operators import REFUSED, SCALES, SELECTION
 from lightning_evo.algorithms.randomness import streams
@@ -96,7 +97,7 @@ def test_every_selection_drives_a_search_as_parents_and_as_survivors(name, objec
     operator = Operator(name, ARGUMENTS.get(name, {}))
     if name == "selNSGA3" and len(objectives) == 1:
         with pytest.raises(ValueError, match="selNSGA3 needs two objectives or more"):
-            NSGA2(select=operator).bind(SPACE, objectives, 0)
+            NSGA2(select=operator).bind(SearchSetup(SPACE, objectives, 0))
         return
     for make in (
         lambda: GenerationalEvolution(5, select=operator, survive=operator, crossover_probability=1.0),
@@ -340,7 +341,7 @@ def test_a_wrong_operator_is_refused_when_the_algorithm_is_made(make, message):
 )
 def test_a_wrong_argument_is_found_before_the_search_starts(arguments, message):
     with pytest.raises(ValueError, match=message):
-        GenerationalEvolution(**arguments).bind(SPACE, ONE, 0)
+        GenerationalEvolution(**arguments).bind(SearchSetup(SPACE, ONE, 0))
 
 
 def test_self_adaptive_rates_travel_with_the_genomes_of_a_search():
@@ -375,7 +376,7 @@ algorithm:
     parser.add_subclass_arguments(Algorithm, "algorithm")
     algorithm = parser.instantiate(parser.parse_args([f"--config={config}"])).algorithm
     assert isinstance(algorithm, GenerationalEvolution)
-    algorithm.bind(SPACE, ONE, 0)
+    algorithm.bind(SearchSetup(SPACE, ONE, 0))
     for _ in range(20):
         candidate = algorithm.ask()
         algorithm.tell(candidate, evaluate(candidate, ONE))

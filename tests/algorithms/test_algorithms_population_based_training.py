@@ -9,7 +9,7 @@ from algorithms_searching import ONE, SPACE, TWO
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_evo.algorithms import PopulationBasedTraining
+from lightning_evo.algorithms import PopulationBasedTraining, SearchSetup
 from lightning_evo.algorithms.perturbation import perturb
 from lightning_evo.genome import (
     Boolean,
@@ -32,7 +32,7 @@ class Training:
     """Simulated slots: a candidate's state is its progress so far, which grows best where the rate suits the epoch."""
 
     def __init__(self, algorithm, slots=1, order=0, failing=0.0, space=LR, objectives=ONE, seed=1):
-        algorithm.bind(space, objectives, seed)
+        algorithm.bind(SearchSetup(space, objectives, seed))
         self.algorithm, self.slots, self.failing, self.objectives = algorithm, slots, failing, objectives
         self.order = random.Random(order)
         self.asked, self.running, self.journal = [], [], []
@@ -131,7 +131,7 @@ def test_the_worst_quantile_copies_from_the_best_and_from_nobody_else():
 
 def test_a_population_without_differences_copies_nothing():
     algorithm = make()
-    algorithm.bind(LR, ONE, 0)
+    algorithm.bind(SearchSetup(LR, ONE, 0))
     origins = set()
     while (candidate := algorithm.ask()) is not None:
         origins.add(candidate.origin)
@@ -183,7 +183,7 @@ def test_an_asynchronous_population_never_makes_a_slot_wait_while_a_member_is_re
 
 def test_an_asynchronous_member_is_compared_with_the_latest_of_the_others_at_once():
     algorithm = make(population_size=2, quantile=0.5, synchronous=False)
-    algorithm.bind(LR, ONE, 0)
+    algorithm.bind(SearchSetup(LR, ONE, 0))
     slow, fast = algorithm.ask(), algorithm.ask()
     algorithm.tell(fast, Result("completed", fitness=(1.0,)))
     fast = algorithm.ask()
@@ -245,7 +245,7 @@ def test_the_logbook_of_a_synchronous_population_is_the_same_on_any_number_of_sl
 
 def test_a_failed_member_takes_over_the_best_and_where_there_is_none_starts_anew():
     algorithm = make(population_size=4, interval=1, epochs=3)
-    algorithm.bind(LR, ONE, 0)
+    algorithm.bind(SearchSetup(LR, ONE, 0))
     first = [algorithm.ask() for _ in range(4)]
     for candidate in first:
         algorithm.tell(candidate, FAILED)
@@ -289,6 +289,16 @@ def test_several_objectives_copy_only_what_dominates():
         assert better != worse
 
 
+@pytest.mark.parametrize(("own", "end"), [(None, 7), (4, 4)])
+def test_members_train_the_epochs_of_the_search_unless_they_have_their_own(own, end):
+    algorithm = make(epochs=own)
+    algorithm.bind(SearchSetup(LR, ONE, max_epochs=7))
+    while (candidate := algorithm.ask()) is not None:
+        algorithm.tell(candidate, Result("completed", fitness=(1.0,)))
+    assert {each.candidate.segment.end for each in algorithm.population} == {end}
+    assert algorithm.epochs == own
+
+
 def test_without_a_number_of_epochs_the_population_trains_on():
     training = Training(make(epochs=None))
     for _ in range(400):
@@ -311,7 +321,7 @@ def test_a_schedule_is_found_that_no_fixed_value_matches():
 @given(seed=st.integers(0, 10_000), probability=st.sampled_from([0.0, 0.25, 1.0]))
 def test_exploring_stays_in_the_space_and_changes_something(seed, probability):
     algorithm = make(resample_probability=probability)
-    algorithm.bind(SPACE, ONE, seed)
+    algorithm.bind(SearchSetup(SPACE, ONE, seed))
     algorithm.rng.seed(seed)
     genome = SPACE.sample(random.Random(seed))
     for _ in range(20):
@@ -386,7 +396,7 @@ def test_a_prescreen_is_not_taken():
 
 def test_initial_genomes_are_where_members_begin():
     algorithm = make(initial=[{"lr": 0.125}])
-    algorithm.bind(LR, [Objective("val_acc")], 0)
+    algorithm.bind(SearchSetup(LR, [Objective("val_acc")], 0))
     first = algorithm.ask()
     assert first.genome["lr"] == 0.125
     assert (first.origin, first.segment) == ("initial", Segment(0, 2))

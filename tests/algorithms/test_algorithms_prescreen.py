@@ -13,6 +13,7 @@ from lightning_evo.algorithms import (
     Prescreen,
     RandomSearch,
     RegularizedEvolution,
+    SearchSetup,
 )
 from lightning_evo.algorithms.prescreen import milestone
 from lightning_evo.algorithms.quality import cross_validate, kendall
@@ -49,10 +50,9 @@ class Guess(Oracle):
         return numpy.array([math.sin(1e6 * genome["x0"]) for genome in genomes]), numpy.zeros(len(genomes))
 
 
-def climb(algorithm, candidates=60, objectives=ONE, cost=None, space=HILL, fitness=None, seed=0, prior=()):
+def climb(algorithm, candidates=60, objectives=ONE, cost=None, space=HILL, fitness=None, seed=0, **setup):
     """Run on one slot; gives every candidate with its fitness."""
-    algorithm.prior = prior
-    algorithm.bind(space, objectives, seed)
+    algorithm.bind(SearchSetup(space, objectives, seed, **setup))
     history = []
     for _ in range(candidates):
         candidate = algorithm.ask()
@@ -160,7 +160,6 @@ def test_results_of_earlier_searches_make_a_predictor_ready_at_once():
 def test_an_earlier_search_that_misleads_is_found_out():
     misled = [(candidate.genome, (-values[0],)) for candidate, values in climb(RandomSearch(), 60, seed=9)]
     algorithm = RandomSearch(prescreen=Prescreen(Neighbours()))
-    algorithm.prior = misled
     history = climb(algorithm, 30, prior=misled)
     first, *later = [quality for quality in algorithm.predictor_quality if quality.results in (0, 8)]
     assert first.earned
@@ -176,7 +175,7 @@ def test_what_failed_counts_as_the_worst_that_was_seen():
             return super().fit(genomes, fitness)
 
     algorithm = RandomSearch(prescreen=Prescreen(Seen()))
-    algorithm.bind(HILL, ONE, 0)
+    algorithm.bind(SearchSetup(HILL, ONE, 0))
     told = {}
     for i in range(30):
         candidate = algorithm.ask()
@@ -217,14 +216,12 @@ def test_proxies_are_measured_once_per_network_and_recorded():
             return self
 
     algorithm = RandomSearch(prescreen=Prescreen(ByProxy(), pool=4))
-    algorithm.measure = measure
-    history = climb(algorithm, 30)
+    history = climb(algorithm, 30, measure=measure)
     assert len(measured) == len(set(measured))
     assert all(c.prediction.proxies == {"naswot": height(c.genome)} for c, _ in history)
 
     resumed = RandomSearch(prescreen=Prescreen(ByProxy(), pool=4))
-    resumed.measure = measure
-    resumed.bind(HILL, ONE, 0)
+    resumed.bind(SearchSetup(HILL, ONE, measure=measure))
     before = len(measured)
     for candidate, values in history:
         resumed.recall(candidate)
@@ -238,7 +235,7 @@ def test_a_predictor_that_wants_proxies_where_nothing_measures_them_is_refused()
         proxies = ("naswot",)
 
     with pytest.raises(ValueError, match=r"Wants needs zero-cost proxies \(naswot\), and nothing measures them here"):
-        RandomSearch(prescreen=Prescreen(Wants())).bind(HILL, ONE, 0)
+        RandomSearch(prescreen=Prescreen(Wants())).bind(SearchSetup(HILL, ONE, 0))
 
 
 @pytest.mark.parametrize(

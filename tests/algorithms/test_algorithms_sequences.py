@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from lightning_evo.algorithms import NSGA2, GenerationalEvolution, Operator, RegularizedEvolution
+from lightning_evo.algorithms import NSGA2, GenerationalEvolution, Operator, RegularizedEvolution, SearchSetup
 from lightning_evo.algorithms.sequences import LAYER_MATES, LAYER_MUTATIONS
 from lightning_evo.algorithms.variation import mating, mutation
 from lightning_evo.genome import Boolean, Categorical, Layers, LogUniform, Objective, Result, SearchSpace, SpaceError
@@ -55,7 +55,7 @@ def test_a_space_without_layers_is_refused(name):
     role = "mutate" if name in LAYER_MUTATIONS else "mate"
     algorithm = GenerationalEvolution(**{role: Operator(name)})
     with pytest.raises(ValueError, match=f"{role}: {name} .*acts on a Layers gene, and this space has none: lr"):
-        algorithm.bind(SearchSpace({"lr": LogUniform(1e-4, 1e-1)}), [Objective("score")], seed=0)
+        algorithm.bind(SearchSetup(SearchSpace({"lr": LogUniform(1e-4, 1e-1)}), [Objective("score")], seed=0))
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,8 @@ def test_a_wrong_use_is_named(make, message):
 def test_searches_over_layers_find_better_templates(make):
     """A made-up score: many features from few parameters."""
     algorithm = make()
-    algorithm.bind(SPACE, [Objective("score"), Objective("size", "min")][: 1 + isinstance(algorithm, NSGA2)], seed=1)
+    objectives = [Objective("score"), Objective("size", "min")][: 1 + isinstance(algorithm, NSGA2)]
+    algorithm.bind(SearchSetup(SPACE, objectives, seed=1))
     gene, scores = SPACE[PATH], []
     for _ in range(160):
         candidate = algorithm.ask()
@@ -107,10 +108,10 @@ def test_searches_over_layers_find_better_templates(make):
 def test_layers_written_by_hand_are_an_initial_genome():
     space = SearchSpace({"model.layers": Layers(input_shape=[1, 8, 8], num_classes=10)})
     algorithm = RegularizedEvolution(initial=[{"model.layers": ["Conv2d 32 kernel=3", "ReLU", "Linear 10"]}])
-    algorithm.bind(space, [Objective("val_acc")], seed=0)
+    algorithm.bind(SearchSetup(space, [Objective("val_acc")], seed=0))
     lines = algorithm.ask().genome["model.layers"]
     assert [line.split()[0] for line in lines] == ["Conv2d", "ReLU", "Flatten", "Linear"]
     space.validate({"model.layers": lines})
     algorithm = RegularizedEvolution(initial=[{"model.layers": ["Conv7d 32"]}])
     with pytest.raises(SpaceError, match=r"initial\[0\]\.model\.layers: layer 1 \('Conv7d 32'\): 'Conv7d' is no layer"):
-        algorithm.bind(space, [Objective("val_acc")], seed=0)
+        algorithm.bind(SearchSetup(space, [Objective("val_acc")], seed=0))

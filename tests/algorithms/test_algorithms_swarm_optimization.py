@@ -7,8 +7,8 @@ import math
 import pytest
 from algorithms_searching import ONE, TWO, Search
 
-from lightning_evo.algorithms import SwarmOptimization
-from lightning_evo.genome import Categorical, LogUniform, Objective, Ordinal, Result, SearchSpace, SpaceError, Uniform
+from lightning_evo.algorithms import SearchSetup, SwarmOptimization
+from lightning_evo.genome import Categorical, LogUniform, Ordinal, Result, SearchSpace, SpaceError, Uniform
 
 SPACE = SearchSpace(
     {
@@ -22,9 +22,12 @@ OWN = {"model.lr", "model.momentum"}
 
 
 def swarm(**settings) -> SwarmOptimization:
-    made = SwarmOptimization(**{"particles": 4, "population_size": 2, **settings})
-    made.own_genes = OWN
-    return made
+    return SwarmOptimization(**{"particles": 4, "population_size": 2, **settings})
+
+
+def bound(algorithm, objectives=ONE) -> SwarmOptimization:
+    algorithm.bind(SearchSetup(SPACE, objectives, free_genes=OWN))
+    return algorithm
 
 
 def score(genome) -> float:
@@ -47,7 +50,7 @@ class Swarms(Search):
 
 
 def search(swarms, slots=1, order=0, failing=0.0, seed=0, **settings) -> Swarms:
-    made = Swarms(lambda: swarm(**settings), ONE, seed, slots, order, failing, SPACE)
+    made = Swarms(lambda: swarm(**settings), ONE, seed, slots, order, failing, SPACE, free_genes=OWN)
     made.run(swarms * made.algorithm.particles)
     while made.running:
         made.end_one()
@@ -80,8 +83,7 @@ def test_a_generation_is_the_number_of_the_swarm_and_the_algorithm_says_who_belo
 
 
 def test_a_swarm_is_asked_for_whole_and_the_next_one_waits_for_all_of_it():
-    algorithm = swarm()
-    algorithm.bind(SPACE, ONE, 0)
+    algorithm = bound(swarm())
     asked = [algorithm.ask() for _ in range(4)]
     assert algorithm.ask() is None
     for candidate in asked:
@@ -143,8 +145,7 @@ def test_a_swarm_that_fails_as_a_whole_leaves_the_others_alive():
 
 def test_without_shared_genes_later_swarms_search_around_the_best_particle():
     algorithm = SwarmOptimization(particles=3, population_size=1)
-    algorithm.own_genes = {"lr"}
-    algorithm.bind(SearchSpace({"lr": LogUniform(1e-4, 1.0)}), ONE, 0)
+    algorithm.bind(SearchSetup(SearchSpace({"lr": LogUniform(1e-4, 1.0)}), ONE, free_genes={"lr"}))
     asked = [algorithm.ask() for _ in range(3)]
     for number, candidate in enumerate(asked):
         algorithm.tell(candidate, Result("completed", fitness=(float(number),)))
@@ -156,25 +157,23 @@ def test_without_shared_genes_later_swarms_search_around_the_best_particle():
 
 def test_without_own_genes_all_particles_have_one_genome_and_are_no_duplicates():
     algorithm = SwarmOptimization(particles=3, population_size=1)
-    algorithm.own_genes = set()
-    algorithm.bind(SPACE, ONE, 0)
+    algorithm.bind(SearchSetup(SPACE, ONE, free_genes=()))
     asked = [algorithm.ask() for _ in range(3)]
     assert len({candidate.genome for candidate in asked}) == 1
     assert {candidate.duplicate_of for candidate in asked} == {None}
     assert len({candidate.seed for candidate in asked}) == 3
 
 
-def test_where_nobody_has_looked_every_numeric_gene_is_a_particles_own():
+def test_where_genes_were_not_examined_every_numeric_gene_is_a_particles_own():
     algorithm = SwarmOptimization(particles=4)
-    algorithm.bind(SPACE, ONE, 0)
+    algorithm.bind(SearchSetup(SPACE, ONE, 0))
     asked = [algorithm.ask() for _ in range(4)]
     assert len({candidate.genome["model.kind"] for candidate in asked}) == 1
     assert len({candidate.genome["model.width"] for candidate in asked}) > 1
 
 
 def test_several_objectives_keep_a_front_of_swarms():
-    algorithm = swarm()
-    algorithm.bind(SPACE, TWO, 0)
+    algorithm = bound(swarm(), TWO)
     for _ in range(20):
         candidate = algorithm.ask()
         algorithm.tell(
@@ -185,8 +184,7 @@ def test_several_objectives_keep_a_front_of_swarms():
 
 
 def test_initial_genomes_are_particles_and_share_what_their_first_one_has():
-    algorithm = swarm(initial=[{"model.width": 32, "model.lr": 0.1}, {"model.lr": 0.2}, {"model.lr": 0.3}])
-    algorithm.bind(SPACE, ONE, 0)
+    algorithm = bound(swarm(initial=[{"model.width": 32, "model.lr": 0.1}, {"model.lr": 0.2}, {"model.lr": 0.3}]))
     asked = [algorithm.ask() for _ in range(4)]
     assert [candidate.genome["model.lr"] for candidate in asked[:3]] == [0.1, 0.2, 0.3]
     assert {candidate.genome["model.width"] for candidate in asked} == {32}
@@ -195,7 +193,7 @@ def test_initial_genomes_are_particles_and_share_what_their_first_one_has():
 
 def test_initial_genomes_of_one_swarm_that_disagree_are_refused():
     with pytest.raises(SpaceError, match=r"initial\[1\]\.model\.width: is shared by a swarm, whose first particle"):
-        swarm(initial=[{"model.width": 32}, {"model.width": 8}]).bind(SPACE, [Objective("val_acc")], 0)
+        bound(swarm(initial=[{"model.width": 32}, {"model.width": 8}]))
 
 
 @pytest.mark.parametrize(

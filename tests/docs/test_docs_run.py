@@ -30,7 +30,7 @@ from docs_pages import (
 )
 
 from lightning_evo import EvolutionCLI, __version__, algorithms, callbacks, data, genome, models, predictors, swarms
-from lightning_evo.algorithms import Algorithm, Predictor, Prescreen
+from lightning_evo.algorithms import Algorithm, Predictor, Prescreen, SearchSetup
 from lightning_evo.cli import main
 from lightning_evo.evolution import Budget, Evolution, Final, SearchError, Workers
 from lightning_evo.genome import SpaceError
@@ -89,8 +89,8 @@ def dry_run(*configs: Path) -> Evolution:
         warnings.simplefilter("ignore")
         evolution = DryRun(args=["fit", *arguments], parser_kwargs={**quiet, "fit": dict(quiet)}).made
         evolution.trainable.check(evolution.space, evolution.objectives)
-    evolution.algorithm.measure = lambda genomes: [{} for _ in genomes]  # a search brings what measures proxies
-    evolution.algorithm.bind(evolution.space, evolution.objectives, seed=0)
+    setup = SearchSetup(evolution.space, evolution.objectives, measure=lambda genomes: [{} for _ in genomes])
+    evolution.algorithm.bind(setup)
     if evolution.final is not None:
         evolution.trainable.blueprint.check(evolution.trainable.resolve(evolution.final.overrides))
     return evolution

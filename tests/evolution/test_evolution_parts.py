@@ -12,8 +12,8 @@ from multiprocessing import get_context
 import pytest
 from searching import evolution, told
 
-from lightning_evo import Budget, Final, Objective, Workers
-from lightning_evo.algorithms import NSGA2, Operator, RegularizedEvolution
+from lightning_evo import Budget, Evolution, Final, Objective, Workers
+from lightning_evo.algorithms import NSGA2, Operator, PopulationBasedTraining, RegularizedEvolution
 from lightning_evo.evolution.description import describe
 from lightning_evo.evolution.interrupts import Interrupts
 from lightning_evo.genome import Categorical, Integer, LogUniform, SearchSpace
@@ -86,6 +86,19 @@ def test_a_description_is_json_and_tells_searches_apart():
     assert search() != search(high=5)
     assert describe(NSGA2()) != describe(NSGA2(mate=Operator("cxTwoPoint")))
     assert describe(LogUniform(1e-3, 1)) != describe(LogUniform(1e-3, 1, mutation=0.1))
+
+
+def test_a_description_names_the_epochs_that_members_train(config):
+    """They were recorded from the first on, also where the Trainer decides them."""
+    search = Evolution(
+        space={"model.init_args.lr": LogUniform(1e-3, 1.0)},
+        algorithm=PopulationBasedTraining(4),
+        objectives=[Objective("val_loss", "min")],
+        budget=Budget(candidates=4),
+        config=config,
+    )
+    assert search.describe()["evolution"]["algorithm"]["init_args"]["epochs"] == config["trainer"]["max_epochs"]
+    assert search.algorithm.epochs is None
 
 
 @pytest.mark.slow

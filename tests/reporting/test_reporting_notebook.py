@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import pytest
 from reporting_archives import HOSTILE, STRANGE_GENE, empty, featured, unfinished
 
-from lightning_evo.algorithms import NSGA2, Operator, RandomSearch, RegularizedEvolution
+from lightning_evo.algorithms import NSGA2, Operator, RandomSearch, RegularizedEvolution, SearchSetup
 from lightning_evo.archive import Archive, ArchiveWriter, read_space
 from lightning_evo.genome import (
     Boolean,
@@ -178,7 +178,7 @@ def test_a_space_is_a_table_of_its_genes(archive):
 
 
 def told(algorithm, space, objectives, count):
-    algorithm.bind(SearchSpace(space), objectives, seed=1)
+    algorithm.bind(SearchSetup(SearchSpace(space), objectives, seed=1))
     for id in range(count):
         candidate = algorithm.ask()
         algorithm.tell(candidate, Result("completed", tuple(float(id) for _ in objectives)))
