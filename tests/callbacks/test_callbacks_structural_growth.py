@@ -21,6 +21,7 @@ from lightning_evo.callbacks import (
     SwarmAveraging,
     WeightInheritance,
 )
+from lightning_evo.callbacks.growth.loading import load_grown
 from lightning_evo.callbacks.growth.recipe import recipe_of
 from lightning_evo.callbacks.growth.triggers import Decision, FixedInterval, Gap, GrowthTrigger, Plateau
 from lightning_evo.callbacks.search import Inherited, SearchContext
@@ -208,7 +209,9 @@ def test_the_triggers_by_default_look_at_entropy_and_the_metric(tmp_path):
     fit(net(), tmp_path, [growth], epochs=6)
     state = growth.state_dict()["records"]
     layers = {"body.0", "body.3", "body.8"}
-    assert layers <= set(state["entropies"]) or growth.history
+    assert layers <= set(state["entropies"])
+    assert all(len(state["entropies"][layer]) == 6 for layer in layers)
+    assert not growth.history  # a plateau takes eight epochs to be told
     assert all(0 <= value <= 1 for curve in state["entropies"].values() for value in curve if value == value)
     assert len(state["metric"]) == 6
     assert not any(part._forward_hooks for part in ConvNet().modules())
@@ -422,6 +425,33 @@ def test_a_wish_that_cannot_be_fulfilled_is_named_by_its_number(wish, message, t
     growth = growing(initial=[{"operation": "widen", "place": 0.0}, wish])
     with pytest.raises(GrowthError, match=message):
         fit(net(), tmp_path, [growth])
+
+
+def test_a_module_whose_initial_steps_are_refused_is_as_it_was_and_can_take_others(tmp_path):
+    module, first = net(), {"operation": "widen", "place": 0.0}
+    with pytest.raises(GrowthError, match=r"initial\[1\]: body.10: widen"):
+        fit(module, tmp_path, [growing(initial=[first, {"operation": "widen", "layer": "body.10"}])])
+    assert count(module) == count(net())
+    assert not recipe_of(module).steps
+    growth = growing(triggers=FixedInterval(99), initial=[first])
+    fit(module, tmp_path, [growth], epochs=1)
+    assert [one["source"] for one in growth.history] == ["initial"]
+
+
+def test_ctrl_c_behind_a_step_that_is_not_yet_recorded_undoes_it(tmp_path):
+    class Interrupted(StructuralGrowth):
+        def grow(self, pl_module, *args, **options):
+            super().grow(pl_module, *args, **options)
+            raise KeyboardInterrupt
+
+    module, growth = net(), Interrupted(FixedInterval(1), min_epochs_between=1)
+    saving = lightning_callbacks.OnExceptionCheckpoint(tmp_path)
+    with pytest.raises((SystemExit, KeyboardInterrupt)):
+        fit(module, tmp_path, [growth, saving], enable_checkpointing=True)
+    assert count(module) == count(net())
+    assert not recipe_of(module).steps
+    opened = load_grown(tmp_path / "on_exception.ckpt", ConvNet)
+    assert all(torch.equal(value, opened.state_dict()[name]) for name, value in module.state_dict().items())
 
 
 def context(checkpoint, **more):

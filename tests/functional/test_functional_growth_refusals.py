@@ -11,6 +11,7 @@ import torch
 from growth_nets import IMAGES, OPERATIONS, POINTS, Picture, cnn, mlp
 from torch import Tensor, nn
 
+from lightning_evo.functional.growth.frame import apply
 from lightning_evo.functional.growth.growth import (
     GrowthError,
     GrowthStep,
@@ -298,6 +299,24 @@ def test_growth_that_changes_nothing_or_not_as_much_as_announced_is_an_error(ope
     monkeypatch.setattr(home + "added_parameters", lambda part, change: true + 1)
     with pytest.raises(GrowthError, match=f"{operation}: it added {true:,} parameters, not the {true + 1:,} announced"):
         grow(net, step)
+    picture.check_same(net)
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+def test_ctrl_c_amid_a_step_leaves_the_network_as_it_was(repeated, monkeypatch):
+    net, applied = mlp(), []
+
+    def interrupted_apply(part: Any, change: Any) -> None:
+        apply(part, change)
+        applied.append(change)
+        if len(applied) == 1 + repeated:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("lightning_evo.functional.growth.growth.apply", interrupted_apply)
+    picture, steps = Picture(net), [GrowthStep("widen", "0", {"width": 9}), GrowthStep("widen", "2", {"width": 9})]
+    with pytest.raises(KeyboardInterrupt):
+        replay(net, steps) if repeated else grow(net, steps[0])
+    assert len(applied) == 1 + repeated
     picture.check_same(net)
 
 

@@ -169,7 +169,8 @@ def test_kernels_are_laid_centre_on_centre():
     assert inherit(child, **saved(parent)).preserving
     assert torch.equal(child[0].weight[..., 1:4, 1:4], parent[0].weight)
     assert child[0].weight.count_nonzero() == parent[0].weight.count_nonzero()
-    assert inherit(smaller, parent).why_not == ("0 has a smaller kernel",) or not inherit(smaller, parent).preserving
+    result = inherit(smaller, parent)
+    assert (result.preserving, result.why_not) == (False, ("0 has a smaller kernel",))
     assert torch.equal(smaller[0].weight, parent[0].weight[..., 1:2, 1:2])
 
 
@@ -367,8 +368,8 @@ def test_tied_weights_stay_tied_and_promise_nothing_where_they_are_to_be_two_thi
     assert torch.equal(child.out.weight, parent.out.weight)
     result = inherit(wider, parent)
     assert wider.out.weight is wider.words.weight
-    words = torch.arange(7)
-    assert not result.preserving or torch.allclose(wider(words), parent(words), atol=1e-5)
+    assert result.why_not == ("out.weight is tied to another tensor, which asks for other values",)
+    assert not result.preserving
 
 
 class Shared(nn.Module):

@@ -129,7 +129,7 @@ def test_features_of_ones_own_take_the_place_of_the_genes(predictor):
 
 
 def test_of_very_many_rows_the_oldest_are_forgotten_and_right_all_the_same(monkeypatch):
-    from lightning_evo.predictors import features
+    from lightning_evo.predictors.genomes import features
 
     genomes, _ = results("cell", 50)
     expected = Features(CELL).rows(genomes)

@@ -250,7 +250,16 @@ class StructuralGrowth(SearchCallback):
             return  # a module that has grown already goes on from there
         if is_overridden("configure_model", pl_module):
             pl_module.configure_model()  # which Lightning calls later
-        self._restoration.remember(pl_module)
+        original = self._restoration.remember(pl_module)
+        try:
+            self._take_initial(pl_module, parent, heirs)
+        except BaseException:  # with half of its steps it would not be taken for a network that has not grown
+            original.restore()
+            raise
+
+    def _take_initial(
+        self, pl_module: LightningModule, parent: dict[str, Any] | None, heirs: list[WeightInheritance]
+    ) -> None:
         done = begin_as_parent(pl_module, parent, self.state_key, self._records) if parent else 0
         # Steps of its own are taken on the parent's weights: only so do all of them preserve what the parent computes.
         heirs = [one for one in heirs if parent and done < len(self.initial) and one.begin(pl_module, parent)]

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from lightning_evo.callbacks.averaging.swarm_averaging import SwarmAveraging
 from lightning_evo.callbacks.growth.triggers import AllOf, AnyOf, GrowthTrigger, Not
 from lightning_evo.callbacks.hyperparameter_schedule import HyperparameterSchedule
+from lightning_evo.functional.growth.frame import Undo
 from lightning_evo.functional.growth.growth import Growth, GrowthError, GrowthStep, NothingChanged, Operation, Site
 from lightning_evo.functional.growth.optimizers import (
     NewGroup,
@@ -129,6 +130,22 @@ def in_all_ranks(
     Raises:
         NothingChanged: A step was taken, and the network is what it was.
     """
+    undo = Undo(module)
+    try:
+        return _in_all_ranks(trainer, module, operation, layer, grow, repeat)
+    except BaseException:  # Ctrl-C while ranks wait for each other: the step is in no record yet
+        undo.undo()
+        raise
+
+
+def _in_all_ranks(
+    trainer: Trainer,
+    module: LightningModule,
+    operation: str,
+    layer: str,
+    grow: Callable[[], Growth],
+    repeat: Callable[[GrowthStep], Growth],
+) -> tuple[Growth | None, str]:
     before, count = _structure(module), count_parameters(module)
     growth: Growth | None = None
     told: dict[str, Any] = {}

@@ -284,7 +284,7 @@ def replay(module: nn.Module, steps: Iterable[GrowthStep], *, seed: int = 0) -> 
         for step in steps:
             part, change = _changed(whole, step, seed, None)
             apply(part, change)
-    except Exception:
+    except BaseException:  # Ctrl-C, too
         undo.undo()
         raise
 
