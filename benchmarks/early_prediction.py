@@ -45,6 +45,7 @@ from rich.table import Table
 
 from lightning_evo.predictors import (
     BayesianCurve,
+    CurveContext,
     KnownCurve,
     MedianRule,
     Patience,
@@ -208,7 +209,9 @@ def follow(
     bar = curves.sign * best if math.isfinite(best) else None
     for epoch in range(1, horizon):
         started = time.process_time()
-        verdict = policy.decide(curve[:epoch].tolist(), horizon, known, bar, mode=curves.mode, candidate=i)  # type: ignore[arg-type]
+        verdict = policy.decide(
+            CurveContext(curve[:epoch].tolist(), horizon, known, bar, mode=curves.mode, candidate=i)  # type: ignore[arg-type]
+        )
         took = time.process_time() - started
         counted.decisions += 1
         counted.seconds += took

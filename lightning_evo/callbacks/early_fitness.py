@@ -20,7 +20,7 @@ from lightning_evo.predictors.curves.bayes import BayesianCurve
 from lightning_evo.predictors.curves.fitness import FinalFitness
 from lightning_evo.predictors.curves.learning_curve import CurvePredictor, KnownCurve
 from lightning_evo.predictors.curves.pareto import probability_not_dominated
-from lightning_evo.predictors.curves.policies import ProbabilityOfImprovement, StoppingPolicy, Verdict
+from lightning_evo.predictors.curves.policies import CurveContext, ProbabilityOfImprovement, StoppingPolicy, Verdict
 
 __all__ = ["EarlyFitnessPrediction"]
 
@@ -167,16 +167,18 @@ class EarlyFitnessPrediction(SearchCallback, EarlyStopping):
             return self._against_front(self._policy, curves, horizon, known)
         context = self._context
         verdict = self._policy.decide(
-            curves[first.monitor],
-            horizon,
-            self._curves_of(first, known),
-            self._bar(first, known),
-            mode=first.mode,
-            target=self.target,  # type: ignore[arg-type]
-            features=() if context is None else context.features,
-            # What a policy leaves to chance is decided by the id: a candidate's own seed would give it another view of
-            # the others' brackets than they have themselves.
-            candidate=0 if context is None else context.candidate,
+            CurveContext(
+                curves[first.monitor],
+                horizon,
+                self._curves_of(first, known),
+                self._bar(first, known),
+                mode=first.mode,
+                target=self.target,  # type: ignore[arg-type]
+                features=() if context is None else context.features,
+                candidate=0 if context is None else context.candidate,
+                # Not the candidate's own: all candidates must agree on who is in which bracket.
+                seed=0 if context is None else context.search_seed,
+            )
         )
         if verdict.stop and not any(map(math.isfinite, curves[first.monitor])):
             return Verdict(False, reason="no value so far is a number")

@@ -49,6 +49,7 @@ class SearchContext:
         ancestry: Equal for candidates whose weights have a common origin, which alone may be averaged: the id of the
             candidate that began the chain of inheritance, or the swarm's number.
         genes: Its genome, config path -> value; empty for a stack, whose members have their own.
+        search_seed: The search's seed, the same for all candidates.
     """
 
     candidate: int
@@ -63,6 +64,7 @@ class SearchContext:
     exchange: str | None = None
     ancestry: str = ""
     genes: Mapping[str, Any] = field(default_factory=dict)
+    search_seed: int = 0
 
 
 class SearchCallback(Callback):

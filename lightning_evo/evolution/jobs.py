@@ -146,6 +146,7 @@ class Jobs:
             exchange=str((self.evolution.directory / EXCHANGE).absolute()) if averages else None,
             ancestry=self._ancestry(candidate, parent) if averages else "",
             genes=dict(candidate.genome),
+            search_seed=self.evolution.algorithm.seed,
         )
 
     def _stack_context(self, first: Candidate, directory: Path) -> SearchContext:
@@ -159,6 +160,7 @@ class Jobs:
             fitness_epoch=self.evolution.fitness_epoch,
             directory=str(directory),
             ancestry=of,
+            search_seed=self.evolution.algorithm.seed,
         )
 
     def _parent(self, candidate: Candidate) -> Inherited | None:

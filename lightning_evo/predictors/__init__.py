@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lightning_evo.predictors.curves.learning_curve import CurvePredictor, KnownCurve, LastValue
     from lightning_evo.predictors.curves.pareto import probability_not_dominated
     from lightning_evo.predictors.curves.policies import (
+        CurveContext,
         Hyperband,
         MedianRule,
         Patience,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PROXIES",
     "BayesianCurve",
+    "CurveContext",
     "CurvePredictor",
     "EnsemblePredictor",
     "FinalFitness",
@@ -59,6 +61,7 @@ __all__ = [
 
 _HOME = {
     "BayesianCurve": "curves.bayes",
+    "CurveContext": "curves.policies",
     "CurvePredictor": "curves.learning_curve",
     "EnsemblePredictor": "genomes.ensemble",
     "FinalFitness": "curves.fitness",

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from lightning.pytorch import Trainer
 
+from lightning_evo import Budget, Evolution, Workers
 from lightning_evo.archive.shared_results import KnownResult, KnownResults, KnownWriter
 from lightning_evo.callbacks import CostMeter, EarlyFitnessPrediction
 from lightning_evo.callbacks.fitness import MetricNotLogged
 from lightning_evo.callbacks.search import SearchContext
-from lightning_evo.genome import Objective
+from lightning_evo.genome import LogUniform, Objective
 from lightning_evo.predictors.curves.fitness import FinalFitness
 from lightning_evo.predictors.curves.learning_curve import LastValue
 from lightning_evo.predictors.curves.policies import (
@@ -276,7 +278,7 @@ def test_policies_that_compare_curves_can_decide(policy, tmp_path):
 
 def test_a_policy_that_stops_at_once_leaves_the_value_so_far_as_the_fitness(tmp_path):
     class Impatient(StoppingPolicy):
-        def decide(self, curve, horizon, known, bar, **more):
+        def decide(self, context):
             return Verdict(True, reason="at once")
 
     callback = EarlyFitnessPrediction(controls=0, policy=Impatient())
@@ -302,6 +304,18 @@ def test_every_candidate_sees_the_others_in_the_brackets_they_are_in(tmp_path):
     assert len(set(seen)) == len({candidate for candidate, _ in seen})
 
 
+def test_the_seed_of_the_search_decides_the_brackets(tmp_path):
+    def bracket(seed, search_seed):
+        callback = EarlyFitnessPrediction(policy=Hyperband())
+        callback.join_search(SearchContext(candidate=7, seed=seed, objectives=SCORE, search_seed=search_seed))
+        return callback.should_stop({"score": FLAT[:3]}, 81, []).reason.partition(",")[0]
+
+    for search_seed in range(20):
+        expected = f"bracket {Hyperband().bracket(7, 81, search_seed)}"
+        assert {bracket(seed, search_seed) for seed in range(3)} == {expected}
+    assert len({bracket(0, search_seed) for search_seed in range(20)}) > 1
+
+
 def test_with_several_objectives_the_policys_own_predictor_predicts():
     class Certain(LastValue):
         def predict(self, curve, horizon, target="last", mode="max", features=()):
@@ -317,7 +331,7 @@ def test_with_several_objectives_the_policys_own_predictor_predicts():
 
 def test_nothing_is_predicted_of_a_metric_that_was_never_a_number(tmp_path):
     class Impatient(StoppingPolicy):
-        def decide(self, curve, horizon, known, bar, **more):
+        def decide(self, context):
             return Verdict(True)
 
     callback = EarlyFitnessPrediction(controls=0, policy=Impatient())
@@ -332,3 +346,29 @@ def test_a_search_it_cannot_take_part_in_is_refused():
     with pytest.raises(ValueError, match=r"minimum_epochs: a prediction needs 5 epochs, and candidates train 5"):
         EarlyFitnessPrediction(minimum_epochs=5).check_search([Objective("score")], 5)
     EarlyFitnessPrediction(minimum_epochs=5).check_search([Objective("score")], None)
+
+
+class NamesTheSeed(StoppingPolicy):
+    """Gives the seed it sees as its reason."""
+
+    def decide(self, context):
+        return Verdict(False, reason=f"seed {context.seed}")
+
+
+def test_a_policy_decides_by_the_seed_of_the_search_and_not_of_the_candidate(tmp_path, config):
+    with ThreadPoolExecutor(1) as executor:
+        archive = Evolution(
+            space={"model.init_args.lr": LogUniform(1e-3, 1.0)},
+            objectives=[Objective("val_loss", "min")],
+            budget=Budget(candidates=2),
+            callbacks=[EarlyFitnessPrediction(policy=NamesTheSeed())],
+            config=config,
+            directory=tmp_path,
+            workers=Workers(slots=1),
+            seed=17,
+            final=None,
+            executor=executor,
+            progress=False,
+        ).run()
+    with archive:
+        assert [record["reason"] for record in archive.extras("early_fitness").values()] == ["seed 17"] * 2

@@ -12,6 +12,7 @@ from scipy.stats import norm
 
 from lightning_evo.evolution.description import describe
 from lightning_evo.predictors import (
+    CurveContext,
     CurvePredictor,
     FinalFitness,
     Hyperband,
@@ -50,8 +51,8 @@ def reached(*values: float, complete: bool = False) -> list[KnownCurve]:
 def test_a_candidate_stops_exactly_when_its_probability_to_beat_the_bar_is_at_most_delta(mode, bar):
     policy = ProbabilityOfImprovement(Fixed(FinalFitness.normal(0.9, 0.1)), delta=0.05)
     away = 1e-3 if mode == "max" else -1e-3
-    stopped = policy.decide([0.1, 0.2, 0.3], 10, [], bar + away, mode=mode)
-    kept = policy.decide([0.1, 0.2, 0.3], 10, [], bar - away, mode=mode)
+    stopped = policy.decide(CurveContext([0.1, 0.2, 0.3], 10, [], bar + away, mode=mode))
+    kept = policy.decide(CurveContext([0.1, 0.2, 0.3], 10, [], bar - away, mode=mode))
     assert stopped.stop
     assert not kept.stop
     assert stopped.probability < 0.05 < kept.probability
@@ -61,11 +62,11 @@ def test_a_candidate_stops_exactly_when_its_probability_to_beat_the_bar_is_at_mo
 def test_nobody_stops_without_a_bar_before_enough_epochs_or_unexplained():
     hopeless, doubtful = (Fixed(FinalFitness.normal(0.1, 0.01, explained)) for explained in (True, False))
     curve = [0.1, 0.1, 0.1]
-    assert ProbabilityOfImprovement(hopeless).decide(curve, 10, [], 0.9).stop
-    assert not ProbabilityOfImprovement(hopeless).decide(curve, 10, [], None).stop
-    assert not ProbabilityOfImprovement(hopeless).decide([0.1, math.nan, 0.1], 10, [], 0.9).stop
-    assert not ProbabilityOfImprovement(hopeless, minimum_epochs=4).decide(curve, 10, [], 0.9).stop
-    verdict = ProbabilityOfImprovement(doubtful).decide(curve, 10, [], 0.9)
+    assert ProbabilityOfImprovement(hopeless).decide(CurveContext(curve, 10, [], 0.9)).stop
+    assert not ProbabilityOfImprovement(hopeless).decide(CurveContext(curve, 10)).stop
+    assert not ProbabilityOfImprovement(hopeless).decide(CurveContext([0.1, math.nan, 0.1], 10, [], 0.9)).stop
+    assert not ProbabilityOfImprovement(hopeless, minimum_epochs=4).decide(CurveContext(curve, 10, [], 0.9)).stop
+    verdict = ProbabilityOfImprovement(doubtful).decide(CurveContext(curve, 10, [], 0.9))
     assert not verdict.stop
     assert verdict.probability < 0.05
     assert "not explained" in verdict.reason
@@ -75,9 +76,9 @@ def test_the_default_stops_the_hopeless_and_keeps_the_promising():
     epochs = np.arange(1, 9)
     slow, good = (0.5 - 0.3 / epochs).tolist(), (0.95 - 0.5 / epochs).tolist()
     policy = ProbabilityOfImprovement()
-    assert policy.decide(slow, 20, [], 0.9).stop
-    assert not policy.decide(good, 20, [], 0.9).stop
-    assert policy.decide([-v for v in slow], 20, [], -0.9, mode="min").stop
+    assert policy.decide(CurveContext(slow, 20, [], 0.9)).stop
+    assert not policy.decide(CurveContext(good, 20, [], 0.9)).stop
+    assert policy.decide(CurveContext([-v for v in slow], 20, [], -0.9, mode="min")).stop
 
 
 # -- median rule -------------------------------------------------------------------------------------------------------
@@ -87,19 +88,19 @@ def test_the_median_rule_compares_the_best_so_far_with_running_averages():
     # At epoch 2 the running averages are 0.3, 0.5 and 0.8: the median is 0.5.
     others = [KnownCurve(0, (0.2, 0.4), 0.4), KnownCurve(1, (0.3, 0.7, 0.9), 0.9), KnownCurve(2, (0.8, 0.8), 0.8)]
     rule = MedianRule(minimum_epochs=2, minimum_curves=3)
-    assert rule.decide([0.49, 0.1], 5, others, None).stop
-    assert not rule.decide([0.51, 0.1], 5, others, None).stop
-    assert not rule.decide([0.49], 5, others, None).stop, "before minimum_epochs"
-    assert not rule.decide([0.1, 0.1, 0.1], 5, others, None).stop, "one alone got to epoch 3"
+    assert rule.decide(CurveContext([0.49, 0.1], 5, others)).stop
+    assert not rule.decide(CurveContext([0.51, 0.1], 5, others)).stop
+    assert not rule.decide(CurveContext([0.49], 5, others)).stop, "before minimum_epochs"
+    assert not rule.decide(CurveContext([0.1, 0.1, 0.1], 5, others)).stop, "one alone got to epoch 3"
     flipped = [KnownCurve(k.id, tuple(-v for v in k.curve), -k.final) for k in others]
-    assert rule.decide([-0.49, -0.1], 5, flipped, None, mode="min").stop
+    assert rule.decide(CurveContext([-0.49, -0.1], 5, flipped, None, mode="min")).stop
 
 
 def test_the_median_rule_leaves_missing_epochs_out():
     others = [KnownCurve(i, (math.nan, 0.5), 0.5) for i in range(3)]
     rule = MedianRule(minimum_epochs=2, minimum_curves=3)
-    assert rule.decide([math.nan, 0.4], 5, others, None).stop
-    assert not rule.decide([math.nan, math.nan], 5, others, None).stop
+    assert rule.decide(CurveContext([math.nan, 0.4], 5, others)).stop
+    assert not rule.decide(CurveContext([math.nan, math.nan], 5, others)).stop
 
 
 # -- successive halving ------------------------------------------------------------------------------------------------
@@ -109,29 +110,29 @@ def test_successive_halving_lets_the_best_third_go_on():
     # Six values with one's own: two go on.
     rule = SuccessiveHalvingRule(reduction_factor=3)
     others = reached(0.1, 0.2, 0.3, 0.4, 0.5)
-    assert not rule.decide([0.45], 9, others, None).stop
-    assert rule.decide([0.35], 9, others, None).stop
-    assert not rule.decide([0.15], 9, others, None, mode="min").stop
-    assert rule.decide([0.25], 9, others, None, mode="min").stop
+    assert not rule.decide(CurveContext([0.45], 9, others)).stop
+    assert rule.decide(CurveContext([0.35], 9, others)).stop
+    assert not rule.decide(CurveContext([0.15], 9, others, None, mode="min")).stop
+    assert rule.decide(CurveContext([0.25], 9, others, None, mode="min")).stop
 
 
 def test_successive_halving_asks_at_its_rungs_alone_and_not_at_the_end():
     rule = SuccessiveHalvingRule(reduction_factor=2, grace_period=3)
     others = [KnownCurve(i, (0.9,) * 12, 0.9) for i in range(4)]
-    stops = [epoch for epoch in range(1, 13) if rule.decide([0.1] * epoch, 12, others, None).stop]
+    stops = [epoch for epoch in range(1, 13) if rule.decide(CurveContext([0.1] * epoch, 12, others)).stop]
     assert stops == [3, 6]
 
 
 def test_successive_halving_with_too_few_to_halve_lets_everyone_go_on():
     rule = SuccessiveHalvingRule(reduction_factor=3)
-    assert not rule.decide([0.1], 9, reached(0.9), None).stop
-    assert rule.decide([0.1], 9, reached(0.9, 0.8), None).stop
+    assert not rule.decide(CurveContext([0.1], 9, reached(0.9))).stop
+    assert rule.decide(CurveContext([0.1], 9, reached(0.9, 0.8))).stop
 
 
 def test_a_candidate_without_a_value_at_a_rung_is_the_worst():
     rule = SuccessiveHalvingRule(reduction_factor=3)
-    assert rule.decide([math.nan], 9, reached(0.1, 0.2), None).stop
-    assert not rule.decide([0.1], 9, reached(math.nan, math.nan), None).stop
+    assert rule.decide(CurveContext([math.nan], 9, reached(0.1, 0.2))).stop
+    assert not rule.decide(CurveContext([0.1], 9, reached(math.nan, math.nan))).stop
 
 
 def test_hyperband_gives_brackets_the_shares_of_its_algorithm():
@@ -151,20 +152,20 @@ def test_hyperband_compares_within_a_bracket_at_its_own_rungs():
         peers = [KnownCurve(c, (0.9,) * first, 0.9, complete=False) for c in members[1:4]]
         strangers = [KnownCurve(c, (0.9,) * first, 0.9, complete=False) for c in brackets[(own + 1) % 3][:4]]
         me = {"candidate": members[0]}
-        assert policy.decide([0.1] * first, 27, peers, None, **me).stop
-        assert not policy.decide([0.1] * first, 27, strangers, None, **me).stop
-        assert not policy.decide([0.1] * (first + 1), 27, peers, None, **me).stop
+        assert policy.decide(CurveContext([0.1] * first, 27, peers, None, **me)).stop
+        assert not policy.decide(CurveContext([0.1] * first, 27, strangers, None, **me)).stop
+        assert not policy.decide(CurveContext([0.1] * (first + 1), 27, peers, None, **me)).stop
 
 
 # -- patience ----------------------------------------------------------------------------------------------------------
 
 
 def test_patience_counts_epochs_since_the_best():
-    assert not Patience(3).decide([0.5, 0.6, 0.59, 0.58], 9, [], None).stop
-    assert Patience(3).decide([0.5, 0.6, 0.59, 0.58, 0.6], 9, [], None).stop
-    assert Patience(2).decide([0.5, 0.4, 0.41, 0.42], 9, [], None, mode="min").stop
-    assert Patience(2, min_delta=0.1).decide([0.5, 0.55, 0.59], 9, [], None).stop
-    assert Patience(2).decide([0.5, math.nan, math.nan], 9, [], None).stop
+    assert not Patience(3).decide(CurveContext([0.5, 0.6, 0.59, 0.58], 9)).stop
+    assert Patience(3).decide(CurveContext([0.5, 0.6, 0.59, 0.58, 0.6], 9)).stop
+    assert Patience(2).decide(CurveContext([0.5, 0.4, 0.41, 0.42], 9, [], None, mode="min")).stop
+    assert Patience(2, min_delta=0.1).decide(CurveContext([0.5, 0.55, 0.59], 9)).stop
+    assert Patience(2).decide(CurveContext([0.5, math.nan, math.nan], 9)).stop
 
 
 # -- every policy ------------------------------------------------------------------------------------------------------
@@ -185,8 +186,8 @@ def test_to_minimise_is_to_maximise_the_negative(policy: StoppingPolicy, curves,
     curve, *others = curves
     known = [KnownCurve(i, tuple(each), each[-1], complete=len(each) == 8) for i, each in enumerate(others)]
     flipped = [KnownCurve(k.id, tuple(-v for v in k.curve), -k.final, complete=k.complete) for k in known]
-    up = policy.decide(curve, 8, known, bar)
-    down = policy.decide([-v for v in curve], 8, flipped, -bar, mode="min")
+    up = policy.decide(CurveContext(curve, 8, known, bar))
+    down = policy.decide(CurveContext([-v for v in curve], 8, flipped, -bar, mode="min"))
     assert up.stop == down.stop
     assert up.probability == (None if down.probability is None else pytest.approx(down.probability, abs=1e-9))
 

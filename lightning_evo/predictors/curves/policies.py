@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy
 
@@ -18,6 +18,7 @@ from lightning_evo.predictors.curves.fitness import FinalFitness, Floats, Mode, 
 from lightning_evo.predictors.curves.learning_curve import CurvePredictor, KnownCurve
 
 __all__ = [
+    "CurveContext",
     "Hyperband",
     "MedianRule",
     "Patience",
@@ -45,40 +46,43 @@ class Verdict:
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class CurveContext:
+    """What a policy may know of a candidate when it decides.
+
+    Args:
+        curve: The metric so far, one value per epoch from the first; NaN and infinities count as missing.
+        horizon: How many epochs the training would have altogether.
+        known: Curves of other candidates, finished or stopped.
+        bar: The fitness to beat; ``None`` while there is none.
+        mode: Whether the metric is maximised or minimised.
+        target: Whether the fitness is the ``last`` or the ``best`` value.
+        features: The candidate's genome as numbers.
+        candidate: The candidate's id.
+        seed: The search's seed; with the id it decides what a policy leaves to chance.
+    """
+
+    curve: Sequence[float]
+    horizon: int
+    known: Sequence[KnownCurve] = ()
+    bar: float | None = None
+    mode: Mode = "max"
+    target: Target = "last"
+    features: Sequence[float] = ()
+    candidate: int = 0
+    seed: int = 0
+
+
 class StoppingPolicy(ABC):
     """Decides after each epoch whether a candidate goes on. A user's own implements :meth:`decide`.
 
-    A decision follows from its arguments alone. Constructor arguments are kept under their own names, by which two
+    A decision follows from its context alone. Constructor arguments are kept under their own names, by which two
     searches are compared.
     """
 
     @abstractmethod
-    def decide(
-        self,
-        curve: Sequence[float],
-        horizon: int,
-        known: Sequence[KnownCurve],
-        bar: float | None,
-        *,
-        mode: Mode = "max",
-        target: Target = "last",
-        features: Sequence[float] = (),
-        candidate: int = 0,
-        seed: int = 0,
-    ) -> Verdict:
-        """Decide after the last epoch of ``curve``.
-
-        Args:
-            curve: The metric so far, one value per epoch from the first; NaN and infinities count as missing.
-            horizon: How many epochs the training would have altogether.
-            known: Curves of other candidates, finished or stopped.
-            bar: The fitness to beat; ``None`` while there is none.
-            mode: Whether the metric is maximised or minimised.
-            target: Whether the fitness is the ``last`` or the ``best`` value.
-            features: The candidate's genome as numbers.
-            candidate: The candidate's id.
-            seed: The search's seed; with the id it decides what a policy leaves to chance.
-        """
+    def decide(self, context: CurveContext) -> Verdict:
+        """Decide after the last epoch of the candidate's curve."""
 
 
 class ProbabilityOfImprovement(StoppingPolicy):
@@ -102,8 +106,8 @@ class ProbabilityOfImprovement(StoppingPolicy):
     Example:
         >>> policy = ProbabilityOfImprovement()
         >>> curve = [0.30, 0.40, 0.45, 0.47, 0.485, 0.49, 0.495, 0.497, 0.499, 0.4995]
-        >>> policy.decide(curve, 20, known=[], bar=0.9).stop, policy.decide(curve, 20, known=[], bar=0.45).stop
-        (True, False)
+        >>> [policy.decide(CurveContext(curve, horizon=20, bar=bar)).stop for bar in (0.9, 0.45)]
+        [True, False]
     """
 
     def __init__(self, predictor: CurvePredictor | None = None, delta: float = 0.05, minimum_epochs: int = 3) -> None:
@@ -113,33 +117,23 @@ class ProbabilityOfImprovement(StoppingPolicy):
         self.predictor = BayesianCurve() if predictor is None else predictor
         self.delta, self.minimum_epochs = delta, minimum_epochs
 
-    def decide(
-        self,
-        curve: Sequence[float],
-        horizon: int,
-        known: Sequence[KnownCurve],
-        bar: float | None,
-        *,
-        mode: Mode = "max",
-        target: Target = "last",
-        features: Sequence[float] = (),
-        candidate: int = 0,
-        seed: int = 0,
-    ) -> Verdict:
-        check_mode(mode)
-        finite = int(numpy.isfinite(numpy.asarray(curve, dtype=numpy.float64)).sum())
+    def decide(self, context: CurveContext) -> Verdict:
+        check_mode(context.mode)
+        finite = int(numpy.isfinite(numpy.asarray(context.curve, dtype=numpy.float64)).sum())
         needed = max(self.minimum_epochs, self.predictor.minimum_epochs)
         if finite < needed:
             return Verdict(False, reason=f"{finite} of the {needed} epochs that a prediction needs")
-        prediction = self.predictor.fit(known).predict(curve, horizon, target, mode, features)
-        if bar is None:
+        prediction = self.predictor.fit(context.known).predict(
+            context.curve, context.horizon, context.target, context.mode, context.features
+        )
+        if context.bar is None:
             return Verdict(False, None, prediction, "there is no bar yet")
-        probability = prediction.probability_better(bar, mode)
+        probability = prediction.probability_better(context.bar, context.mode)
         if not prediction.explained:
             return Verdict(False, probability, prediction, "the curve is not explained")
         stop = probability <= self.delta
         compared = "at most" if stop else "above"
-        reason = f"P(beats {bar:.6g}) = {probability:.3g} is {compared} {self.delta:g}"
+        reason = f"P(beats {context.bar:.6g}) = {probability:.3g} is {compared} {self.delta:g}"
         return Verdict(stop, probability, prediction, reason)
 
 
@@ -159,8 +153,8 @@ class MedianRule(StoppingPolicy):
     Example:
         >>> others = [KnownCurve(i, (0.5 + 0.1 * i,) * 3, 0.5 + 0.1 * i) for i in range(3)]
         >>> rule = MedianRule(minimum_epochs=1, minimum_curves=3)
-        >>> rule.decide([0.4, 0.59], 3, others, None).stop, rule.decide([0.4, 0.61], 3, others, None).stop
-        (True, False)
+        >>> [rule.decide(CurveContext([0.4, value], horizon=3, known=others)).stop for value in (0.59, 0.61)]
+        [True, False]
     """
 
     def __init__(self, minimum_epochs: int = 5, minimum_curves: int = 5) -> None:
@@ -168,24 +162,13 @@ class MedianRule(StoppingPolicy):
         _check_epochs("minimum_curves", minimum_curves)
         self.minimum_epochs, self.minimum_curves = minimum_epochs, minimum_curves
 
-    def decide(
-        self,
-        curve: Sequence[float],
-        horizon: int,
-        known: Sequence[KnownCurve],
-        bar: float | None,
-        *,
-        mode: Mode = "max",
-        target: Target = "last",
-        features: Sequence[float] = (),
-        candidate: int = 0,
-        seed: int = 0,
-    ) -> Verdict:
-        values = _larger_is_better(curve, mode)
+    def decide(self, context: CurveContext) -> Verdict:
+        values = _larger_is_better(context.curve, context.mode)
         epoch = len(values)
         if epoch < self.minimum_epochs or not numpy.isfinite(values).any():
             return Verdict(False, reason=f"epoch {epoch} of the {self.minimum_epochs} that no candidate stops before")
-        others = [_larger_is_better(each.curve, mode)[:epoch] for each in known if len(each.curve) >= epoch]
+        reached = [each.curve[:epoch] for each in context.known if len(each.curve) >= epoch]
+        others = [_larger_is_better(curve, context.mode) for curve in reached]
         averages = [float(other[numpy.isfinite(other)].mean()) for other in others if numpy.isfinite(other).any()]
         if len(averages) < self.minimum_curves:
             return Verdict(
@@ -193,7 +176,7 @@ class MedianRule(StoppingPolicy):
             )
         best, median = float(values[numpy.isfinite(values)].max()), float(numpy.median(averages))
         stop = best < median
-        sign = _sign(mode)
+        sign = _sign(context.mode)
         reason = (
             f"best so far {sign * best:.6g} {'is worse than' if stop else 'reaches'} the median {sign * median:.6g}"
         )
@@ -220,8 +203,8 @@ class SuccessiveHalvingRule(StoppingPolicy):
     Example:
         >>> others = [KnownCurve(i, (0.1 * i,), 0.1 * i, complete=False) for i in range(5)]
         >>> rule = SuccessiveHalvingRule(reduction_factor=3)
-        >>> rule.decide([0.25], 9, others, None).stop, rule.decide([0.35], 9, others, None).stop
-        (True, False)
+        >>> [rule.decide(CurveContext([value], horizon=9, known=others)).stop for value in (0.25, 0.35)]
+        [True, False]
     """
 
     def __init__(self, reduction_factor: int = 3, grace_period: int = 1) -> None:
@@ -230,20 +213,8 @@ class SuccessiveHalvingRule(StoppingPolicy):
         _check_epochs("grace_period", grace_period)
         self.reduction_factor, self.grace_period = reduction_factor, grace_period
 
-    def decide(
-        self,
-        curve: Sequence[float],
-        horizon: int,
-        known: Sequence[KnownCurve],
-        bar: float | None,
-        *,
-        mode: Mode = "max",
-        target: Target = "last",
-        features: Sequence[float] = (),
-        candidate: int = 0,
-        seed: int = 0,
-    ) -> Verdict:
-        return _halve(curve, horizon, known, mode, self.reduction_factor, self.grace_period)
+    def decide(self, context: CurveContext) -> Verdict:
+        return _halve(context, self.reduction_factor, self.grace_period)
 
 
 class Hyperband(StoppingPolicy):
@@ -288,23 +259,11 @@ class Hyperband(StoppingPolicy):
         draw = derive_seed(seed, "hyperband", candidate) / 2**32
         return int(numpy.searchsorted(shares / shares[-1], draw, side="right"))
 
-    def decide(
-        self,
-        curve: Sequence[float],
-        horizon: int,
-        known: Sequence[KnownCurve],
-        bar: float | None,
-        *,
-        mode: Mode = "max",
-        target: Target = "last",
-        features: Sequence[float] = (),
-        candidate: int = 0,
-        seed: int = 0,
-    ) -> Verdict:
-        own = self.bracket(candidate, horizon, seed)
-        peers = [each for each in known if self.bracket(each.id, horizon, seed) == own]
+    def decide(self, context: CurveContext) -> Verdict:
+        own = self.bracket(context.candidate, context.horizon, context.seed)
+        peers = [each for each in context.known if self.bracket(each.id, context.horizon, context.seed) == own]
         grace = self.grace_period * self.reduction_factor**own
-        return _halve(curve, horizon, peers, mode, self.reduction_factor, grace, f"bracket {own}, ")
+        return _halve(replace(context, known=peers), self.reduction_factor, grace, f"bracket {own}, ")
 
 
 class Patience(StoppingPolicy):
@@ -318,7 +277,7 @@ class Patience(StoppingPolicy):
         ValueError: If ``patience`` is below 1 or ``min_delta`` below 0.
 
     Example:
-        >>> Patience(2).decide([0.5, 0.6, 0.55, 0.58], 9, [], None).stop
+        >>> Patience(2).decide(CurveContext([0.5, 0.6, 0.55, 0.58], horizon=9)).stop
         True
     """
 
@@ -328,21 +287,9 @@ class Patience(StoppingPolicy):
             raise ValueError(f"min_delta {min_delta!r} is not at least 0")
         self.patience, self.min_delta = patience, min_delta
 
-    def decide(
-        self,
-        curve: Sequence[float],
-        horizon: int,
-        known: Sequence[KnownCurve],
-        bar: float | None,
-        *,
-        mode: Mode = "max",
-        target: Target = "last",
-        features: Sequence[float] = (),
-        candidate: int = 0,
-        seed: int = 0,
-    ) -> Verdict:
+    def decide(self, context: CurveContext) -> Verdict:
         best, since = -math.inf, 0
-        for value in _larger_is_better(curve, mode):
+        for value in _larger_is_better(context.curve, context.mode):
             if value > best + self.min_delta or (math.isinf(best) and math.isfinite(value)):
                 best, since = value, 0
             else:
@@ -350,24 +297,17 @@ class Patience(StoppingPolicy):
         return Verdict(since >= self.patience, reason=f"{since} epochs without a better value")
 
 
-def _halve(
-    curve: Sequence[float],
-    horizon: int,
-    known: Sequence[KnownCurve],
-    mode: Mode,
-    eta: int,
-    grace: int,
-    where: str = "",
-) -> Verdict:
-    """Successive halving's decision, at a rung; elsewhere nobody stops."""
-    values = _larger_is_better(curve, mode)
+def _halve(context: CurveContext, eta: int, grace: int, where: str = "") -> Verdict:
+    """Successive halving's decision at a rung; between rungs no candidate stops."""
+    values = _larger_is_better(context.curve, context.mode)
     epoch, rung = len(values), grace
     while rung < epoch:
         rung *= eta
-    if rung != epoch or epoch >= horizon:
+    if rung != epoch or epoch >= context.horizon:
         return Verdict(False, reason=f"{where}no rung at epoch {epoch}")
     own = _best(values)
-    others = [_best(_larger_is_better(each.curve, mode)[:epoch]) for each in known if len(each.curve) >= epoch]
+    reached = [each.curve[:epoch] for each in context.known if len(each.curve) >= epoch]
+    others = [_best(_larger_is_better(curve, context.mode)) for curve in reached]
     better = sum(other > own for other in others)
     places = max(1, (len(others) + 1) // eta)
     if len(others) + 1 < eta:
