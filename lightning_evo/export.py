@@ -12,7 +12,7 @@ from lightning_evo.archive import Archive
 from lightning_evo.evolution.winner import intact_checkpoint, write_schedule
 from lightning_evo.training.blueprint import Blueprint, load_yaml
 from lightning_evo.training.candidate import CONFIG_FILE, isolated
-from lightning_evo.training.packing import MODEL_FILE, grow_as, pack
+from lightning_evo.training.packing import MODEL_FILE, pack, restore_structure
 
 __all__ = ["ExportError", "export"]
 
@@ -55,7 +55,7 @@ def export(
         to.mkdir(parents=True, exist_ok=True)
         packed = pack(found.config.read_text(), found.checkpoint, to)
         written = [*packed.files, *write_schedule(archive, found.candidate, to)]
-    if said := str(packed) or found.said:
+    if said := packed.message or found.said:
         say(said)
     if onnx or torch_export:
         written += _traced(load_yaml((to / CONFIG_FILE).read_text()), to, onnx, torch_export)
@@ -111,7 +111,7 @@ def _traced(config: Mapping[str, Any], to: Path, onnx: bool, torch_export: bool)
         parts = Blueprint().build(config, overrides)
     state = torch.load(to / MODEL_FILE, map_location="cpu", weights_only=True)["state_dict"]
     parts.model.configure_model()
-    grow_as(parts.model, to / MODEL_FILE)
+    restore_structure(parts.model, to / MODEL_FILE)
     parts.model.load_state_dict(state)
     model = parts.model.eval()
     sample = model.example_input_array

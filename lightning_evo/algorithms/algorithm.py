@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -108,6 +108,12 @@ class Algorithm(ABC):
         ValueError: For a value out of range, or an operator that doesn't exist or doesn't take its arguments.
     """
 
+    segment_callback: str = "lightning_evo.callbacks.Continuation"
+    """Import path of the callback that trains a segment (``Candidate.segment``), for an algorithm that ``continues``."""
+    schedule_callback: str = "lightning_evo.callbacks.HyperparameterSchedule"
+    """Import path of the callback that repeats, in one fit, what the segments of an algorithm that ``continues`` did."""
+    swarm_callback: Mapping[str, Any] | None = None
+    """The callback that averages a swarm's weights where the search names none: ``class_path`` and ``init_args``."""
     synchronous: bool = False
     """Whether :meth:`ask` returns ``None``, making slots wait, until a generation is complete."""
     continues: bool = False

@@ -116,6 +116,9 @@ class SwarmOptimization(Algorithm):
         self.crossover_probability, self.mutation_probability = crossover_probability, mutation_probability
         self.resample_probability = resample_probability
         self.swarm_size = particles
+        # The rule and settings of the particle swarm in Nytorch's example, over half of the swarm.
+        averaging = {"method": "apso", "subset": max(2, particles // 2), "alpha": 0.5, "every_n_steps": 16}
+        self.swarm_callback = {"class_path": "lightning_evo.callbacks.SwarmAveraging", "init_args": averaging}
 
     # -- what a subclass may change ------------------------------------------------------------------------------------
 

@@ -15,10 +15,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch import Tensor
 
-from lightning_evo.callbacks.cost import CostMeter
-from lightning_evo.callbacks.fitness import CHECKPOINT_FILE, FitnessRecorder
+from lightning_evo.callbacks.fitness import CHECKPOINT_FILE
 from lightning_evo.callbacks.search import Inherited, SearchCallback, SearchContext
-from lightning_evo.callbacks.speed import SpeedMeter
 from lightning_evo.functional.optimizers import OptimizerSettings, change_settings, optimizer_settings
 from lightning_evo.genome import Segment
 
@@ -62,6 +60,8 @@ class Continuation(SearchCallback):
         >>> Continuation(end=5).end
         5
     """
+
+    comes_first = True
 
     def __init__(self, end: int | None = None, directory: str | None = None, filename: str = "state.ckpt") -> None:
         if end is not None and end < 1:
@@ -115,6 +115,9 @@ class Continuation(SearchCallback):
             }
         }
 
+    def on_settings_change(self, settings: OptimizerSettings) -> None:
+        self.settings = settings
+
     @property
     def checkpoint_path(self) -> Path | None:
         """Where the state at the end of this part is, once it is written."""
@@ -142,7 +145,7 @@ class Continuation(SearchCallback):
             return
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             # A candidate's curve and cost are those of its own segment.
-            if isinstance(callback, (CostMeter, SpeedMeter, FitnessRecorder)):
+            if getattr(callback, "restarts_in_segments", False):
                 checkpoint.get("callbacks", {}).pop(callback.state_key, None)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

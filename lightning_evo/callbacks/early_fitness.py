@@ -72,7 +72,8 @@ class EarlyFitnessPrediction(SearchCallback, EarlyStopping):
         True
     """
 
-    needs_known_results = True
+    needs_shared_results = True
+    ends_trainings = True
 
     def __init__(
         self,
@@ -131,7 +132,7 @@ class EarlyFitnessPrediction(SearchCallback, EarlyStopping):
         self._context = context
         self._objectives = context.objectives
         self.target = context.fitness_epoch
-        self._known = None if context.known is None else KnownResults(context.known)
+        self._known = None if context.shared_results is None else KnownResults(context.shared_results)
 
     @property
     def control(self) -> bool:

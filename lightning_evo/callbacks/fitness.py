@@ -48,6 +48,8 @@ class FitnessRecorder(Checkpoint):
         (True, False)
     """
 
+    restarts_in_segments = True
+
     def __init__(
         self,
         monitor: str | None,

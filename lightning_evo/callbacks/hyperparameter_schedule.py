@@ -11,8 +11,9 @@ import yaml
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.core.optimizer import _init_optimizers_and_lr_schedulers
 
-from lightning_evo.callbacks.continuation import Continuation, loaders, schedulers, steps_per_epoch
+from lightning_evo.callbacks.continuation import loaders, schedulers, steps_per_epoch
 from lightning_evo.callbacks.rebuilding import NotApplicable, adopt, check_alike, rebuild, with_values
+from lightning_evo.callbacks.search import SearchCallback
 from lightning_evo.functional.optimizers import OptimizerSettings, adopt_functions, change_settings, optimizer_settings
 from lightning_evo.genome import Json
 from lightning_evo.utils.random_state_torch import isolated_random_state
@@ -56,6 +57,8 @@ class HyperparameterSchedule(Callback):
         >>> HyperparameterSchedule({0: {"model.init_args.lr": 0.1}, 5: {"model.init_args.lr": 0.01}}).values_at(7)
         {'model.init_args.lr': 0.01}
     """
+
+    fixed_structure = "it builds the module anew from hyperparameters, which know nothing of growth"
 
     def __init__(self, schedule: dict[int, dict[str, Json]] | str) -> None:
         read = yaml.safe_load(Path(schedule).read_text()) if isinstance(schedule, str) else schedule
@@ -148,8 +151,8 @@ class HyperparameterSchedule(Callback):
         )
         self.settings, self._steps = now, steps
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, Continuation):
-                callback.settings = now
+            if isinstance(callback, SearchCallback):
+                callback.on_settings_change(now)
 
     def _try(self, trainer: Trainer, module: LightningModule) -> None:
         """Raise :class:`NotApplicable` if some value of the schedule can't be set in mid-training."""

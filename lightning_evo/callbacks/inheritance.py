@@ -111,6 +111,7 @@ class WeightInheritance(SearchCallback):
     """
 
     needs_parent = True
+    fits_structures = True
 
     def __init__(
         self,
@@ -190,11 +191,11 @@ class WeightInheritance(SearchCallback):
             self.inheritance |= {"from": None, "why": problem, "fresh": list(pl_module.state_dict())}
             rank_zero_warn(f"WeightInheritance: training from scratch: {problem}")
 
-    def begin(self, pl_module: LightningModule, checkpoint: Mapping[str, Any]) -> bool:
+    def inherit_early(self, pl_module: LightningModule, checkpoint: Mapping[str, Any]) -> bool:
         """Inherit already before ``fit`` starts, from the search's parent, whose structure the model still has.
 
-        :class:`~lightning_evo.callbacks.StructuralGrowth` calls it before it takes a child's own steps, in all processes: a
-        step on the parent's weights preserves what they compute, which can't be had of weights that come afterwards.
+        A callback that changes the structure calls it before it takes a child's own steps, in all processes: a step on the
+        parent's weights preserves what they compute, which can't be had of weights that come afterwards.
 
         Args:
             pl_module: The child, as its parent was.
@@ -209,8 +210,8 @@ class WeightInheritance(SearchCallback):
             self._born = done if done is not None and done.maps else None
         return self._born is not None
 
-    def follow(self, growth: Growth, before: Mapping[str, Tensor], pl_module: LightningModule) -> None:
-        """Note a step that was taken after :meth:`begin`.
+    def on_early_growth(self, growth: Growth, before: Mapping[str, Tensor], pl_module: LightningModule) -> None:
+        """Note a step that was taken after :meth:`inherit_early`.
 
         Args:
             growth: The step.
@@ -221,7 +222,7 @@ class WeightInheritance(SearchCallback):
             self._born = inheritance_after(self._born, growth, before, pl_module.state_dict(keep_vars=True))
 
     def on_structure_change(self, trainer: Trainer, pl_module: LightningModule, growth: Any) -> None:
-        """Keep how the network computes now; :class:`~lightning_evo.callbacks.StructuralGrowth` calls it after each step."""
+        """Keep how the network computes now; whatever changes the structure calls it after each step."""
         self._note_structure(pl_module)
 
     def state_dict(self) -> dict[str, Any]:

@@ -41,6 +41,8 @@ class SpeedMeter(Callback):
         {}
     """
 
+    restarts_in_segments = True
+
     def __init__(self) -> None:
         self.totals: dict[str, float] = dict.fromkeys(
             ("samples", "seconds", "first_samples", "first_seconds", "waited", "trained", "busy", "observed"), 0.0

@@ -94,7 +94,7 @@ class Controller:
         self._checkpoints.peak_bytes = archive.meta.get(CHECKPOINTS, {}).get("peak_bytes", 0)
         self._knowledge = (
             Knowledge(evolution.directory, self.algorithm, evolution.space, evolution.objectives)
-            if evolution.needs_known_results
+            if evolution.needs_shared_results
             else None
         )
         self._grouping = grouping

@@ -16,7 +16,6 @@ from lightning_evo import __version__
 from lightning_evo.algorithms import Algorithm, RegularizedEvolution, SearchSetup
 from lightning_evo.archive import Archive, ArchiveWriter, compare_search
 from lightning_evo.archive.database import JOURNAL
-from lightning_evo.callbacks.averaging.swarm_averaging import SwarmAveraging
 from lightning_evo.evolution.controller import Controller
 from lightning_evo.evolution.description import describe
 from lightning_evo.evolution.errors import SearchError, SearchInterrupted
@@ -143,14 +142,14 @@ class Evolution:
             self._max_epochs = check_continuing(self.algorithm, self._participants, self.trainable, self.space)
 
     @property
-    def needs_known_results(self) -> bool:
+    def needs_shared_results(self) -> bool:
         """Whether some callback follows the results of others."""
-        return any(kind.needs_known_results for kind in self._participants)
+        return any(kind.needs_shared_results for kind in self._participants)
 
     @property
     def averages(self) -> bool:
         """Whether candidates average their weights with others'."""
-        return any(issubclass(kind, SwarmAveraging) for kind in self._participants)
+        return any(kind.averages_weights for kind in self._participants)
 
     @property
     def inherits(self) -> bool:
@@ -242,7 +241,12 @@ class Evolution:
         if controller.state.best is None:
             raise SearchError(f"no candidate finished, so there is no winner; {controller.state.summary()}")
         finisher = Finisher(
-            self.directory, self.trainable, self.objectives, self.fitness_epoch, self.workers.devices_per_candidate
+            self.directory,
+            self.trainable,
+            self.objectives,
+            self.fitness_epoch,
+            self.workers.devices_per_candidate,
+            self.algorithm.schedule_callback,
         )
         finisher.finish(
             controller.state.best, self.final, writer, archive, controller.executor, controller.progress, interrupts
@@ -288,10 +292,11 @@ class Evolution:
         """What the user should know of stacks before they train."""
         remarks = []
         if self._added is not None:
-            said = ", ".join(
-                f"{name} {getattr(self._added, name)}" for name in ("method", "subset", "alpha", "every_n_steps")
+            settings = ", ".join(
+                f"{name} {value}" for name, value in (self.algorithm.swarm_callback or {})["init_args"].items()
             )
-            remarks.append(f"no SwarmAveraging in evolution.callbacks: particles are averaged by the default, {said}")
+            name = type(self._added).__name__
+            remarks.append(f"no callback in evolution.callbacks averages weights: {name} is added, with {settings}")
         if grouping.stacks and not grouping.free:
             why = "; ".join(f"{path} {reason}" for path, reason in (grouping.reasons or {}).items())
             same = "all particles of a swarm have equal genomes" if self.algorithm.swarm_size else "nothing is stacked"

@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightning.pytorch import Callback
+
 from lightning_evo.archive import Archive
 from lightning_evo.callbacks.search import Inherited, SearchContext
 from lightning_evo.evolution.checkpoints import Checkpoints
@@ -16,6 +18,7 @@ from lightning_evo.execution import Job
 from lightning_evo.execution.results import write_result
 from lightning_evo.genome import Candidate, derive_seed
 from lightning_evo.training import ConfigTrainable
+from lightning_evo.utils.imports import import_by_name
 
 if TYPE_CHECKING:
     from lightning_evo.evolution.evolution import Evolution
@@ -76,7 +79,7 @@ class Jobs:
             evolution.fitness_epoch,
             save_checkpoint=self._save_checkpoint,
             devices=evolution.workers.devices_per_candidate,
-            callbacks=evolution.callbacks,
+            callbacks=(*self._segment_callbacks(candidate), *evolution.callbacks),
             context=self._context(candidate, directory),
             **seen,
         )
@@ -122,6 +125,10 @@ class Jobs:
             time_limit=None if limit is None else limit * len(candidates),
         )
 
+    def _segment_callbacks(self, candidate: Candidate) -> list[Callback]:
+        """What trains a part of a training, where that is asked for."""
+        return [] if candidate.segment is None else [import_by_name(self.evolution.algorithm.segment_callback)()]
+
     @property
     def _save_checkpoint(self) -> bool:
         return self.evolution.keep_checkpoints > 0 or self.evolution.inherits
@@ -139,7 +146,7 @@ class Jobs:
             objectives=self.evolution.objectives,
             fitness_epoch=self.evolution.fitness_epoch,
             directory=str(directory),
-            known=None if self._knowledge is None else str(self._knowledge.path.absolute()),
+            shared_results=None if self._knowledge is None else str(self._knowledge.path.absolute()),
             features=() if self._knowledge is None else self._knowledge.features(candidate),
             parent=parent,
             segment=candidate.segment,

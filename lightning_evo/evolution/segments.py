@@ -6,8 +6,6 @@ import tempfile
 from collections.abc import Sequence
 
 from lightning_evo.algorithms import Algorithm
-from lightning_evo.callbacks import WeightInheritance
-from lightning_evo.callbacks.hyperparameter_schedule import HyperparameterSchedule
 from lightning_evo.callbacks.search import SearchCallback
 from lightning_evo.evolution.errors import SearchError
 from lightning_evo.evolution.search_callbacks import EPOCHS
@@ -15,6 +13,7 @@ from lightning_evo.execution import Job, LocalExecutor
 from lightning_evo.genome import FAILED, Result, SearchSpace
 from lightning_evo.training import ConfigTrainable, Trainable
 from lightning_evo.training.structure import compare_structures, variants
+from lightning_evo.utils.imports import import_by_name
 
 __all__ = ["check_continuing", "compare_in_worker", "refuse_structural"]
 
@@ -41,11 +40,12 @@ def check_continuing(
             f"evolution.algorithm.init_args.epochs: {algorithm.epochs} is more than {EPOCHS}, {whole}, which schedules see"
         )
     try:
-        HyperparameterSchedule({0: dict.fromkeys(space)})  # what is found must be one that can be followed
+        # What is found must be a schedule that can be followed.
+        import_by_name(algorithm.schedule_callback)({0: dict.fromkeys(space)})
     except ValueError as error:
         raise SearchError(f"evolution.space: {name} finds a schedule of hyperparameters: {error}") from None
     for kind in kinds:
-        if kind.needs_known_results:
+        if kind.ends_trainings:
             raise SearchError(
                 f"evolution.callbacks: {kind.__name__} ends trainings early, which members of {name} are to continue; "
                 "leave one of them out"
@@ -58,19 +58,25 @@ def refuse_structural(
 ) -> None:
     """Raise :class:`SearchError` if a gene changes the structure, so that no training could go on with another value.
 
-    Of the network's structure :class:`~lightning_evo.callbacks.WeightInheritance` takes care; of optimizers' nothing does.
+    A callback that fits structures takes care of the network's; nothing does of the optimizers'.
     """
     assert isinstance(trainable, ConfigTrainable)
     result = compare_in_worker(trainable, space)
-    inherits = any(issubclass(kind, WeightInheritance) for kind in kinds)
+    inherits = any(kind.fits_structures for kind in kinds)
     for path, difference in result.extra["structural"].items():
         if inherits and not difference.startswith(("optimizer ", "scheduler ")):
             continue
         raise SearchError(
             f"evolution.space.{path}: {difference}: {type(algorithm).__name__} continues trainings with other values, which "
-            "a gene that changes the structure doesn't allow without rules to inherit by: put the callback "
-            "WeightInheritance into evolution.callbacks (it fits networks, not optimizers), or leave the gene out"
+            f"a gene that changes the structure doesn't allow without rules to inherit by: put {_fitting()} into "
+            "evolution.callbacks (it fits networks, not optimizers), or leave the gene out"
         )
+
+
+def _fitting() -> str:
+    """The imported callbacks that fit weights to another structure, as words."""
+    names = [kind.__name__ for kind in SearchCallback.__subclasses__() if kind.fits_structures]
+    return f"the callback {' or '.join(names)}" if names else "a callback that fits structures"
 
 
 def compare_in_worker(trainable: ConfigTrainable, space: SearchSpace) -> Result:

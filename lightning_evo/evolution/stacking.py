@@ -11,7 +11,6 @@ from lightning.pytorch import Callback
 
 from lightning_evo.algorithms import Algorithm
 from lightning_evo.algorithms.swarm_optimization import is_numeric
-from lightning_evo.callbacks.averaging.swarm_averaging import SwarmAveraging
 from lightning_evo.callbacks.search import SearchCallback
 from lightning_evo.evolution.errors import SearchError
 from lightning_evo.evolution.segments import compare_in_worker
@@ -20,6 +19,7 @@ from lightning_evo.execution import read_result
 from lightning_evo.genome import FAILED, Candidate, Result, SearchSpace
 from lightning_evo.genome.genes import identity
 from lightning_evo.training import ConfigTrainable, Trainable
+from lightning_evo.utils.imports import import_by_name
 
 __all__ = [
     "ALONE",
@@ -92,19 +92,22 @@ def check_stacking(
                 "one; leave one of the two out"
             )
     largest = size or (AUTO if workers.stack == "auto" else workers.stack)
+    assert isinstance(largest, int)
     for i, callback in enumerate(callbacks):
-        subset = getattr(callback, "subset", None) if isinstance(callback, SwarmAveraging) else None
-        if isinstance(subset, int) and isinstance(largest, int) and subset > largest:
-            raise SearchError(
-                f"evolution.callbacks[{i}].subset: {subset} is more than the {largest} particles there are at most"
-            )
+        if isinstance(callback, SearchCallback):
+            try:
+                callback.check_stack(largest)
+            except ValueError as error:
+                raise SearchError(f"evolution.callbacks[{i}].{error}") from None
 
 
-def default_averaging(algorithm: Algorithm, kinds: Sequence[type[SearchCallback]]) -> SwarmAveraging | None:
-    """Default averaging of a swarm when the user names none: ``apso`` as in Nytorch, over half of the swarm."""
-    if algorithm.swarm_size is None or any(issubclass(kind, SwarmAveraging) for kind in kinds):
+def default_averaging(algorithm: Algorithm, kinds: Sequence[type[SearchCallback]]) -> SearchCallback | None:
+    """The algorithm's own callback that averages the particles of a swarm, where the user names none that does."""
+    asked = algorithm.swarm_callback
+    if asked is None or any(kind.averages_weights for kind in kinds):
         return None
-    return SwarmAveraging(method="apso", subset=max(2, algorithm.swarm_size // 2), alpha=0.5, every_n_steps=16)
+    callback: SearchCallback = import_by_name(asked["class_path"])(**asked["init_args"])
+    return callback
 
 
 def fixed_genes(trainable: ConfigTrainable, space: SearchSpace) -> dict[str, str]:

@@ -8,9 +8,11 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import Callback
+
+from lightning_evo.algorithms import Algorithm
 from lightning_evo.archive import Archive, ArchiveWriter
 from lightning_evo.archive.schedule import schedule_of
-from lightning_evo.callbacks.hyperparameter_schedule import HyperparameterSchedule
 from lightning_evo.evolution.errors import SearchError, SearchInterrupted
 from lightning_evo.evolution.interrupts import Interrupts
 from lightning_evo.evolution.settings import Final
@@ -23,6 +25,7 @@ from lightning_evo.training.candidate import CONFIG_FILE, FitnessEpoch
 from lightning_evo.training.final import finish_candidate
 from lightning_evo.training.overrides import apply_genome
 from lightning_evo.training.packing import MODEL_FILE
+from lightning_evo.utils.imports import import_by_name
 
 __all__ = ["Finisher", "intact_checkpoint", "write_schedule"]
 
@@ -39,6 +42,7 @@ class Finisher:
         objectives: As in the search.
         fitness_epoch: As in the search.
         devices: Devices per candidate.
+        schedule_callback: Import path of the callback that repeats a training whose hyperparameters changed.
     """
 
     def __init__(
@@ -48,12 +52,14 @@ class Finisher:
         objectives: tuple[Objective, ...],
         fitness_epoch: FitnessEpoch,
         devices: int,
+        schedule_callback: str,
     ) -> None:
         self.directory = directory
         self.trainable = trainable
         self.objectives = objectives
         self.fitness_epoch: FitnessEpoch = fitness_epoch
         self.devices = devices
+        self.schedule_callback = schedule_callback
 
     def finish(
         self,
@@ -100,7 +106,7 @@ class Finisher:
                 "checkpoint": None if retrain else str(checkpoint),
                 "test": final.test,
                 "devices": self.devices,
-                "callbacks": _schedule_of(archive, winner),
+                "callbacks": self._replaying(archive, winner),
             },
             directory=str(target),
         )
@@ -108,10 +114,16 @@ class Finisher:
         if result.status == FAILED:
             raise SearchError(f"final: candidate {winner.id} failed: {result.error_type}; see {target}/output.log")
         (target / "checkpoint.ckpt").unlink(missing_ok=True)
-        write_schedule(archive, winner.id, target)
+        write_schedule(archive, winner.id, target, self.schedule_callback)
         outcome = {"request": request, "metrics": dict(result.metrics), **result.extra}
         writer.set_meta("final", outcome)
         progress.message(_describe(outcome, target))
+
+    def _replaying(self, archive: Archive, candidate: Candidate) -> tuple[Callback, ...]:
+        """What follows the hyperparameters that a candidate's training had; nothing where they never changed."""
+        if candidate.segment is None:
+            return ()
+        return (import_by_name(self.schedule_callback)(schedule_of(archive, candidate.id)),)
 
 
 def intact_checkpoint(directory: Path, result: Result) -> Path | None:
@@ -122,33 +134,29 @@ def intact_checkpoint(directory: Path, result: Result) -> Path | None:
     return path if path.is_file() and path.stat().st_size == result.checkpoint_bytes else None
 
 
-def write_schedule(archive: Archive, candidate: int, to: Path) -> list[Path]:
+def write_schedule(
+    archive: Archive, candidate: int, to: Path, callback: str = Algorithm.schedule_callback
+) -> list[Path]:
     """Write the schedule of hyperparameters that a candidate's training followed, where it is a segment of one.
 
     Args:
         archive: The search's.
         candidate: Its id.
         to: The directory of the candidate's ``config.yaml``.
+        callback: Import path of the callback that follows it.
 
     Returns:
         ``schedule.yaml``, epoch -> config path -> value, and ``replay.yaml``, the config that follows it beside the
         candidate's own: ``lightning-evo fit --config config.yaml --config replay.yaml``. Nothing where there is none.
     """
-    callbacks = _schedule_of(archive, archive.candidate(candidate))
-    if not callbacks:
+    if archive.candidate(candidate).segment is None:
         return []
-    (callback,) = callbacks
-    path = f"{type(callback).__module__}.{type(callback).__qualname__}"
-    replay = {"class_path": path, "init_args": {"schedule": callback.schedule}}
-    contents = {SCHEDULE_FILE: callback.schedule, REPLAY_FILE: {"trainer": {"callbacks+": [replay]}}}
+    schedule = schedule_of(archive, candidate)
+    replay = {"class_path": callback, "init_args": {"schedule": schedule}}
+    contents = {SCHEDULE_FILE: schedule, REPLAY_FILE: {"trainer": {"callbacks+": [replay]}}}
     for name, content in contents.items():
         (to / name).write_text(dump_yaml(content))
     return [to / name for name in contents]
-
-
-def _schedule_of(archive: Archive, candidate: Candidate) -> tuple[HyperparameterSchedule, ...]:
-    """What follows the hyperparameters that a candidate's training had; nothing where they never changed."""
-    return () if candidate.segment is None else (HyperparameterSchedule(schedule_of(archive, candidate.id)),)
 
 
 def _wait(future: Future[Result], interrupts: Interrupts) -> Result:

@@ -2,6 +2,6 @@
 
 from lightning_evo.swarms.errors import SwarmError
 from lightning_evo.swarms.ranks.strategy import SwarmStrategy
-from lightning_evo.swarms.stack.stack import ParticleStack
+from lightning_evo.swarms.stack.stack import ParticleStack, stack_particles
 
-__all__ = ["ParticleStack", "SwarmError", "SwarmStrategy"]
+__all__ = ["ParticleStack", "SwarmError", "SwarmStrategy", "stack_particles"]

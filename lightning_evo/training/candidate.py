@@ -19,7 +19,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lightning_evo.callbacks import CostMeter, FitnessRecorder
-from lightning_evo.callbacks.continuation import Continuation
 from lightning_evo.callbacks.fitness import CHECKPOINT_FILE, CURVE_FILE
 from lightning_evo.callbacks.search import SearchCallback, SearchContext
 from lightning_evo.callbacks.speed import SpeedMeter
@@ -111,15 +110,17 @@ def train_candidate(
         (Path(directory) / CONFIG_FILE).write_text(dump_yaml(dict(config)))
         with isolated(config):
             # In threads, candidates would otherwise share one callback's state.
-            own = [*copy.deepcopy(list(callbacks)), meter, speed, recorder]
+            searchs = copy.deepcopy(list(callbacks))
+            first = [one for one in searchs if isinstance(one, SearchCallback) and one.comes_first]
+            own = [*(one for one in searchs if one not in first), meter, speed, recorder]
             named = name_loggers(config, directory)
             parts = blueprint.build(named, trainer_overrides(config, directory, devices), own)
-            taking_part = join(parts.trainer, context)
+            taking_part = join(parts.trainer, context, first)
             log_genes(parts.trainer.loggers, {} if context is None else context.genes)
             if data_seed is not None:
                 draw_weights(parts.model)
                 seed_everything(data_seed, workers=True, verbose=False)
-            resume_from = next((one.resume_from for one in taking_part if isinstance(one, Continuation)), None)
+            resume_from = next((path for one in taking_part if (path := one.resume_from) is not None), None)
             parts.trainer.fit(parts.model, datamodule=parts.datamodule, ckpt_path=resume_from, **TRUSTED)
     except Exception as raised:
         error = raised
@@ -197,13 +198,12 @@ def conclude(
     return result
 
 
-def join(trainer: Trainer, context: SearchContext | None) -> list[SearchCallback]:
-    """Have the callbacks that can take part in the search; one that continues a training where that is asked."""
+def join(trainer: Trainer, context: SearchContext | None, first: Sequence[Callback] = ()) -> list[SearchCallback]:
+    """Have the callbacks that can take part in the search, and put ``first`` before all others."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    callbacks[:0] = first
     if context is None:
         return [callback for callback in callbacks if isinstance(callback, SearchCallback)]
-    if context.segment is not None:
-        callbacks.insert(0, Continuation())
     taking_part = [callback for callback in callbacks if isinstance(callback, SearchCallback)]
     for callback in taking_part:
         callback.join_search(context)

@@ -15,7 +15,7 @@ from lightning_evo.genome import COMPLETED, Objective, Result
 from lightning_evo.training.blueprint import Blueprint, Parts, dump_yaml
 from lightning_evo.training.candidate import TRUSTED, FitnessEpoch, isolated, train_candidate, trainer_overrides
 from lightning_evo.training.distributed import train_candidate_distributed
-from lightning_evo.training.packing import grow_as, pack
+from lightning_evo.training.packing import pack, restore_structure
 
 __all__ = ["finish_candidate"]
 
@@ -74,7 +74,7 @@ def finish_candidate(
                 parts = blueprint.build(config, {**trainer_overrides(config, directory, 1), "logger": False})
                 why_not = _untestable(parts)
                 if not why_not:
-                    grow_as(parts.model, Path(checkpoint))
+                    restore_structure(parts.model, Path(checkpoint))
                     run = partial(parts.trainer.test, datamodule=parts.datamodule, ckpt_path=checkpoint, verbose=False)
                     run(parts.model, **TRUSTED)
                     metrics |= {name: float(value) for name, value in parts.trainer.callback_metrics.items()}
@@ -93,7 +93,7 @@ def finish_candidate(
             "tested": not why_not,
             "why_not": why_not,
             "retrained": trained is not None,
-            "packed": str(packed),
+            "packed": packed.message,
         },
     )
 

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 
-from lightning_evo.callbacks.growth.structural_growth import StructuralGrowth
+from lightning_evo.callbacks.search import SearchCallback
 from lightning_evo.functional import flops, gradient_norm, naswot, parameters, synflow
 from lightning_evo.genome import COMPLETED, Result
 from lightning_evo.predictors.genomes.features import check_proxies
@@ -36,12 +36,12 @@ def measure_candidate(
 ) -> Result:
     """Measure zero-cost proxies of one candidate in this process.
 
-    Model and data are built as for training, on the CPU in single precision; a network that is to grow before its training
-    (:class:`~lightning_evo.callbacks.StructuralGrowth`, ``initial``) is measured as it has grown. The batch is the training
-    loader's first, after the hooks ``on_before_batch_transfer`` and ``on_after_batch_transfer`` (as outside of training: the
-    data modules that ship don't augment it). It is kept for later candidates with the same ``data`` section. The loss of
-    ``gradient_norm`` is that of the module's own ``training_step``; what it logs goes nowhere. The others call the module
-    on the first tensor of the batch.
+    Model and data are built as for training, on the CPU in single precision; a network whose structure a callback changes
+    before its training (``changes_structure``) is measured as it then is. The batch is the training loader's first, after
+    the hooks ``on_before_batch_transfer`` and ``on_after_batch_transfer`` (as outside of training: the data modules that
+    ship don't augment it). It is kept for later candidates with the same ``data`` section. The loss of ``gradient_norm``
+    is that of the module's own ``training_step``; what it logs goes nowhere. The others call the module on the first
+    tensor of the batch.
 
     Args:
         blueprint: The LightningCLI that builds it.
@@ -136,8 +136,8 @@ def _ready(parts: Parts, config: Mapping[str, Any], data_seed: int) -> tuple[Lig
         datamodule, batch = _batches[key]
         parts.trainer.datamodule = datamodule  # type: ignore[attr-defined]
     for callback in parts.trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, StructuralGrowth):
-            callback.setup(parts.trainer, model, "fit")  # takes the steps that a genome of growth asks for
+        if isinstance(callback, SearchCallback) and callback.changes_structure:
+            callback.setup(parts.trainer, model, "fit")  # gives the network the structure it begins its training with
     model.configure_model()
     model.setup("fit")
     if datamodule is None:

@@ -19,11 +19,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from lightning_evo.callbacks import CostMeter, FitnessRecorder
 from lightning_evo.callbacks.cost import batch_size
 from lightning_evo.callbacks.fitness import MetricNotLogged
-from lightning_evo.callbacks.search import SearchContext
+from lightning_evo.callbacks.search import SearchContext, StackedModule
 from lightning_evo.callbacks.speed import SpeedMeter
 from lightning_evo.genome import COMPLETED, Objective, Result
+from lightning_evo.swarms import stack_particles
 from lightning_evo.swarms.logs import recording
-from lightning_evo.swarms.stack.stack import ParticleStack
 from lightning_evo.training.blueprint import Blueprint, dump_yaml
 from lightning_evo.training.candidate import (
     CONFIG_FILE,
@@ -143,7 +143,7 @@ def train_stack(
             raise NotStacked(f"of {len(members)} candidates {len(particles)} could be built")
         config = particles[0].member.config
         with isolated({"seed_everything": data_seed}):
-            stack = ParticleStack([particle.model for particle in particles])
+            stack = stack_particles([particle.model for particle in particles])
             recorders = _Recorders([particle.recorder for particle in particles])
             own = [*copy.deepcopy(list(callbacks)), meter, speed, recorders]
             named = name_loggers(config, directory)
@@ -198,7 +198,7 @@ class _Recorders(Checkpoint):
         self.recorders = recorders
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, ParticleStack)
+        assert isinstance(pl_module, StackedModule)
         for i, (recorder, metrics) in enumerate(zip(self.recorders, pl_module.metrics, strict=True)):
 
             def save(path: Path, i: int = i) -> None:
@@ -216,7 +216,7 @@ class _Shares(CostMeter):
         if self._counted:
             return
         self._counted = True
-        assert isinstance(pl_module, ParticleStack)
+        assert isinstance(pl_module, StackedModule)
         self._particles = pl_module.particles
         # The first step of a stack contains its choice of how to compute; a copy of one particle shows what one needs.
         alone = pl_module.particle(0)

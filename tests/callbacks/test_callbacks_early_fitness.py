@@ -65,7 +65,7 @@ def fit(callback, tmp_path, script=FLAT, second=None, others=(), **arguments):
 
 
 def context(seed=0, objectives=SCORE, known=None):
-    return SearchContext(candidate=7, seed=seed, objectives=tuple(objectives), known=known)
+    return SearchContext(candidate=7, seed=seed, objectives=tuple(objectives), shared_results=known)
 
 
 def known(id, fitness, curve=(), complete=True):

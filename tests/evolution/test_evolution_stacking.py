@@ -348,7 +348,7 @@ def test_without_averaging_among_the_callbacks_the_references_is_added_and_said(
     with threads(1) as pool:
         made = swarms(tmp_path, pool, 1, callbacks=None)
         made.run()
-    said = [message for message in made._progress.messages if "no SwarmAveraging" in message]
+    said = [message for message in made._progress.messages if "averages weights" in message]
     assert len(said) == 1
     assert "subset 2, alpha 0.5" in said[0]
 

@@ -150,7 +150,7 @@ def hopeless(directory):
     """A search in which somebody has reached what a toy never will."""
     known = directory / "known.jsonl"
     KnownWriter(known).add([KnownResult(0, "completed", (-1.0,))])
-    return SearchContext(7, seed=1, objectives=(Objective("val_loss", "min"),), known=str(known))
+    return SearchContext(7, seed=1, objectives=(Objective("val_loss", "min"),), shared_results=str(known))
 
 
 def test_a_candidate_that_a_callback_stops_has_a_predicted_fitness_and_a_checkpoint(config, tmp_path):

@@ -13,10 +13,9 @@ from torch import Tensor
 
 from lightning_evo.callbacks.averaging.calibration import validation_batches
 from lightning_evo.callbacks.averaging.settings import Mode
-from lightning_evo.callbacks.search import SearchContext
+from lightning_evo.callbacks.search import SearchContext, StackedModule
 from lightning_evo.functional.mixing import ranked, soup
 from lightning_evo.swarms.errors import SwarmError
-from lightning_evo.swarms.stack.stack import ParticleStack
 from lightning_evo.swarms.swarm import Particles, Swarm
 from lightning_evo.swarms.validation import validate
 from lightning_evo.utils.files import atomic_path
@@ -204,7 +203,7 @@ def make_soup(
 
 def save_plain(trainer: Trainer, pl_module: LightningModule, place: int, path: Path) -> None:
     """Write one of this process's particles as a checkpoint of weights that stock Lightning opens, atomically."""
-    if isinstance(pl_module, ParticleStack):
+    if isinstance(pl_module, StackedModule):
         checkpoint = pl_module.particle_checkpoint(place, weights_only=True)
     else:
         checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=True)

@@ -143,7 +143,9 @@ class SwarmAveraging(SearchCallback):
         ValueError: alpha: 1.0 is not above 0 and below 1
     """
 
+    averages_weights = True
     works_in_stacks = True
+    fixed_structure = "it averages networks of one architecture"
 
     def __init__(
         self,
@@ -252,6 +254,10 @@ class SwarmAveraging(SearchCallback):
         return matrix
 
     # -- in a search ---------------------------------------------------------------------------------------------------
+
+    def check_stack(self, size: int) -> None:
+        if self.subset is not None and self.subset > size:
+            raise ValueError(f"subset: {self.subset} is more than the {size} particles there are at most")
 
     def join_search(self, context: SearchContext) -> None:
         self._context = context

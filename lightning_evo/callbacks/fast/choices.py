@@ -13,7 +13,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
 
-from lightning_evo.swarms.stack.stack import ParticleStack
+from lightning_evo.callbacks.search import StackedModule
 
 __all__ = [
     "Choice",
@@ -121,7 +121,7 @@ def choose_channels_last(asked: bool | Literal["auto"], trainer: Trainer, pl_mod
 def follows_formats(trainer: Trainer, pl_module: LightningModule) -> bool:
     """Whether weights and optimizers are one plain module's, to be laid out and fused."""
     plain = isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy))
-    return plain and not isinstance(pl_module, ParticleStack)
+    return plain and not isinstance(pl_module, StackedModule)
 
 
 def image_weights(module: nn.Module) -> list[nn.Parameter]:
@@ -133,7 +133,7 @@ def image_weights(module: nn.Module) -> list[nn.Parameter]:
 
 
 def _kind(trainer: Trainer, pl_module: LightningModule) -> str:
-    part: object = pl_module if isinstance(pl_module, ParticleStack) else trainer.strategy
+    part: object = pl_module if isinstance(pl_module, StackedModule) else trainer.strategy
     return type(part).__name__
 
 

@@ -29,8 +29,7 @@ from lightning_evo.callbacks.fast.choices import (
 )
 from lightning_evo.callbacks.fast.compilation import CompileTrial, compilable, remaining_batches
 from lightning_evo.callbacks.fast.data import FastData
-from lightning_evo.callbacks.search import SearchCallback
-from lightning_evo.swarms.stack.stack import ParticleStack
+from lightning_evo.callbacks.search import SearchCallback, StackedModule
 
 __all__ = ["FastTraining"]
 
@@ -303,7 +302,7 @@ class FastTraining(SearchCallback):
         why = ""
         if self.compile is False:
             why = "switched off"
-        elif isinstance(pl_module, ParticleStack) or not follows_formats(trainer, pl_module):
+        elif isinstance(pl_module, StackedModule) or not follows_formats(trainer, pl_module):
             why = "the network isn't one plain module"
         elif not parts:
             why = "no part of the network has weights and isn't compiled already"

@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 
 from lightning_evo.callbacks.growth.recipe import KEY, Recipe, carry, recipe_in
 from lightning_evo.callbacks.rebuilding import build_from
+from lightning_evo.callbacks.search import ExportedStructure
 from lightning_evo.functional.graph.tracing import trace
 from lightning_evo.functional.growth.growth import GrowthError, replay
 from lightning_evo.functional.inheritance.alignment import units_of
@@ -343,15 +344,43 @@ def export_grown(
     return written if section is None else [*written, write_atomically(to / "model.yaml", section)]
 
 
+def export_structure(checkpoint: Path, to: Path) -> ExportedStructure | None:
+    """:func:`export_grown` of a checkpoint that a search trusts; ``None`` where its network hasn't grown."""
+    recipe = recipe_in(_read(checkpoint, "cpu", trusted=True, mmap=True))
+    if recipe is None:
+        return None
+    model, grown = to / "model.ckpt", to / "grown.yaml"
+    reason = "its class keeps arguments that no config can hold"
+    try:
+        files = export_grown(checkpoint, to, trusted=True)
+    except GrowthError as error:  # a class that keeps no hyperparameters
+        files, reason = [], str(error)
+    section = next((path for path in files if path.name == "model.yaml"), None)
+    if section is not None:
+        expressed = yaml.safe_load(section.read_text())
+        section.unlink()
+        message = "the network has grown: config.yaml holds the model as it is now, stock Lightning opens model.ckpt"
+        return ExportedStructure((model,), message, expressed)
+    if grown not in files:
+        said = f"# How the network in {model.name} has grown, from the one that config.yaml builds.\n# {reason}\n"
+        copy_atomically(checkpoint, model)
+        write_atomically(grown, said + yaml.safe_dump(recipe.to_dict(), sort_keys=False))
+    return ExportedStructure(
+        (model, grown),
+        "the network has grown beyond what its class's arguments can say: lightning_evo.load_grown opens model.ckpt, "
+        "grown.yaml says how it was made",
+    )
+
+
 # Reading --------------------------------------------------------------------------------------------------------------
 
 
-def _read(path: Path, map_location: Any, trusted: bool) -> dict[str, Any]:
+def _read(path: Path, map_location: Any, trusted: bool, mmap: bool = False) -> dict[str, Any]:
     """A Lightning checkpoint."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} {'is a directory' if path.is_dir() else 'does not exist'}")
     try:
-        held = torch.load(path, map_location=map_location, weights_only=not trusted)
+        held = torch.load(path, map_location=map_location, weights_only=not trusted, mmap=mmap)
     except Exception as error:  # a damaged file, or foreign objects in a trusted one, may raise anything
         if isinstance(error, pickle.UnpicklingError) and not trusted and zipfile.is_zipfile(path):
             reason = "holds more than tensors and plain data (trusted=True reads it, and runs whatever code is in it)"

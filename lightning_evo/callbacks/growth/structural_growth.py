@@ -6,17 +6,19 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial, reduce
 from math import floor
+from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 
 from lightning_evo.callbacks.growth.beginning import begin_as_parent, parents_checkpoint, take_wishes
+from lightning_evo.callbacks.growth.loading import export_structure
 from lightning_evo.callbacks.growth.observation import EntropySampler, Probe, Records, renamed_layers
-from lightning_evo.callbacks.growth.recipe import Restoration, carry, recipe_of
+from lightning_evo.callbacks.growth.recipe import Original, Restoration, carry, recipe_in, recipe_of, restore_structure
 from lightning_evo.callbacks.growth.trainer_state import (
     Entropy,
     Mode,
@@ -36,8 +38,7 @@ from lightning_evo.callbacks.growth.trainer_state import (
     in_all_ranks,
 )
 from lightning_evo.callbacks.growth.triggers import Decision, EntropySaturation, GrowthState, GrowthTrigger, Plateau
-from lightning_evo.callbacks.inheritance import WeightInheritance
-from lightning_evo.callbacks.search import SearchCallback, SearchContext
+from lightning_evo.callbacks.search import ExportedStructure, SearchCallback, SearchContext
 from lightning_evo.functional.growth import growth as functional
 from lightning_evo.functional.growth.growth import (
     Growth,
@@ -115,6 +116,8 @@ class StructuralGrowth(SearchCallback):
         Traceback (most recent call last):
         lightning_evo.functional.growth.steps.GrowthError: expand_ratio: 0 is not above 0
     """
+
+    changes_structure = True
 
     def __init__(
         self,
@@ -236,6 +239,19 @@ class StructuralGrowth(SearchCallback):
         """Each step's account: ``{"growth": [...]}``."""
         return {"growth": [dict(account) for account in self.history]}
 
+    @classmethod
+    def restore_structure(cls, pl_module: LightningModule, checkpoint: Mapping[str, Any]) -> bool:
+        if recipe_in(checkpoint) is None:
+            return False
+        if is_overridden("configure_model", pl_module):
+            pl_module.configure_model()
+        restore_structure(pl_module, checkpoint, Original(pl_module))
+        return True
+
+    @classmethod
+    def export_structure(cls, checkpoint: Path, to: Path) -> ExportedStructure | None:
+        return export_structure(checkpoint, to)
+
     # -- before training -----------------------------------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -244,7 +260,8 @@ class StructuralGrowth(SearchCallback):
             return
         self._trainer = trainer
         self._forget()  # a training begins anew, unless its state is loaded after this
-        heirs = [one for one in trainer.callbacks if isinstance(one, WeightInheritance)]  # type: ignore[attr-defined]
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        heirs = [one for one in callbacks if isinstance(one, SearchCallback) and one.needs_parent]
         parent = parents_checkpoint(self._context, self.state_key, self.initial) if heirs else None
         if not (self.initial or parent) or recipe_of(pl_module).steps:
             return  # a module that has grown already goes on from there
@@ -258,17 +275,17 @@ class StructuralGrowth(SearchCallback):
             raise
 
     def _take_initial(
-        self, pl_module: LightningModule, parent: dict[str, Any] | None, heirs: list[WeightInheritance]
+        self, pl_module: LightningModule, parent: dict[str, Any] | None, heirs: list[SearchCallback]
     ) -> None:
         done = begin_as_parent(pl_module, parent, self.state_key, self._records) if parent else 0
         # Steps of its own are taken on the parent's weights: only so do all of them preserve what the parent computes.
-        heirs = [one for one in heirs if parent and done < len(self.initial) and one.begin(pl_module, parent)]
+        heirs = [one for one in heirs if parent and done < len(self.initial) and one.inherit_early(pl_module, parent)]
 
         def take(step: GrowthStep, seed: int) -> Growth:
             before = pl_module.state_dict(keep_vars=True)
             growth = self._take(pl_module, step, seed)
             for heir in heirs:
-                heir.follow(growth, before, pl_module)
+                heir.on_early_growth(growth, before, pl_module)
             return growth
 
         take_wishes(

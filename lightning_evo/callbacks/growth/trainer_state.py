@@ -15,9 +15,8 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import nn
 from torch.optim import Optimizer
 
-from lightning_evo.callbacks.averaging.swarm_averaging import SwarmAveraging
 from lightning_evo.callbacks.growth.triggers import AllOf, AnyOf, GrowthTrigger, Not
-from lightning_evo.callbacks.hyperparameter_schedule import HyperparameterSchedule
+from lightning_evo.callbacks.search import StackedModule
 from lightning_evo.functional.growth.frame import Undo
 from lightning_evo.functional.growth.growth import Growth, GrowthError, GrowthStep, NothingChanged, Operation, Site
 from lightning_evo.functional.growth.optimizers import (
@@ -28,7 +27,6 @@ from lightning_evo.functional.growth.optimizers import (
     why_not_extendable,
     why_not_growable,
 )
-from lightning_evo.swarms.stack.stack import ParticleStack
 from lightning_evo.utils import compiled
 from lightning_evo.utils.compiled import plain_name
 
@@ -305,10 +303,8 @@ _UNFIT = {
     "StochasticWeightAveraging": "it keeps an average of the weights, whose shapes would change",
     "ModelPruning": "its masks have the shapes of the weights",
     "BaseFinetuning": "it keeps a list of each parameter group's parameters",
-    SwarmAveraging.__name__: "it averages networks of one architecture",
-    HyperparameterSchedule.__name__: "it builds the module anew from hyperparameters, which know nothing of growth",
 }
-"""Callbacks by class name (Lightning 2.5 has not all of them), and why the network mustn't grow under them."""
+"""Lightning's callbacks by class name (2.5 has not all of them), and why the network mustn't grow under them."""
 
 
 def check_training(trainer: Trainer, module: LightningModule, rate: float) -> None:
@@ -317,7 +313,7 @@ def check_training(trainer: Trainer, module: LightningModule, rate: float) -> No
     Raises:
         GrowthError: The message names the part, the reason, and what is accepted.
     """
-    if isinstance(module, ParticleStack):
+    if isinstance(module, StackedModule):
         raise GrowthError(
             "StructuralGrowth: the particles of a ParticleStack are of one architecture, which can't grow"
         )
@@ -420,7 +416,6 @@ def _unfit(callback: Any) -> str:
     if hasattr(callback, "on_structure_change"):
         return ""
     for kind in type(callback).__mro__:
-        ours = kind.__module__.startswith("lightning_evo.")
-        if kind.__name__ in _UNFIT and (ours or hasattr(lightning_callbacks, kind.__name__)):
+        if kind.__name__ in _UNFIT and hasattr(lightning_callbacks, kind.__name__):
             return _UNFIT[kind.__name__]
-    return ""
+    return str(getattr(callback, "fixed_structure", ""))

@@ -51,7 +51,7 @@ from lightning_evo.swarms.stack.steps import (
     particle_of,
 )
 
-__all__ = ["ParticleStack", "StackParticles", "checkpoint_of", "copy_of", "kept_of", "own_part"]
+__all__ = ["ParticleStack", "StackParticles", "checkpoint_of", "copy_of", "kept_of", "own_part", "stack_particles"]
 
 # -- How does a particle go on without its stack? As an ordinary module, or as a plain Lightning checkpoi --
 
@@ -508,6 +508,11 @@ class ParticleStack(LightningModule):
 
 
 # -- Which particles does a stack hold? All of them, their tensors stacked already. --
+
+
+def stack_particles(particles: Sequence[LightningModule]) -> ParticleStack:
+    """One module that trains several modules of one architecture, for rooms that needn't know how."""
+    return ParticleStack(particles)
 
 
 class StackParticles:
