@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, get_args
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
@@ -20,6 +19,7 @@ from lightning_evo.functional import Inheritance, Structure, inherit, inherit_op
 from lightning_evo.functional.graph.channels import NewUnits
 from lightning_evo.functional.growth.morphism import inheritance_after
 from lightning_evo.functional.growth.steps import Growth
+from lightning_evo.utils.checkpoints import read_checkpoint
 
 __all__ = ["Restructuring", "WeightInheritance"]
 
@@ -259,20 +259,15 @@ class WeightInheritance(SearchCallback):
         """What is needed of a checkpoint, and why there is none."""
         if not path:
             return {}, f"{self.inheritance['why']}, and no ancestor's is left"
+        trusted = self.trusted if self.trusted is not None else self._context is not None
         try:
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            return self._parts(read_checkpoint(path, trusted), path)
         except FileNotFoundError:
             return {}, f"{path} does not exist"
-        except pickle.UnpicklingError as error:
-            if not (self.trusted if self.trusted is not None else self._context is not None):
+        except Exception as error:  # unpickling a damaged file, or foreign objects, may raise anything
+            if isinstance(error, pickle.UnpicklingError) and not trusted:
                 return {}, f"{path} holds more than tensors and plain data (trusted=True reads it): {_line(error)}"
-            try:
-                loaded = torch.load(path, map_location="cpu", weights_only=False)
-            except Exception as problem:  # unpickling a damaged file, or foreign objects, may raise anything
-                return {}, f"{path} cannot be read: {_line(problem)}"
-        except (OSError, RuntimeError, EOFError, ValueError) as error:
             return {}, f"{path} cannot be read: {_line(error)}"
-        return self._parts(loaded, path)
 
     def _parts(self, loaded: Any, path: str) -> tuple[dict[str, Any], str]:
         """What is needed of a checkpoint that was read, and why there is none."""

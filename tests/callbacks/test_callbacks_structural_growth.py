@@ -486,6 +486,23 @@ def test_a_child_begins_as_its_parent_had_grown_and_takes_its_own_step(tmp_path)
     assert first.loss == pytest.approx(float(trained.callback_metrics["val_loss"]), rel=1e-4)
 
 
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_growth_and_inheritance_read_the_parents_checkpoint_once(goes_on, tmp_path, monkeypatch):
+    steps = [{"operation": "widen", "place": 0.0, "ratio": 1.5}]
+    trained = fit(net(), tmp_path, [growing(initial=steps, operations=["insert"]), WeightInheritance()], epochs=1)
+    trained.save_checkpoint(tmp_path / "parent.ckpt")
+    child = growing(initial=[*(steps if goes_on else []), {"operation": "widen", "place": 0.9}])
+    inheriting = WeightInheritance()
+    for callback in (child, inheriting):
+        callback.join_search(context(tmp_path / "parent.ckpt"))
+    reads, load = [], torch.load
+    monkeypatch.setattr(torch, "load", lambda path, **arguments: (reads.append(path), load(path, **arguments))[1])
+    fit(net(), tmp_path, [child, inheriting], epochs=1)
+    assert [str(path) for path in reads] == [str(tmp_path / "parent.ckpt")]
+    assert inheriting.inheritance["from"] == 2
+    assert child._held is None
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "groups"])
 def test_a_child_inherits_the_moments_of_what_its_parent_grew_in_training_by_name(optimizer, tmp_path):
     parent = growing(operations=["insert", "widen"])

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
@@ -15,35 +14,44 @@ from lightning_evo.callbacks.growth.recipe import carry, recipe_in
 from lightning_evo.callbacks.growth.trainer_state import count_parameters
 from lightning_evo.callbacks.search import SearchContext
 from lightning_evo.functional.growth.growth import Growth, GrowthError, GrowthStep, replay, resolve
+from lightning_evo.utils.checkpoints import Checkpoint, read_checkpoint
 
-__all__ = ["begin_as_parent", "parents_checkpoint", "take_wishes"]
+__all__ = ["begin_as_parent", "goes_on", "parents_checkpoint", "take_wishes"]
 
 Wish = dict[str, Any]
 
 
-def parents_checkpoint(context: SearchContext | None, key: str, initial: Sequence[Wish]) -> dict[str, Any] | None:
-    """The checkpoint of a search's parent whose growth, if it has grown, a child repeats and goes on from.
-
-    That is if the child's wishes begin with its parent's: the child is the parent, grown on.
+def parents_checkpoint(context: SearchContext | None) -> Checkpoint | None:
+    """The checkpoint of a search's parent, if there is one that can be read; keep it, and it isn't read again.
 
     Args:
         context: What is known of the search, if there is one.
-        key: Under which the callback keeps its state in checkpoints.
-        initial: The child's wishes.
     """
     parent = context.parent if context is not None else None
     if parent is None or not Path(parent.checkpoint).is_file():
         return None
     try:
         # Our search's own, so it may hold anything.
-        checkpoint: dict[str, Any] = torch.load(parent.checkpoint, map_location="cpu", weights_only=False)
-        grown = recipe_in(checkpoint) is not None
+        checkpoint = read_checkpoint(parent.checkpoint, trusted=True)
+        recipe_in(checkpoint)
     except Exception as error:  # unpickling a damaged file may raise anything
         rank_zero_warn(f"StructuralGrowth: {parent.checkpoint} cannot be read, so its growth isn't repeated: {error}")
         return None
+    return checkpoint
+
+
+def goes_on(checkpoint: Mapping[str, Any], key: str, initial: Sequence[Wish]) -> bool:
+    """Whether a child repeats the growth of its parent, if it has grown, and goes on from there.
+
+    That is if the child's wishes begin with its parent's: the child is the parent, grown on.
+
+    Args:
+        checkpoint: The parent's.
+        key: Under which the callback keeps its state in checkpoints.
+        initial: The child's wishes.
+    """
     wishes = wishes_in(checkpoint, key)
-    goes_on = list(initial[: len(wishes)]) == wishes
-    return checkpoint if goes_on and (grown or initial) else None
+    return list(initial[: len(wishes)]) == wishes and bool(initial or recipe_in(checkpoint))
 
 
 def wishes_in(checkpoint: Mapping[str, Any], key: str) -> list[Wish]:

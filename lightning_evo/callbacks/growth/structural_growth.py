@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 
-from lightning_evo.callbacks.growth.beginning import begin_as_parent, parents_checkpoint, take_wishes
+from lightning_evo.callbacks.growth.beginning import begin_as_parent, goes_on, parents_checkpoint, take_wishes
 from lightning_evo.callbacks.growth.loading import export_structure
 from lightning_evo.callbacks.growth.observation import EntropySampler, Probe, Records, renamed_layers
 from lightning_evo.callbacks.growth.recipe import Original, Restoration, carry, recipe_in, recipe_of, restore_structure
@@ -51,6 +51,7 @@ from lightning_evo.functional.growth.growth import (
 )
 from lightning_evo.functional.growth.steps import NewWeights
 from lightning_evo.genome import derive_seed
+from lightning_evo.utils.checkpoints import Checkpoint
 from lightning_evo.utils.compiled import plain_name
 
 __all__ = ["StructuralGrowth"]
@@ -162,6 +163,7 @@ class StructuralGrowth(SearchCallback):
         self._context: SearchContext | None = None
         self._restoration = Restoration()
         self._trainer: Trainer | None = None
+        self._held: Checkpoint | None = None
         self._groups: dict[str, Any] | None = None  # a checkpoint's, until the optimizers are made
         self._last_groups: dict[str, Any] | None = None
         self._seen: dict[str, Any] = {}  # what the metrics were when they were last noted
@@ -262,7 +264,9 @@ class StructuralGrowth(SearchCallback):
         self._forget()  # a training begins anew, unless its state is loaded after this
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         heirs = [one for one in callbacks if isinstance(one, SearchCallback) and one.needs_parent]
-        parent = parents_checkpoint(self._context, self.state_key, self.initial) if heirs else None
+        held = parents_checkpoint(self._context) if heirs else None
+        self._held = held  # until the others have read it too
+        parent = held if held is not None and goes_on(held, self.state_key, self.initial) else None
         if not (self.initial or parent) or recipe_of(pl_module).steps:
             return  # a module that has grown already goes on from there
         if is_overridden("configure_model", pl_module):
@@ -315,6 +319,7 @@ class StructuralGrowth(SearchCallback):
     # -- while it trains -----------------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._held = None
         self._seen = dict(trainer.callback_metrics)
         self._arm(pl_module)
 
@@ -502,7 +507,7 @@ class StructuralGrowth(SearchCallback):
         self._grouped()  # a checkpoint may be saved later
         self._restoration.remove()
         self._sampler.disarm()
-        self._trainer = None
+        self._trainer = self._held = None
 
     def _arm(self, module: LightningModule) -> None:
         """Have the entropy of the layers that may grow sampled, if it is looked at."""

@@ -1,0 +1,58 @@
+"""Reading of Lightning checkpoints: only tensors and plain data unless trusted, and once for all who need the same one."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+
+__all__ = ["Checkpoint", "read_checkpoint"]
+
+
+class Checkpoint(dict[str, Any]):
+    """The content of a checkpoint; not to be changed, as others may have been given the same.
+
+    Attributes:
+        plain: Whether it was read without unpickling anything but tensors and plain data.
+    """
+
+    plain: bool = True
+
+
+_held: WeakValueDictionary[tuple[str, int, int], Checkpoint] = WeakValueDictionary()
+
+
+def read_checkpoint(path: str | Path, trusted: bool = False) -> Checkpoint:
+    """Read a checkpoint onto the CPU. As long as somebody keeps what this returned, the same file isn't read again.
+
+    Args:
+        path: The file.
+        trusted: Whether one that holds more than tensors and plain data may be unpickled, which can run any code in it.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        pickle.UnpicklingError: If it holds more than tensors and plain data and isn't trusted.
+        ValueError: If it holds something other than a mapping.
+        Exception: Whatever unpickling a damaged file, or foreign objects, raises.
+    """
+    status = Path(path).stat()
+    key = (str(Path(path).absolute()), status.st_mtime_ns, status.st_size)
+    found = _held.get(key)
+    if found is not None and (found.plain or trusted):
+        return found
+    plain = True
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        if not trusted:
+            raise
+        content, plain = torch.load(path, map_location="cpu", weights_only=False), False
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds a {type(content).__name__}, not a checkpoint")
+    checkpoint = Checkpoint(content)
+    checkpoint.plain = plain
+    _held[key] = checkpoint
+    return checkpoint
