@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lightning_evo.utils.earlier_names import install_earlier_modules
 from lightning_evo.utils.lazy import lazily
 
 __version__ = "0.1.0"
@@ -49,3 +50,5 @@ __all__ = [
 ]
 
 __getattr__, __dir__ = lazily(__name__, _HOMES)
+
+install_earlier_modules()

@@ -1,4 +1,4 @@
-"""Which space was searched? The genes that a run's archive describes, built anew."""
+"""The search space of an earlier run, rebuilt from what its archive describes."""
 
 from __future__ import annotations
 
@@ -95,5 +95,5 @@ def _imported(path: str) -> Any:
     """
     try:
         return import_by_name(str(path))
-    except ImportError:
-        raise ValueError(f"{path} can't be imported here") from None
+    except ImportError as error:
+        raise ValueError(f"{path} can't be imported: {error}") from None

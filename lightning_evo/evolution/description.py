@@ -1,4 +1,4 @@
-"""When are two searches the same? When everything that decides their results is described alike."""
+"""Descriptions of objects as JSON: class and constructor arguments. Two searches are the same if theirs are equal."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from lightning_evo.utils.imports import public_name
+
 __all__ = ["describe"]
 
 
 def describe(thing: Any) -> Any:
-    """What ``thing`` was made of, as JSON: class path and constructor arguments, all the way down.
+    """Describe what ``thing`` was made of, as JSON: public names of classes and constructor arguments, nested.
 
     A constructor argument is found under its own name among the object's attributes, the convention of every gene,
     algorithm and setting here, or behind an underscore where a method has the name (and ``None`` is not worth a word);
@@ -19,7 +21,7 @@ def describe(thing: Any) -> Any:
 
     >>> from lightning_evo.genome import Boolean
     >>> describe(Boolean())
-    {'class_path': 'lightning_evo.genome.genes.Boolean', 'init_args': {'when': {}}}
+    {'class_path': 'lightning_evo.genome.Boolean', 'init_args': {'when': {}}}
     """
     if thing is None or isinstance(thing, (bool, int, float, str)):
         return thing
@@ -28,7 +30,7 @@ def describe(thing: Any) -> Any:
     if isinstance(thing, (list, tuple)):
         return [describe(element) for element in thing]
     if isinstance(thing, type) or inspect.isroutine(thing):
-        return f"{thing.__module__}.{thing.__qualname__}"
+        return public_name(thing)
     if is_dataclass(thing):
         return {f.name: describe(getattr(thing, f.name)) for f in fields(thing)}
     names = [name for name in inspect.signature(type(thing).__init__).parameters if name != "self"]
@@ -38,4 +40,4 @@ def describe(thing: Any) -> Any:
         if name not in kept and callable(getattr(thing, name, None)) and vars(thing).get(f"_{name}") is not None:
             kept[name] = vars(thing)[f"_{name}"]
     arguments = {name: describe(kept[name]) for name in names if name in kept}
-    return {"class_path": f"{type(thing).__module__}.{type(thing).__qualname__}", "init_args": arguments}
+    return {"class_path": public_name(type(thing)), "init_args": arguments}

@@ -18,6 +18,7 @@ from lightning_evo.training.candidate import COSTS, FitnessEpoch, train_candidat
 from lightning_evo.training.distributed import train_candidate_distributed
 from lightning_evo.training.overrides import apply_genome, changes_class
 from lightning_evo.training.stacks import Member, train_stack
+from lightning_evo.utils.imports import public_name
 
 __all__ = ["ConfigTrainable", "FunctionTrainable", "Task", "Trainable", "switches"]
 
@@ -84,8 +85,7 @@ class ConfigTrainable:
 
     def describe(self) -> dict[str, Any]:
         """The resolved config, and the LightningCLI that reads it where it isn't ours."""
-        cli = self.blueprint.cli_class
-        return {"config": self.config, "cli": f"{cli.__module__}.{cli.__qualname__}"}
+        return {"config": self.config, "cli": public_name(self.blueprint.cli_class)}
 
     def resolve(self, genome: Mapping[str, Any]) -> dict[str, Any]:
         """The config of one candidate: plain data, complete but for the defaults of classes a gene chose."""
@@ -241,7 +241,7 @@ class FunctionTrainable:
 
     def describe(self) -> dict[str, Any]:
         """The function's import path."""
-        return {"function": f"{self.function.__module__}.{getattr(self.function, '__qualname__', repr(self.function))}"}
+        return {"function": public_name(self.function)}
 
     def check(self, space: SearchSpace, objectives: Sequence[Objective]) -> None:
         """Nothing can be known before the function is called."""

@@ -1,4 +1,4 @@
-"""Classes and functions by their import paths, and the public name of each."""
+"""Classes and functions by their import paths, and the public name of each, under which it is stored."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pkgutil import resolve_name
 from types import FunctionType
 from typing import Any
 
-__all__ = ["import_by_name", "public_name"]
+from lightning_evo.utils.earlier_names import EARLIER_NAMES
+
+__all__ = ["current_name", "import_by_name", "public_name"]
 
 _PACKAGE = __name__.partition(".")[0]
 
@@ -17,7 +19,7 @@ def import_by_name(path: str) -> Any:
     """Import what a dotted path names: a module, or a class or function in one, also a nested class.
 
     Args:
-        path: For example ``torch.optim.Adam``.
+        path: For example ``torch.optim.Adam``. A name that an earlier version stored stands for what it named.
 
     Raises:
         ImportError: If there is no such thing, or a module on the way to it can't be imported; the message says which.
@@ -26,7 +28,7 @@ def import_by_name(path: str) -> Any:
     <built-in method fromkeys of type object at ...>
     """
     try:
-        return resolve_name(path)
+        return resolve_name(current_name(path))
     except ValueError:
         raise ImportError(f"{path!r} is not an import path") from None
     except AttributeError as error:
@@ -47,7 +49,7 @@ def public_name(thing: type | FunctionType | Any) -> str:
     >>> public_name(fractions.Fraction)
     'fractions.Fraction'
     """
-    module, name = thing.__module__, thing.__qualname__
+    module, name = thing.__module__, getattr(thing, "__qualname__", repr(thing))
     parts = module.split(".")
     if parts[0] == _PACKAGE and "." not in name:
         # The room before the rooms within it; the package's own face repeats some names of theirs.
@@ -56,6 +58,15 @@ def public_name(thing: type | FunctionType | Any) -> str:
             if name in getattr(package, "__all__", ()) and getattr(package, name) is thing:
                 return f"{'.'.join(parts[:length])}.{name}"
     return f"{module}.{name}"
+
+
+def current_name(path: str) -> str:
+    """Return the public name of what ``path`` named in an earlier version; ``path`` itself if it isn't one of those names.
+
+    >>> current_name("lightning_evo.genome.genes.Integer"), current_name("my_package.genes.Angle")
+    ('lightning_evo.genome.Integer', 'my_package.genes.Angle')
+    """
+    return EARLIER_NAMES.get(path, path)
 
 
 def _raise_import_error(path: str) -> None:

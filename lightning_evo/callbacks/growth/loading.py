@@ -25,7 +25,7 @@ from lightning_evo.functional.growth.growth import GrowthError, replay
 from lightning_evo.functional.inheritance.alignment import units_of
 from lightning_evo.functional.inheritance.roles import read
 from lightning_evo.utils.files import atomic_path, copy_atomically, write_atomically
-from lightning_evo.utils.imports import import_by_name
+from lightning_evo.utils.imports import import_by_name, public_name
 
 __all__ = ["Expression", "export_grown", "express", "load_grown"]
 
@@ -482,7 +482,7 @@ def _saved(held: Mapping[str, Any], expression: Expression, to: Path) -> Path:
 
 def _section(kind: type[LightningModule], hparams: Mapping[str, Any]) -> str | None:
     """A config's ``model:`` section; ``None`` where hyperparameters aren't plain data."""
-    class_path = hparams.get("_class_path") or f"{kind.__module__}.{kind.__qualname__}"
+    class_path = hparams.get("_class_path") or public_name(kind)
     arguments = {name: value for name, value in hparams.items() if not name.startswith("_")}
     try:
         return cast(str, yaml.safe_dump({"class_path": class_path, "init_args": _listed(arguments)}, sort_keys=False))

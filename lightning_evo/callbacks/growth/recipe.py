@@ -12,6 +12,7 @@ from torch import nn
 
 from lightning_evo.functional.growth.growth import GrowthError, GrowthStep, replay
 from lightning_evo.utils.compiled import plain_name
+from lightning_evo.utils.imports import public_name
 
 __all__ = ["KEY", "Original", "Recipe", "Restoration", "carry", "recipe_in", "recipe_of", "restore_structure"]
 
@@ -80,7 +81,7 @@ def recipe_of(module: LightningModule, parameters: int | None = None) -> Recipe:
         return Recipe.from_dict(carried)
     kind = type(module)
     count = sum(p.numel() for p in module.parameters()) if parameters is None else parameters
-    return Recipe(f"{kind.__module__}.{kind.__qualname__}", (), (count,))
+    return Recipe(public_name(kind), (), (count,))
 
 
 def carry(module: LightningModule, recipe: Recipe) -> None:
