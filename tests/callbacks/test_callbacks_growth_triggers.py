@@ -308,7 +308,7 @@ def test_triggers_are_configured_in_yaml():
                 {
                     "class_path": f"{path}Plateau",
                     "init_args": {
-                        "predictor": {"class_path": "lightning_evo.predictors.curves.learning_curve.LastValue"},
+                        "predictor": {"class_path": "lightning_evo.predictors.LastValue"},
                     },
                 },
                 {"class_path": f"{path}Not", "init_args": {"trigger": {"class_path": f"{path}Gap"}}},

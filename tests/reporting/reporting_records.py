@@ -52,7 +52,7 @@ def described(space: SearchSpace, objectives: tuple[Objective, ...], seed: int) 
             "evolution": {
                 "space": describe(space),
                 "algorithm": {
-                    "class_path": "lightning_evo.algorithms.regularized_evolution.RegularizedEvolution",
+                    "class_path": "lightning_evo.algorithms.RegularizedEvolution",
                     "init_args": {"population_size": 64, "tournament_size": 8},
                 },
                 "objectives": describe(objectives),

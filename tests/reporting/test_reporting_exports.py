@@ -47,7 +47,7 @@ def test_json_read_back_holds_the_candidates_and_results_of_the_archive(run, tmp
         assert [candidate.genome.rates for candidate, _ in back.candidates] == [
             archive.candidate(id).genome.rates for id in range(FEATURED)
         ]
-    assert back.space[STRANGE_GENE]["class_path"] == "lightning_evo.genome.genes.Categorical"
+    assert back.space[STRANGE_GENE]["class_path"] == "lightning_evo.genome.Categorical"
 
 
 def test_json_is_strict_and_names_what_is_not_finite(run, tmp_path):
