@@ -1,15 +1,22 @@
-"""What happens while a model trains? Lightning callbacks that work alone in any Trainer, and in a search."""
+"""Lightning callbacks that work alone in any Trainer, and in a search."""
 
-from lightning_evo.callbacks.averaging.swarm_averaging import SwarmAveraging
-from lightning_evo.callbacks.continuation import Continuation
-from lightning_evo.callbacks.cost import CostMeter
-from lightning_evo.callbacks.early_fitness import EarlyFitnessPrediction
-from lightning_evo.callbacks.fast.fast_training import FastTraining
-from lightning_evo.callbacks.fitness import FitnessRecorder
-from lightning_evo.callbacks.growth.structural_growth import StructuralGrowth
-from lightning_evo.callbacks.hyperparameter_schedule import HyperparameterSchedule
-from lightning_evo.callbacks.inheritance import WeightInheritance
-from lightning_evo.callbacks.speed import SpeedMeter
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lightning_evo.utils.lazy import lazily
+
+if TYPE_CHECKING:
+    from lightning_evo.callbacks.averaging.swarm_averaging import SwarmAveraging
+    from lightning_evo.callbacks.continuation import Continuation
+    from lightning_evo.callbacks.cost import CostMeter
+    from lightning_evo.callbacks.early_fitness import EarlyFitnessPrediction
+    from lightning_evo.callbacks.fast.fast_training import FastTraining
+    from lightning_evo.callbacks.fitness import FitnessRecorder
+    from lightning_evo.callbacks.growth.structural_growth import StructuralGrowth
+    from lightning_evo.callbacks.hyperparameter_schedule import HyperparameterSchedule
+    from lightning_evo.callbacks.inheritance import WeightInheritance
+    from lightning_evo.callbacks.speed import SpeedMeter
 
 __all__ = [
     "Continuation",
@@ -23,3 +30,18 @@ __all__ = [
     "SwarmAveraging",
     "WeightInheritance",
 ]
+
+_HOME = {
+    "Continuation": "continuation",
+    "CostMeter": "cost",
+    "EarlyFitnessPrediction": "early_fitness",
+    "FastTraining": "fast.fast_training",
+    "FitnessRecorder": "fitness",
+    "HyperparameterSchedule": "hyperparameter_schedule",
+    "SpeedMeter": "speed",
+    "StructuralGrowth": "growth.structural_growth",
+    "SwarmAveraging": "averaging.swarm_averaging",
+    "WeightInheritance": "inheritance",
+}
+
+__getattr__, __dir__ = lazily(__name__, _HOME)

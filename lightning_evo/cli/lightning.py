@@ -14,25 +14,6 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-# Short class names in a config resolve only among classes that are imported.
-import lightning_evo.callbacks
-import lightning_evo.data.digits
-import lightning_evo.data.folder
-import lightning_evo.data.npz
-import lightning_evo.data.torchvision_images
-import lightning_evo.models.bitstring_cnn
-import lightning_evo.models.image_classifier
-import lightning_evo.models.template_net
-import lightning_evo.predictors.curves.regression
-import lightning_evo.predictors.genomes.ensemble
-import lightning_evo.predictors.genomes.forest
-import lightning_evo.predictors.genomes.gaussian_process
-import lightning_evo.predictors.genomes.lstm
-import lightning_evo.predictors.genomes.zero_cost
-import lightning_evo.reporting.tensorboard.reporter
-import lightning_evo.reporting.wandb.reporter
-import lightning_evo.swarms.ranks.strategy
-import lightning_evo.swarms.stack.stack  # noqa: F401 - and the strategy registers `strategy: swarm`
 from lightning_evo.algorithms import Algorithm, Predictor
 from lightning_evo.archive import ArchiveError
 from lightning_evo.callbacks.search import SearchCallback
@@ -46,8 +27,21 @@ from lightning_evo.reporting.reporter import Reporter
 from lightning_evo.swarms import SwarmError
 from lightning_evo.training import Blueprint, ConfigTrainable
 from lightning_evo.training.blueprint import gist, load_yaml, root_of
+from lightning_evo.utils.lazy import load_all
 
 __all__ = ["EvolutionCLI", "run"]
+
+# Short class names in a config resolve only among classes that are imported, strategies only once they are registered.
+load_all(
+    "lightning_evo.callbacks",
+    "lightning_evo.data",
+    "lightning_evo.genome",
+    "lightning_evo.models",
+    "lightning_evo.predictors",
+    "lightning_evo.reporting.tensorboard",
+    "lightning_evo.reporting.wandb",
+    "lightning_evo.swarms",
+)
 
 GROUP = "evolution"
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lightning_evo.predictors.genomes.features import PROXIES
 from lightning_evo.utils.lazy import lazily
 
 if TYPE_CHECKING:
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from lightning_evo.predictors.curves.regression import RegressionCurve
     from lightning_evo.predictors.genomes.ensemble import EnsemblePredictor
     from lightning_evo.predictors.genomes.evaluation import sample_efficiency
+    from lightning_evo.predictors.genomes.features import PROXIES
     from lightning_evo.predictors.genomes.forest import ForestPredictor
     from lightning_evo.predictors.genomes.gaussian_process import GaussianProcessPredictor
     from lightning_evo.predictors.genomes.lstm import LSTMPredictor
@@ -60,6 +60,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "PROXIES": "genomes.features",
     "BayesianCurve": "curves.bayes",
     "CurveContext": "curves.policies",
     "CurvePredictor": "curves.learning_curve",

@@ -17,6 +17,8 @@ from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningCLI
 
+from lightning_evo.utils.lazy import load_all
+
 __all__ = ["Blueprint", "ConfigError", "Parts", "dump_yaml", "gist", "load_yaml", "root_of"]
 
 Config = dict[str, Any]
@@ -140,6 +142,8 @@ class Blueprint:
 
     def _made(self, key: bytes) -> _CandidateCLI:
         if key not in _CLIS:
+            # Short class names in a config resolve only among classes that are imported.
+            load_all("lightning_evo.callbacks", "lightning_evo.swarms")
             # The mixin comes first, so that the user's overrides still run below it.
             made = type(f"Candidate{self.cli_class.__name__}", (_CandidateCLI, self.cli_class), {})
             arguments = {**self.cli_arguments, "save_config_callback": None}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
-__all__ = ["lazily"]
+__all__ = ["lazily", "load_all"]
 
 
 def lazily(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
@@ -27,3 +27,15 @@ def lazily(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any]
         return sorted([*vars(sys.modules[package]), *homes])
 
     return get, names
+
+
+def load_all(*packages: str) -> None:
+    """Import whatever these packages offer by name: config parsers know only the classes that are imported.
+
+    Args:
+        packages: Names of packages with an ``__all__``.
+    """
+    for package in packages:
+        module = import_module(package)
+        for name in module.__all__:
+            getattr(module, name)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -96,3 +98,15 @@ def test_the_optimizer_of_the_config_is_used(config):
     optimizer = parts.model.configure_optimizers()
     assert isinstance(optimizer, torch.optim.Adam)
     assert optimizer.param_groups[0]["lr"] == 0.5
+
+
+def test_a_short_class_name_resolves_in_a_process_that_has_imported_no_callback_yet():
+    lines = (
+        "from lightning.pytorch.demos.boring_classes import BoringModel",
+        "from lightning_evo.training import Blueprint",
+        "trainer = {'callbacks': [{'class_path': 'StructuralGrowth'}], 'strategy': 'swarm'}",
+        "config = Blueprint(cli_arguments={'model_class': BoringModel}).resolve({'trainer': trainer})",
+        "print(config['trainer']['callbacks'][0]['class_path'])",
+    )
+    ran = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True)
+    assert ran.stdout.splitlines()[-1] == "lightning_evo.callbacks.StructuralGrowth", ran.stderr
