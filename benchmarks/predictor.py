@@ -185,7 +185,12 @@ def main(args: Sequence[str] | None = None) -> None:
             luck = compare_again(directory, again)
             print(f"The same templates with other seeds: {_listed(luck)}.")
         report = predictor_report(
-            [directory], ["size", *options.predictors], learned, repeats=options.repeats, seed=options.seed, said=print
+            [directory],
+            ["size", *options.predictors],
+            learned,
+            repeats=options.repeats,
+            seed=options.seed,
+            notify=print,
         )
     print(as_text(report))
     missed = judge(report, options.predictors)

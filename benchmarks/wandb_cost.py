@@ -72,8 +72,8 @@ class Reported(WandbReporter):
         if state.told == WARM:
             self._warm = used()
 
-    def _say_what_is_left(self) -> None:
-        super()._say_what_is_left()  # everything is written, and W&B's process is still there
+    def _notify_pending_uploads(self) -> None:
+        super()._notify_pending_uploads()  # everything is written, and W&B's process is still there
         Path(os.environ[NOTES]).write_text(json.dumps({"cpu": used() - self._warm}))
 
 

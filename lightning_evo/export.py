@@ -1,4 +1,4 @@
-"""What does the user take home? A candidate as plain LightningCLI config and plain Lightning checkpoint."""
+"""Export of one candidate as a plain LightningCLI config and a plain Lightning checkpoint."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["ExportError", "export"]
 
 
 class ExportError(Exception):
-    """A candidate that can't be exported, and why."""
+    """A candidate can't be exported; the message says why."""
 
 
 def export(
@@ -27,27 +27,27 @@ def export(
     candidate: int | None = None,
     onnx: bool = False,
     torch_export: bool = False,
-    say: Callable[[str], object] = lambda text: None,
+    notify: Callable[[str], object] = lambda text: None,
 ) -> list[Path]:
     """Write ``config.yaml`` and ``model.ckpt``, which the stock ``LightningCLI`` and ``load_from_checkpoint`` open.
 
-    Of a training whose hyperparameters changed also ``schedule.yaml`` and ``replay.yaml``, which repeats it. Of a network
-    that has grown beyond what its class's arguments can say also ``grown.yaml``, the recipe by which
-    :func:`lightning_evo.load_grown` opens its checkpoint.
+    For a training whose hyperparameters changed, also write ``schedule.yaml``, and ``replay.yaml``, which repeats it. For
+    a network that has grown beyond what the arguments of its class can express, also write ``grown.yaml``, the recipe
+    with which :func:`lightning_evo.load_grown` opens the checkpoint.
 
     Args:
         directory: The search's directory.
-        to: Where to write; made if absent.
-        candidate: Which one. Default: the winner, as retrained where ``evolution.final`` did that.
+        to: The directory to write to; created if it doesn't exist.
+        candidate: The candidate's id. Default: the winner, retrained if ``evolution.final`` did so.
         onnx: Also write ``model.onnx``.
         torch_export: Also write ``model.pt2``, which ``torch.export.load`` opens.
-        say: Tells the user how to open a network that has grown.
+        notify: Receives a line that explains how to open a network that has grown.
 
     Returns:
         The files written.
 
     Raises:
-        ExportError: If the candidate, its config or its checkpoint isn't there.
+        ExportError: If the candidate, its config or its checkpoint doesn't exist.
         ArchiveError: If the archive can't be read.
     """
     with Archive(directory) as archive:
@@ -55,8 +55,8 @@ def export(
         to.mkdir(parents=True, exist_ok=True)
         packed = pack(found.config.read_text(), found.checkpoint, to)
         written = [*packed.files, *write_schedule(archive, found.candidate, to)]
-    if said := packed.message or found.said:
-        say(said)
+    if remark := packed.message or found.remark:
+        notify(remark)
     if onnx or torch_export:
         written += _traced(load_yaml((to / CONFIG_FILE).read_text()), to, onnx, torch_export)
     return written
@@ -64,11 +64,19 @@ def export(
 
 @dataclass(frozen=True)
 class _Source:
+    """The files that an export starts from.
+
+    Args:
+        candidate: The candidate's id.
+        config: Its config.
+        checkpoint: Its checkpoint.
+        remark: The remark from an earlier packing of this checkpoint.
+    """
+
     candidate: int
     config: Path
     checkpoint: Path
-    said: str = ""
-    """What was to be said when it was packed before."""
+    remark: str = ""
 
 
 def _source(directory: Path, archive: Archive, candidate: int | None) -> _Source:
@@ -76,15 +84,15 @@ def _source(directory: Path, archive: Archive, candidate: int | None) -> _Source
     if candidate is None:
         outcome = archive.meta.get("final")
         if outcome is not None and (final / MODEL_FILE).is_file():
-            said = outcome.get("packed", "")
-            return _Source(outcome["request"]["candidate"], final / CONFIG_FILE, final / MODEL_FILE, said)
+            remark = outcome.get("packed", "")
+            return _Source(outcome["request"]["candidate"], final / CONFIG_FILE, final / MODEL_FILE, remark)
         ranked = archive.best(1)
         if not ranked:
             raise ExportError(f"{directory}: no candidate has finished yet")
         candidate = int(ranked[0]["id"])
     result = archive.result(candidate)
     if result is None:
-        raise ExportError(f"{directory}: candidate {candidate} is not there or has not finished")
+        raise ExportError(f"{directory}: candidate {candidate} does not exist or has not finished")
     if "answered_by" in result.extra:
         return _source(directory, archive, result.extra["answered_by"])
     if result.fitness is None:
@@ -96,14 +104,14 @@ def _source(directory: Path, archive: Archive, candidate: int | None) -> _Source
     if checkpoint is None:
         kept = "was not kept (evolution.keep_checkpoints)" if result.checkpoint is None else "is missing or damaged"
         raise ExportError(
-            f"the checkpoint of candidate {candidate} {kept}; train it again, with the same seed, by "
+            f"the checkpoint of candidate {candidate} {kept}; to train it again with the same seed, run "
             f"`lightning-evo fit --config {config}`"
         )
     return _Source(candidate, config, checkpoint)
 
 
 def _traced(config: Mapping[str, Any], to: Path, onnx: bool, torch_export: bool) -> list[Path]:
-    """The network in formats that run without Python, traced on one batch of the candidate's own data."""
+    """Write the network in formats that run without Python, traced on one batch of the candidate's data."""
     import torch
 
     overrides = {"logger": False, "accelerator": "cpu", "devices": 1, "default_root_dir": str(to)}
@@ -119,7 +127,7 @@ def _traced(config: Mapping[str, Any], to: Path, onnx: bool, torch_export: bool)
         source: Any = parts.datamodule if parts.datamodule is not None else model
         source.prepare_data()
         source.setup("fit")
-        # As the Trainer would hand it over: modules may normalise or convert on the way.
+        # As the Trainer passes it to the model: the hooks may normalize or convert it.
         batch = source.on_before_batch_transfer(next(iter(source.val_dataloader())), 0)
         batch = source.on_after_batch_transfer(batch, 0)
         sample = batch[0] if isinstance(batch, (list, tuple)) else batch
@@ -132,7 +140,7 @@ def _traced(config: Mapping[str, Any], to: Path, onnx: bool, torch_export: bool)
         written.append(to / "model.pt2")
     if onnx:
         if find_spec("onnxscript") is None:
-            raise ExportError("writing ONNX needs more packages: pip install 'lightning-evo[onnx]'")
+            raise ExportError("ONNX export requires more packages: pip install 'lightning-evo[onnx]'")
         model.to_onnx(to / "model.onnx", arguments)
         written.append(to / "model.onnx")
     return written

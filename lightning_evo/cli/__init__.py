@@ -1,4 +1,4 @@
-"""What does the user type? ``lightning-evo fit``, and commands that read what a search has left."""
+"""The command line: ``lightning-evo fit``, and commands that read what a search has recorded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["EvolutionCLI", "main"]
 
 
 def __getattr__(name: str) -> Any:
-    # Importing Lightning takes seconds, which commands that only read an archive need not spend.
+    # Importing Lightning takes seconds; commands that only read an archive don't need it.
     if name == "EvolutionCLI":
         from lightning_evo.cli.lightning import EvolutionCLI
 

@@ -1,4 +1,4 @@
-"""How does a command refuse, and where does it find the user's own modules?"""
+"""What all commands share: error messages, and imports of the user's own modules."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import os
 import sys
 from typing import NoReturn
 
-__all__ = ["refuse", "see_users_modules"]
+__all__ = ["add_working_directory", "refuse"]
 
 
 def refuse(error: Exception) -> NoReturn:
-    """One line on standard error, exit code 2."""
+    """Print the error as one line to standard error and exit with code 2."""
     print(f"lightning-evo: error: {error}", file=sys.stderr)
     raise SystemExit(2)
 
 
-def see_users_modules() -> None:
-    """Let imports find the folder the command is called in, which a console script doesn't see by itself."""
+def add_working_directory() -> None:
+    """Make modules in the working directory importable, as they aren't for a console script."""
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())

@@ -1,4 +1,4 @@
-"""How does ``fit`` become a search? A LightningCLI whose config may have an ``evolution:`` section."""
+"""``EvolutionCLI``: a LightningCLI whose config may have an ``evolution:`` section, which turns ``fit`` into a search."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ GROUP = "evolution"
 
 
 class EvolutionCLI(LightningCLI):
-    """A LightningCLI that searches when its config has an ``evolution:`` section, and is an ordinary one when not.
+    """A LightningCLI that runs a search if its config has an ``evolution:`` section, and is an ordinary one otherwise.
 
-    Use it in place of ``LightningCLI``, subclass it likewise: links, defaults and overridden methods apply to every
-    candidate. A subclass must be importable by worker processes (not defined in a script's ``__main__``) where
-    candidates train on several devices.
+    Use it and subclass it in place of ``LightningCLI``: links, defaults and overridden methods apply to every candidate.
+    Where candidates train on several devices, worker processes must be able to import the subclass: don't define it in a
+    script's ``__main__``.
 
     Example:
         ``python my_cli.py fit --config config.yaml --config search.yaml`` with::
@@ -69,7 +69,7 @@ class EvolutionCLI(LightningCLI):
     def setup_parser(
         self, add_subcommands: bool, main_kwargs: dict[str, Any], subparser_kwargs: dict[str, Any]
     ) -> None:
-        # Candidates are built by a parser without subcommands, which has no use for the section.
+        # Candidates are built by a parser without subcommands, which needs no such section.
         self._has_section = add_subcommands
         super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
 
@@ -80,18 +80,18 @@ class EvolutionCLI(LightningCLI):
 
     @property
     def searching(self) -> bool:
-        """Whether this call is a search: ``fit`` with anything in the ``evolution:`` section."""
+        """Whether this call is a search: ``fit`` with a non-empty ``evolution:`` section."""
         if not self._has_section or self.config.get("subcommand") != "fit":
             return False
-        asked, defaults = vars(self._section()), vars(self._parser("fit").get_defaults()[GROUP])
-        # The one default that is an object comes in two forms; on its own it asks for nothing.
-        return any(value != defaults[name] for name, value in asked.items() if name != "final")
+        given, defaults = vars(self._section()), vars(self._parser("fit").get_defaults()[GROUP])
+        # The only default that is an object has two forms; by itself it doesn't request a search.
+        return any(value != defaults[name] for name, value in given.items() if name != "final")
 
     def _section(self) -> Namespace:
         return self.config["fit"][GROUP]
 
     def _set_seed(self) -> None:
-        # A search's candidates are seeded one by one; the number in the config is the run's seed.
+        # Candidates are seeded one by one; the seed in the config is the run's.
         if not self._has_section or not self.searching:
             super()._set_seed()
 
@@ -100,7 +100,7 @@ class EvolutionCLI(LightningCLI):
         if not self._has_section or not self.searching:
             super().instantiate_classes()
             return
-        # Nothing is built in the controller: every candidate is, in its own process.
+        # The controller builds nothing: each candidate is built in its own process.
         self.config_init = self.config
         self.model, self.datamodule = None, None
         self.trainer: Any = self.trainer_class
@@ -108,9 +108,9 @@ class EvolutionCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         try:
             return super().instantiate_trainer(**kwargs)
-        except (MisconfigurationException, ValueError) as error:  # devices and strategies that there aren't
+        except (MisconfigurationException, ValueError) as error:  # unavailable devices and strategies
             if not self._has_section:
-                raise  # a candidate's, which is then a failed one
+                raise  # in a worker: the candidate fails
             refuse(ValueError(f"trainer: {str(error).splitlines()[0]}"))
 
     def fit(self, model: LightningModule, datamodule: LightningDataModule | None = None, **kwargs: Any) -> None:
@@ -121,7 +121,7 @@ class EvolutionCLI(LightningCLI):
         try:
             if kwargs.get("ckpt_path") is not None:
                 raise SearchError(
-                    f"ckpt_path {kwargs['ckpt_path']!r} has no meaning in a search: candidates start anew"
+                    f"ckpt_path: {kwargs['ckpt_path']!r} can't be used in a search: candidates start from scratch"
                 )
             self.evolution().run()
         except (SearchError, ArchiveError) as error:
@@ -131,10 +131,10 @@ class EvolutionCLI(LightningCLI):
             raise SystemExit(130) from None
 
     def evolution(self) -> Evolution:
-        """The search that the config describes.
+        """Return the search that the config describes.
 
         Raises:
-            SearchError: If it can't be made; the message names the config path.
+            SearchError: If the config is invalid; the message names the config path.
         """
         parser = self._parser("fit")
         config = load_yaml(parser.dump(self.config["fit"], skip_unset=False, skip_link_targets=True))
@@ -167,8 +167,8 @@ class EvolutionCLI(LightningCLI):
 def run(arguments: Sequence[str]) -> None:
     """Run :class:`EvolutionCLI` on a command line.
 
-    A config it can't read, a Trainer that can't be made, a swarm that can't train, a network that can't grow: one line on
-    standard error, exit code 2.
+    Invalid configs, unavailable devices, and errors of swarms and growth end with one line on standard error and exit
+    code 2.
     """
     quiet = {"exit_on_error": False}
     parser_kwargs = {**quiet, **{name: dict(quiet) for name in EvolutionCLI.subcommands()}}
@@ -179,19 +179,19 @@ def run(arguments: Sequence[str]) -> None:
             warnings.filterwarnings("ignore", "LightningCLI's args parameter")
             EvolutionCLI(args=list(arguments), parser_kwargs=parser_kwargs)
     except ArgumentError as error:
-        print(f"lightning-evo: error: {_helped(gist(error))}", file=sys.stderr)
+        print(f"lightning-evo: error: {_with_choices(gist(error))}", file=sys.stderr)
         raise SystemExit(2) from None
     except Exception as error:
-        refusal = _refusal(error)
-        if refusal is None:
+        user_error = _user_error(error)
+        if user_error is None:
             raise
-        refuse(refusal)
+        refuse(user_error)
     finally:
         sys.argv = argv
 
 
-def _refusal(error: Exception) -> Exception | None:
-    """What a constructor, a swarm or growth says against the config, behind what it is wrapped in; else ``None``."""
+def _user_error(error: Exception) -> Exception | None:
+    """The error of a constructor, a swarm or growth that caused this one; ``None`` for any other error."""
     at: BaseException | None = error
     while at is not None:
         if isinstance(at, (SwarmError, GrowthError)):
@@ -203,19 +203,19 @@ def _refusal(error: Exception) -> Exception | None:
 
 def _add_section(parser: ArgumentParser) -> None:
     parser.add_class_arguments(Evolution, GROUP, skip=_NOT_IN_SECTION, instantiate=False)
-    # Genes are parsed one by one, later: an error then names the gene's own config path.
+    # Genes are parsed later, one by one, so that an error names the gene's own config path.
     parser.add_argument(f"--{GROUP}.space", type=dict[str, dict] | None, default=None, help="config path -> gene")
 
 
 def _instantiate(section: Mapping[str, Any]) -> dict[str, Any]:
-    """The constructor's arguments from the section, each error with its config path."""
+    """The constructor's arguments from the section; an error names its config path."""
     rest = {name: value for name, value in section.items() if name != "space"}
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Evolution, GROUP, skip=_NOT_IN_SECTION, instantiate=False)
     made = {}
     for name, value in rest.items():
-        # One by one, so that an error in a constructor is known to be this argument's.
-        with _named(f"{GROUP}.{name}"):
+        # One by one, so that an error in a constructor can be assigned to its argument.
+        with _config_path(f"{GROUP}.{name}"):
             made[name] = parser.instantiate(parser.parse_object({GROUP: {name: value}}))[GROUP][name]
     made["space"] = {path: _gene(path, gene) for path, gene in (section["space"] or {}).items()}
     return made
@@ -224,23 +224,23 @@ def _instantiate(section: Mapping[str, Any]) -> dict[str, Any]:
 def _gene(path: str, config: Any) -> Gene:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Gene, "gene", required=True)
-    with _named(f"{GROUP}.space.{path}"):
+    with _config_path(f"{GROUP}.space.{path}"):
         return parser.instantiate(parser.parse_object({"gene": config})).gene
 
 
 @contextmanager
-def _named(path: str) -> Iterator[None]:
-    """Give errors inside the config path they belong to."""
+def _config_path(path: str) -> Iterator[None]:
+    """Turn errors of the block into a ``SearchError`` with their config path."""
     try:
         yield
     except (ArgumentError, ValueError, TypeError) as error:
         text = gist(error)
         text = text if text.startswith(path) else f"{path}: {text.removeprefix('gene').lstrip(':. ')}"
-        raise SearchError(_helped(text)) from None
+        raise SearchError(_with_choices(text)) from None
 
 
-def _helped(message: str) -> str:
-    """The message, with the classes there are where one was named that isn't."""
+def _with_choices(message: str) -> str:
+    """The message; where it is about an unknown class, with the available classes."""
     places = (
         (rf"{GROUP}\.algorithm[\w.]*\.predictor", Predictor),
         (rf"{GROUP}\.algorithm", Algorithm),
@@ -254,7 +254,7 @@ def _helped(message: str) -> str:
         if re.match(place, message) and "class that can be imported" in message:
             ours = [cls.__name__ for cls in _subclasses(kind) if cls.__module__.startswith("lightning_evo.")]
             names = sorted(name for name in ours if not name.startswith("_"))
-            return f"{message}; there are {', '.join(names)}, and your own by import path"
+            return f"{message}; choose from {', '.join(names)}, or give the import path of your own"
     return message
 
 

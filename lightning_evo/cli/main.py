@@ -1,4 +1,4 @@
-"""Which command is it? Those that read an archive start at once; the rest is LightningCLI's."""
+"""The entry point: commands that read an archive start at once; all others go to LightningCLI."""
 
 from __future__ import annotations
 
@@ -7,35 +7,38 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from lightning_evo import __version__
-from lightning_evo.cli.console import see_users_modules
+from lightning_evo.cli.console import add_working_directory
 
 __all__ = ["main"]
 
 USAGE = f"""lightning-evo {__version__}: evolve any LightningModule from the config file it already has
 
-  lightning-evo fit --config CONFIG [--config SEARCH]   search (with an `evolution:` section) or just fit
-  lightning-evo validate | test | predict ...           as the LightningCLI does
-  lightning-evo leaderboard DIR                         the candidates of a search, best first
-  lightning-evo report DIR [DIR ...]                    one page about it that opens anywhere; --watch: while it runs
-  lightning-evo predictor DIR [DIR ...]                 how well predictors learn from what searches found
-  lightning-evo export DIR --to best/                   the winner as a config and a checkpoint of plain Lightning
-  lightning-evo export DIR --csv DIR                    all of a search as tables; --json, --optuna: as other files
-  lightning-evo plot DIR KIND --to x.pdf                pictures for papers
-  lightning-evo wandb DIR                               a search to Weights & Biases, from its archive
+  lightning-evo fit --config CONFIG [--config SEARCH]   search (with an `evolution:` section), or just fit
+  lightning-evo validate | test | predict ...           same as LightningCLI
+  lightning-evo leaderboard DIR                         list the candidates of a search, best first
+  lightning-evo report DIR [DIR ...]                    write one HTML page about a search; --watch: serve it live
+  lightning-evo predictor DIR [DIR ...]                 evaluate predictors on the results of searches
+  lightning-evo export DIR --to best/                   write the winner as a config and a plain Lightning checkpoint
+  lightning-evo export DIR --csv DIR                    write a whole search as tables (or --json, --optuna)
+  lightning-evo plot DIR KIND --to x.pdf                draw figures for papers
+  lightning-evo wandb DIR                               upload a search to Weights & Biases from its archive
 
-`lightning-evo COMMAND --help` says more about each.
+Run `lightning-evo COMMAND --help` for details.
 """
 
 
-READING = ("export", "leaderboard", "plot", "predictor", "report", "wandb")
-"""The commands that only read what a search has left: each a module of this package."""
+READ_COMMANDS = ("export", "leaderboard", "plot", "predictor", "report", "wandb")
+"""The commands that only read what a search has recorded: each is a module of this package."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the command line ``args`` (default: the process's own).
+    """Run a command line.
+
+    Args:
+        args: The arguments; default: those of the process.
 
     Raises:
-        SystemExit: With 2 after a clear error on standard error, with 130 after Ctrl-C.
+        SystemExit: With code 2 after an error message on standard error, with 130 after Ctrl-C.
     """
     arguments = list(sys.argv[1:] if args is None else args)
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -44,10 +47,10 @@ def main(args: Sequence[str] | None = None) -> None:
     if arguments[0] == "--version":
         print(__version__)
         return
-    if arguments[0] in READING:
+    if arguments[0] in READ_COMMANDS:
         import_module(f"lightning_evo.cli.{arguments[0]}").run(arguments[1:])
         return
-    see_users_modules()
+    add_working_directory()
     from lightning_evo.cli.lightning import run
 
     run(arguments)

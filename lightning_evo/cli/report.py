@@ -1,4 +1,4 @@
-"""What does `lightning-evo report` write or serve?"""
+"""``lightning-evo report``: the HTML page about one search or several, as a file or served while they run."""
 
 from __future__ import annotations
 
@@ -12,57 +12,62 @@ __all__ = ["run"]
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Run the command on the arguments behind its name."""
+    """Run the command with the arguments that follow its name."""
     parser = argparse.ArgumentParser(
         "lightning-evo report",
-        description="Write one HTML page about a search, or about several beside each other: progress, leaderboard, "
-        "genes, Pareto front, lineage, learning curves, costs. It needs nothing else, not even a network. The search may be "
-        "running.",
+        description="Write one HTML page about a search, or one that compares several: progress, leaderboard, genes, "
+        "Pareto front, lineage, learning curves, costs. The page is self-contained and needs no network. The search may "
+        "still be running.",
     )
     parser.add_argument("directory", nargs="+", help="directory, archive file or database URL of a search")
     parser.add_argument(
         "--to",
         metavar="FILE",
-        help="the page (default: report.html in the search's directory, of several searches in the current folder)",
+        help="file to write (default: report.html in the search's directory; for several searches, in the working "
+        "directory)",
     )
-    parser.add_argument("--run", metavar="NAME", help="which run, where a database holds several")
+    parser.add_argument("--run", metavar="NAME", help="the run, if a database holds several")
     parser.add_argument(
-        "--watch", action="store_true", help="serve the page on this machine instead, and keep it up to date"
+        "--watch",
+        action="store_true",
+        help="serve the page on this machine and keep it up to date, instead of writing a file",
     )
-    parser.add_argument("--port", type=int, metavar="N", help="with --watch: which port (default 0: any that is free)")
-    parser.add_argument("--open", action="store_true", help="open the page in the browser")
-    asked = parser.parse_args(list(arguments))
+    parser.add_argument("--port", type=int, metavar="N", help="with --watch: the port (default: 0, any free port)")
+    parser.add_argument("--open", action="store_true", help="open the page in a browser")
+    options = parser.parse_args(list(arguments))
     from lightning_evo.archive import ArchiveError
 
     try:
-        if asked.watch:
-            if asked.to is not None:
-                raise ValueError(f"--to {asked.to}: --watch serves the page and writes no file; leave one of them out")
-            _watch(asked)
+        if options.watch:
+            if options.to is not None:
+                raise ValueError(
+                    f"--to {options.to}: --watch serves the page and writes no file; give only one of the two"
+                )
+            _watch(options)
         else:
-            if asked.port is not None:
-                raise ValueError(f"--port {asked.port}: nothing is served without --watch")
-            _write(asked)
+            if options.port is not None:
+                raise ValueError(f"--port {options.port}: only applies with --watch")
+            _write(options)
     except (ArchiveError, ValueError) as error:
         refuse(error)
     except KeyboardInterrupt:
-        raise SystemExit(0 if asked.watch else 130) from None  # Ctrl-C is how watching ends
+        raise SystemExit(0 if options.watch else 130) from None  # Ctrl-C is the normal end of --watch
 
 
-def _write(asked: argparse.Namespace) -> None:
+def _write(options: argparse.Namespace) -> None:
     from lightning_evo.reporting.page import report
 
-    path = report(asked.directory, asked.to, asked.run)
+    path = report(options.directory, options.to, options.run)
     print(path)
-    if asked.open:
+    if options.open:
         webbrowser.open(path.absolute().as_uri())
 
 
-def _watch(asked: argparse.Namespace) -> None:
+def _watch(options: argparse.Namespace) -> None:
     from lightning_evo.reporting.page import WatchServer
 
-    with WatchServer(asked.directory, asked.port or 0, asked.run) as server:
-        print(f"{server.url} (Ctrl-C ends it)", flush=True)
-        if asked.open:
+    with WatchServer(options.directory, options.port or 0, options.run) as server:
+        print(f"{server.url} (press Ctrl-C to stop)", flush=True)
+        if options.open:
             webbrowser.open(server.url)
         server.serve()

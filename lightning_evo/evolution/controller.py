@@ -21,8 +21,8 @@ from lightning_evo.evolution.shared_results import Knowledge
 from lightning_evo.evolution.stacking import ALONE, Grouping, member_results
 from lightning_evo.execution import Executor, read_result
 from lightning_evo.genome import FAILED, Candidate, Result
-from lightning_evo.reporting.progress import ProgressDisplay, Running, SearchState
-from lightning_evo.reporting.reporter import Reporting
+from lightning_evo.reporting.progress import ProgressDisplay, RunningCandidate, SearchState
+from lightning_evo.reporting.reporter import ReporterDispatcher
 from lightning_evo.training.candidate import read_curve
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Controller:
         progress: ProgressDisplay,
         interrupts: Interrupts,
         grouping: Grouping,
-        reporting: Reporting,
+        reporting: ReporterDispatcher,
     ) -> None:
         self.evolution = evolution
         self.writer = writer
@@ -331,7 +331,7 @@ class Controller:
     def _tell(self, candidate: Candidate, result: Result) -> None:
         """Bring everything up to date with a recorded result: counts, checkpoints, the algorithm, what others know."""
         del self._unfinished[candidate.id]
-        self.state.account(candidate, result)
+        self.state.add_result(candidate, result)
         self._checkpoints.add(candidate, result)
         self.algorithm.tell(candidate, result)
         self.reporting.told(candidate, result, self.algorithm.population)
@@ -371,17 +371,17 @@ class Controller:
             self.writer.update_meta(known)
             self._recorded_elapsed = elapsed
         self.state.elapsed = elapsed
-        self.reporting.look({slot: self._running.get(job, []) for slot, job in self.executor.running.items()}, elapsed)
+        self.reporting.poll({slot: self._running.get(job, []) for slot, job in self.executor.running.items()}, elapsed)
         if self.progress.due():
             self.state.running = {slot: self._describe_running(job) for slot, job in self.executor.running.items()}
             self.progress.update(self.state)
 
-    def _describe_running(self, job: int) -> Running:
+    def _describe_running(self, job: int) -> RunningCandidate:
         group = self._running.get(job)
         if group is None:
-            return Running(job, 0, None)
+            return RunningCandidate(job, 0, None)
         epoch = len(read_curve(self._jobs.directory(group[0])))
-        return Running(job, epoch, self.evolution.trainable.epochs(group[0]), others=len(group) - 1)
+        return RunningCandidate(job, epoch, self.evolution.trainable.epochs(group[0]), others=len(group) - 1)
 
     def _elapsed(self) -> float:
         return self._elapsed_before + time.monotonic() - self._started

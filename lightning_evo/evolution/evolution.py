@@ -38,7 +38,7 @@ from lightning_evo.evolution.winner import Finisher
 from lightning_evo.execution import Executor
 from lightning_evo.genome import COMPLETED, STOPPED, Gene, Objective, SearchSpace, SpaceError
 from lightning_evo.reporting.progress import ProgressDisplay, make_progress
-from lightning_evo.reporting.reporter import Reporter, ReporterError, Reporting, SearchInfo, let_go
+from lightning_evo.reporting.reporter import Reporter, ReporterDispatcher, ReporterError, SearchInfo, release_quietly
 from lightning_evo.training import ConfigError, ConfigTrainable, FunctionTrainable, Trainable
 from lightning_evo.training.blueprint import load_yaml
 from lightning_evo.training.candidate import FitnessEpoch, read_curve
@@ -187,7 +187,7 @@ class Evolution:
             return self._run()
         except BaseException:
             for reporter in self.reporters:  # one may hold on to something since its check
-                let_go(reporter)
+                release_quietly(reporter)
             raise
 
     def _run(self) -> Archive:
@@ -230,7 +230,7 @@ class Evolution:
                         controller.run()
                         self._finish(controller, writer, archive, interrupts)
                     except SearchInterrupted:
-                        reporting.interrupted()
+                        reporting.mark_interrupted()
                         raise
             return writer.archive()
 
@@ -254,7 +254,7 @@ class Evolution:
 
     def _reporting(
         self, archive: Archive, executor: Executor, progress: ProgressDisplay, interrupts: Interrupts
-    ) -> Reporting:
+    ) -> ReporterDispatcher:
         """Whoever else is told of this search, with what they are told first."""
         meta = archive.meta
         search = SearchInfo(
@@ -271,7 +271,7 @@ class Evolution:
             config=self.trainable.config if isinstance(self.trainable, ConfigTrainable) else None,
             resumed=sum(archive.counts().values()) > 0,
         )
-        return Reporting(
+        return ReporterDispatcher(
             self.reporters,
             search,
             lambda candidate: read_curve(self.directory / CANDIDATES / f"{candidate.id:06d}"),

@@ -1,4 +1,4 @@
-"""Which candidates are best? A run's candidates in order, as a table for people or as JSON or CSV for programs."""
+"""The leaderboard: a run's candidates, best first, as a table for people or as JSON or CSV for programs."""
 
 from __future__ import annotations
 
@@ -18,17 +18,23 @@ from lightning_evo.archive import Archive
 from lightning_evo.genome import FAILED, STOPPED
 from lightning_evo.genome.names import ends_with, short_names, squeezed
 from lightning_evo.reporting.exports import as_csv
-from lightning_evo.reporting.summaries import growth
-from lightning_evo.reporting.summaries.savings import savings
-from lightning_evo.reporting.summaries.stacks import describe_stacks, remark_of
+from lightning_evo.reporting.summaries import (
+    describe_growth,
+    describe_stacks,
+    growth_remark,
+    is_growth_steps,
+    savings,
+    short_step,
+    stack_remark,
+)
 
 __all__ = ["leaderboard", "tracebacks"]
 
 _LARGE = ("params", "flops", "training_flops", "peak_memory", "samples_per_second")
-_FOR_PROGRAMS = ("cost/training_flops", "cost/samples_per_second", "cost/waiting", "cost/utilisation")
-"""Costs that the table shows only where they are an objective or sorted by: it would seldom fit the terminal."""
+_HIDDEN_COSTS = ("cost/training_flops", "cost/samples_per_second", "cost/waiting", "cost/utilisation")
+"""Costs that the table shows only if they are an objective or the sort key: it would rarely fit the terminal."""
 _STYLES = {FAILED: "red", STOPPED: "yellow", "pending": "dim"}
-_LONGEST_ERROR = 80
+_MAX_ERROR_LENGTH = 80
 
 
 def leaderboard(
@@ -38,25 +44,25 @@ def leaderboard(
     format: Literal["table", "json", "csv"] = "table",
     run: str | None = None,
 ) -> str:
-    """The candidates of a run, best first, while it runs or after.
+    """Return the candidates of a run, best first. The search may still be running.
 
     Args:
         location: The run's directory, an archive file or a database URL.
-        top: How many rows; 0 for all.
-        sort: A column's name, or as much of its end as is unambiguous (``lr``, ``params``, ``val_loss``); ``-`` before it
-            reverses. Objectives have their best first, other columns ascend; missing values come last. Default: best
-            fitness first (several objectives: by non-domination rank, then by the first), failed last, pending at the end.
-        format: ``table`` has short names, fits the terminal's width and leaves out how fast candidates trained; ``json``
-            (a list of objects) and ``csv`` have every column by its full name. JSON gives ``null`` for what is missing or
-            not finite.
+        top: Number of rows; 0 for all.
+        sort: A column's name, or an unambiguous end of it (``lr``, ``params``, ``val_loss``); a ``-`` in front reverses
+            the order. Objectives are sorted best first, other columns in ascending order; missing values come last.
+            Default: best fitness first (several objectives: by non-domination rank, then by the first objective), then
+            failed, then pending candidates.
+        format: ``table`` uses short names, fits the terminal's width and omits training speeds; ``json`` (a list of
+            objects) and ``csv`` have every column under its full name. JSON has ``null`` for missing and non-finite values.
         run: Which run, where a database holds several.
 
     Raises:
         ArchiveError: If the archive can't be read.
-        ValueError: If there is no such column, naming those there are; or ``top`` is negative.
+        ValueError: If there is no such column (the message lists the columns), or ``top`` is negative.
     """
     if top < 0:
-        raise ValueError(f"top: {top} is not a number of rows; 0 gives all")
+        raise ValueError(f"top: {top} is negative; give a number of rows, or 0 for all")
     with Archive(location, run) as archive:
         columns = archive.columns()
         by = _column(sort, columns) if sort else None
@@ -70,19 +76,19 @@ def leaderboard(
         stacked, grown = archive.extras("stack"), archive.extras("growth")
         rows = [{**row, "stack": stacked.get(row["id"]), "growth": grown.get(row["id"])} for row in rows]
         columns = [
-            column for column in columns if column not in _FOR_PROGRAMS or column == (by or "").removeprefix("-")
+            column for column in columns if column not in _HIDDEN_COSTS or column == (by or "").removeprefix("-")
         ]
         table = _as_table(title, rows, columns, [objective.monitor for objective in archive.objectives])
-        parts = (table, str(savings(archive)), describe_stacks(archive), growth.describe_growth(archive))
+        parts = (table, str(savings(archive)), describe_stacks(archive), describe_growth(archive))
         return "\n".join(part for part in parts if part)
 
 
 def tracebacks(location: str | Path, top: int = 10, run: str | None = None) -> str:
-    """Why candidates failed: each error once, most frequent first, with the candidates it hit and one traceback.
+    """Return why candidates failed: each error once, most frequent first, with the affected candidates and one traceback.
 
     Args:
         location: The run's directory, an archive file or a database URL.
-        top: How many different errors; 0 for all.
+        top: Number of different errors; 0 for all.
         run: Which run, where a database holds several.
 
     Raises:
@@ -90,13 +96,13 @@ def tracebacks(location: str | Path, top: int = 10, run: str | None = None) -> s
         ValueError: If ``top`` is negative.
     """
     if top < 0:
-        raise ValueError(f"top: {top} is not a number of errors; 0 gives all")
+        raise ValueError(f"top: {top} is negative; give a number of errors, or 0 for all")
     with Archive(location, run) as archive:
-        alike: dict[str, list[int]] = {}
+        by_error: dict[str, list[int]] = {}
         for row in archive.candidates(status=FAILED):
-            alike.setdefault(row["error_type"] or "failed", []).append(row["id"])
+            by_error.setdefault(row["error_type"] or "failed", []).append(row["id"])
         parts = []
-        for error_type, ids in sorted(alike.items(), key=lambda item: -len(item[1]))[: top or None]:
+        for error_type, ids in sorted(by_error.items(), key=lambda item: -len(item[1]))[: top or None]:
             result = archive.result(ids[0])
             assert result is not None, "a failed candidate has a result"
             listed = ", ".join(map(str, ids[:10])) + (f" and {len(ids) - 10} more" if len(ids) > 10 else "")
@@ -105,19 +111,16 @@ def tracebacks(location: str | Path, top: int = 10, run: str | None = None) -> s
 
 
 def _column(key: str, columns: Sequence[str]) -> str:
-    """The sort key with its column's full name."""
+    """The sort key with the column's full name."""
     minus, name = ("-", key[1:]) if key.startswith("-") else ("", key)
     if name in columns:
         return key
-    meant = [column for column in columns if ends_with(column, name) or ends_with(squeezed(column), name)]
-    if len(meant) == 1:
-        return minus + meant[0]
-    if meant:
-        raise ValueError(f"sort: {name!r} could be {' or '.join(meant)}; give more of the name")
-    raise ValueError(f"sort: {name!r} is no column; the columns are {', '.join(columns)}")
-
-
-# -- for programs ------------------------------------------------------------------------------------------------------
+    matches = [column for column in columns if ends_with(column, name) or ends_with(squeezed(column), name)]
+    if len(matches) == 1:
+        return minus + matches[0]
+    if matches:
+        raise ValueError(f"sort: {name!r} is ambiguous: {' or '.join(matches)}")
+    raise ValueError(f"sort: there is no column {name!r}; the columns are {', '.join(columns)}")
 
 
 def _as_json(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
@@ -125,11 +128,8 @@ def _as_json(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """``value`` without NaN and infinities, which JSON doesn't know."""
+    """``value``, or ``None`` for NaN and infinities, which JSON doesn't have."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-# -- for people --------------------------------------------------------------------------------------------------------
 
 
 def _as_table(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], monitors: Sequence[str]) -> str:
@@ -138,7 +138,7 @@ def _as_table(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[s
     costs = [column for column in columns if column.startswith("cost/") and column not in monitors]
     measured = {cost: cost.removeprefix("cost/") for cost in costs}
     names = short_names(genes, taken=["id", "status", *monitors, "parents", "gen", *measured.values()]) | measured
-    # A column that none of the rows shown has a value in would only take space.
+    # Columns without a value in any of the rows would only take space.
     for name in [name for name in names if all(row.get(name) is None for row in rows)]:
         del names[name]
     table = _wide(title, rows, monitors, names)
@@ -155,7 +155,7 @@ def _wide(title: str, rows: Sequence[Mapping[str, Any]], monitors: Sequence[str]
     costs = [column for column in names if column.startswith("cost/")]
     table = _start(title, monitors)
     for gene in genes:
-        # Lines of text are read from their beginnings.
+        # Lines of text are left-aligned.
         listed = any(_is_lines(row.get(gene)) for row in rows)
         table.add_column(escape(names[gene]), justify="left" if listed else "right")
         table.show_lines |= listed
@@ -171,14 +171,14 @@ def _wide(title: str, rows: Sequence[Mapping[str, Any]], monitors: Sequence[str]
 
 
 def _narrow(title: str, rows: Sequence[Mapping[str, Any]], monitors: Sequence[str], names: Mapping[str, str]) -> Table:
-    """Everything but the fitness in one column, folded."""
+    """Everything but the fitness folded into one column."""
     table = _start(title, monitors)
     table.show_lines = True
     table.add_column("genes, parents, costs", overflow="fold", ratio=1)
     genes = {column: name for column, name in names.items() if not column.startswith("cost/")}
     costs = {column: name for column, name in names.items() if column.startswith("cost/")}
     for row in rows:
-        born = _listed(row, {"parents": "parents", "generation": "gen"} if row["parents"] else {"generation": "gen"})
+        descent = _listed(row, {"parents": "parents", "generation": "gen"} if row["parents"] else {"generation": "gen"})
         short = {gene: name for gene, name in genes.items() if not _is_lines(row.get(gene))}
         long = [
             Text.assemble((f"{name}:\n", "dim"), _shown(row[gene], gene))
@@ -186,7 +186,7 @@ def _narrow(title: str, rows: Sequence[Mapping[str, Any]], monitors: Sequence[st
             if gene not in short
         ]
         listed = [_listed(row, short)] if any(row.get(gene) is not None for gene in short) else []
-        lines = [*listed, born + " " + _listed(row, costs), *long, *_remarks(row)]
+        lines = [*listed, descent + " " + _listed(row, costs), *long, *_remarks(row)]
         fitness = (_shown(row.get(monitor), monitor) for monitor in monitors)
         table.add_row(str(row["id"]), _status(row), *fitness, Text("\n").join(lines))
     return table
@@ -208,19 +208,19 @@ def _status(row: Mapping[str, Any]) -> Text:
 def _remarks(row: Mapping[str, Any]) -> list[Text]:
     error, original = row["error_type"], row["duplicate_of"]
     return [
-        *([Text(error[:_LONGEST_ERROR], style="red")] if error else []),
-        *([Text(f"same as {original}", style="dim")] if original is not None else []),
+        *([Text(error[:_MAX_ERROR_LENGTH], style="red")] if error else []),
+        *([Text(f"duplicate of {original}", style="dim")] if original is not None else []),
         *([Text(predicted, style="dim")] if (predicted := _predicted(row)) else []),
-        *([Text(remark_of(row["stack"]), style="dim")] if row["stack"] is not None else []),
-        *([Text(growth.remark_of(row["growth"]), style="dim")] if row["growth"] else []),
+        *([Text(stack_remark(row["stack"]), style="dim")] if row["stack"] is not None else []),
+        *([Text(growth_remark(row["growth"]), style="dim")] if row["growth"] else []),
     ]
 
 
 def _predicted(row: Mapping[str, Any]) -> str:
-    """What was predicted before training, and whether the candidate was chosen by it; empty where nothing was."""
+    """The prediction before training, and whether the candidate was chosen by it; empty where there is none."""
     monitors = [column.removeprefix("predicted/") for column in row if column.startswith("predicted/")]
-    said = [f"{row[f'predicted/{name}']:.4g} ± {row[f'predicted_std/{name}']:.2g}" for name in monitors]
-    return f"{'chosen, ' if row['prescreened'] else ''}predicted {', '.join(said)}" if said else ""
+    predictions = [f"{row[f'predicted/{name}']:.4g} ± {row[f'predicted_std/{name}']:.2g}" for name in monitors]
+    return f"{'chosen, ' if row['prescreened'] else ''}predicted {', '.join(predictions)}" if predictions else ""
 
 
 def _listed(row: Mapping[str, Any], names: Mapping[str, str]) -> Text:
@@ -233,15 +233,15 @@ def _listed(row: Mapping[str, Any], names: Mapping[str, str]) -> Text:
 
 
 def _shown(value: Any, column: str) -> Text:
-    """A value as people read it: four digits; 1.2M for large costs."""
+    """A value for people: four significant digits; 1.2M for large costs."""
     if value is None:
         return Text("")
     if column == "parents":
         return Text(",".join(map(str, value)))
     if _is_lines(value):
         return Text("\n".join(_aligned(value)))
-    if growth.are_steps(value):
-        return Text(" ".join(growth.short(step) for step in value))
+    if is_growth_steps(value):
+        return Text(" ".join(short_step(step) for step in value))
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return Text(value if isinstance(value, str) else json.dumps(value))
     if column.startswith("cost/") and column.removeprefix("cost/") in _LARGE:
@@ -250,12 +250,12 @@ def _shown(value: Any, column: str) -> Text:
 
 
 def _is_lines(value: Any) -> bool:
-    """Whether a value is several texts, such as the layers of a network: they are shown one below the other."""
+    """Whether a value is a list of texts, such as the layers of a network, which are shown one below the other."""
     return isinstance(value, list) and len(value) > 1 and all(isinstance(element, str) for element in value)
 
 
 def _aligned(lines: Sequence[str]) -> list[str]:
-    """The lines with what follows their first words in one column."""
+    """The lines with the rest after each first word aligned in one column."""
     words = [line.partition(" ") for line in lines]
     width = max(len(first) for first, _, rest in words if rest) if any(rest for *_, rest in words) else 0
     return [f"{first.ljust(width)} {rest}".rstrip() for first, _, rest in words]

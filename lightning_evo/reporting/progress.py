@@ -1,4 +1,4 @@
-"""What does the user see while the search runs? One live display on a terminal, plain lines elsewhere."""
+"""Progress of a running search: one live display on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = [
     "LiveProgress",
     "PlainProgress",
     "ProgressDisplay",
-    "Running",
+    "RunningCandidate",
     "SearchState",
     "SilentProgress",
     "make_progress",
@@ -31,8 +31,15 @@ FIRST_ERRORS = 10
 
 
 @dataclass(frozen=True)
-class Running:
-    """A candidate that trains right now, in a stack together with so many others."""
+class RunningCandidate:
+    """A candidate that is being trained.
+
+    Args:
+        candidate: Its id.
+        epoch: Epochs completed.
+        epochs: Epochs in total; ``None`` where unknown.
+        others: How many other candidates train in the same stack.
+    """
 
     candidate: int
     epoch: int
@@ -42,11 +49,27 @@ class Running:
 
 @dataclass
 class SearchState:
-    """Where a search stands, kept up to date by the controller.
+    """The current state of a search, kept up to date by the controller.
 
     Args:
-        objectives: What is optimised.
-        limits: The budget: ``candidates``, ``epochs``, ``seconds``, as far as they are limited.
+        objectives: The objectives.
+        limits: The budget: ``candidates``, ``epochs``, ``seconds``, where they are limited.
+
+    Attributes:
+        asked: Candidates bred so far.
+        completed: Candidates trained to the end.
+        stopped: Candidates stopped early.
+        failed: Candidates that failed.
+        answered: Duplicates, answered with an earlier candidate's result.
+        epochs: Epochs trained by all candidates.
+        elapsed: Seconds of search.
+        end: Why the search ended; empty while it runs.
+        best: The best completed candidate.
+        best_fitness: Its fitness.
+        front: Fitness of the candidates on the Pareto front, times the objectives' weights.
+        running: What is being trained, by slot.
+        population: Ids of the candidates that the algorithm currently breeds from.
+        first_errors: Error types of the first failures.
     """
 
     objectives: Sequence[Objective]
@@ -62,17 +85,17 @@ class SearchState:
     best: Candidate | None = None
     best_fitness: tuple[float, ...] | None = None
     front: list[tuple[float, ...]] = field(default_factory=list)
-    running: dict[int, Running] = field(default_factory=dict)
+    running: dict[int, RunningCandidate] = field(default_factory=dict)
     population: tuple[int, ...] = ()
     first_errors: list[str] = field(default_factory=list)
 
     @property
     def told(self) -> int:
-        """How many candidates have ended."""
+        """The number of results."""
         return self.completed + self.stopped + self.failed
 
-    def account(self, candidate: Candidate, result: Result) -> None:
-        """Count a result in."""
+    def add_result(self, candidate: Candidate, result: Result) -> None:
+        """Update the counts, the best candidate and the Pareto front with a result."""
         self.completed += result.status == COMPLETED
         self.stopped += result.status == STOPPED
         self.failed += result.status == FAILED
@@ -91,8 +114,8 @@ class SearchState:
             self.front = [other for other in self.front if not _dominates(weighted, other)]
             self.front.append(weighted)
 
-    def left(self) -> float | None:
-        """Seconds until the budget is spent, at the pace so far; ``None`` while that can't be said."""
+    def seconds_left(self) -> float | None:
+        """Seconds until the budget is spent, at the pace so far; ``None`` while that is unknown."""
         spent = {"candidates": self.told, "epochs": self.epochs, "seconds": self.elapsed}
         paces = [
             max(0.0, limit - spent[name]) * self.elapsed / spent[name]
@@ -104,7 +127,8 @@ class SearchState:
     def summary(self) -> str:
         """Counts and the best so far, in one line."""
         counts = [f"{self.completed} completed"]
-        counts += [f"{n} {name}" for name in ("stopped", "failed", "answered") if (n := getattr(self, name))]
+        others = {"stopped": self.stopped, "failed": self.failed, "duplicate": self.answered}
+        counts += [f"{count} {name}" for name, count in others.items() if count]
         return f"{self.asked} candidates ({', '.join(counts)}), {self.describe_best()}"
 
     def describe_best(self) -> str:
@@ -136,16 +160,16 @@ class ProgressDisplay(ABC):
         return time.monotonic() - self._updated >= self.interval
 
     def update(self, state: SearchState) -> None:
-        """Show where the search stands."""
+        """Show the current state of the search."""
         self._updated = time.monotonic()
 
     @abstractmethod
     def told(self, candidate: Candidate, result: Result, state: SearchState) -> None:
-        """Show that a candidate has ended."""
+        """Show a candidate's result."""
 
     @abstractmethod
     def message(self, text: str) -> None:
-        """Say something once."""
+        """Show a line of text."""
 
     def __enter__(self) -> ProgressDisplay:
         return self
@@ -167,37 +191,37 @@ class SilentProgress(ProgressDisplay):
         """Show nothing."""
 
     def message(self, text: str) -> None:
-        """Say nothing."""
+        """Show nothing."""
 
 
 class PlainProgress(ProgressDisplay):
-    """A line for each candidate that ended, for logs and pipes."""
+    """One line per result, for logs and pipes."""
 
     def due(self) -> bool:
-        return False  # a line a tick would drown the lines that matter
+        return False  # periodic lines would bury the results
 
     def told(self, candidate: Candidate, result: Result, state: SearchState) -> None:
         limit = state.limits.get("candidates")
         of = f"/{int(limit)}" if limit is not None else ""
         if result.fitness is None:
-            said = f"failed: {result.error_type}"
+            outcome = f"failed: {result.error_type}"
         else:
-            said = f"{result.status}: {state.describe_fitness(result.fitness)}"
+            outcome = f"{result.status}: {state.describe_fitness(result.fitness)}"
         if candidate.duplicate_of is not None:
-            said += f" (as candidate {candidate.duplicate_of}, not trained again)"
+            outcome += f" (duplicate of candidate {candidate.duplicate_of}, not trained again)"
         elif "seconds" in result.cost:
-            said += f" in {result.cost['seconds']:.1f} s"
-        self.message(f"[{state.told}{of}] candidate {candidate.id} {said}; {state.describe_best()}")
+            outcome += f" in {result.cost['seconds']:.1f} s"
+        self.message(f"[{state.told}{of}] candidate {candidate.id} {outcome}; {state.describe_best()}")
 
     def message(self, text: str) -> None:
         print(text, flush=True)
 
 
 class LiveProgress(ProgressDisplay):
-    """One live display: best so far, slots, counts, budget and time left.
+    """One live display: best candidate so far, slots, counts, budget and time left.
 
     Args:
-        console: Where to draw; default: standard output.
+        console: The console to draw on; default: standard output.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -225,11 +249,11 @@ class LiveProgress(ProgressDisplay):
         self.console.print(text, highlight=False, markup=False)
 
 
-def make_progress(asked: ProgressDisplay | bool) -> ProgressDisplay:
-    """The display that was asked for; ``True`` chooses by whether standard output is a terminal."""
-    if isinstance(asked, ProgressDisplay):
-        return asked
-    if not asked:
+def make_progress(display: ProgressDisplay | bool) -> ProgressDisplay:
+    """Return ``display`` itself; for ``True``, the display that suits standard output; for ``False``, a silent one."""
+    if isinstance(display, ProgressDisplay):
+        return display
+    if not display:
         return SilentProgress()
     return LiveProgress() if sys.stdout.isatty() else PlainProgress()
 
@@ -238,9 +262,9 @@ def render(state: SearchState) -> Group:
     """The live display as a rich renderable."""
     head = Table.grid(padding=(0, 2))
     head.add_row("best", Text(state.describe_best(), style="bold green"))
-    counts = f"{state.completed} completed  {state.stopped} stopped  {state.failed} failed  {state.answered} answered"
+    counts = f"{state.completed} completed  {state.stopped} stopped  {state.failed} failed  {state.answered} duplicate"
     head.add_row("candidates", counts)
-    left = state.left()
+    left = state.seconds_left()
     spent = f"{state.epochs} epochs  {_duration(state.elapsed)} spent"
     head.add_row("time", f"{spent}  {'about ' + _duration(left) + ' left' if left is not None else ''}")
     for name, limit in state.limits.items():

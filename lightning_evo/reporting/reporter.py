@@ -1,4 +1,7 @@
-"""Who else is told of a search while it runs? Reporters, each in a thread of its own, so that no search waits for them."""
+"""Reporters: what other programs receive of a search while it runs, each in its own thread so that the search never waits.
+
+:class:`Reporter` is the contract, :class:`ReporterDispatcher` calls all reporters of one search.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +17,23 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from lightning_evo.genome import Candidate, Objective, Result, SearchSpace
-from lightning_evo.reporting.progress import Running, SearchState
+from lightning_evo.reporting.progress import RunningCandidate, SearchState
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # DEAP takes a while to import
     from lightning_evo.algorithms import Individual
 
-__all__ = ["Outcome", "Reporter", "ReporterError", "Reporting", "SearchInfo", "Training", "let_go"]
+__all__ = [
+    "ActiveTraining",
+    "Outcome",
+    "Reporter",
+    "ReporterDispatcher",
+    "ReporterError",
+    "SearchInfo",
+    "release_quietly",
+]
 
-HASTE = 5.0
-"""Seconds that reporters have left when the user wants to stop now."""
+HURRIED_PATIENCE = 5.0
+"""Seconds that reporters have left once the user has asked to stop now."""
 
 Outcome = Literal["finished", "interrupted", "failed"]
 
@@ -30,28 +41,28 @@ _log = logging.getLogger(__name__)
 
 
 class ReporterError(ValueError):
-    """A reporter can't do what it was asked to, in one line."""
+    """A reporter can't work as configured; the message is one line."""
 
 
 @dataclass(frozen=True)
 class SearchInfo:
-    """What a reporter is told of a search when it begins, or goes on.
+    """What a reporter receives about a search when it starts or is resumed.
 
     Args:
         name: The run's name.
         location: What :class:`~lightning_evo.Archive` opens to read everything recorded.
         directory: The run's directory.
-        space: What varies.
-        objectives: What is optimised.
+        space: The search space.
+        objectives: The objectives.
         algorithm: Name of the algorithm's class.
-        description: Everything that decides which candidates come, as the archive keeps it.
-        seed: The run's.
-        limits: The budget: ``candidates``, ``epochs``, ``seconds``, as far as they are limited.
+        description: Everything that determines which candidates are bred, as stored in the archive.
+        seed: The run's seed.
+        limits: The budget: ``candidates``, ``epochs``, ``seconds``, where they are limited.
         slots: How many candidates train at once.
         config: The LightningCLI config that genomes are written into; ``None`` where a function is searched.
-        resumed: Whether the search was begun earlier. What was recorded then is told again, in its order, before
-            anything new.
-        say: Shows a line to the user; may be called from any thread.
+        resumed: Whether the search was started earlier. Everything recorded before is then reported again, in order,
+            before anything new.
+        notify: Shows a line to the user; may be called from any thread.
     """
 
     name: str
@@ -66,16 +77,16 @@ class SearchInfo:
     slots: int
     config: Mapping[str, Any] | None
     resumed: bool
-    say: Callable[[str], None] = lambda line: None
+    notify: Callable[[str], None] = lambda line: None
 
 
 @dataclass(frozen=True)
-class Training:
-    """A candidate that trains right now.
+class ActiveTraining:
+    """A candidate that is being trained.
 
     Args:
-        candidate: Which one.
-        slot: Where.
+        candidate: The candidate.
+        slot: Its slot.
         curve: One mapping per epoch trained so far: ``epoch`` (from 0) and every metric logged by its end.
     """
 
@@ -85,12 +96,13 @@ class Training:
 
 
 class Reporter:
-    """Tells somebody else of a search: a web service, another tool's files, a chat.
+    """Passes a search on: to a web service, another tool's files, a chat.
 
-    Subclass it and name the class under ``evolution.reporters``. Every method but :meth:`check` runs in one thread that is
-    the reporter's own, in the order of the events; the search never waits for it. A method that raises ends the
-    reporter, not the search: the user is told once, and the archive has everything. Nothing a reporter does may depend
-    on being called again: after a kill, the next run tells it everything from the beginning (``SearchInfo.resumed``).
+    Subclass it and name the class under ``evolution.reporters``. All methods but :meth:`check` and :meth:`release` run
+    in one thread that belongs to the reporter, in the order of the events; the search never waits for them. A method that
+    raises stops the reporter, not the search: the user is notified once, and the archive is complete. A reporter must not
+    depend on its own earlier runs: after a kill, the next run reports everything from the beginning
+    (``SearchInfo.resumed``).
 
     Attributes:
         interval: Seconds between two calls of :meth:`running`.
@@ -101,108 +113,68 @@ class Reporter:
     patience: float = 120.0
 
     def check(self) -> None:
-        """Refuse, before anything trains, what can't work.
+        """Refuse a setup that can't work, before anything trains.
 
         Raises:
-            ReporterError: In one line, saying what to do about it.
+            ReporterError: With one line that says how to fix it.
         """
 
     def start(self, search: SearchInfo) -> None:
-        """The search begins, or goes on."""
+        """Called when the search starts or is resumed."""
 
     def asked(self, candidate: Candidate) -> None:
-        """A candidate was bred and recorded; it will be trained, or answered by the one it duplicates."""
+        """Called when a candidate has been bred and recorded, before it trains or is answered as a duplicate."""
 
-    def running(self, trainings: Sequence[Training], state: SearchState) -> None:
-        """What trains right now, every :attr:`interval` seconds.
+    def running(self, trainings: Sequence[ActiveTraining], state: SearchState) -> None:
+        """Called every :attr:`interval` seconds while candidates train.
 
         Args:
-            trainings: All candidates that train, with their curves so far.
-            state: Where the search stands.
+            trainings: All candidates that are being trained, with their curves so far.
+            state: The state of the search.
         """
 
     def told(self, candidate: Candidate, result: Result, state: SearchState) -> None:
-        """A candidate's result was recorded.
+        """Called when a candidate's result has been recorded.
 
         Args:
-            candidate: Which one.
-            result: How it ended.
-            state: Where the search stands, this result included.
+            candidate: The candidate.
+            result: Its result.
+            state: The state of the search, including this result.
         """
 
     def finish(self, state: SearchState, outcome: Outcome) -> None:
-        """The search ended; write what is left and let go of everything.
+        """Called when the search has ended: write what is left and release all resources.
 
         Args:
-            state: Where the search stands.
+            state: The state of the search.
             outcome: ``finished`` (the budget is spent and the winner exported), ``interrupted`` by the user, or
                 ``failed``.
         """
 
-    def leave(self) -> None:
-        """Let go of everything at once: the search failed or was refused, a method failed, or :meth:`finish` took too long.
+    def release(self) -> None:
+        """Release all resources at once: the search failed or was refused, a method failed, or :meth:`finish` timed out.
 
-        The one method besides :meth:`check` that is called from another thread, perhaps while the reporter's own still
-        works, perhaps more than once, and perhaps after :meth:`finish`. The process may be about to end, and nothing must
-        keep it.
+        May be called from another thread, even while the reporter's own thread is still busy, more than once, and after
+        :meth:`finish`. The process may be about to exit, and nothing may keep it alive.
         """
 
 
-@dataclass
-class _Channel:
-    """One reporter, its thread, and what it was not told yet."""
-
-    reporter: Reporter
-    state: SearchState
-    events: queue.SimpleQueue[Callable[[], None] | None] = field(default_factory=queue.SimpleQueue)
-    messages: queue.SimpleQueue[str] = field(default_factory=queue.SimpleQueue)
-    looked: float = 0.0
-    left: bool = False
-    thread: threading.Thread | None = None
-
-    @property
-    def name(self) -> str:
-        return type(self.reporter).__name__
-
-    def work(self) -> None:
-        """Tell the reporter one event after the other, until the last or the first that it fails at."""
-        while (event := self.events.get()) is not None and not self.left:
-            try:
-                event()
-            except Exception as error:  # whatever it is, the search is more important
-                if self.left:
-                    return
-                first_line = next(iter(str(error).splitlines()), "")
-                _log.warning("%s failed", self.name, exc_info=True)
-                self.messages.put(
-                    f"evolution.reporters: {self.name} failed and is told nothing more: {type(error).__name__}: "
-                    f"{first_line}; the search goes on, and its archive has everything"
-                )
-                self.leave()
-                return
-
-    def leave(self) -> None:
-        """Tell the reporter nothing more."""
-        self.left = True
-        let_go(self.reporter)
-
-
-def let_go(reporter: Reporter) -> None:
-    """Have a reporter let go of everything; what it raises then is no news any more."""
+def release_quietly(reporter: Reporter) -> None:
+    """Call :meth:`Reporter.release`; log what it raises."""
     try:
-        reporter.leave()
+        reporter.release()
     except Exception:
-        _log.warning("%s failed at leaving", type(reporter).__name__, exc_info=True)
+        _log.warning("%s.release failed", type(reporter).__name__, exc_info=True)
 
 
-class Reporting:
-    """Tells all reporters of one search what happens; a context manager that is open while the search runs.
+class ReporterDispatcher:
+    """Passes the events of one search to all its reporters; a context manager that is open while the search runs.
 
     Args:
-        reporters: Whom.
-        search: Of what.
-        curve: Reads the curve so far of a candidate that trains.
-        say: Shows a line to the user; called from the thread that calls this object's methods.
+        reporters: The reporters.
+        search: The search.
+        curve: Reads the curve so far of a candidate that is being trained.
+        notify: Shows a line to the user; called from the thread that calls this object's methods.
         presses: How often the user has asked to stop: once to stop soon, twice to stop now.
     """
 
@@ -211,19 +183,19 @@ class Reporting:
         reporters: Sequence[Reporter],
         search: SearchInfo,
         curve: Callable[[Candidate], Sequence[Mapping[str, float]]],
-        say: Callable[[str], None],
+        notify: Callable[[str], None],
         presses: Callable[[], int] = lambda: 0,
     ) -> None:
-        self._search, self._curve, self._say, self._presses = search, curve, say, presses
+        self._search, self._curve, self._notify, self._presses = search, curve, notify, presses
         self._channels = [_Channel(each, SearchState(search.objectives, search.limits)) for each in reporters]
         self._outcome: Outcome = "finished"
 
-    def __enter__(self) -> Reporting:
+    def __enter__(self) -> ReporterDispatcher:
         for channel in self._channels:
-            # Not waited for by the interpreter: a server that doesn't answer keeps nobody's terminal.
+            # A daemon: the interpreter doesn't wait for a server that never answers.
             channel.thread = threading.Thread(target=channel.work, name=channel.name, daemon=True)
             channel.thread.start()
-            channel.events.put(partial(channel.reporter.start, replace(self._search, say=channel.messages.put)))
+            channel.events.put(partial(channel.reporter.start, replace(self._search, notify=channel.messages.put)))
         return self
 
     def __exit__(
@@ -233,81 +205,128 @@ class Reporting:
             self._outcome = "failed"
         self.close()
 
-    # -- what happens --------------------------------------------------------------------------------------------------
-
     def asked(self, candidate: Candidate) -> None:
-        """A candidate was recorded, now or in an earlier run."""
+        """Report a candidate that was recorded, in this run or an earlier one."""
 
-        def tell(channel: _Channel) -> None:
+        def report(channel: _Channel) -> None:
             channel.state.asked += 1
             channel.reporter.asked(candidate)
 
-        self._each(tell)
+        self._for_each(report)
 
     def told(self, candidate: Candidate, result: Result, population: Sequence[Individual] = ()) -> None:
-        """A result was recorded, now or in an earlier run; ``population``: those the algorithm breeds from now."""
+        """Report a result that was recorded, in this run or an earlier one.
+
+        Args:
+            candidate: The candidate.
+            result: Its result.
+            population: The individuals that the algorithm breeds from now.
+        """
         if not self._channels:
             return
-        # The algorithm goes on with its list while reporters, in threads of their own, are still being told.
+        # A copy: the algorithm changes its list while reporters, in their threads, are still being called.
         ids = tuple(individual.id for individual in population)
 
-        def tell(channel: _Channel) -> None:
-            channel.state.account(candidate, result)
+        def report(channel: _Channel) -> None:
+            channel.state.add_result(candidate, result)
             channel.state.population = ids
             channel.reporter.told(candidate, result, channel.state)
 
-        self._each(tell)
+        self._for_each(report)
 
-    def look(self, trainings: Mapping[int, Sequence[Candidate]], elapsed: float) -> None:
-        """What trains right now, by slot; told where it is time to."""
+    def poll(self, trainings: Mapping[int, Sequence[Candidate]], elapsed: float) -> None:
+        """Report what is being trained, by slot, to the reporters whose interval has passed."""
         self._show_messages()
         for channel in self._channels:
-            if time.monotonic() - channel.looked < channel.reporter.interval:
+            if time.monotonic() - channel.polled < channel.reporter.interval:
                 continue
-            channel.looked = time.monotonic()
-            channel.events.put(partial(self._look, channel, trainings, elapsed))
+            channel.polled = time.monotonic()
+            channel.events.put(partial(self._report_running, channel, trainings, elapsed))
 
-    def interrupted(self) -> None:
-        """The user asked the search to stop."""
+    def mark_interrupted(self) -> None:
+        """Note that the user has asked the search to stop."""
         self._outcome = "interrupted"
 
     def close(self) -> None:
-        """Tell everybody that the search has ended, and wait until they are through, as long as they have patience."""
+        """Report the end of the search, and wait for each reporter to finish, up to its ``patience``."""
         channels, self._channels = self._channels, []
         for channel in channels:
             channel.events.put(partial(channel.reporter.finish, channel.state, self._outcome))
             channel.events.put(None)
         closing, pressed = time.monotonic(), self._presses()
-        said: set[str] = set()
+        announced: set[str] = set()
         for channel in channels:
             assert channel.thread is not None
             while channel.thread.is_alive():
                 waited = time.monotonic() - closing
-                patience = channel.reporter.patience if pressed < 2 else min(HASTE, channel.reporter.patience)
+                patience = (
+                    channel.reporter.patience if pressed < 2 else min(HURRIED_PATIENCE, channel.reporter.patience)
+                )
                 if self._presses() > pressed or waited > patience:
-                    self._say(f"evolution.reporters: {channel.name} is not through; the archive has everything")
-                    channel.leave()
+                    self._notify(f"evolution.reporters: {channel.name} did not finish; the archive is complete")
+                    channel.stop()
                     break
-                if waited > 2 and channel.name not in said:
-                    said.add(channel.name)
-                    self._say(f"waiting for {channel.name} to write what is left (Ctrl-C to leave)")
+                if waited > 2 and channel.name not in announced:
+                    announced.add(channel.name)
+                    self._notify(f"waiting for {channel.name} to finish writing (press Ctrl-C to skip)")
                 channel.thread.join(0.1)
         self._show_messages(channels)
 
-    def _each(self, tell: Callable[[_Channel], None]) -> None:
+    def _for_each(self, report: Callable[[_Channel], None]) -> None:
         for channel in self._channels:
-            channel.events.put(partial(tell, channel))
+            channel.events.put(partial(report, channel))
 
-    def _look(self, channel: _Channel, trainings: Mapping[int, Sequence[Candidate]], elapsed: float) -> None:
+    def _report_running(self, channel: _Channel, trainings: Mapping[int, Sequence[Candidate]], elapsed: float) -> None:
         state = channel.state
         state.elapsed = elapsed
         state.running = {
-            slot: Running(group[0].id, 0, None, others=len(group) - 1) for slot, group in trainings.items() if group
+            slot: RunningCandidate(group[0].id, 0, None, others=len(group) - 1)
+            for slot, group in trainings.items()
+            if group
         }
-        every = [Training(each, slot, self._curve(each)) for slot, group in trainings.items() for each in group]
-        channel.reporter.running(every, state)
+        active = [ActiveTraining(each, slot, self._curve(each)) for slot, group in trainings.items() for each in group]
+        channel.reporter.running(active, state)
 
     def _show_messages(self, channels: Sequence[_Channel] | None = None) -> None:
         for channel in self._channels if channels is None else channels:
             while not channel.messages.empty():
-                self._say(channel.messages.get())
+                self._notify(channel.messages.get())
+
+
+@dataclass
+class _Channel:
+    """One reporter with its thread and the events it has not received yet."""
+
+    reporter: Reporter
+    state: SearchState
+    events: queue.SimpleQueue[Callable[[], None] | None] = field(default_factory=queue.SimpleQueue)
+    messages: queue.SimpleQueue[str] = field(default_factory=queue.SimpleQueue)
+    polled: float = 0.0
+    stopped: bool = False
+    thread: threading.Thread | None = None
+
+    @property
+    def name(self) -> str:
+        return type(self.reporter).__name__
+
+    def work(self) -> None:
+        """Pass one event after the other to the reporter, up to the last one or the first that fails."""
+        while (event := self.events.get()) is not None and not self.stopped:
+            try:
+                event()
+            except Exception as error:  # the search must go on, whatever it is
+                if self.stopped:
+                    return
+                first_line = next(iter(str(error).splitlines()), "")
+                _log.warning("%s failed", self.name, exc_info=True)
+                self.messages.put(
+                    f"evolution.reporters: {self.name} failed and was stopped: {type(error).__name__}: {first_line}; "
+                    "the search continues and its archive is complete"
+                )
+                self.stop()
+                return
+
+    def stop(self) -> None:
+        """Pass nothing more to the reporter."""
+        self.stopped = True
+        release_quietly(self.reporter)

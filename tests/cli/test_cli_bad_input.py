@@ -76,7 +76,7 @@ CASES = {
     ),
     "unknown gene": (
         put("space", LR, value=gene("LogUnform", low=1, high=2)),
-        f"evolution.space.{LR}: Expected a class that can be imported, not LogUnform; there are Bitstring, Boolean,",
+        f"evolution.space.{LR}: Expected a class that can be imported, not LogUnform; choose from Bitstring, Boolean,",
     ),
     "unknown argument of a gene": (
         put("space", LR, value=gene("LogUniform", low=1, hgh=2)),
@@ -111,7 +111,7 @@ CASES = {
     ),
     "unknown algorithm": (
         put("algorithm", value=gene("RegularisedEvolution")),
-        "evolution.algorithm: Expected a class that can be imported, not RegularisedEvolution; there are "
+        "evolution.algorithm: Expected a class that can be imported, not RegularisedEvolution; choose from "
         "GenerationalEvolution, LocalSearch, NSGA2, PopulationBasedTraining, PredictorSearch, RandomSearch, "
         "RegularizedEvolution, SwarmOptimization",
     ),
@@ -125,7 +125,7 @@ CASES = {
     ),
     "unknown predictor": (
         put("algorithm", "init_args", "prescreen", value={"predictor": gene("ForrestPredictor")}),
-        "evolution.algorithm.prescreen.predictor: Expected a class that can be imported, not ForrestPredictor; there are "
+        "evolution.algorithm.prescreen.predictor: Expected a class that can be imported, not ForrestPredictor; choose from "
         "EnsemblePredictor, ForestPredictor,",
     ),
     "no predictor": (
@@ -168,7 +168,7 @@ CASES = {
     ),
     "unknown callback": (
         put("callbacks", value=[gene("EarlyFitnessPredicton")]),
-        "evolution.callbacks: Expected a class that can be imported, not EarlyFitnessPredicton; there are "
+        "evolution.callbacks: Expected a class that can be imported, not EarlyFitnessPredicton; choose from "
         "Continuation, EarlyFitnessPrediction, ",
     ),
     "unknown mode of W&B": (
@@ -181,15 +181,15 @@ CASES = {
     ),
     "no name for a project": (
         put("reporters", value=[gene("WandbReporter", project="a/b", mode="offline")]),
-        "evolution.reporters: project: 'a/b' is not a name of at most 128 characters without / \\ # ? % :",
+        "evolution.reporters: project: 'a/b' is not a valid name: at most 128 characters, none of / \\ # ? % :",
     ),
     "unknown predictor of curves": (
         put("callbacks", value=[gene("EarlyFitnessPrediction", predictor="BayesCurve")]),
-        "not BayesCurve. Given value: BayesCurve; there are BayesianCurve, LastValue, RegressionCurve",
+        "not BayesCurve. Given value: BayesCurve; choose from BayesianCurve, LastValue, RegressionCurve",
     ),
     "unknown policy": (
         put("callbacks", value=[gene("EarlyFitnessPrediction", policy="Median")]),
-        "evolution.callbacks.policy: Expected a class that can be imported, not Median. Given value: Median; there are "
+        "evolution.callbacks.policy: Expected a class that can be imported, not Median. Given value: Median; choose from "
         "Hyperband, MedianRule, ",
     ),
     "a population whose training has no end": (
@@ -294,7 +294,7 @@ CASES = {
     ),
     "checkpoint to continue from": (
         config_with("ckpt_path", value="some.ckpt"),
-        "ckpt_path 'some.ckpt' has no meaning",
+        "ckpt_path: 'some.ckpt' can't be used in a search",
     ),
 }
 

@@ -53,12 +53,12 @@ def test_everything_is_written_at_once_and_the_paths_are_printed(search, tmp_pat
 
 def test_nothing_to_write_is_an_error_that_names_what_there_is(search, capsys):
     said = refusal([search], capsys)
-    assert "say what to write: --to DIR, --csv DIR, --json FILE or --optuna FILE" in said
+    assert "nothing to write: give --to DIR, --csv DIR, --json FILE or --optuna FILE" in said
 
 
 @pytest.mark.parametrize("option", [["--onnx"], ["--torch-export"], ["--candidate", "1"], ["--candidate", "0"]])
 def test_an_option_of_a_candidate_needs_a_place_for_it(search, tmp_path, capsys, option):
-    assert f"{option[0]}: is of a candidate" in refusal([search, "--json", tmp_path / "all.json", *option], capsys)
+    assert f"{option[0]}: applies to a candidate" in refusal([search, "--json", tmp_path / "all.json", *option], capsys)
     assert not (tmp_path / "all.json").exists()
 
 
@@ -86,11 +86,11 @@ def test_a_directory_without_a_search_is_refused_in_one_line(tmp_path, capsys, o
 @pytest.mark.parametrize("option", ["--json", "--optuna"])
 def test_a_file_in_a_folder_that_is_not_there_is_refused(search, tmp_path, capsys, option):
     said = refusal([search, option, tmp_path / "none" / "out"], capsys)
-    assert f"{option} {tmp_path}/none/out: there is no directory {tmp_path}/none" in said
+    assert f"{option} {tmp_path}/none/out: the directory {tmp_path}/none does not exist" in said
 
 
 def test_without_optuna_the_error_says_what_to_install(search, tmp_path, capsys, monkeypatch):
-    monkeypatch.delitem(sys.modules, "lightning_evo.reporting.optuna_journal", raising=False)
+    monkeypatch.delitem(sys.modules, "lightning_evo.reporting.exports.optuna_journal", raising=False)
     monkeypatch.setitem(sys.modules, "optuna", None)
     said = refusal([search, "--optuna", tmp_path / "out.log"], capsys)
     assert "pip install 'lightning-evo[optuna]'" in said

@@ -88,7 +88,7 @@ def test_a_child_is_its_parent_plus_a_step_and_computes_what_its_parent_computed
     capsys.readouterr()
     main(["leaderboard", str(tmp_path / "run")])
     shown = capsys.readouterr().out
-    assert "grown: " in shown
+    assert "growth: " in shown
     assert " to " in shown
 
 

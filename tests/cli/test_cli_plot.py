@@ -61,7 +61,7 @@ def test_help_lists_every_picture_and_what_its_options_mean(capsys):
     assert ended.value.code == 0
     said = " ".join(capsys.readouterr().out.split())
     for name, kind in KINDS.items():
-        assert f"{name} {kind.says}" in said
+        assert f"{name} {kind.description}" in said
         for option, meaning in kind.options.items():
             assert f"--{option}" in said
             assert f"{name}: {meaning}" in said
@@ -72,7 +72,7 @@ def test_help_lists_every_picture_and_what_its_options_mean(capsys):
     [
         (["pie", "--to", "x.pdf"], "kind: 'pie' is no picture. There are progress: "),
         (["progress", "--to", "x.gif"], "to: x.gif ends in none of .pdf, .svg, .png"),
-        (["progress", "--to", "none/x.pdf"], "to: none/x.pdf: there is no directory"),
+        (["progress", "--to", "none/x.pdf"], "to: none/x.pdf: the directory"),
         (["front", "--to", "x.pdf"], "has one objective (val_acc); a front is between two or more"),
         (["importance", "--to", "x.pdf"], "8 candidates have a fitness; it takes 20"),
         (["predicted", "--to", "x.pdf"], "nothing was predicted of val_acc"),

@@ -77,8 +77,8 @@ def test_bad_input_is_one_line_that_names_it(run, tmp_path, capsys):
     assert f"{tmp_path}: no archive here" in refused([tmp_path], capsys)
     assert f"{run}: is given twice" in refused([run, run], capsys)
     assert f"--to {tmp_path}: is a directory" in refused([run, "--to", tmp_path], capsys)
-    assert "there is no directory" in refused([run, "--to", tmp_path / "gone" / "page.html"], capsys)
-    assert "--port 80: nothing is served without --watch" in refused([run, "--port", 80], capsys)
+    assert "does not exist" in refused([run, "--to", tmp_path / "gone" / "page.html"], capsys)
+    assert "--port 80: only applies with --watch" in refused([run, "--port", 80], capsys)
     assert "--port -1: is no port" in refused([run, "--watch", "--port", -1], capsys)
     assert "--watch serves the page and writes no file" in refused([run, "--watch", "--to", "x.html"], capsys)
     assert "no run nope" in refused([run, "--run", "nope"], capsys)
@@ -93,7 +93,7 @@ def test_a_target_that_cannot_be_written_is_refused_and_nothing_is_left(run, tmp
     )
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2
-    assert re.fullmatch(r"lightning-evo: error: --to .*page\.html: cannot be written \(.*\)\n", done.stderr)
+    assert re.fullmatch(r"lightning-evo: error: --to .*page\.html: cannot write the file \(.*\)\n", done.stderr)
     assert list(closed.iterdir()) == []
 
 
@@ -114,7 +114,7 @@ def test_watching_serves_the_page_until_ctrl_c_and_ends_without_a_word(run):
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
-        found = re.fullmatch(r"(http://127\.0\.0\.1:\d+/) \(Ctrl-C ends it\)\n", line)
+        found = re.fullmatch(r"(http://127\.0\.0\.1:\d+/) \(press Ctrl-C to stop\)\n", line)
         assert found, process.stderr.read() if process.poll() is not None else line
         with urllib.request.urlopen(f"{found[1]}data", timeout=60) as answer:
             data = json.loads(gzip.decompress(answer.read()))

@@ -112,8 +112,8 @@ def test_an_agent_drives_searches_whose_runs_are_its_own(tmp_path, server):
 
 
 @pytest.mark.parametrize("refuses", [True, False])
-def test_an_upload_lets_go_of_everything_however_it_ends(tmp_path, monkeypatch, capsys, refuses):
-    left = []
+def test_an_upload_releases_everything_however_it_ends(tmp_path, monkeypatch, capsys, refuses):
+    released = []
 
     class Watched(Reporter):
         def __init__(self, *arguments, **options):
@@ -123,8 +123,8 @@ def test_an_upload_lets_go_of_everything_however_it_ends(tmp_path, monkeypatch, 
             if refuses:
                 raise ReporterError("no such sweep")
 
-        def leave(self):
-            left.append("let go")
+        def release(self):
+            released.append(True)
 
     monkeypatch.setattr("lightning_evo.reporting.wandb.reporter.WandbReporter", Watched)
     directory = featured(tmp_path / "run")
@@ -134,8 +134,8 @@ def test_an_upload_lets_go_of_everything_however_it_ends(tmp_path, monkeypatch, 
         assert capsys.readouterr().err == "lightning-evo: error: no such sweep\n"
     else:
         main(["wandb", str(directory)])
-    assert left == ["let go"]
-    DirectoryLock(directory).release()  # nobody holds it any more
+    assert released == [True]
+    DirectoryLock(directory).release()  # the lock is free
 
 
 @pytest.mark.slow

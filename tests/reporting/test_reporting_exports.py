@@ -80,9 +80,9 @@ def test_a_text_that_looks_like_a_number_without_end_stays_a_text_in_genes_and_e
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("{", "no JSON"),
-        ('{"candidates": []}', "not written by lightning-evo export --json"),
-        ('{"format": "lightning-evo run", "version": 2}', "of version 2; this lightning-evo reads 1"),
+        ("{", "not valid JSON"),
+        ('{"candidates": []}', "not a file written by lightning-evo export --json"),
+        ('{"format": "lightning-evo run", "version": 2}', "format version 2; this lightning-evo reads version 1"),
     ],
 )
 def test_a_file_that_is_no_export_is_refused(tmp_path, content, said):
@@ -180,7 +180,7 @@ def test_a_search_that_still_writes_is_exported_and_not_kept_waiting(tmp_path, e
 def test_what_is_there_already_stays_unless_told_otherwise(run, tmp_path, export, option):
     written = export(run, tmp_path / "out")
     written.write_text("mine")
-    with pytest.raises(ValueError, match=f"^{option} .*is there already"):
+    with pytest.raises(ValueError, match=f"^{option} .*the file already exists"):
         export(run, tmp_path / "out")
     assert written.read_text() == "mine"
     export(run, tmp_path / "out", overwrite=True)

@@ -51,8 +51,8 @@ def test_each_step_is_told_with_the_first_in_the_line_that_took_it(tmp_path):
             (3, "prune net.0 (210 → 190)"),
         ]
         assert describe_growth(archive).splitlines() == [
-            "grown: 3 of 4 candidates (3 widen, 2 insert, 1 prune)",
-            "growth of the best, candidate 3:",
+            "growth: 3 of 4 candidates grew (3 widen, 2 insert, 1 prune)",
+            "growth of the best candidate, 3:",
             "  candidate 1 before training: widen net.0 to 12 (100 → 150)",
             "  candidate 2 at epoch 4: insert net.2 (150 → 210)",
             "  candidate 3 before training: prune net.0 (210 → 190)",
@@ -71,7 +71,7 @@ def test_each_row_says_what_the_candidate_grew(width, tmp_path, monkeypatch):
     write(tmp_path, (None, None), (0, [WIDEN, INSERT]), (1, [WIDEN] * 6))
     shown = " ".join(leaderboard(tmp_path).replace("│", " ").split())
     assert "grew widen net.0 to 12, insert" in shown
-    assert "grew 6 steps, at last widen" in shown
+    assert "grew 6 steps, most recently widen" in shown
 
 
 def test_steps_of_a_genome_are_shown_in_short(tmp_path, monkeypatch):

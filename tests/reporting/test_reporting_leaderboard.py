@@ -69,9 +69,11 @@ def test_any_column_sorts_by_its_full_name_or_an_unambiguous_end(run, key, expec
 
 
 def test_an_unknown_or_ambiguous_column_is_refused_naming_the_columns(run):
-    with pytest.raises(ValueError, match=r"sort: 'nope' is no column; the columns are id, status, val_acc, model\."):
+    with pytest.raises(
+        ValueError, match=r"sort: there is no column 'nope'; the columns are id, status, val_acc, model\."
+    ):
         leaderboard(run, sort="nope")
-    with pytest.raises(ValueError, match=r"'width' could be model\.init_args\.width or data\.init_args\.width"):
+    with pytest.raises(ValueError, match=r"'width' is ambiguous: model\.init_args\.width or data\.init_args\.width"):
         leaderboard(run, sort="-width")
     with pytest.raises(ValueError, match="top: -1"):
         leaderboard(run, top=-1)

@@ -40,7 +40,7 @@ optuna = pytest.importorskip("optuna")
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution  # noqa: E402
 from optuna.trial import TrialState  # noqa: E402
 
-from lightning_evo.reporting.optuna_journal import export_optuna  # noqa: E402
+from lightning_evo.reporting.exports import export_optuna  # noqa: E402
 
 
 def load(file):
@@ -210,7 +210,7 @@ def test_a_run_without_a_finished_candidate_is_a_study_without_a_best_trial(tmp_
 def test_a_file_that_is_there_stays_unless_told_otherwise(run, tmp_path):
     target = tmp_path / "out.log"
     target.write_text("mine")
-    with pytest.raises(ValueError, match=r"^--optuna .*is there already"):
+    with pytest.raises(ValueError, match=r"^--optuna .*the file already exists"):
         export_optuna(run, target)
     assert target.read_text() == "mine"
     export_optuna(run, target, overwrite=True)

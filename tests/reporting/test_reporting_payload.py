@@ -396,7 +396,7 @@ def test_what_cannot_be_reported_on_is_refused_by_name(tmp_path):
         report([run, run / "archive.sqlite"])
     with pytest.raises(ValueError, match="give at least one run"):
         report([])
-    with pytest.raises(ValueError, match=r"--to .*: there is no directory"):
+    with pytest.raises(ValueError, match=r"--to .*: the directory .* does not exist"):
         report(run, tmp_path / "gone" / "page.html")
     with pytest.raises(ValueError, match="is a directory"):
         report(run, tmp_path)

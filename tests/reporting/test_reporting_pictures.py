@@ -366,7 +366,7 @@ def test_a_run_without_objectives_is_refused(tmp_path):
         ("pie", {}, "kind: 'pie' is no picture. There are progress: the best so far"),
         ("progress", {"to": "x.jpeg"}, "to: x.jpeg ends in none of .pdf, .svg, .png"),
         ("progress", {"to": "x"}, "to: x ends in none of"),
-        ("progress", {"to": "none/x.pdf"}, "there is no directory"),
+        ("progress", {"to": "none/x.pdf"}, "does not exist"),
         ("progress", {"metric": "val_auc"}, "'val_auc' is no objective of"),
         (
             "progress",

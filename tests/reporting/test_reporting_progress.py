@@ -11,7 +11,7 @@ from lightning_evo.genome import Candidate, Genome, Objective, Result
 from lightning_evo.reporting.progress import (
     LiveProgress,
     PlainProgress,
-    Running,
+    RunningCandidate,
     SearchState,
     SilentProgress,
     make_progress,
@@ -25,7 +25,7 @@ def state_of(*results, objectives=(ACCURACY,), limits=None, **changes):
     state = SearchState(objectives, limits or {"candidates": 10})
     for number, result in enumerate(results):
         state.asked += 1
-        state.account(Candidate(number, Genome({"x": number})), result)
+        state.add_result(Candidate(number, Genome({"x": number})), result)
     for name, value in changes.items():
         setattr(state, name, value)
     return state
@@ -56,7 +56,7 @@ def test_counts_epochs_and_failures_add_up():
 
 def test_an_answered_candidate_is_counted_but_not_shown_as_best():
     state = state_of(done(0.5))
-    state.account(Candidate(1, Genome({"x": 0}), duplicate_of=0), done(0.5))
+    state.add_result(Candidate(1, Genome({"x": 0}), duplicate_of=0), done(0.5))
     assert state.answered == 1
     assert state.best.id == 0
 
@@ -69,13 +69,13 @@ def test_the_pareto_front_has_the_undominated_only():
 
 def test_time_left_follows_the_pace_of_the_tightest_limit():
     state = state_of(done(0.5), done(0.6), limits={"candidates": 10, "seconds": 1000}, elapsed=20.0)
-    assert state.left() == pytest.approx(80)
-    assert state_of(limits={"candidates": 10}).left() is None
+    assert state.seconds_left() == pytest.approx(80)
+    assert state_of(limits={"candidates": 10}).seconds_left() is None
 
 
 def test_the_live_display_shows_best_slots_counts_and_time():
     state = state_of(done(0.5), Result("failed", error_type="x"), elapsed=3700.0)
-    state.running = {0: Running(7, 3, 8), 1: Running(8, 0, None)}
+    state.running = {0: RunningCandidate(7, 3, 8), 1: RunningCandidate(8, 0, None)}
     text = shown(state)
     for part in (
         "best val_acc 0.5000",
@@ -91,7 +91,7 @@ def test_the_live_display_shows_best_slots_counts_and_time():
 
 @pytest.mark.parametrize("width", [20, 40, 200])
 def test_the_live_display_fits_any_terminal(width):
-    state = state_of(done(0.5), elapsed=1.0, running={0: Running(7, 3, 8)})
+    state = state_of(done(0.5), elapsed=1.0, running={0: RunningCandidate(7, 3, 8)})
     assert all(len(line) <= width for line in shown(state, width).splitlines())
 
 
@@ -104,7 +104,7 @@ def test_plain_lines_say_what_ended_and_how(capsys):
     first, second, third = capsys.readouterr().out.splitlines()
     assert first == "[1/10] candidate 0 completed: val_acc 0.5000 in 1.5 s; best val_acc 0.5000 (candidate 0)"
     assert "failed: RuntimeError: no" in second
-    assert "as candidate 0, not trained again" in third
+    assert "duplicate of candidate 0, not trained again" in third
 
 
 def test_the_display_is_chosen_by_where_it_goes(capsys):

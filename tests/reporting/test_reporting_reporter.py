@@ -59,8 +59,8 @@ class Forgetful(Diary):
         if state.told == 3:
             raise ConnectionError("the other end is gone\nand more of that")
 
-    def leave(self):
-        self.note("leave")
+    def release(self):
+        self.note("release")
 
 
 class Asleep(Diary):
@@ -75,8 +75,8 @@ class Asleep(Diary):
     def start(self, search):
         self.released.wait()
 
-    def leave(self):
-        self.note("leave")
+    def release(self):
+        self.note("release")
 
 
 class Refusing(Reporter):
@@ -148,8 +148,8 @@ def test_a_reporter_that_fails_is_dropped_and_the_user_told_and_the_search_goes_
     assert archive.counts()["completed"] == 6
     assert len(forgetful.of("told")) == 3
     assert not forgetful.of("finish")
-    assert forgetful.entries[-1] == ("leave",)
-    assert not diary.of("leave")
+    assert forgetful.entries[-1] == ("release",)
+    assert not diary.of("release")
     assert len(diary.of("told")) == 6
     said = [line for line in capsys.readouterr().out.splitlines() if "Forgetful" in line]
     assert len(said) == 1
@@ -163,8 +163,8 @@ def test_a_reporter_that_never_answers_holds_nobody_up(tmp_path, capsys):
     finally:
         asleep.released.set()
     assert archive.counts()["completed"] == 6
-    assert "Asleep is not through" in capsys.readouterr().out
-    assert asleep.entries == [("leave",)]
+    assert "Asleep did not finish" in capsys.readouterr().out
+    assert asleep.entries == [("release",)]
 
 
 class Talkative(Diary):
@@ -172,7 +172,7 @@ class Talkative(Diary):
 
     def told(self, candidate, result, state):
         super().told(candidate, result, state)
-        self.search.say(f"heard of {candidate.id}")
+        self.search.notify(f"heard of {candidate.id}")
 
 
 def test_what_a_reporter_says_is_shown_to_the_user(tmp_path, capsys):
@@ -207,15 +207,15 @@ def test_a_reporter_that_cannot_work_is_refused_before_anything_trains(tmp_path)
 class Clumsy(Reporter):
     """Fails at letting go."""
 
-    def leave(self):
+    def release(self):
         raise OSError("gone already")
 
 
-def test_what_reporters_hold_since_their_check_is_let_go_where_the_search_is_refused(tmp_path):
+def test_what_reporters_hold_since_their_check_is_released_when_the_search_is_refused(tmp_path):
     left = Forgetful()
     with pytest.raises(SearchError, match="Refusing: no login"):
         search(tmp_path / "run", left, Clumsy(), Refusing()).run()
-    assert left.entries == [("leave",)]
+    assert left.entries == [("release",)]
 
 
 def test_it_is_told_when_a_search_fails(tmp_path):

@@ -53,7 +53,7 @@ def test_stacks_are_counted_by_how_they_were_computed_with_reasons_worth_a_word(
 
 def test_candidates_that_had_to_train_by_themselves_say_why(tmp_path):
     write(tmp_path, member(0, 0, 1, "alone", "OutOfMemoryError: CUDA out of memory"), member(1, 0), member(1, 1))
-    assert "1 candidates by themselves instead (OutOfMemoryError: CUDA out of memory)" in described(tmp_path)
+    assert "1 candidate trained alone instead (OutOfMemoryError: CUDA out of memory)" in described(tmp_path)
 
 
 @pytest.mark.parametrize("width", [60, 200])

@@ -28,7 +28,7 @@ from lightning_evo.archive import Archive, read_space
 from lightning_evo.evolution import Budget, Evolution, SearchError, Workers
 from lightning_evo.genome import Candidate, Categorical, Genome, Integer, LogUniform, Objective, Result, SearchSpace
 from lightning_evo.reporting.progress import SearchState
-from lightning_evo.reporting.reporter import SearchInfo, Training
+from lightning_evo.reporting.reporter import ActiveTraining, SearchInfo
 from lightning_evo.reporting.tensorboard.reporter import TensorBoardReporter
 
 SPACE = SearchSpace({"model.init_args.lr": LogUniform(1e-4, 0.1), "model.init_args.width": Integer(1, 8)})
@@ -60,7 +60,7 @@ def replay(location: Path, resumed: bool = False) -> None:
                 state.asked += 1
                 reporter.asked(asked)
             else:
-                state.account(asked, result)
+                state.add_result(asked, result)
                 reporter.told(asked, result, state)
         reporter.finish(state, "finished")
 
@@ -126,7 +126,7 @@ def test_a_candidate_has_its_curve_by_epoch_and_what_came_of_it(tmp_path):
     result = Result(
         "completed", (0.75,), curve=curve_of(0.5, 0.75, 0.25), cost={"params": 10}, started=100.0, ended=106.0
     )
-    state.account(candidate(12), result)
+    state.add_result(candidate(12), result)
     reporter.told(candidate(12), result, state)
     assert scalars(tmp_path, "candidates/000012") == {
         "val_acc": [(0, 0.5), (1, 0.75), (2, 0.25)],
@@ -181,7 +181,7 @@ def test_the_search_says_how_many_train(tmp_path):
     state.asked = 2
     for id in range(3):
         result = Result("completed", (0.5,))
-        state.account(candidate(id), result)
+        state.add_result(candidate(id), result)
         reporter.told(candidate(id), result, state)
         state.asked += id == 0
     assert scalars(tmp_path, "search")["candidates/training"] == [(1, 2), (2, 2), (3, 1)]
@@ -194,7 +194,7 @@ def test_a_candidate_that_trains_is_there_with_its_curve_so_far(tmp_path):
     reporter, state = TensorBoardReporter(), SearchState(ONE, {})
     reporter.start(info(tmp_path))
     whole = curve_of(0.5, 0.625, 0.75)
-    reporter.running([Training(candidate(0), 0, whole[:2])], state)
+    reporter.running([ActiveTraining(candidate(0), 0, whole[:2])], state)
     assert scalars(tmp_path, "candidates/000000") == {"val_acc": [(0, 0.5), (1, 0.625)]}
     [row] = Plugin(tmp_path / "tensorboard").table()
     assert (row["status"], row["hparams"]["model.init_args.lr"], row["metrics"]) == ("STATUS_UNKNOWN", 0.01, {})
@@ -206,8 +206,8 @@ def test_a_candidate_that_trains_is_there_with_its_curve_so_far(tmp_path):
 def test_a_candidate_that_began_again_has_each_epoch_once(tmp_path):
     reporter, state = TensorBoardReporter(), SearchState(ONE, {})
     reporter.start(info(tmp_path))
-    reporter.running([Training(candidate(0), 0, curve_of(0.5, 0.625))], state)
-    reporter.running([Training(candidate(0), 0, curve_of(0.25))], state)
+    reporter.running([ActiveTraining(candidate(0), 0, curve_of(0.5, 0.625))], state)
+    reporter.running([ActiveTraining(candidate(0), 0, curve_of(0.25))], state)
     assert scalars(tmp_path, "candidates/000000")["val_acc"] == [(0, 0.25)]
     reporter.told(candidate(0), Result("completed", (0.5,), curve=curve_of(0.25, 0.5)), state)
     assert scalars(tmp_path, "candidates/000000")["val_acc"] == [(0, 0.25), (1, 0.5)]
@@ -216,7 +216,7 @@ def test_a_candidate_that_began_again_has_each_epoch_once(tmp_path):
 def test_a_tensorboard_that_runs_follows_a_search_that_is_continued(tmp_path):
     reporter, state = TensorBoardReporter(), SearchState(ONE, {})
     reporter.start(info(tmp_path))
-    reporter.running([Training(candidate(0), 0, curve_of(0.5, 0.625))], state)
+    reporter.running([ActiveTraining(candidate(0), 0, curve_of(0.5, 0.625))], state)
     multiplexer = EventMultiplexer()
     multiplexer.AddRunsFromDirectory(str(tmp_path / "tensorboard"))
     multiplexer.Reload()
@@ -395,7 +395,8 @@ def square(genome, seed, directory):
 def test_without_tensorboard_the_search_is_refused_before_it_trains(tmp_path, monkeypatch):
     for name in [name for name in sys.modules if name.split(".")[0] == "tensorboard"]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delitem(sys.modules, "lightning_evo.reporting.tensorboard.files", raising=False)
+    for module in ("lightning_evo.reporting.tensorboard.files", "lightning_evo._compat.tensorboard"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     with pytest.raises(SearchError, match=re.escape("pip install 'lightning-evo[tensorboard]'")):
         search(tmp_path / "run", reporters=[TensorBoardReporter()]).run()

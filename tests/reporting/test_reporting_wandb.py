@@ -34,7 +34,7 @@ from lightning_evo.genome import (
 )
 from lightning_evo.reporting.wandb.reporter import WandbReporter
 from lightning_evo.reporting.wandb.state import WandbState, search_token
-from lightning_evo.reporting.wandb.sweep import gene_keys, notes_on, summarise, sweep_config, tags_of
+from lightning_evo.reporting.wandb.sweep import gene_keys, run_notes, run_summary, run_tags, sweep_config
 
 pytestmark = pytest.mark.usefixtures("without_wandb")
 
@@ -217,23 +217,20 @@ def test_candidates_see_nothing_of_wandbs_process_nor_of_the_run_around_them(tmp
 
 @pytest.mark.parametrize("mode", ["onlin", "shared"])
 def test_an_unknown_mode_is_refused_with_those_there_are(tmp_path, monkeypatch, mode):
-    with pytest.raises(ValueError, match=f"mode: '{mode}' is none of online, offline, disabled"):
+    with pytest.raises(ValueError, match=f"mode: '{mode}' is not one of online, offline, disabled"):
         WandbReporter(mode=mode)
     monkeypatch.setenv("WANDB_MODE", mode)
-    with pytest.raises(SearchError, match=f"WANDB_MODE '{mode}' is none of online, offline, disabled"):
+    with pytest.raises(SearchError, match=f"WANDB_MODE: '{mode}' is not one of online, offline, disabled"):
         search(tmp_path / "run", reporters=[WandbReporter()]).run()
 
 
 def test_naming_the_reporter_imports_nothing_of_wandbs_and_uploading_needs_no_torch():
     code = (
-        "import sys, lightning_evo.cli.wandb, lightning_evo.reporting.wandb.reporter, lightning_evo.reporting.retelling; "
+        "import sys, lightning_evo.cli.wandb, lightning_evo.reporting.wandb.reporter, lightning_evo.reporting.backfill; "
         "assert 'wandb' not in sys.modules; "
         "import lightning_evo.reporting.wandb.search_run; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
-
-
-# -- words -------------------------------------------------------------------------------------------------------------
 
 
 def test_genes_of_any_name_have_keys_that_differ_and_that_can_be_filtered():
@@ -276,19 +273,19 @@ def test_a_stopped_candidates_fitness_is_a_prediction_and_its_cost_is_not():
     objectives = [Objective("acc"), Objective("cost/params", "min")]
     candidate = Candidate(3, Genome({"x": 1}), prediction=Prediction((0.8, 90.0), (0.1, 5.0)))
     stopped = Result("stopped", (0.9, 100.0), metrics={"acc": 0.5}, cost={"params": 100.0})
-    summary = summarise(candidate, stopped, objectives)
+    summary = run_summary(candidate, stopped, objectives)
     assert summary["acc"] == 0.5
     assert summary["predicted/acc"] == 0.9
     assert summary["cost/params"] == 100.0
     assert "predicted/cost/params" not in summary
     assert summary["prescreen/acc"] == 0.8
-    assert tags_of(candidate, stopped, ["a", "a"]) == ("a", "stopped")
+    assert run_tags(candidate, stopped, ["a", "a"]) == ("a", "stopped")
 
 
 def test_a_duplicate_says_whose_result_it_has():
     candidate = Candidate(3, Genome({"x": 1}), duplicate_of=1)
-    assert "candidate 1" in notes_on(candidate, Result("completed", (1.0,)))
-    assert tags_of(candidate, Result("completed", (1.0,)), []) == ("completed", "duplicate")
+    assert "candidate 1" in run_notes(candidate, Result("completed", (1.0,)))
+    assert run_tags(candidate, Result("completed", (1.0,)), []) == ("completed", "duplicate")
 
 
 def test_diversity_is_the_mean_distance_of_all_pairs():

@@ -34,7 +34,14 @@ def server(monkeypatch):
 @pytest.fixture
 def hasty(monkeypatch):
     """Seconds become tenths, so that a server that is away is noticed within a test."""
-    for name, value in {"UPLOAD_TIME": 2.0, "INIT_TIME": 2.0, "ANSWER_TIME": 1.0, "TRUSTED": 0.0, "AWAY": 0.3}.items():
+    timeouts = {
+        "UPLOAD_TIMEOUT": 2.0,
+        "INIT_TIMEOUT": 2.0,
+        "PING_TIMEOUT": 1.0,
+        "PING_INTERVAL": 0.0,
+        "RETRY_INTERVAL": 0.3,
+    }
+    for name, value in timeouts.items():
         monkeypatch.setattr(wandb_service, name, value)
 
 
@@ -101,7 +108,7 @@ def test_a_curve_is_shown_while_the_candidate_trains(tmp_path, server, monkeypat
     monkeypatch.setenv("WANDB__FILE_STREAM_TRANSMIT_INTERVAL", "1")
     from lightning_evo.genome import Candidate, Genome, Objective, Result
     from lightning_evo.reporting.progress import SearchState
-    from lightning_evo.reporting.reporter import SearchInfo, Training
+    from lightning_evo.reporting.reporter import ActiveTraining, SearchInfo
 
     archive = search(tmp_path / "run", candidates=2).run()
     reporter = WandbReporter()
@@ -126,7 +133,7 @@ def test_a_curve_is_shown_while_the_candidate_trains(tmp_path, server, monkeypat
     curve = [{"epoch": 0.0, "y": 3.0}, {"epoch": 1.0, "y": 2.0}]
     reporter.start(info)
     reporter.asked(candidate)
-    reporter.running([Training(candidate, 0, curve)], state)
+    reporter.running([ActiveTraining(candidate, 0, curve)], state)
     (run,) = waited(server.candidates)
     assert run.tags == ("running",)
     waited(lambda: len(run.history) >= 1)
@@ -182,7 +189,7 @@ def test_without_a_login_nothing_is_trained_and_it_is_said_how_to_go_offline(tmp
 def test_a_login_that_is_refused_is_said_before_anything_is_trained(tmp_path, server, monkeypatch, key):
     server.login = False
     monkeypatch.setenv("WANDB_API_KEY", key)
-    with pytest.raises(SearchError, match=rf"{server.url} refuses the login.* WANDB_MODE=offline"):
+    with pytest.raises(SearchError, match=rf"{server.url} refused the login.* WANDB_MODE=offline"):
         search(tmp_path / "run", reporters=[WandbReporter()]).run()
     assert not (tmp_path / "run").exists()
 
@@ -213,7 +220,7 @@ def test_a_server_that_goes_away_costs_the_search_nothing_and_wandb_sync_uploads
         def told(self, candidate, result, state):
             super().told(candidate, result, state)
             if state.told == 3:
-                self._service.settle()
+                self._service.wait_for_uploads()
                 server.down = True
 
     archive = search(tmp_path / "run", candidates=6, function=gentle, reporters=[GoesAway()], progress=True).run()
@@ -221,7 +228,7 @@ def test_a_server_that_goes_away_costs_the_search_nothing_and_wandb_sync_uploads
     out, _ = capfd.readouterr()
     directory = tmp_path / "run" / "wandb"
     assert "does not answer" in out
-    assert f"upload with `wandb sync --include-online {directory}`" in out
+    assert f"upload them with `wandb sync --include-online {directory}`" in out
     assert len(server.candidates()) == 3
     server.down = False
     wandb("sync", "--include-online", str(directory), cwd=tmp_path)
@@ -238,7 +245,7 @@ def test_what_was_missed_is_uploaded_when_the_server_is_back(tmp_path, server):
         def told(self, candidate, result, state):
             server.down = 2 <= state.told <= 4
             super().told(candidate, result, state)
-            self._service.settle()
+            self._service.wait_for_uploads()
 
         def finish(self, state, outcome):
             server.down = False

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from lightning_evo.archive import Archive
-from lightning_evo.reporting.summaries import growth, stacks
+from lightning_evo.reporting.summaries import growth_remark, stack_remark
 from lightning_evo.reporting.views import GeneColumn, Recorded
 
 __all__ = ["MANY", "STATUSES", "candidate_columns", "fitness_digits", "gene_descriptions", "rounded"]
@@ -154,10 +154,10 @@ def _remark(recorded: Recorded, id: int) -> str:
     if (continued := recorded.continued.get(id)) is not None:
         parts.append(f"trained epochs {continued['start']} to {continued['end']} of a longer training")
     if id in recorded.grown:
-        parts.append(growth.remark_of(recorded.grown[id]))
+        parts.append(growth_remark(recorded.grown[id]))
     if id in recorded.stacked:
         stacked = recorded.stacked[id]
-        parts.append(stacks.remark_of(stacked) + (f": {stacked['reason']}" if stacked["lowering"] == "alone" else ""))
+        parts.append(stack_remark(stacked) + (f": {stacked['reason']}" if stacked["lowering"] == "alone" else ""))
     return "; ".join(parts)
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from lightning_evo.archive import Archive
 from lightning_evo.archive.database import ArchiveLocation
+from lightning_evo.reporting.output_file import check_output, output_file
 from lightning_evo.reporting.page.assemble import assemble, packed
 from lightning_evo.reporting.page.payload import payload
-from lightning_evo.reporting.writing import check_target, written_whole
 
 __all__ = ["REPORT", "open_runs", "report", "title_of"]
 
@@ -41,10 +41,10 @@ def report(location: str | Path | Sequence[str | Path], to: str | Path | None = 
         for archive in archives:
             stack.enter_context(archive)
         target = _default(locations, archives) if to is None else Path(to)
-        check_target(target, "--to", overwrite=True)
+        check_output(target, "--to", overwrite=True)
         about = payload(archives)
         page = assemble(packed(about), title_of(archives))
-        with written_whole(target, "--to", overwrite=True) as part:
+        with output_file(target, "--to", overwrite=True) as part:
             part.write_text(page, encoding="utf-8")
     return target
 

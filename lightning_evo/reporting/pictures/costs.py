@@ -13,7 +13,7 @@ from matplotlib.ticker import EngFormatter, PercentFormatter
 
 from lightning_evo.reporting.pictures.style import DARK, STATUSES, time_unit
 from lightning_evo.reporting.pictures.view import View
-from lightning_evo.reporting.summaries.savings import Savings
+from lightning_evo.reporting.summaries import Savings
 from lightning_evo.reporting.views import Recorded, saved, totals
 
 __all__ = ["draw"]

@@ -13,12 +13,12 @@ class Kind:
     """A kind of picture, drawn by the module of its name.
 
     Args:
-        says: What it shows.
+        description: What it shows.
         options: Those that it takes besides its size -> what they mean there.
         several: Whether several runs can be in it.
     """
 
-    says: str
+    description: str
     options: Mapping[str, str] = field(default_factory=dict)
     several: bool = False
 

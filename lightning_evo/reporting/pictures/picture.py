@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from lightning_evo.archive import Archive
+from lightning_evo.reporting.output_file import check_output, output_file
 from lightning_evo.reporting.pictures.kinds import KINDS
 from lightning_evo.reporting.pictures.view import Against, View
 from lightning_evo.reporting.views import record
-from lightning_evo.reporting.writing import check_target, written_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -123,7 +123,7 @@ def check_picture(
         ModuleNotFoundError: If matplotlib is missing.
     """
     if kind not in KINDS:
-        listed = "; ".join(f"{name}: {each.says}" for name, each in KINDS.items())
+        listed = "; ".join(f"{name}: {each.description}" for name, each in KINDS.items())
         raise ValueError(f"kind: {kind!r} is no picture. There are {listed}")
     if runs == 0:
         raise ValueError("location: give at least one run")
@@ -147,7 +147,7 @@ def check_picture(
     if to is not None:
         if to.suffix.lower() not in ENDINGS:
             raise ValueError(f"to: {to} ends in none of {', '.join(ENDINGS)}")
-        check_target(to, "to:", overwrite=True)
+        check_output(to, "to:", overwrite=True)
     if find_spec("matplotlib") is None:
         raise ModuleNotFoundError(
             "pictures need matplotlib, which is not installed: pip install 'lightning-evo[plot]'; "
@@ -157,5 +157,5 @@ def check_picture(
 
 def _write(figure: Figure, to: Path, dpi: float) -> None:
     ending = to.suffix.lower()
-    with written_whole(to, "to:", overwrite=True) as part:
+    with output_file(to, "to:", overwrite=True) as part:
         figure.savefig(part, format=ending[1:], dpi=dpi, metadata=_UNDATED[ending])

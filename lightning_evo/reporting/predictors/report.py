@@ -123,7 +123,7 @@ def predictor_report(
     monitor: str | None = None,
     repeats: int = 5,
     seed: int = 0,
-    said: Callable[[str], None] = lambda text: None,
+    notify: Callable[[str], None] = lambda text: None,
 ) -> PredictorReport:
     """Train and judge predictors on the results of one or several searches, running ones included.
 
@@ -136,7 +136,7 @@ def predictor_report(
         monitor: Which objective; default: the first.
         repeats: How often, each time with other results held out (default 5).
         seed: Decides what is held out, and the predictors' seeds.
-        said: Called with a line about what is being done.
+        notify: Called with a line of progress.
 
     Raises:
         ArchiveError: If an archive can't be read, or its space can't be built anew.
@@ -159,7 +159,7 @@ def predictor_report(
             if all(name in cost for cost in results.costs)
         },
         evaluations=[
-            evaluate(name, make, results, models, held_out, repeats, seed, said) for name, make in makers.items()
+            evaluate(name, make, results, models, held_out, repeats, seed, notify) for name, make in makers.items()
         ],
         prescreens=read_prescreens(locations, results.objective),
     )
@@ -173,7 +173,7 @@ def evaluate(
     held_out: int,
     repeats: int,
     seed: int = 0,
-    said: Callable[[str], None] = lambda text: None,
+    notify: Callable[[str], None] = lambda text: None,
 ) -> Evaluation:
     """Judge one predictor; numbers of models below what it needs are left out.
 
@@ -185,7 +185,7 @@ def evaluate(
         held_out: On how many others to judge.
         repeats: How often, each time with others held out.
         seed: Decides what is held out; the same for every predictor.
-        said: Called with a line about what is being done.
+        notify: Called with a line of progress.
     """
     made: list[_Remembering] = []
 
@@ -194,7 +194,7 @@ def evaluate(
         return made[-1]
 
     enough = [number for number in models if number >= make(0).min_results]
-    said(f"{name}: learning from {', '.join(map(str, enough)) or 'nothing'} of {len(results.genomes)} results")
+    notify(f"{name}: learning from {', '.join(map(str, enough)) or 'nothing'} of {len(results.genomes)} results")
     if not enough:
         return Evaluation(name, [], 0, [])
     points = sample_efficiency(

@@ -1,4 +1,4 @@
-"""What did early stopping and inherited weights save, and how often were they wrong? As the archive measured it."""
+"""What early stopping and inherited weights saved, and how often early stopping was wrong."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from typing import Any
 from lightning_evo.archive import Archive
 from lightning_evo.genome import COMPLETED, STOPPED, Objective
 
-__all__ = ["EarlyStopping", "InheritanceSavings", "Savings", "savings", "savings_of"]
+__all__ = ["EarlyStoppingSavings", "InheritanceSavings", "Savings", "compute_savings", "savings"]
 
 
 @dataclass(frozen=True)
-class EarlyStopping:
-    """What stopping candidates early saved, and what the controls say of it.
+class EarlyStoppingSavings:
+    """What early stopping saved, and how accurate it was, measured on controls.
 
     Args:
         stopped: Candidates that were stopped early.
-        epochs_trained: Epochs that all candidates trained which could have been stopped.
-        epochs_saved: Epochs that stopped ones would have trained besides.
-        controls: Candidates trained to their end to see whether stopping would have been right.
+        epochs_trained: Epochs trained by all candidates that could have been stopped.
+        epochs_saved: Epochs that the stopped ones would have trained in addition.
+        controls: Candidates trained to the end to check whether stopping would have been right.
         would_stop: Controls that would have been stopped.
-        wrong: Of these, how many went on to beat the bar they were expected to miss.
-        regret: By how much the best of the wrong ones beat its bar, 0 without one; the first objective's units.
-        covered: Of the controls that would have been stopped, how many ended within their predicted 90 % interval.
+        wrong: How many of these beat the bar that they were predicted to miss.
+        regret: By how much the best of the wrong ones beat its bar, 0 if there is none; in units of the first objective.
+        covered: How many of the controls that would have been stopped ended within their predicted 90 % interval.
     """
 
     stopped: int
@@ -40,36 +40,36 @@ class EarlyStopping:
 
     @property
     def precision(self) -> float:
-        """The share of stops that were right, by the controls; NaN without any."""
+        """Share of stops that were right, measured on the controls; NaN if none would have been stopped."""
         return 1 - self.wrong / self.would_stop if self.would_stop else math.nan
 
     @property
     def coverage(self) -> float:
-        """The share of predicted 90 % intervals that held, by the controls; NaN without any."""
+        """Share of predicted 90 % intervals that held, measured on the controls; NaN if none would have been stopped."""
         return self.covered / self.would_stop if self.would_stop else math.nan
 
     def __str__(self) -> str:
-        whole = self.epochs_trained + self.epochs_saved
-        share = f"{self.epochs_saved / whole:.0%}" if whole else "0%"
-        text = f"early stopping: {self.stopped} stopped, {self.epochs_saved} of {whole} epochs saved ({share}); "
+        total = self.epochs_trained + self.epochs_saved
+        share = f"{self.epochs_saved / total:.0%}" if total else "0%"
+        text = f"early stopping: {self.stopped} stopped, {self.epochs_saved} of {total} epochs saved ({share}); "
         if not self.would_stop:
             return text + f"{self.controls} controls, none of which would have been stopped"
         return text + (
-            f"{self.would_stop} of {self.controls} controls would have been stopped, {self.wrong} of them wrongly "
+            f"{self.would_stop} of {self.controls} controls would have been stopped, {self.wrong} of them incorrectly "
             f"(precision {self.precision:.0%}, regret {self.regret:.4g}); {self.covered} of {self.would_stop} ended within "
-            f"the predicted 90 % interval"
+            "the predicted 90% interval"
         )
 
 
 @dataclass(frozen=True)
 class InheritanceSavings:
-    """Who started from another's weights.
+    """How many candidates started from the weights of another.
 
     Args:
-        inherited: Candidates that started from another's weights.
-        scratch: Candidates that should have, and started anew (checkpoint gone, nothing in common).
-        older: Candidates that started from an older ancestor than asked.
-        share: Of the tensors of those that inherited, the share taken over (copied or sliced), on average.
+        inherited: Candidates that did.
+        scratch: Candidates that were meant to, and started from scratch (checkpoint deleted, no tensors in common).
+        older: Candidates that started from an older ancestor than requested.
+        share: Average share of their tensors that were inherited (copied or sliced).
     """
 
     inherited: int
@@ -79,26 +79,26 @@ class InheritanceSavings:
 
     def __str__(self) -> str:
         text = f"inheritance: {self.inherited} started from a parent's weights ({self.share:.0%} of their tensors)"
-        rest = {"from an older ancestor's": self.older, "from scratch instead": self.scratch}
+        rest = {"from an older ancestor": self.older, "from scratch instead": self.scratch}
         return ", ".join([text, *(f"{count} {what}" for what, count in rest.items() if count)])
 
 
 @dataclass(frozen=True)
 class Savings:
-    """What a search's early stopping and inheritance amounted to; ``None`` where there was none.
+    """What early stopping and inheritance saved; ``None`` where a search used neither.
 
     Args:
-        early_stopping: What stopping early saved.
-        inheritance: Who inherited weights.
-        checkpoints: What checkpoints take on disk: ``kept``, ``bytes``, ``peak_bytes``.
+        early_stopping: What early stopping saved.
+        inheritance: How many candidates inherited weights.
+        checkpoints: Checkpoints on disk: ``kept``, ``bytes``, ``peak_bytes``.
     """
 
-    early_stopping: EarlyStopping | None
+    early_stopping: EarlyStoppingSavings | None
     inheritance: InheritanceSavings | None
     checkpoints: Mapping[str, int] | None
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
+        """As a mapping that JSON can hold."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -111,7 +111,7 @@ class Savings:
 
 
 def savings(location: str | Path | Archive, run: str | None = None) -> Savings:
-    """What a search's early stopping and inheritance amounted to so far.
+    """What early stopping and inheritance have saved in a search so far.
 
     Args:
         location: The run's directory, an archive file, a database URL, or an open archive.
@@ -125,24 +125,24 @@ def savings(location: str | Path | Archive, run: str | None = None) -> Savings:
             return savings(archive)
     predicted, inherited = location.extras("early_fitness"), location.extras("inheritance")
     rows = {row["id"]: row for row in location.candidates(list(predicted))}
-    return savings_of(rows, predicted, inherited, location.objectives, location.meta.get("checkpoints"))
+    return compute_savings(rows, predicted, inherited, location.objectives, location.meta.get("checkpoints"))
 
 
-def savings_of(
+def compute_savings(
     rows: Mapping[int, Mapping[str, Any]],
     predicted: Mapping[int, Mapping[str, Any]],
     inherited: Mapping[int, Mapping[str, Any]],
     objectives: Sequence[Objective],
     checkpoints: Mapping[str, int] | None,
 ) -> Savings:
-    """The same of what was read from an archive before.
+    """Compute the savings from data that has been read from an archive.
 
     Args:
-        rows: Rows of ``Archive.candidates`` by id, of all that ``predicted`` names.
-        predicted: What early stopping left, by id.
-        inherited: What weight inheritance left, by id.
-        objectives: The search's.
-        checkpoints: What checkpoints take on disk.
+        rows: Rows of ``Archive.candidates`` by id, including all ids of ``predicted``.
+        predicted: ``Result.extra["early_fitness"]`` by id.
+        inherited: ``Result.extra["inheritance"]`` by id.
+        objectives: The objectives.
+        checkpoints: Checkpoints on disk: ``kept``, ``bytes``, ``peak_bytes``.
     """
     return Savings(
         _early_stopping(rows, predicted, objectives) if predicted else None,
@@ -152,17 +152,17 @@ def savings_of(
 
 
 def _early_stopping(
-    known: Mapping[int, Mapping[str, Any]],
+    candidates: Mapping[int, Mapping[str, Any]],
     records: Mapping[int, Mapping[str, Any]],
     objectives: Sequence[Objective],
-) -> EarlyStopping:
-    rows = {id: known[id] for id in records if id in known and known[id]["status"] in (COMPLETED, STOPPED)}
+) -> EarlyStoppingSavings:
+    rows = {id: row for id in records if (row := candidates.get(id)) and row["status"] in (COMPLETED, STOPPED)}
     trained = {id: int(row.get("cost/epochs", 0)) for id, row in rows.items()}
     stopped = [id for id, row in rows.items() if row["status"] == STOPPED]
     controls = [id for id, row in rows.items() if records[id]["control"] and row["status"] == COMPLETED]
     would_stop = [id for id in controls if records[id]["would_stop_at"] is not None]
     excess = [_excess(rows[id], records[id], objectives) for id in would_stop]
-    return EarlyStopping(
+    return EarlyStoppingSavings(
         stopped=len(stopped),
         epochs_trained=sum(trained.values()),
         epochs_saved=sum(records[id]["horizon"] - trained[id] for id in stopped),
@@ -175,12 +175,12 @@ def _early_stopping(
 
 
 def _excess(row: Mapping[str, Any], record: Mapping[str, Any], objectives: Sequence[Objective]) -> float:
-    """By how much a candidate beat what it was expected not to; above 0 where stopping it would have been wrong."""
+    """By how much a candidate beat the bar it was predicted to miss; above 0 where stopping it would have been wrong."""
     fitness = [objective.weight * row[objective.monitor] for objective in objectives]
     if len(objectives) == 1:
         return -math.inf if record["bar"] is None else fitness[0] - objectives[0].weight * record["bar"]
     front = [[o.weight * value for o, value in zip(objectives, point, strict=True)] for point in record["front"]]
-    # Against each point of the front it is ahead by its greatest lead in any objective; the least such lead counts.
+    # Its lead over a point of the front is the largest lead in any objective; the smallest of these leads counts.
     return min((max(mine - other for mine, other in zip(fitness, point, strict=True)) for point in front), default=0.0)
 
 

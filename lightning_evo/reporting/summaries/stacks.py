@@ -1,4 +1,4 @@
-"""Which candidates trained together, and how was it computed? As the archive recorded it."""
+"""Stacks: which candidates trained together, and how each stack was computed."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any
 
 from lightning_evo.archive import Archive
 
-__all__ = ["describe_stacks", "remark_of"]
+__all__ = ["describe_stacks", "stack_remark"]
 
 ALONE = "alone"
 
-REASONS = 3
-"""How many different reasons are shown."""
+MAX_REASONS = 3
+"""How many different reasons are shown at most."""
 
 
-def remark_of(record: Mapping[str, Any]) -> str:
-    """Where a candidate trained, in a few words.
+def stack_remark(record: Mapping[str, Any]) -> str:
+    """The stack in which a candidate trained, in a few words.
 
     Args:
-        record: What its result keeps under ``stack``.
+        record: ``Result.extra["stack"]``.
 
-    >>> remark_of({"id": 16, "size": 8, "lowering": "stack", "reason": "", "position": 2})
+    >>> stack_remark({"id": 16, "size": 8, "lowering": "stack", "reason": "", "position": 2})
     'stack 16, 3 of 8'
     """
     if record["lowering"] == ALONE:
@@ -31,10 +31,10 @@ def remark_of(record: Mapping[str, Any]) -> str:
 
 
 def describe_stacks(archive: Archive) -> str:
-    """How many candidates trained in stacks, and how each stack was computed; empty where none did.
+    """How many candidates trained in stacks, and how the stacks were computed; empty where none did.
 
     Args:
-        archive: The search's.
+        archive: The search's archive.
     """
     records = archive.extras("stack")
     if not records:
@@ -48,14 +48,16 @@ def describe_stacks(archive: Archive) -> str:
         how = "as one computation" if lowering == "stack" else "one after the other"
         parts.append(f"{count} {how}{_because(r['reason'] for r in stacks.values() if r['lowering'] == lowering)}")
     if alone:
-        parts.append(f"{len(alone)} candidates by themselves instead{_because(alone)}")
+        parts.append(
+            f"{len(alone)} {'candidate' if len(alone) == 1 else 'candidates'} trained alone instead{_because(alone)}"
+        )
     return f"stacked: {together} of {total} candidates in {len(stacks)} stacks: {', '.join(parts)}"
 
 
 def _because(reasons: Iterable[str]) -> str:
-    """The different reasons, in brackets; how long steps took differs from stack to stack, and is no news."""
+    """The different reasons, in parentheses, without the measured times, which differ from stack to stack."""
     different = list(
         dict.fromkeys("measured faster" if each.startswith("measured") else each for each in reasons if each)
     )
-    more = [f"{len(different) - REASONS} more reasons"] if len(different) > REASONS else []
-    return f" ({'; '.join([*different[:REASONS], *more])})" if different else ""
+    more = [f"{len(different) - MAX_REASONS} more reasons"] if len(different) > MAX_REASONS else []
+    return f" ({'; '.join([*different[:MAX_REASONS], *more])})" if different else ""

@@ -1,4 +1,4 @@
-"""A search in TensorBoard."""
+"""A search in TensorBoard: scalars per candidate and of the search, and a session per candidate in the HParams plugin."""
 
 from lightning_evo.reporting.tensorboard.reporter import TensorBoardReporter
 

@@ -1,4 +1,4 @@
-"""How is a search watched in TensorBoard? As scalars of every candidate and of the search, and in the HParams plugin."""
+"""The TensorBoard reporter: scalars of every candidate and of the search, and sessions of the HParams plugin."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ import numpy as np
 from lightning_evo.genome import FAILED, Candidate, Result
 from lightning_evo.genome.names import short_names
 from lightning_evo.reporting.progress import SearchState
-from lightning_evo.reporting.reporter import Outcome, Reporter, ReporterError, SearchInfo, Training
+from lightning_evo.reporting.reporter import ActiveTraining, Outcome, Reporter, ReporterError, SearchInfo
 from lightning_evo.training.candidate import COSTS
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # imports tensorboard, an optional dependency
     from lightning_evo.reporting.tensorboard.files import EventFile, Hyperparameter
 
 __all__ = ["TensorBoardReporter"]
 
-RECENT = 50
-"""Over how many results that came last the quartiles of the fitness are taken."""
+WINDOW = 50
+"""Number of latest results over which the quartiles of the fitness are taken."""
 
 GENERATION = "candidate/generation"
-"""The column of the HParams plugin that no gene can have."""
+"""Name of the generation's column in the HParams plugin, which no gene can have."""
 
 
 class TensorBoardReporter(Reporter):
-    """Writes a search for TensorBoard, while it runs: ``tensorboard --logdir DIRECTORY/tensorboard``.
+    """Write a search for TensorBoard while it runs; open it with ``tensorboard --logdir DIRECTORY/tensorboard``.
 
-    Below the run's directory, in ``tensorboard/``:
+    In ``tensorboard/`` in the run's directory:
 
-    - ``candidates/000012/``, an event file for each candidate: every metric per epoch (step: the epoch, wall time: when
-      it was seen or, where nobody looked, evenly between the training's beginning and end); at the end
-      ``fitness/MONITOR`` for each objective and ``cost/NAME``.
-    - ``search/``, with the number of candidates told as step: ``best/MONITOR``; ``recent/MONITOR/quantile_0.25`` (0.5, 0.75)
-      of the 50 results that came last; ``candidates/completed`` (``stopped``, ``failed``, ``answered``,
-      ``training``: how many were in training when this one ended, itself included); ``epochs`` over all;
-      ``pareto_front/size`` where there are several objectives.
+    - ``candidates/000012/``, an event file per candidate: every metric per epoch (step: the epoch; wall time: when it was
+      first seen, or evenly spaced between the start and end of the training); at the end ``fitness/MONITOR`` for each
+      objective and ``cost/NAME``.
+    - ``search/``, with the number of results as the step: ``best/MONITOR``; ``recent/MONITOR/quantile_0.25`` (0.5, 0.75) of
+      the latest 50 results; ``candidates/completed`` (``stopped``, ``failed``, ``answered``: duplicates, ``training``: how
+      many were in training when this one ended, including itself); ``epochs`` in total; ``pareto_front/size`` where there
+      are several objectives.
 
-    In the HParams plugin's table and parallel coordinates each candidate is a session: its genes under short names and
-    its generation are the hyperparameters, fitness and costs the metrics, and it succeeded or failed (a candidate that
-    was stopped early has succeeded; its fitness is the predicted one).
+    In the HParams plugin's table and parallel coordinates each candidate is a session: its genes, under short names, and
+    its generation are the hyperparameters; fitness and costs are the metrics. A candidate that was stopped early counts
+    as a success, with the predicted fitness.
 
-    A continued search writes all files anew. The extra ``tensorboard`` has what it needs; TensorFlow isn't needed.
+    A resumed search writes all files again. Install the extra ``tensorboard``; TensorFlow isn't needed.
 
     Example:
         >>> reporter = TensorBoardReporter()  # Evolution(..., reporters=[reporter])
@@ -59,7 +59,7 @@ class TensorBoardReporter(Reporter):
             importlib.import_module("lightning_evo.reporting.tensorboard.files")
         except ImportError as error:
             raise ReporterError(
-                f"TensorBoard is not installed ({error}); pip install 'lightning-evo[tensorboard]'"
+                f"TensorBoard is not installed ({error}): pip install 'lightning-evo[tensorboard]'"
             ) from None
 
     def start(self, search: SearchInfo) -> None:
@@ -71,36 +71,36 @@ class TensorBoardReporter(Reporter):
         names = short_names(list(search.space), taken=["generation", *self._monitors])
         self._genes = [files.Hyperparameter(path, gene, names[path]) for path, gene in search.space.items()]
         self._sessions: dict[int, _Session] = {}
-        self._recent: deque[tuple[float, ...]] = deque(maxlen=RECENT)
+        self._recent: deque[tuple[float, ...]] = deque(maxlen=WINDOW)
         now = time.time()
         self._search = files.EventFile(self._root / "search", now)
         generation = files.describe_generation(GENERATION)
-        measured = COSTS if search.config is not None else ("seconds",)
+        costs = COSTS if search.config is not None else ("seconds",)
         metrics = {f"fitness/{monitor}": monitor for monitor in self._monitors}
-        metrics |= {tag: tag for name in measured if (tag := f"cost/{name}") not in self._monitors}
+        metrics |= {tag: tag for name in costs if (tag := f"cost/{name}") not in self._monitors}
         description = f"{search.name}: {search.algorithm}, seed {search.seed}"
         columns = [*(gene.describe() for gene in self._genes), generation]
         self._search.add(files.describe_experiment(description, columns, metrics, now), 0, now)
         self._search.flush()
 
-    def running(self, trainings: Sequence[Training], state: SearchState) -> None:
+    def running(self, trainings: Sequence[ActiveTraining], state: SearchState) -> None:
         now = time.time()
         for training in trainings:
             session = self._session(training.candidate, now)
-            session.follow(training.curve, now)
+            session.add_curve(training.curve, now)
             session.file.flush()
 
     def told(self, candidate: Candidate, result: Result, state: SearchState) -> None:
         ended = result.ended or time.time()
         session = self._session(candidate, result.started or ended)
         del self._sessions[candidate.id]
-        session.follow(result.curve, ended)
+        session.add_curve(result.curve, ended)
         session.end(result, self._monitors, ended)
-        self._account(candidate, result, state, ended)
+        self._log_state(candidate, result, state, ended)
 
     def finish(self, state: SearchState, outcome: Outcome) -> None:
         for session in self._sessions.values():
-            session.file.flush()  # interrupted in training: the row has no end, until the search continues
+            session.file.flush()  # interrupted in training: the session ends when the search resumes
         self._search.flush()
 
     def _session(self, candidate: Candidate, started: float) -> _Session:
@@ -109,10 +109,10 @@ class TensorBoardReporter(Reporter):
             self._sessions[candidate.id] = _Session(directory, candidate, self._genes, started)
         return self._sessions[candidate.id]
 
-    def _account(self, candidate: Candidate, result: Result, state: SearchState, now: float) -> None:
-        """Say where the search stands with this result."""
-        counted = ("completed", "stopped", "failed", "answered")
-        scalars: dict[str, float] = {f"candidates/{name}": getattr(state, name) for name in counted}
+    def _log_state(self, candidate: Candidate, result: Result, state: SearchState, now: float) -> None:
+        """Log the state of the search after this result."""
+        counts = ("completed", "stopped", "failed", "answered")
+        scalars: dict[str, float] = {f"candidates/{name}": getattr(state, name) for name in counts}
         scalars["epochs"] = state.epochs
         if candidate.duplicate_of is None:
             scalars["candidates/training"] = state.asked - state.told + 1
@@ -131,16 +131,16 @@ class TensorBoardReporter(Reporter):
 
 
 class _Session:
-    """One candidate's event file, and what of its curve is in it."""
+    """One candidate's event file, and the part of its curve that has been written."""
 
     def __init__(self, directory: Path, candidate: Candidate, genes: Sequence[Hyperparameter], started: float) -> None:
         self._directory, self._started = directory, started
         genome = candidate.genome
         self._values = {gene.path: gene.value(genome[gene.path]) for gene in genes if gene.path in genome}
         self._values[GENERATION] = candidate.generation
-        self._begin()
+        self._start()
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         from lightning_evo.reporting.tensorboard import files
 
         self.file: EventFile = files.EventFile(self._directory, self._started)
@@ -148,18 +148,18 @@ class _Session:
         self._written: list[Mapping[str, float]] = []
         self._seen = self._started
 
-    def _begin_again(self) -> None:
+    def _restart(self) -> None:
         from lightning_evo.reporting.tensorboard import files
 
         files.retire_event_files(self._directory)
-        self._begin()
+        self._start()
 
-    def follow(self, curve: Sequence[Mapping[str, float]], now: float) -> None:
-        """Write what is new of a curve, spread evenly over the time since the last look."""
+    def add_curve(self, curve: Sequence[Mapping[str, float]], now: float) -> None:
+        """Write the new points of a curve, spread evenly over the time since the last call."""
         written = len(self._written)
-        if repr(list(curve[:written])) != repr(self._written):  # NaN equals itself here
-            # A worker died, and the candidate began again.
-            self._begin_again()
+        if repr(list(curve[:written])) != repr(self._written):  # as texts, NaN equals itself
+            # The worker died and the candidate was started again.
+            self._restart()
             written = 0
         fresh = curve[written:]
         for i, point in enumerate(fresh, 1):
@@ -169,14 +169,14 @@ class _Session:
             self._written, self._seen = list(curve), now
 
     def end(self, result: Result, monitors: Sequence[str], now: float) -> None:
-        """Write what came of it."""
+        """Write fitness and costs, and end the session."""
         from lightning_evo.reporting.tensorboard import files
 
         values: dict[str, Any] = {f"cost/{name}": value for name, value in result.cost.items()}
         if result.status != FAILED and result.fitness is not None:
             values |= {f"fitness/{m}": value for m, value in zip(monitors, result.fitness, strict=True)}
         step = int(self._written[-1]["epoch"]) if self._written else 0
-        # The plugin's table knows no NaN: a number that isn't there is an empty cell.
+        # The plugin's table has no NaN: a missing number is an empty cell.
         self.file.add_scalars({tag: v for tag, v in values.items() if math.isfinite(v)}, step, now)
         self.file.add(files.session_end(result.status, now), step, now)
         self.file.flush()

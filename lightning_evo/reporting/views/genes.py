@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lightning_evo.genome.genes import identity
 from lightning_evo.genome.names import short_names
-from lightning_evo.reporting.summaries.growth import are_steps, short
+from lightning_evo.reporting.summaries import is_growth_steps, short_step
 from lightning_evo.reporting.views.recorded import Recorded
 
 __all__ = ["GeneColumn", "GeneKind", "gene_columns", "label"]
@@ -95,8 +95,8 @@ def label(value: Any) -> str:
     if isinstance(value, list):
         if not value:
             return "(none)"
-        if are_steps(value):
-            return " ".join(short(step) for step in value)
+        if is_growth_steps(value):
+            return " ".join(short_step(step) for step in value)
         if all(isinstance(element, str) for element in value):
             return " | ".join(value)
     if isinstance(value, Mapping) and isinstance(value.get("class_path"), str):

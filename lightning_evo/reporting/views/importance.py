@@ -12,7 +12,7 @@ import numpy
 from numpy.typing import NDArray
 
 from lightning_evo.genome import COMPLETED, STOPPED
-from lightning_evo.reporting.summaries.growth import are_steps
+from lightning_evo.reporting.summaries import is_growth_steps
 from lightning_evo.reporting.views.genes import GeneColumn, gene_columns
 from lightning_evo.reporting.views.recorded import Recorded
 
@@ -190,7 +190,7 @@ def _contents(values: Sequence[Any]) -> NDArray[numpy.float64]:
 
 def _words(value: Any) -> list[str]:
     """The kinds of parts that a value has, each as often as it has it; ``parts`` counts them all."""
-    if are_steps(value):
+    if is_growth_steps(value):
         kinds = [str(step["operation"]) for step in value]
     elif isinstance(value, list):
         kinds = [str(element).partition(" ")[0] for element in value]

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from lightning_evo.reporting.summaries.savings import Savings, savings_of
+from lightning_evo.reporting.summaries import Savings, compute_savings
 from lightning_evo.reporting.views.recorded import Recorded
 
 __all__ = ["Occupation", "Stay", "Totals", "occupation", "saved", "totals"]
@@ -128,7 +128,7 @@ def saved(recorded: Recorded) -> Savings:
         recorded: The run.
     """
     checkpoints = recorded.meta.get("checkpoints")
-    return savings_of(recorded.by_id, recorded.early, recorded.inherited, recorded.objectives, checkpoints)
+    return compute_savings(recorded.by_id, recorded.early, recorded.inherited, recorded.objectives, checkpoints)
 
 
 def _sum(recorded: Recorded, cost: str) -> float:

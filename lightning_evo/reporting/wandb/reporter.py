@@ -1,4 +1,4 @@
-"""How is a search watched in Weights & Biases? Its candidates are the runs of one sweep, itself is a run beside it."""
+"""The Weights & Biases reporter: each candidate is a run of one sweep, and the search has one more run."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ import yaml
 from lightning_evo.archive import Archive
 from lightning_evo.genome import FAILED, Candidate, Result
 from lightning_evo.reporting.progress import SearchState
-from lightning_evo.reporting.reporter import Outcome, Reporter, ReporterError, SearchInfo, Training
-from lightning_evo.reporting.wandb.state import SWEEP, WandbState, search_token
+from lightning_evo.reporting.reporter import ActiveTraining, Outcome, Reporter, ReporterError, SearchInfo
+from lightning_evo.reporting.wandb.state import SWEEP_FILE, WandbState, search_token
 from lightning_evo.reporting.wandb.sweep import (
-    describe_candidate,
+    candidate_config,
     gene_keys,
-    notes_on,
-    summarise,
+    run_notes,
+    run_summary,
+    run_tags,
     sweep_config,
-    tags_of,
 )
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # both import wandb, an optional dependency
     from lightning_evo.reporting.wandb.search_run import SearchRun
     from lightning_evo.reporting.wandb.service import OpenRun, WandbService
 
@@ -35,8 +35,7 @@ __all__ = ["WandbReporter"]
 
 Mode = Literal["online", "offline", "disabled"]
 
-PROJECT = "lightning-evo"
-"""Where runs go when nobody says where."""
+DEFAULT_PROJECT = "lightning-evo"
 
 _MODES: dict[str, Mode] = {
     "online": "online",
@@ -46,34 +45,34 @@ _MODES: dict[str, Mode] = {
     "disabled": "disabled",
 }
 
-_CATCHING_UP = 60.0
-"""Seconds that the end of a search may spend on runs that could not be uploaded while it ran."""
+_CATCH_UP_TIME = 60.0
+"""Seconds that the end of a search may spend on runs that could not be uploaded earlier."""
 
 
 class WandbReporter(Reporter):
-    """Shows a search in Weights & Biases while it runs.
+    """Show a search in Weights & Biases while it runs.
 
-    Every candidate is a run of one sweep: its genes are its config under short names, its metrics per epoch its history,
-    fitness, costs and status its summary, its generation its group; tags say how it ended, notes why it failed. The
-    search itself is one more run (job type ``search``) beside the sweep: the best so far, the Pareto front, diversity,
-    what predictors are worth, tables of the population and of who descends from whom.
+    Each candidate is a run of one sweep: its genes are its config, under short names; its metrics per epoch are its
+    history; its fitness, costs and status are its summary; its generation is its group. Tags give its status, notes
+    explain a failure. The search has one more run (job type ``search``) outside the sweep: the best fitness so far, the
+    Pareto front, diversity, the quality of predictors, and tables of the population and the lineage.
 
-    The controller writes all of them, from one thread; candidates start nothing of W&B's. Files lie in ``wandb/`` in the
-    run's directory; those of candidates that the server has all of are deleted. A continued search continues sweep and
-    runs. Where the server is away, runs are kept in files and the search goes on.
+    The controller writes all runs from one thread; candidates' processes don't use W&B. Files are in ``wandb/`` in the
+    run's directory; those of candidates that have been uploaded are deleted. A resumed search resumes its sweep and runs.
+    While the server is down, runs are kept in files and the search goes on.
 
     Args:
-        project: W&B project; default: ``WANDB_PROJECT``, else ``lightning-evo``.
-        entity: User or team; default: ``WANDB_ENTITY``, else the login's own.
-        name: Name of the sweep and of the search's run; default: the search's.
+        project: W&B project; default: ``WANDB_PROJECT``, or else ``lightning-evo``.
+        entity: User or team; default: ``WANDB_ENTITY``, or else the login's default.
+        name: Name of the sweep and of the search's run; default: the search's name.
         tags: Tags of all runs.
-        mode: ``online``; ``offline``: into files, to be uploaded later; ``disabled``: nothing. Default: ``WANDB_MODE``, else
-            what ``wandb offline`` has set, else ``online``.
-        sweep: Id of a sweep that exists, which candidates' runs belong to; default: one is made.
+        mode: ``online``; ``offline``: write files to upload later; ``disabled``: do nothing. Default: ``WANDB_MODE``, or
+            else the mode set by ``wandb offline``, or else ``online``.
+        sweep: Id of an existing sweep for the candidates' runs; default: create one.
         candidates: Whether candidates have runs; ``False``: only the search has one.
 
     Raises:
-        ValueError: If the mode is none of these, or W&B accepts no project of that name.
+        ValueError: If the mode is unknown, or W&B doesn't accept the project's name.
     """
 
     def __init__(
@@ -87,16 +86,14 @@ class WandbReporter(Reporter):
         candidates: bool = True,
     ) -> None:
         if mode is not None and mode not in ("online", "offline", "disabled"):
-            raise ValueError(f"mode: {mode!r} is none of online, offline, disabled")
+            raise ValueError(f"mode: {mode!r} is not one of online, offline, disabled")
         if project is not None and (not project or len(project) > 128 or set(project) & set("/\\#?%:")):
-            raise ValueError(f"project: {project!r} is not a name of at most 128 characters without / \\ # ? % :")
+            raise ValueError(f"project: {project!r} is not a valid name: at most 128 characters, none of / \\ # ? % :")
         self.project, self.entity, self.name, self.tags = project, entity, name, list(tags or ())
         self.mode, self.sweep, self.candidates = mode, sweep, candidates
         self._service: WandbService | None = None
         self._search_uploaded = False
-        self._lock = threading.Lock()  # of the state, which uploads change as they end
-
-    # -- the reporter's contract -----------------------------------------------------------------------------------------
+        self._lock = threading.Lock()  # guards the state, which uploads change as they end
 
     def check(self) -> None:
         mode = self._resolve_mode()
@@ -105,9 +102,9 @@ class WandbReporter(Reporter):
         try:
             service = importlib.import_module("lightning_evo.reporting.wandb.service")
         except ImportError as error:
-            raise ReporterError(f"W&B is not installed ({error}); pip install 'lightning-evo[wandb]'") from None
-        wanted: WandbService = service.WandbService(mode)
-        self._service = wanted if wanted.connect() else None
+            raise ReporterError(f"W&B is not installed ({error}): pip install 'lightning-evo[wandb]'") from None
+        connected: WandbService = service.WandbService(mode)
+        self._service = connected if connected.connect() else None
 
     def start(self, search: SearchInfo) -> None:
         service = self._service
@@ -116,158 +113,158 @@ class WandbReporter(Reporter):
         self._search, self._archive = search, Archive(search.location, search.name)
         self._keys = gene_keys(list(search.space))
         self._open: dict[int, OpenRun] = {}
-        outer = service.outer
-        chosen = None if outer is not None else self.project
-        project, entity = chosen or os.environ.get("WANDB_PROJECT") or PROJECT, self.entity if outer is None else None
-        service.begin(search.directory.absolute() / "wandb", search.say)
+        # An agent's run is in the agent's project, which is in the environment.
+        project, entity = (self.project, self.entity) if service.outer_sweep is None else (None, None)
+        project = project or os.environ.get("WANDB_PROJECT") or DEFAULT_PROJECT
+        service.begin(search.directory.absolute() / "wandb", search.notify)
         token = search_token(search.name, search.seed, self._archive.meta.get("created"))
         self._state = WandbState(service.directory, token, f"{entity or ''}/{project}")
-        self._state.drop_unfinished()
-        self._place: dict[str, Any] = {"project": project, "entity": entity}
-        self._search_run = self._begin_search(search, service)
+        self._state.delete_unfinished_runs()
+        self._destination: dict[str, Any] = {"project": project, "entity": entity}
+        self._search_run = self._open_search_run(search, service)
         if self.candidates:
-            self._find_sweep()
+            self._ensure_sweep()
         self._state.save()
 
     def asked(self, candidate: Candidate) -> None:
         if self._service is not None:
             self._search_run.asked(candidate)
 
-    def running(self, trainings: Sequence[Training], state: SearchState) -> None:
+    def running(self, trainings: Sequence[ActiveTraining], state: SearchState) -> None:
         if self._service is None:
             return
         self._search_run.running(trainings, state)
         for training in trainings if self.candidates else ():
             id = training.candidate.id
-            if training.curve and id not in self._open and not self._reported(id):
-                self._open[id] = self._begin(training.candidate)
+            if training.curve and id not in self._open and not self._is_reported(id):
+                self._open[id] = self._open_run(training.candidate)
             if id in self._open:
-                _follow(self._open[id], training.curve)
+                _log_curve(self._open[id], training.curve)
 
     def told(self, candidate: Candidate, result: Result, state: SearchState) -> None:
         if self._service is None:
             return
         self._search_run.told(candidate, result, state)
-        if self.candidates and not self._reported(candidate.id):
-            self._end(candidate, result)
+        if self.candidates and not self._is_reported(candidate.id):
+            self._end_run(candidate, result)
 
     def finish(self, state: SearchState, outcome: Outcome) -> None:
         service = self._service
         if service is None:
             return
-        for opened in self._open.values():  # in training when the search was stopped; it will be trained again
-            service.end(opened, 255, partial(_clear, opened))
+        for opened in self._open.values():  # in training when the search stopped; will be trained again
+            service.end(opened, 255, partial(_delete_files, opened))
         self._open = {}
-        service.settle()
+        service.wait_for_uploads()
         self._catch_up()
         exit_code = self._search_run.close(state, outcome)
-        service.end(self._search_run.opened, exit_code, self._ended_search)
-        service.settle()
-        self._say_what_is_left()
+        service.end(self._search_run.opened, exit_code, self._search_run_ended)
+        service.wait_for_uploads()
+        self._notify_pending_uploads()
         self._state.save()
         self._archive.close()
         service.close()
 
-    def leave(self) -> None:
+    def release(self) -> None:
         if self._service is not None:
             self._service.abandon()
 
-    # -- candidates' runs ------------------------------------------------------------------------------------------------
+    # Runs of candidates
 
-    def _reported(self, id: int) -> bool:
-        """Whether a candidate's run is whole where it can be by now."""
+    def _is_reported(self, id: int) -> bool:
+        """Whether a candidate's run is complete, on the server or, while that is down, in a file."""
         assert self._service is not None
         with self._lock:
-            return id in self._state.uploaded or (id in self._state.kept and not self._service.reachable())
+            return id in self._state.uploaded or (id in self._state.local and not self._service.reachable())
 
-    def _begin(self, candidate: Candidate, result: Result | None = None) -> OpenRun:
+    def _open_run(self, candidate: Candidate, result: Result | None = None) -> OpenRun:
         assert self._service is not None
-        self._find_sweep()
+        self._ensure_sweep()
         return self._service.open(
-            self._state.name(candidate.id),
+            self._state.run_id(candidate.id),
             sweep=self._state.sweep,
-            resume=self._search.resumed or candidate.id in self._state.kept,
-            settings={"stop_fn": _ignore},
-            **self._place,
+            resume=self._search.resumed or candidate.id in self._state.local,
+            settings={"stop_fn": _ignore_stop},
+            **self._destination,
             name=f"candidate-{candidate.id}",
             group=f"generation-{candidate.generation}",
             job_type="candidate",
-            config=describe_candidate(candidate, self._keys),
-            tags=tags_of(candidate, result, self.tags),
-            notes=None if result is None else notes_on(candidate, result),
+            config=candidate_config(candidate, self._keys),
+            tags=run_tags(candidate, result, self.tags),
+            notes=None if result is None else run_notes(candidate, result),
         )
 
-    def _end(self, candidate: Candidate, result: Result) -> None:
+    def _end_run(self, candidate: Candidate, result: Result) -> None:
         assert self._service is not None
         opened = self._open.pop(candidate.id, None)
         if opened is None:
-            opened = self._begin(candidate, result)
+            opened = self._open_run(candidate, result)
         else:
-            opened.run.tags = tags_of(candidate, result, self.tags)
-            if (notes := notes_on(candidate, result)) is not None:
+            opened.run.tags = run_tags(candidate, result, self.tags)
+            if (notes := run_notes(candidate, result)) is not None:
                 opened.run.notes = notes
-        _follow(opened, result.curve or ([{"epoch": 0, **result.metrics}] if result.metrics else []))
-        opened.run.summary.update(summarise(candidate, result, self._search.objectives))
-        self._service.end(opened, int(result.status == FAILED), partial(self._ended, candidate.id, opened))
+        _log_curve(opened, result.curve or ([{"epoch": 0, **result.metrics}] if result.metrics else []))
+        opened.run.summary.update(run_summary(candidate, result, self._search.objectives))
+        self._service.end(opened, int(result.status == FAILED), partial(self._run_ended, candidate.id, opened))
 
-    def _ended(self, id: int, opened: OpenRun, uploaded: bool) -> None:
-        """A candidate's run is whole, on the server or here; called from the thread that uploaded it."""
+    def _run_ended(self, id: int, opened: OpenRun, uploaded: bool) -> None:
+        """Note that a candidate's run is complete, on the server or here; called from the thread that uploaded it."""
         with self._lock:
             if uploaded:
-                was_kept = id in self._state.kept
+                was_local = id in self._state.local
                 self._state.uploaded.add(id)
-                self._state.kept.discard(id)
-                _clear(opened, uploaded)
-                if was_kept:
-                    self._state.drop(self._state.name(id))
+                self._state.local.discard(id)
+                _delete_files(opened, uploaded)
+                if was_local:
+                    self._state.delete_run(self._state.run_id(id))
             else:
-                self._state.kept.add(id)
+                self._state.local.add(id)
             self._state.save()
 
     def _catch_up(self) -> None:
-        """Upload, from the archive, what could not be uploaded before, as far as the server is there and time allows."""
+        """Upload from the archive what could not be uploaded before, while the server is up and time allows."""
         assert self._service is not None
-        if not self._state.kept or not self._service.look_again():
+        if not self._state.local or not self._service.reachable_again():
             return
-        begun = time.monotonic()
-        for id in sorted(self._state.kept):
+        started = time.monotonic()
+        for id in sorted(self._state.local):
             result = self._archive.result(id)
-            if result is None or not self._service.can_open(self._state.name(id)):
+            if result is None or not self._service.can_open(self._state.run_id(id)):
                 continue
-            if time.monotonic() - begun > _CATCHING_UP or not self._service.reachable():
+            if time.monotonic() - started > _CATCH_UP_TIME or not self._service.reachable():
                 break
-            self._end(self._archive.candidate(id), result)
-        self._service.settle()
+            self._end_run(self._archive.candidate(id), result)
+        self._service.wait_for_uploads()
 
-    # -- the sweep and the search's run ----------------------------------------------------------------------------------
+    # The sweep and the run of the search
 
-    def _find_sweep(self) -> None:
-        """Have a sweep: the user's, the one made before, a new one, or where no server answers an own id."""
+    def _ensure_sweep(self) -> None:
+        """Set the sweep's id: the user's, that of the existing sweep or of a new one, or while offline a made-up one."""
         state, search, service = self._state, self._search, self._service
         assert service is not None
-        if state.sweep is not None and not (state.own and service.reachable()):
+        if state.sweep is not None and not (state.local_sweep and service.reachable()):
             return
-        about = f"{search.algorithm}, seed {search.seed}; candidates are bred by lightning-evo, no agent is needed"
+        about = f"{search.algorithm}, seed {search.seed}; lightning-evo creates the candidates, no agent is needed"
         config = sweep_config(self.name or search.name, about, search.space, search.objectives, self._keys)
-        (service.directory / SWEEP).write_text(yaml.safe_dump(config, sort_keys=False))
+        (service.directory / SWEEP_FILE).write_text(yaml.safe_dump(config, sort_keys=False))
         if self.sweep is not None:
-            state.sweep, state.own = self.sweep, False
+            state.sweep, state.local_sweep = self.sweep, False
             return
         run = self._search_run.opened.run
-        project, entity = (run.project, run.entity) if service.online else (self._place["project"], self.entity)
-        made = service.create_sweep(config, project, entity or None)
-        state.sweep, state.own = (state.token, True) if made is None else (made, False)
-        if made is not None:
-            place = run.project_url
-            search.say(f"W&B: {place}/sweeps/{made}" if place else f"W&B: sweep {made} in {project}")
+        project, entity = (run.project, run.entity) if service.online else (self._destination["project"], self.entity)
+        sweep = service.create_sweep(config, project, entity or None)
+        state.sweep, state.local_sweep = (state.token, True) if sweep is None else (sweep, False)
+        if sweep is not None:
+            url = run.project_url
+            search.notify(f"W&B: {url}/sweeps/{sweep}" if url else f"W&B: sweep {sweep} in project {project}")
 
-    def _begin_search(self, search: SearchInfo, service: WandbService) -> SearchRun:
+    def _open_search_run(self, search: SearchInfo, service: WandbService) -> SearchRun:
         from lightning_evo.reporting.wandb.search_run import SearchRun
 
-        outer, state = service.outer, self._state
-        name = state.search_name if outer is None else outer.run
-        if state.searched == "offline" or not service.online:
-            state.drop(name)  # it is told everything once more
+        outer, state = service.outer_sweep, self._state
+        run_id = state.search_run_id if outer is None else outer.run
+        if state.search_run == "offline" or not service.online:
+            state.delete_run(run_id)  # everything is reported again
         config: dict[str, Any] = {
             "algorithm": search.description.get("evolution", {}).get("algorithm", search.algorithm),
             "objectives": [{"monitor": each.monitor, "mode": each.mode} for each in search.objectives],
@@ -279,68 +276,70 @@ class WandbReporter(Reporter):
             **(outer.parameters if outer is not None else {}),
         }
         opened = service.open(
-            name,
+            run_id,
             sweep=None if outer is None else outer.sweep,
             resume=search.resumed or outer is not None,
             settings={"x_disable_meta": False, "disable_git": False},
-            **self._place,
+            **self._destination,
             name=self.name or service.variables.get("WANDB_NAME") or (search.name if outer is None else None),
             job_type="search",
             config=config,
             tags=self.tags,
             notes=service.variables.get("WANDB_NOTES"),
         )
-        state.searched = "online" if opened.online else "offline"
+        state.search_run = "online" if opened.online else "offline"
         return SearchRun(opened, service, search, self._keys, self._archive)
 
-    def _ended_search(self, uploaded: bool) -> None:
+    def _search_run_ended(self, uploaded: bool) -> None:
         self._search_uploaded = uploaded
         if uploaded:
-            _clear(self._search_run.opened, uploaded)
-            self._state.drop(self._state.search_name)
+            _delete_files(self._search_run.opened, uploaded)
+            self._state.delete_run(self._state.search_run_id)
 
-    def _say_what_is_left(self) -> None:
-        """Where runs are that no server has, and how they get there."""
-        service, kept = self._service, len(self._state.kept)
+    def _notify_pending_uploads(self) -> None:
+        """Tell the user which runs have not been uploaded, where they are, and how to upload them."""
+        service, count = self._service, len(self._state.local)
         assert service is not None
-        if not kept and self._search_uploaded:
+        if not count and self._search_uploaded:
             return
-        held = [f"{kept} candidates"] * bool(kept) + ["the search"] * (not self._search_uploaded)
-        online = "--include-online " if service.online else ""  # such as were begun before the server went away
-        how = f"upload with `wandb sync {online}{service.directory}`"
-        if self._state.own and self.candidates:
+        pending = [f"{count} candidates"] * bool(count) + ["the search"] * (not self._search_uploaded)
+        online = "--include-online " if service.online else ""  # those started before the server went down
+        how = f"upload them with `wandb sync {online}{service.directory}`"
+        if self._state.local_sweep and self.candidates:
             how = (
-                f"`lightning-evo wandb {self._search.directory}` makes their sweep and uploads them (`wandb sync` alone "
-                f"only where the server knows the sweep {self._state.sweep})"
+                f"`lightning-evo wandb {self._search.directory}` creates their sweep and uploads them (`wandb sync` works "
+                f"only if the server has the sweep {self._state.sweep})"
             )
-        self._search.say(f"W&B: runs of {' and '.join(held)} are in {service.directory}, not uploaded; {how}")
+        self._search.notify(
+            f"W&B: the runs of {' and '.join(pending)} are in {service.directory} and not uploaded; {how}"
+        )
 
     def _resolve_mode(self) -> Mode | None:
-        """The mode asked for here or by the variable; ``None``: W&B's own settings decide."""
-        named = os.environ.get("WANDB_MODE")
-        if self.mode is not None or not named:
+        """The mode given here or in ``WANDB_MODE``; ``None``: W&B's own settings decide."""
+        variable = os.environ.get("WANDB_MODE")
+        if self.mode is not None or not variable:
             return self.mode
-        if named not in _MODES:
-            raise ReporterError(f"WANDB_MODE {named!r} is none of online, offline, disabled")
-        return _MODES[named]
+        if variable not in _MODES:
+            raise ReporterError(f"WANDB_MODE: {variable!r} is not one of online, offline, disabled")
+        return _MODES[variable]
 
 
-def _follow(opened: OpenRun, curve: Sequence[Mapping[str, float]]) -> None:
-    """Log the epochs that were not logged yet."""
+def _log_curve(opened: OpenRun, curve: Sequence[Mapping[str, float]]) -> None:
+    """Log the epochs that have not been logged yet."""
     for point in curve:
         step = int(point["epoch"])
-        if step >= opened.steps:
+        if step >= opened.next_step:
             opened.run.log(
                 {name: value for name, value in point.items() if name != "epoch"} | {"epoch": step}, step=step
             )
-            opened.steps = step + 1
+            opened.next_step = step + 1
 
 
-def _clear(opened: OpenRun, uploaded: bool) -> None:
-    """Delete the files of a run that the server has all of."""
+def _delete_files(opened: OpenRun, uploaded: bool) -> None:
+    """Delete the files of a run that has been uploaded."""
     if uploaded:
         shutil.rmtree(opened.directory, ignore_errors=True)
 
 
-def _ignore() -> None:
-    """Somebody asked W&B to stop one candidate, which would otherwise interrupt the whole search."""
+def _ignore_stop() -> None:
+    """Ignore W&B's request to stop a candidate's run, which would otherwise interrupt the whole search."""

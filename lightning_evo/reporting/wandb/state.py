@@ -1,4 +1,4 @@
-"""What does Weights & Biases have of a search by now? A small file beside the runs, written whole."""
+"""What Weights & Biases has of a search: a small file beside the runs, written atomically."""
 
 from __future__ import annotations
 
@@ -9,112 +9,114 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from lightning_evo.reporting.writing import written_whole
+from lightning_evo.reporting.output_file import output_file
 
-__all__ = ["KEPT", "STATE", "SWEEP", "WandbState", "search_token"]
+__all__ = ["LOCAL_SUFFIX", "STATE_FILE", "SWEEP_FILE", "WandbState", "search_token"]
 
-STATE = "lightning-evo.json"
+STATE_FILE = "lightning-evo.json"
 """The file's name, in the directory of the runs."""
 
-SWEEP = "sweep.yaml"
-"""The sweep's config, beside it."""
+SWEEP_FILE = "sweep.yaml"
+"""The sweep's config, in the same directory."""
 
-KEPT = "-kept"
-"""What follows the id of a run that was begun at the server in vain, and then in a file."""
+LOCAL_SUFFIX = "-kept"
+"""Follows the id of a run that could not be started on the server and was then written to a file."""
 
-_LETTERS = "0123456789abcdefghijklmnopqrstuvwxyz"
+_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+
+class WandbState:
+    """What has been reported and to where. The archive is the truth: without this file everything is reported again.
+
+    Args:
+        directory: The directory that holds the runs' directories.
+        token: The search's token, from :func:`search_token`; state of another search is ignored.
+        destination: Server and project; what was reported to another destination is ignored.
+
+    Attributes:
+        resumed: Whether there was usable state.
+        sweep: The sweep's id.
+        local_sweep: Whether that id was made up here and no server knows it.
+        uploaded: Ids of the candidates whose runs the server has completely.
+        local: Ids of the candidates whose runs are complete in a local file and not uploaded.
+        search_run: Where the search's own run was last written: ``online``, ``offline`` or ``None``.
+    """
+
+    def __init__(self, directory: Path, token: str, destination: str) -> None:
+        self.directory, self.token, self.destination = directory, token, destination
+        stored = self._read()
+        self.resumed = bool(stored)
+        self.sweep: str | None = stored.get("sweep")
+        self.local_sweep: bool = stored.get("own", False)
+        self.uploaded = _Ids(stored.get("uploaded", ()))
+        self.local = _Ids(stored.get("kept", ()))
+        self.search_run: str | None = stored.get("searched")
+
+    def save(self) -> None:
+        """Write the file; after a kill, either the old or the new one is there."""
+        content = {
+            "search": self.token,
+            "place": self.destination,
+            "sweep": self.sweep,
+            "own": self.local_sweep,
+            "uploaded": self.uploaded.ranges(),
+            "kept": self.local.ranges(),
+            "searched": self.search_run,
+        }
+        with output_file(self.directory / STATE_FILE, "W&B's state", overwrite=True) as part:
+            part.write_text(json.dumps(content))
+
+    def run_id(self, candidate: int) -> str:
+        """The id of a candidate's run."""
+        return f"{self.token}-{candidate:06d}"
+
+    @property
+    def search_run_id(self) -> str:
+        """The id of the search's own run."""
+        return f"{self.token}-search"
+
+    def delete_run(self, run_id: str) -> None:
+        """Delete the local directories of a run."""
+        for path in self.directory.glob(f"*run-*-{run_id}*"):
+            rest = path.name.rpartition(run_id)[2]
+            if rest in ("", LOCAL_SUFFIX) or rest.removeprefix("-").isdigit():  # W&B numbers directories of one name
+                shutil.rmtree(path, ignore_errors=True)
+
+    def delete_unfinished_runs(self) -> None:
+        """Delete the directories of candidates whose end was not reported: their runs are written again."""
+        for path in self.directory.glob(f"*run-*-{self.token}-*"):
+            candidate = path.name.rpartition(f"{self.token}-")[2].partition("-")[0]
+            if candidate.isdigit() and int(candidate) not in self.uploaded and int(candidate) not in self.local:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _read(self) -> dict[str, Any]:
+        path = self.directory / STATE_FILE
+        try:
+            stored = json.loads(path.read_text())
+        except (FileNotFoundError, ValueError):
+            return {}
+        ours = stored.get("search") == self.token and stored.get("place") == self.destination
+        return stored if ours else {}
 
 
 def search_token(*parts: object) -> str:
-    """Eight letters and digits that stand for one search: the beginning of its runs' ids, and its sweep's id offline.
+    """Eight digits and letters that identify a search: the prefix of its runs' ids, and its sweep's id while offline.
 
     >>> len(search_token("net", 3, 1.75e9)), search_token("a") == search_token("b")
     (8, False)
     """
     number = int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big")
-    return "".join(_LETTERS[number // 36**i % 36] for i in range(8))
-
-
-class WandbState:
-    """What was reported where. The archive is the truth: without this file everything is reported once more.
-
-    Args:
-        directory: Where the runs' own directories lie.
-        token: The search's, from :func:`search_token`; what another search has left there is passed over.
-        place: Which server and project; what was reported elsewhere is passed over.
-
-    Attributes:
-        sweep: The sweep's id.
-        own: Whether that id is an own one, which no server has heard of.
-        uploaded: Ids of the candidates that the server has all of.
-        kept: Ids of those whose run is whole in a file here, and not uploaded.
-        searched: Where the search's run was last written: ``online``, ``offline``, or not at all.
-    """
-
-    def __init__(self, directory: Path, token: str, place: str) -> None:
-        self.directory, self.token, self.place = directory, token, place
-        known = self._read()
-        self.resumed = bool(known)
-        self.sweep: str | None = known.get("sweep")
-        self.own: bool = known.get("own", False)
-        self.uploaded = _Ids(known.get("uploaded", ()))
-        self.kept = _Ids(known.get("kept", ()))
-        self.searched: str | None = known.get("searched")
-
-    def save(self) -> None:
-        """Write the file: a kill leaves the old one or the new one."""
-        content = {
-            "search": self.token,
-            "place": self.place,
-            "sweep": self.sweep,
-            "own": self.own,
-            "uploaded": self.uploaded.ranges(),
-            "kept": self.kept.ranges(),
-            "searched": self.searched,
-        }
-        with written_whole(self.directory / STATE, "W&B's state", overwrite=True) as part:
-            part.write_text(json.dumps(content))
-
-    def name(self, candidate: int) -> str:
-        """A candidate's run's id."""
-        return f"{self.token}-{candidate:06d}"
-
-    @property
-    def search_name(self) -> str:
-        """The id of the search's own run."""
-        return f"{self.token}-search"
-
-    def drop(self, name: str) -> None:
-        """Delete the directories of a run, given by its id."""
-        for path in self.directory.glob(f"*run-*-{name}*"):
-            rest = path.name.rpartition(name)[2]
-            if rest in ("", KEPT) or rest.removeprefix("-").isdigit():  # W&B counts where a name is there already
-                shutil.rmtree(path, ignore_errors=True)
-
-    def drop_unfinished(self) -> None:
-        """Delete what an earlier run left of candidates whose end it didn't report: they are written anew, whole."""
-        for path in self.directory.glob(f"*run-*-{self.token}-*"):
-            candidate = path.name.rpartition(f"{self.token}-")[2].partition("-")[0]
-            if candidate.isdigit() and int(candidate) not in self.uploaded and int(candidate) not in self.kept:
-                shutil.rmtree(path, ignore_errors=True)
-
-    def _read(self) -> dict[str, Any]:
-        path = self.directory / STATE
-        try:
-            known = json.loads(path.read_text())
-        except (FileNotFoundError, ValueError):
-            return {}
-        return known if known.get("search") == self.token and known.get("place") == self.place else {}
+    return "".join(_DIGITS[number // 36**i % 36] for i in range(8))
 
 
 class _Ids(set[int]):
-    """Ids, nearly all of them next to each other."""
+    """A set of ids that is stored as ranges, because most ids are consecutive."""
 
     def __init__(self, ranges: Iterable[Iterable[int]] = ()) -> None:
         super().__init__(id for first, last in ranges for id in range(first, last + 1))
 
     def ranges(self) -> list[list[int]]:
-        """First and last of each row of successive ids."""
+        """First and last id of each range of consecutive ids."""
         ranges: list[list[int]] = []
         for id in sorted(self):
             if ranges and ranges[-1][1] == id - 1:

@@ -1,4 +1,4 @@
-"""What is a search in Weights & Biases' words? A sweep: its parameters are the genes, each candidate is a run's config."""
+"""A search in W&B's terms: genes as a sweep's parameters, candidates as its runs' configs, summaries, notes and tags."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ from lightning_evo.genome import (
 from lightning_evo.genome.names import short_names
 
 __all__ = [
-    "ABOUT",
-    "describe_candidate",
+    "CANDIDATE_FIELDS",
+    "candidate_config",
     "gene_keys",
-    "notes_on",
-    "plain",
-    "summarise",
+    "plain_value",
+    "run_notes",
+    "run_summary",
+    "run_tags",
     "sweep_config",
-    "tags_of",
 ]
 
-ABOUT = ("candidate", "generation", "origin", "parents", "seed", "inherits", "duplicate_of", "segment")
-"""What a candidate's config says of it besides its genes."""
+CANDIDATE_FIELDS = ("candidate", "generation", "origin", "parents", "seed", "inherits", "duplicate_of", "segment")
+"""The keys of a candidate's config besides its genes."""
 
-_LONGEST_TAG = 64
+_MAX_TAG_LENGTH = 64
 
 
 def gene_keys(paths: Sequence[str]) -> dict[str, str]:
-    """For each config path the key it has in a run's config: its short name in letters, digits and underscores.
+    """Map each config path to its key in a run's config: its short name in letters, digits and underscores.
 
-    W&B takes a dot for a level below, and other characters can't be filtered or sorted by.
+    W&B reads a dot as nesting, and can't filter or sort by keys with other characters.
 
     >>> list(gene_keys(["model.init_args.width", "data.init_args.width", "model.init_args.2d", "seed"]).values())
     ['model_width', 'data_width', '_2d', 'gene_seed']
@@ -51,20 +51,22 @@ def gene_keys(paths: Sequence[str]) -> dict[str, str]:
     for path, name in short_names(list(paths)).items():
         key = re.sub(r"\W", "_", name, flags=re.ASCII)
         key = f"_{key}" if key[:1].isdigit() else key
-        if key in ABOUT or key == "_wandb":
+        if key in CANDIDATE_FIELDS or key == "_wandb":
             key = f"gene_{key}"
-        taken, number, begun = set(keys.values()), 2, key
+        taken, number, stem = set(keys.values()), 2, key
         while key in taken:
-            key, number = f"{begun}_{number}", number + 1
+            key, number = f"{stem}_{number}", number + 1
         keys[path] = key
     return keys
 
 
-def plain(value: Any) -> Any:
-    """A gene's value as parallel coordinates and the run table can show it: a number, a truth value or a text.
+def plain_value(value: Any) -> Any:
+    """A gene's value as the run table and parallel coordinates can show it: a number, a boolean or a text.
 
-    >>> plain(0.1), plain({"class_path": "torch.nn.ReLU"}), plain(["Linear 10"]), plain([{"a": 1}])
-    (0.1, 'torch.nn.ReLU', 'Linear 10', '[{"a": 1}]')
+    >>> plain_value(0.1), plain_value({"class_path": "torch.nn.ReLU"}), plain_value(["Linear 10"])
+    (0.1, 'torch.nn.ReLU', 'Linear 10')
+    >>> plain_value([{"a": 1}])
+    '[{"a": 1}]'
     """
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
@@ -78,18 +80,17 @@ def plain(value: Any) -> Any:
 def sweep_config(
     name: str, description: str, space: SearchSpace, objectives: Sequence[Objective], keys: Mapping[str, str]
 ) -> dict[str, Any]:
-    """The sweep that a search's candidates are the runs of.
+    """The config of the sweep whose runs are a search's candidates.
 
     Args:
-        name: What the sweep is called.
+        name: The sweep's name.
         description: One line about the search.
-        space: What varies.
-        objectives: What is optimised; the sweep's metric is the first.
+        space: The search space.
+        objectives: The objectives; the sweep's metric is the first.
         keys: From :func:`gene_keys`.
 
     Returns:
-        A sweep's config. Its method is ``random``, of those W&B knows, since each has to be one: nobody is meant to
-        start an agent on it.
+        The config. A sweep must have one of W&B's methods; it is ``random``, although no agent is meant to run it.
     """
     first = objectives[0]
     return {
@@ -116,14 +117,14 @@ def _parameter(gene: Gene) -> dict[str, Any]:
         return {"values": [False, True]}
     choices = getattr(gene, "choices", None)
     if choices is not None:
-        return {"values": [plain(choice) for choice in choices]}
-    return {"value": repr(gene)}  # layers, bit strings, a user's own: no range that W&B has a word for
+        return {"values": [plain_value(choice) for choice in choices]}
+    return {"value": repr(gene)}  # layers, bit strings, custom genes: W&B has no distribution for them
 
 
-def describe_candidate(candidate: Candidate, keys: Mapping[str, str]) -> dict[str, Any]:
-    """A candidate's config: its active genes, and :data:`ABOUT` it what there is to say."""
+def candidate_config(candidate: Candidate, keys: Mapping[str, str]) -> dict[str, Any]:
+    """The config of a candidate's run: its active genes, and those of the :data:`CANDIDATE_FIELDS` that it has."""
     segment = candidate.segment
-    about = {
+    fields = {
         "candidate": candidate.id,
         "generation": candidate.generation,
         "origin": candidate.origin,
@@ -133,21 +134,21 @@ def describe_candidate(candidate: Candidate, keys: Mapping[str, str]) -> dict[st
         "duplicate_of": candidate.duplicate_of,
         "segment": None if segment is None else [segment.start, segment.end],
     }
-    genes = {keys[path]: plain(value) for path, value in candidate.genome.items()}
-    return {**genes, **{name: value for name, value in about.items() if value is not None}}
+    genes = {keys[path]: plain_value(value) for path, value in candidate.genome.items()}
+    return {**genes, **{name: value for name, value in fields.items() if value is not None}}
 
 
-def summarise(candidate: Candidate, result: Result, objectives: Sequence[Objective]) -> dict[str, Any]:
-    """What a run's summary says of how its candidate ended.
+def run_summary(candidate: Candidate, result: Result, objectives: Sequence[Objective]) -> dict[str, Any]:
+    """The summary of a candidate's run.
 
-    Fitness stands under each objective's own name, but where a candidate was stopped early: its fitness is predicted,
-    and stands under ``predicted/...``. What was predicted before training stands under ``prescreen/...``.
+    The fitness is stored under each objective's own name. The fitness of a candidate that was stopped early is predicted
+    and stored under ``predicted/...``. What was predicted before training is stored under ``prescreen/...``.
     """
     summary: dict[str, Any] = {"status": result.status, "attempts": result.attempts, **result.metrics}
     summary |= {f"cost/{name}": value for name, value in result.cost.items()}
     monitors = [objective.monitor for objective in objectives]
     for name, value in zip(monitors, result.fitness or (), strict=result.fitness is not None):
-        predicted = result.status == STOPPED and not name.startswith("cost/")  # costs are measured all the same
+        predicted = result.status == STOPPED and not name.startswith("cost/")  # costs are measured in any case
         summary[f"predicted/{name}" if predicted else name] = value
     if candidate.prediction is not None and candidate.prediction.mean:
         prediction = candidate.prediction
@@ -160,22 +161,22 @@ def summarise(candidate: Candidate, result: Result, objectives: Sequence[Objecti
     return summary
 
 
-def notes_on(candidate: Candidate, result: Result, longest: int = 8000) -> str | None:
-    """A run's notes: why a candidate failed, or whose result it was answered with; ``None`` where there is nothing to say.
+def run_notes(candidate: Candidate, result: Result, max_length: int = 8000) -> str | None:
+    """The notes of a candidate's run: why it failed, or which candidate it duplicates; ``None`` for any other.
 
-    W&B reads notes as Markdown: a traceback is fenced, so that nothing in it is taken for anything else.
+    W&B renders notes as Markdown: a traceback is fenced, so that nothing in it is interpreted.
     """
     if result.status == FAILED:
-        error = (result.error or result.error_type or "failed")[-longest:].strip()
+        error = (result.error or result.error_type or "failed")[-max_length:].strip()
         fence = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", error)), default=0))
         return f"failed:\n{fence}\n{error}\n{fence}"
     if candidate.duplicate_of is not None:
-        return f"not trained: it would have been the network of candidate {candidate.duplicate_of}, whose result it has"
+        return f"Not trained: a duplicate of candidate {candidate.duplicate_of}, whose result it shares."
     return None
 
 
-def tags_of(candidate: Candidate, result: Result | None, tags: Sequence[str]) -> tuple[str, ...]:
-    """The user's tags and what distinguishes a candidate: its status, and whether it was answered as a duplicate."""
+def run_tags(candidate: Candidate, result: Result | None, tags: Sequence[str]) -> tuple[str, ...]:
+    """The user's tags and the candidate's own: its status, and ``duplicate`` for a duplicate."""
     own: list[str] = ["running" if result is None else result.status]
     own += ["duplicate"] if candidate.duplicate_of is not None else []
-    return tuple(dict.fromkeys(tag[:_LONGEST_TAG] for tag in (*tags, *own) if tag))
+    return tuple(dict.fromkeys(tag[:_MAX_TAG_LENGTH] for tag in (*tags, *own) if tag))

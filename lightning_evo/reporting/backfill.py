@@ -1,4 +1,4 @@
-"""How does a reporter learn of a search that is over? It is told what the archive holds, as if it happened now."""
+"""Backfill: a search that has ended, reported from its archive as if it were running."""
 
 from __future__ import annotations
 
@@ -11,29 +11,30 @@ from lightning_evo.genome import COMPLETED
 from lightning_evo.reporting.progress import SearchState
 from lightning_evo.reporting.reporter import Outcome, Reporter, SearchInfo
 
-__all__ = ["retell"]
+__all__ = ["backfill"]
 
-USUAL_POPULATION = 16
+DEFAULT_POPULATION = 16
+"""Population size of an algorithm that has no ``population_size``."""
 
 
-def retell(directory: Path, reporter: Reporter, say: Callable[[str], None]) -> None:
-    """Tell a reporter everything that an archive holds, from the beginning to the end.
+def backfill(directory: Path, reporter: Reporter, notify: Callable[[str], None]) -> None:
+    """Pass everything in an archive to a reporter, from start to finish.
 
-    An archive doesn't say who was in the population when. Told is what an algorithm that replaces the oldest would have:
-    the last completed candidates, as many as the population is large.
+    An archive doesn't record which candidates were in the population at what time. The reporter receives the population
+    of an algorithm that always replaces the oldest: the latest completed candidates, up to the population size.
 
     Args:
-        directory: Of a search that doesn't run now.
-        reporter: Whom to tell, after its ``check``.
-        say: Shows a line to the user.
+        directory: The directory of a search that isn't running.
+        reporter: The reporter, after its ``check``.
+        notify: Shows a line to the user.
 
     Raises:
-        ArchiveError: If there is no search to tell of, or it can't be read.
+        ArchiveError: If the archive can't be read or holds no search.
     """
     with Archive(directory) as archive:
         meta = archive.meta
         if "search" not in meta:
-            raise ArchiveError(f"{directory}: the archive doesn't say what was searched")
+            raise ArchiveError(f"{directory}: the archive has no description of the search")
         algorithm = meta["search"]["evolution"]["algorithm"]
         search = SearchInfo(
             name=archive.run,
@@ -48,10 +49,10 @@ def retell(directory: Path, reporter: Reporter, say: Callable[[str], None]) -> N
             slots=1 + max((row.get("slot") or 0 for row in archive.candidates()), default=0),
             config=meta["search"].get("config"),
             resumed=True,
-            say=say,
+            notify=notify,
         )
         state = SearchState(search.objectives, search.limits, elapsed=float(meta.get("elapsed", 0.0)))
-        size = algorithm["init_args"].get("population_size") or USUAL_POPULATION
+        size = algorithm["init_args"].get("population_size") or DEFAULT_POPULATION
         latest: deque[int] = deque(maxlen=int(size))
         reporter.start(search)
         for candidate, result in archive.events():
@@ -61,7 +62,7 @@ def retell(directory: Path, reporter: Reporter, say: Callable[[str], None]) -> N
                 continue
             if result.status == COMPLETED:
                 latest.append(candidate.id)
-            state.account(candidate, result)
+            state.add_result(candidate, result)
             state.population = tuple(latest)
             reporter.told(candidate, result, state)
         outcome: Outcome = "finished" if "final" in meta or state.asked == state.told else "interrupted"

@@ -1,4 +1,4 @@
-"""What does a run look like in Optuna? Its candidates as the trials of a study, in a journal that Optuna's tools open."""
+"""A run as an Optuna study: its candidates are the trials, in a journal file that Optuna's tools open."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from lightning_evo.genome import (
     Uniform,
 )
 from lightning_evo.genome.names import short_names
-from lightning_evo.reporting.exports import asked_and_told
-from lightning_evo.reporting.writing import check_target, written_whole
+from lightning_evo.reporting.exports.contents import candidates_and_results
+from lightning_evo.reporting.output_file import check_output, output_file
 
 try:
     import optuna
@@ -36,51 +36,52 @@ try:
     from optuna.trial import FrozenTrial, TrialState, create_trial
 except ModuleNotFoundError as missing:
     raise ModuleNotFoundError(
-        f"--optuna: needs Optuna, which is not installed ({missing}): pip install 'lightning-evo[optuna]'"
+        f"--optuna: requires Optuna, which is not installed ({missing}): pip install 'lightning-evo[optuna]'"
     ) from None
 
 __all__ = ["export_optuna"]
 
 
 def export_optuna(location: str | Path, to: str | Path, run: str | None = None, overwrite: bool = False) -> Path:
-    """Write a run as an Optuna study, also while it is searched.
+    """Write a run as an Optuna study. The search may still be running.
 
     ``optuna-dashboard FILE`` opens the file, and ``optuna.load_study(study_name=<the run's name>,
-    storage=JournalStorage(JournalFileBackend(FILE)))`` reads it. Each candidate is a trial, whose number is the
+    storage=JournalStorage(JournalFileBackend(FILE)))`` reads it. Each candidate is a trial whose number is the
     candidate's id. Its parameters are its active genes under their short names (the study's user attribute ``genes`` has
     the config paths); their distributions come from the search space:
 
     - ``Integer``, ``Uniform`` and ``LogUniform``: Optuna's integer and float distributions, with their step and scale.
-    - ``Boolean``, ``Categorical`` and ``Ordinal``: categorical, a mapping or list among the choices as JSON text.
-    - Any other gene (layers, bitstrings, steps of growth, a user's own) has no distribution in Optuna: its value is the
-      trial's user attribute ``gene/NAME``, as JSON text where it is no text.
+    - ``Boolean``, ``Categorical`` and ``Ordinal``: categorical; a choice that is a mapping or list becomes JSON text.
+    - Any other gene (layers, bit strings, growth steps, custom genes) has no distribution in Optuna: its value is the
+      trial's user attribute ``gene/NAME``, as JSON unless it is a text.
 
-    A completed candidate is ``COMPLETE``; one that was stopped early ``PRUNED``, its value the predicted fitness; a failed
-    one ``FAIL``, as is one whose fitness is NaN, which Optuna has no complete trials with; a pending one ``RUNNING``.
-    Intermediate values are the first objective's per epoch. User attributes: ``parents``, ``generation``, ``origin``,
+    A completed candidate is ``COMPLETE``; one that was stopped early is ``PRUNED``, with the predicted fitness as its
+    value; a failed one is ``FAIL``, and so is one with a NaN fitness, which Optuna allows in no complete trial; a pending
+    one is ``RUNNING``. The intermediate values are those of the first objective per epoch.
+    User attributes: ``parents``, ``generation``, ``origin``,
     ``inherits``, ``duplicate_of``, ``slot``, ``error_type``, ``cost/...``, ``metrics/...`` and ``predicted/...``.
 
     Args:
         location: The run's directory, an archive file or a database URL.
         to: The file to write.
         run: Which run, where a database holds several.
-        overwrite: Whether a file that is there may be replaced.
+        overwrite: Whether an existing file may be replaced.
 
     Returns:
         The file.
 
     Raises:
-        ArchiveError: If the archive can't be read, or doesn't say what was searched or optimised.
-        ValueError: If the file can't be written or is there already.
+        ArchiveError: If the archive can't be read, or has no search space or no objectives.
+        ValueError: If the file can't be written or already exists.
     """
     to = Path(to)
-    check_target(to, "--optuna", overwrite)
+    check_output(to, "--optuna", overwrite)
     with Archive(location, run) as archive:
         objectives = archive.objectives
         if not objectives:
-            raise ArchiveError(f"{location}: the archive doesn't say what was optimised")
+            raise ArchiveError(f"{location}: the archive has no objectives")
         genes = _Genes(read_space(archive))
-        asked, told = asked_and_told(archive)
+        candidates, results = candidates_and_results(archive)
         queued = {row["id"]: row["queued"] for row in archive.candidates()}
         name, meta = archive.run, archive.meta
     backend = _InMemory()
@@ -97,35 +98,34 @@ def export_optuna(location: str | Path, to: str | Path, run: str | None = None, 
             study.set_metric_names([objective.monitor for objective in objectives])
         for key, value in _about(meta, genes).items():
             study.set_user_attr(key, value)
-        study.add_trials(_trial(asked[id], told.get(id), queued[id], genes, objectives) for id in sorted(asked))
+        study.add_trials(
+            _trial(candidates[id], results.get(id), queued[id], genes, objectives) for id in sorted(candidates)
+        )
     finally:
         optuna.logging.set_verbosity(verbosity)
-    with written_whole(to, "--optuna", overwrite) as part:
-        # All at once: a file that grows trial by trial is written to the disk, and read back, as often.
+    with output_file(to, "--optuna", overwrite) as part:
+        # All at once: a file that grows trial by trial is synced to disk, and read back, for every trial.
         JournalFileBackend(str(part), JournalFileOpenLock(str(part))).append_logs(backend.logs)
     return to
 
 
 class _InMemory(BaseJournalBackend):
-    """A journal's backend that keeps the log in memory: reading on costs nothing, however many trials there are."""
+    """A journal backend that keeps the log in memory: reading is free, however many trials there are."""
 
     def __init__(self) -> None:
         self.logs: list[dict[str, Any]] = []
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
-        """Everything logged from this number on."""
+        """Return the log from this entry on."""
         return iter(self.logs[log_number_from:])
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Log more."""
+        """Append to the log."""
         self.logs += logs
 
 
-# -- genes -------------------------------------------------------------------------------------------------------------
-
-
 class _Genes:
-    """The genes of a space as Optuna knows them."""
+    """The genes of a space as Optuna's parameters and user attributes."""
 
     def __init__(self, space: Mapping[str, Gene]) -> None:
         self.names = short_names(list(space))
@@ -142,7 +142,7 @@ class _Genes:
         return values, distributions
 
     def others(self, genome: Mapping[str, Any]) -> dict[str, str]:
-        """What Optuna has no distribution for, as user attributes."""
+        """The genes without a distribution in Optuna, as user attributes."""
         return {
             f"gene/{self.names[path]}": value if isinstance(value, str) else json.dumps(value)
             for path, value in genome.items()
@@ -151,7 +151,7 @@ class _Genes:
 
 
 def _parameter(gene: Gene) -> tuple[BaseDistribution, Callable[[Any], Any]] | None:
-    """A gene's distribution and how its values are said there; by its very class, as a subclass may hold others."""
+    """A gene's distribution and the conversion of its values; by its exact class, as a subclass may have other values."""
     if type(gene) is Integer:
         return IntDistribution(gene.low, gene.high, log=gene.log, step=gene.step), int
     if type(gene) in (Uniform, LogUniform):
@@ -169,11 +169,8 @@ def _parameter(gene: Gene) -> tuple[BaseDistribution, Callable[[Any], Any]] | No
 
 
 def _choice(value: Any) -> Any:
-    """A choice as Optuna can hold it."""
+    """A choice as a value that Optuna can store."""
     return json.dumps(value) if isinstance(value, (list, dict)) else value
-
-
-# -- trials ------------------------------------------------------------------------------------------------------------
 
 
 def _about(meta: Mapping[str, Any], genes: _Genes) -> dict[str, Any]:
@@ -206,7 +203,7 @@ def _trial(
         user_attrs=_attributes(candidate, result, objectives) | genes.others(candidate.genome),
         intermediate_values=_intermediate(result, objectives[0]),
     )
-    # When it happened, instead of now.
+    # create_trial sets the current time.
     trial.datetime_start = _moment(queued if result is None or result.started is None else result.started)
     if result is not None:
         trial.datetime_complete = trial.datetime_start if result.ended is None else _moment(result.ended)
@@ -228,7 +225,7 @@ def _attributes(candidate: Candidate, result: Result | None, objectives: Sequenc
         "duplicate_of": candidate.duplicate_of,
     }
     if candidate.prediction is not None:
-        means = zip(objectives, candidate.prediction.mean, strict=False)  # none where it has proxies alone
+        means = zip(objectives, candidate.prediction.mean, strict=False)  # empty where it has only proxies
         about |= {f"predicted/{objective.monitor}": mean for objective, mean in means}
     if result is not None:
         about |= {"slot": result.slot, "error_type": result.error_type}
