@@ -290,7 +290,7 @@ def test_growth_that_changes_nothing_or_not_as_much_as_announced_is_an_error(ope
     step, picture = plan_step(net, operation, "0"), Picture(net)
     with monkeypatch.context() as patched:
         patched.setattr(home + "apply", lambda part, change: None)
-        patched.setattr(home + "hand_on", lambda *args, **kwargs: Inheritance())
+        patched.setattr(home + "transfer_weights", lambda *args, **kwargs: Inheritance())
         patched.setattr(home + "difference", lambda *args: ((), (), (), {}))
         with pytest.raises(NothingChanged, match=f"{step.layer}: {operation}: it changed nothing"):
             grow(net, step)

@@ -144,7 +144,9 @@ def test_an_optimizer_of_other_parameters_is_refused():
     parent, child = mlp(4), mlp(4)
     part = trained(parent, torch.optim.Adam(parent[3].parameters()))
     own = torch.optim.Adam(child.parameters())
-    with pytest.raises(ValueError, match="which of the parent's 9 tensors its optimizer's 2 are cannot be told"):
+    with pytest.raises(
+        ValueError, match="the 2 parameters of the parent's optimizer can't be identified among its 9 tensors"
+    ):
         inherit_optimizer(own, child, inherit(child, parent), part.state_dict(), parent.state_dict())
 
 

@@ -23,7 +23,7 @@ from lightning_evo.callbacks.search import ExportedStructure
 from lightning_evo.functional.graph.tracing import trace
 from lightning_evo.functional.growth.growth import GrowthError, replay
 from lightning_evo.functional.inheritance.alignment import units_of
-from lightning_evo.functional.inheritance.roles import read
+from lightning_evo.functional.inheritance.roles import analyse
 from lightning_evo.utils.files import atomic_path, copy_atomically, write_atomically
 from lightning_evo.utils.imports import import_by_name, public_name
 
@@ -248,7 +248,7 @@ def _computes_alike(modules: tuple[nn.Module, nn.Module], labels: Sequence[Mappi
     for module, named in zip(modules, labels, strict=True):
         graph = trace(module)
         if isinstance(graph, fx.Graph):
-            signatures.append(read(graph, module, units_of(module, "network"), named, table).signature)
+            signatures.append(analyse(graph, module, units_of(module, "network"), named, table).signature)
     if signatures:
         return len(signatures) == 2 and signatures[0] == signatures[1]
     # What can't be traced is the same if it is made of the same modules, under the same names.
@@ -372,7 +372,7 @@ def export_structure(checkpoint: Path, to: Path) -> ExportedStructure | None:
     )
 
 
-# Reading --------------------------------------------------------------------------------------------------------------
+# Analysis --------------------------------------------------------------------------------------------------------------
 
 
 def _read(path: Path, map_location: Any, trusted: bool, mmap: bool = False) -> dict[str, Any]:

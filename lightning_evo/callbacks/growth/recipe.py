@@ -138,7 +138,7 @@ def restore_structure(module: LightningModule, checkpoint: Mapping[str, Any], or
     """
     recipe = recipe_in(checkpoint)
     wanted = recipe.steps if recipe is not None else ()
-    if _alike(module, checkpoint.get("state_dict", {})):
+    if _compatible(module, checkpoint.get("state_dict", {})):
         if recipe is not None:
             carry(module, recipe)
         return
@@ -196,7 +196,7 @@ def _begins(steps: Sequence[GrowthStep], first: Sequence[GrowthStep]) -> bool:
     return [one.to_dict() for one in steps[: len(first)]] == [one.to_dict() for one in first]
 
 
-def _alike(module: nn.Module, state: Mapping[str, Any]) -> bool:
+def _compatible(module: nn.Module, state: Mapping[str, Any]) -> bool:
     """Whether a state dict's tensors are those of a module, by name and shape."""
     own = {plain_name(name): getattr(value, "shape", None) for name, value in module.state_dict().items()}
     return own == {plain_name(name): getattr(value, "shape", None) for name, value in state.items()}

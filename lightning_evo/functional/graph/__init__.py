@@ -1,1 +1,4 @@
-"""The network as a graph: traced operations, kinds of layers, and the channels that layers share."""
+"""The graph of a network: its traced operations, the kinds of its layers, and the channels that layers share.
+
+Internal to ``functional``: inheriting and growing read networks through it.
+"""

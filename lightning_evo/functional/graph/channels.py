@@ -1,4 +1,4 @@
-"""Which channel of a child is which channel of its parent? One answer for all layers that share a dimension."""
+"""Channels that several layers share, and the map from each of a child's channels to its parent's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from lightning_evo.functional.graph.operations import argument
 
-__all__ = ["Dimension", "Flow", "NewUnits", "choose_maps", "concatenated", "reshaped", "unify"]
+__all__ = ["Dimension", "Flow", "NewUnits", "choose_channel_maps", "concatenated", "reshaped", "unify"]
 
 
 NewUnits = Literal["zero", "net2wider"]
@@ -23,17 +23,17 @@ SEVERAL = -2
 
 @dataclass(eq=False)
 class Dimension:
-    """Channels that several layers share: what one gives, what others take, what joins add up.
+    """Channels that several layers share: the output of one, the input of others, both operands of an addition.
 
     Args:
         width: The child's number of channels.
-        parents_width: The parent's; ``None`` as long as no layer tells.
-        fixed: Why its channels must stay as they are; empty if they need not.
+        parents_width: The parent's; ``None`` as long as it is unknown.
+        fixed: Why its channels must not change; empty if they may.
         final: Whether they are the network's outputs.
-        blocks: (parent's, child's) numbers of blocks of layers that treat blocks of channels apart (grouped convolutions).
-        statistics: The same of layers that normalise over blocks of channels.
-        same_as: Another that it has become one with.
-        made_of: Others whose channels, one after the other, are its own: a join with a concatenation.
+        blocks: (parent's, child's) numbers of groups of the grouped convolutions on it.
+        statistics: The same of layers that normalise over groups of channels.
+        same_as: Another dimension that it was unified with.
+        made_of: Dimensions whose channels, concatenated, are its own, where it is added to a concatenation.
         index: For each channel the parent's, or ``NEW``.
     """
 
@@ -62,7 +62,7 @@ class Dimension:
 
 
 def unify(one: Dimension, other: Dimension) -> str:
-    """Make two dimensions one; returns why they can't be, else an empty text."""
+    """Unify two dimensions; return why that is impossible, or an empty string."""
     one, other = one.root, other.root
     if one is other:
         return ""
@@ -81,13 +81,13 @@ def unify(one: Dimension, other: Dimension) -> str:
 
 @dataclass(frozen=True)
 class Flow:
-    """What runs along an edge of the network: channels, one dimension after the other.
+    """The channels that one value in the graph has.
 
     Args:
-        parts: The dimensions of which the channels are made up; ``None`` where nothing is known of them.
+        parts: The dimensions that make up the channels, in order; ``None`` where they are unknown.
         kind: ``map``: (N, channels, positions...), ``vector``: (N, channels), ``sequence``: (..., channels).
-        flat: Whether each channel's positions stand one after the other, as behind ``flatten``.
-        silent: Whether it is 0, coming from a new branch that was silenced.
+        flat: Whether each channel's positions are consecutive features, as after ``flatten``.
+        silent: Whether it is 0, because it is the output of a new branch whose last layer is zero.
     """
 
     parts: tuple[Dimension, ...] | None = None
@@ -101,12 +101,12 @@ class Flow:
 
     @property
     def parents_width(self) -> int | None:
-        """The parent's width of it, as far as it is known by now."""
+        """The width that the value has in the parent, if known so far."""
         widths = [part.root.parents_width for part in self.parts or ()]
         return None if None in widths or not widths else sum(widths)  # type: ignore[arg-type]
 
     def fits(self, features: int) -> bool:
-        """Whether a layer for so many features can take it."""
+        """Whether a layer with this number of input features can take it."""
         return bool(self.width) and (features % self.width == 0 if self.flat else features == self.width)
 
     def index(self, features: int, parents: int) -> Tensor | None:
@@ -131,8 +131,8 @@ class Flow:
         return replace(self, kind=kind, flat=self.flat if flat is None else flat)
 
 
-def choose_maps(dimensions: list[Dimension], new_units: NewUnits, generator: torch.Generator) -> list[str]:
-    """Give every dimension that has none its index, and return why some can't keep what the parent computes."""
+def choose_channel_maps(dimensions: list[Dimension], new_units: NewUnits, generator: torch.Generator) -> list[str]:
+    """Choose the index of every dimension that has none; return why some can't preserve what the parent computes."""
     reasons = []
     roots = list(dict.fromkeys(dimension.root for dimension in dimensions))
     for dimension in roots:
@@ -157,7 +157,7 @@ def choose_maps(dimensions: list[Dimension], new_units: NewUnits, generator: tor
 
 
 def _candidates(dimension: Dimension, new_units: NewUnits, generator: torch.Generator) -> Iterator[Tensor]:
-    """Ways to lay the parent's channels into the child's, the plainest first."""
+    """Possible maps of the parent's channels into the child's, the simplest first."""
     width, parents = dimension.width, dimension.parents
     if width == parents:
         yield torch.arange(width)
@@ -168,20 +168,20 @@ def _candidates(dimension: Dimension, new_units: NewUnits, generator: torch.Gene
     usable = [(p, c) for p, c in shapes if c >= p > 0 and parents % p == 0 and width % c == 0]
     usable = usable or [(1, 1)]
     if new_units == "zero":
-        yield from (_laid(width, parents, *blocks) for blocks in usable)
+        yield from (_block_index(width, parents, *blocks) for blocks in usable)
     if parents and width > parents:
         if new_units == "net2wider" and not dimension.statistics:
-            yield from [_laid(width, parents, *blocks, copies="drawn", generator=generator) for blocks in usable]
+            yield from [_block_index(width, parents, *blocks, copies="drawn", generator=generator) for blocks in usable]
         # Copies keep the mean and variance that layer and group normalisation compute, where all are copied alike: side
         # by side for as many groups as before, else one run after the other.
         if width % parents == 0:
             yield torch.arange(parents).repeat_interleave(width // parents)
-        yield from (_laid(width, parents, *blocks, copies="all alike") for blocks in usable)
+        yield from (_block_index(width, parents, *blocks, copies="all alike") for blocks in usable)
     if new_units != "zero":
-        yield from (_laid(width, parents, *blocks) for blocks in usable)
+        yield from (_block_index(width, parents, *blocks) for blocks in usable)
 
 
-def _laid(
+def _block_index(
     width: int,
     parents: int,
     parents_blocks: int,
@@ -189,7 +189,7 @@ def _laid(
     copies: str = "",
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """The parent's block j at the beginning of the child's block j; the rest new, or copies from within the block."""
+    """Put the parent's block j first in the child's block j; the rest is new, or copies from the same block."""
     size, old = width // blocks, parents // parents_blocks
     index = torch.full((blocks, size), NEW)
     kept = min(size, old)
@@ -212,7 +212,7 @@ def _satisfies(dimension: Dimension, index: Tensor) -> bool:
 
 
 def keeps_blocks(index: Tensor, parents: int, parents_blocks: int, blocks: int) -> bool:
-    """Whether each block of the child holds channels of one of the parent's blocks, or, with fewer, of whole ones."""
+    """Whether each block of the child holds channels of one of the parent's blocks (of whole ones, where it has fewer)."""
     if not parents or parents % parents_blocks or len(index) % blocks:
         return not parents
     of = torch.where(index < 0, NEW, index // (parents // parents_blocks)).reshape(blocks, -1)
@@ -225,7 +225,7 @@ def keeps_blocks(index: Tensor, parents: int, parents_blocks: int, blocks: int) 
 def keeps_statistics(index: Tensor, parents: int, parents_blocks: int, blocks: int) -> bool:
     """Whether mean and variance over each of the child's blocks are those of one of the parent's.
 
-    So they are where a block holds each channel of one of the parent's equally often, and nothing else; or nothing of
+    They are if a block holds each channel of one of the parent's blocks equally often and nothing else, or nothing of
     the parent's.
     """
     if not parents or parents % parents_blocks or len(index) % blocks:
@@ -242,25 +242,25 @@ def keeps_statistics(index: Tensor, parents: int, parents_blocks: int, blocks: i
 
 
 def _only(row: Tensor) -> int | None:
-    """The one value of at least 0 that a row holds; ``None`` if it holds none; ``SEVERAL``."""
+    """The only value of at least 0 in a row; ``None`` if there is none, ``SEVERAL`` if there are several."""
     held = row[row >= 0].unique()
     return None if not len(held) else int(held[0]) if len(held) == 1 else SEVERAL
 
 
-# -- Where are the channels after a change of shape? Flattening, pooling, permuting and concatenating. --
+# Changes of shape: flattening, pooling, permuting and concatenating
 
 _POSITIONS = ((2, 3), (3, 2), (-1, -2), (-2, -1), (2, 3, 4), (-3, -2, -1))
 _TO_BACK, _TO_FRONT = ((0, 2, 3, 1), (0, 2, 3, 4, 1)), ((0, 3, 1, 2), (0, 4, 1, 2, 3))
 
 
 def reshaped(node: fx.Node, call: str, module: nn.Module | None, flow: Flow) -> Flow | None:
-    """What a step that changes the shape gives; ``None`` where its channels can't be followed.
+    """The output of a step that changes the shape; ``None`` where its channels can't be followed.
 
     Args:
         node: The step.
         call: Its name (:func:`~lightning_evo.functional.graph.operations.call_of`).
-        module: What it calls, if it is a module.
-        flow: What it takes.
+        module: The module it calls, if any.
+        flow: Its input.
     """
     if call in ("mean", "amax", "sum"):
         return _pooled(node, flow)
@@ -278,7 +278,7 @@ def reshaped(node: fx.Node, call: str, module: nn.Module | None, flow: Flow) -> 
 
 
 def concatenated(node: fx.Node, flows: Sequence[Flow]) -> Flow | None:
-    """What a concatenation along the channels gives; ``None`` if it isn't one, or of unknown channels."""
+    """The output of a concatenation along the channels; ``None`` if it is along another axis or of unknown channels."""
     axes = {"map": (1,), "vector": (1, -1), "sequence": (-1,), "unknown": ()}
     kind = flows[0].kind
     known = all(flow.kind == kind and flow.parts is not None and not flow.flat for flow in flows)

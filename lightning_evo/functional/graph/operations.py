@@ -1,4 +1,4 @@
-"""What does one step of a traced network do to its channels, and to the sign of what runs through it?"""
+"""Kinds of layers, and what the steps of a traced network do to channels and to the range of values."""
 
 from __future__ import annotations
 
@@ -33,11 +33,9 @@ __all__ = [
     "settings",
 ]
 
-# -- What kind of layer is a module, and what beside its weights decides what it computes? --
-
 
 def kind_of(module: nn.Module) -> str:
-    """``linear``, ``conv``, ``transposed``, ``embedding``, ``channelwise``, ``statistic`` or ``other``.
+    """Return ``linear``, ``conv``, ``transposed``, ``embedding``, ``channelwise``, ``statistic`` or ``other``.
 
     ``channelwise`` treats each channel by itself (batch and instance normalisation, PReLU), ``statistic`` normalises
     over channels (layer, group and RMS normalisation).
@@ -62,14 +60,14 @@ def kind_of(module: nn.Module) -> str:
 
 
 def paddings(module: _ConvNd) -> tuple[float, ...]:
-    """Padding on each side, in each dimension."""
+    """Return the padding on each side, in each dimension."""
     if module.padding == "same":
         return tuple(spread * (size - 1) / 2 for spread, size in zip(module.dilation, module.kernel_size, strict=True))
     return (0.0,) * len(module.kernel_size) if isinstance(module.padding, str) else module.padding
 
 
 def hyperparameters(module: nn.Module) -> tuple:
-    """What beside its weights decides what a layer computes, widths and kernels apart."""
+    """Return all settings of a layer that affect what it computes, except widths and kernel sizes."""
     if isinstance(module, _ConvNd):
         # Where the centre of the kernel begins: this is what a centred kernel keeps.
         begins = tuple(
@@ -87,7 +85,7 @@ def hyperparameters(module: nn.Module) -> tuple:
 
 
 def groups_of(module: nn.Module) -> int:
-    """How many blocks of channels a layer treats apart."""
+    """Return how many groups of channels a layer treats separately."""
     return int(getattr(module, "num_groups", getattr(module, "groups", 1)))
 
 
@@ -97,7 +95,7 @@ ANY: Interval = (-math.inf, math.inf)
 ADDITIONS = frozenset({"add", "iadd"})
 PRODUCTS = frozenset({"mul", "imul", "multiply"})
 DROPS = frozenset({"dropout", "alphadropout", "featurealphadropout", "featuredropout", "stochasticdepth", "droppath"})
-"""What is the identity in eval mode, and dropout in train mode."""
+"""The identity in eval mode, dropout in train mode."""
 NOTHING = frozenset({"identity", "contiguous", "clone"})
 POOLS = frozenset(
     [
@@ -113,7 +111,7 @@ POOLS = frozenset(
         "instancenorm",
     ]
 )
-"""What treats each channel by itself, over its positions."""
+"""Operations on the positions of each channel separately."""
 SHAPES = frozenset({"flatten", "view", "reshape", "permute", "transpose", "squeeze"})
 ACTIVATIONS = frozenset(
     [
@@ -144,7 +142,7 @@ ACTIVATIONS = frozenset(
         "clampmin",
     ]
 )
-"""What treats each number by itself, and isn't linear."""
+"""Nonlinear elementwise operations."""
 KEEPS_ZERO = (
     frozenset(
         [
@@ -172,14 +170,14 @@ KEEPS_ZERO = (
     | POOLS
     | SHAPES
 )
-"""What gives 0 where it is given 0 (average pooling's and interpolation's weights sum to 1 or less)."""
+"""Operations that map 0 to 0 (the weights of average pooling and interpolation sum to 1 or less)."""
 POINTWISE = ACTIVATIONS | NOTHING | DROPS
 SIZES = frozenset({"size", "getattr", "dim", "ne", "eq", "lt", "gt", "le", "ge", "floordiv", "numel"})
-"""What asks for a shape."""
+"""Operations that read a shape."""
 
 
 def call_of(node: fx.Node, modules: dict[str, nn.Module]) -> str:
-    """The operation's name, alike for module, function and method: ``maxpool`` for nn.MaxPool2d and F.max_pool2d."""
+    """Return the operation's name, the same for module, function and method: ``maxpool`` for nn.MaxPool2d, F.max_pool2d."""
     if node.op == "call_module":
         name = type(modules[str(node.target)]).__name__
     elif isinstance(node.target, str):
@@ -190,12 +188,12 @@ def call_of(node: fx.Node, modules: dict[str, nn.Module]) -> str:
 
 
 def argument(node: fx.Node, position: int, name: str, default: Any = None) -> Any:
-    """An argument of a call, wherever it stands."""
+    """Return an argument of a call, given by position or by name."""
     return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
 
 
 def settings(node: fx.Node, modules: dict[str, nn.Module]) -> tuple:
-    """All that decides what a step without parameters computes, its inputs apart."""
+    """Return whatever determines what a step without parameters computes, except its inputs."""
     if node.op == "call_module":
         module = modules[str(node.target)]
         return (re.sub(r",? ?inplace(=True|=False)?", "", module.extra_repr()),)
@@ -204,7 +202,7 @@ def settings(node: fx.Node, modules: dict[str, nn.Module]) -> tuple:
 
 
 def interval(call: str, node: fx.Node, modules: dict[str, nn.Module], given: Interval) -> tuple[Interval, bool]:
-    """Between which bounds an operation's values lie, given those of its input; and whether it changes none of them."""
+    """Return the bounds of an operation's values, given those of its input, and whether it leaves all values unchanged."""
     low, high = given
     if call in NOTHING or call in DROPS:
         return given, True

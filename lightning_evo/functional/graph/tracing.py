@@ -1,4 +1,4 @@
-"""How do values run through a network? Its graph, traced symbolically, without patching anything but the one network."""
+"""The graph of a network, traced symbolically without patching anything but that network."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DROPS = ("StochasticDepth", "DropPath")
 
 
 def trace(module: nn.Module) -> fx.Graph | str:
-    """The graph of a module's ``forward``, whose nodes call the modules of ``torch.nn``; or why there is none.
+    """Trace a module's ``forward``: return its graph, whose nodes call the modules of ``torch.nn``, or why there is none.
 
     Unlike ``torch.fx.symbolic_trace``, which patches ``nn.Module`` for the whole process, it is safe while other
     threads train. A check that raises (``if images.shape[1:] != self.shape: raise ...``) is followed along the branch
@@ -46,7 +46,7 @@ def trace(module: nn.Module) -> fx.Graph | str:
 
 
 def chain(names: list[str]) -> fx.Graph:
-    """The graph of modules that are called one after the other: a guess where nothing can be traced."""
+    """Return the graph of modules that are called one after the other: a guess where nothing can be traced."""
     graph = fx.Graph()
     value = graph.placeholder("inputs")
     for name in names:
@@ -96,11 +96,11 @@ def _raises(module: nn.Module, decisions: list[bool]) -> bool:
 
 
 class _Tracer(fx.Tracer):
-    """Runs ``forward`` with symbols for its inputs; answers ``bool(symbol)`` as decided beforehand, else with no."""
+    """Runs ``forward`` with symbols for its inputs; ``bool(symbol)`` is as decided beforehand, else ``False``."""
 
     def __init__(self, root: nn.Module, decisions: list[bool], lenient: bool = False) -> None:
         super().__init__()
-        self.lenient = lenient  # whether symbols may be iterated over, as where a message is made of them
+        self.lenient = lenient  # whether symbols may be iterated over, as an error message may do
         self.root, self.graph, self.decisions, self.asked = root, fx.Graph(), decisions, 0
         tensors = [*root.named_parameters(), *root.named_buffers()]
         self.names = {id(tensor): name for name, tensor in tensors}
@@ -126,7 +126,7 @@ class _Tracer(fx.Tracer):
 
     @contextmanager
     def _leaves(self) -> Iterator[None]:
-        """Let the root's layers, and no others in this process, leave a node where they are called with symbols."""
+        """Have the root's layers, and no others in this process, record a node when they are called with symbols."""
         # Attributes are restored whole: a forward may have kept a symbol in one.
         before = [(part, dict(part.__dict__)) for part in self.root.modules()]
         try:

@@ -5,7 +5,7 @@ An operation is a module of three functions, which never touch the network:
 - ``sites(part) -> dict[layer, dict[operation, reason]]``: what can be done to which layer; an empty reason: it can.
 - ``plan(part, operation, layer, *, ratio, max_added, settings, seed) -> dict``: the step's settings, absolute numbers.
 - ``build(part, step, sample) -> StructureChange``: what would be put where. It is called with PyTorch's random numbers
-  seeded and restored afterwards; new modules are made on the CPU and handed to :func:`matched`.
+  seeded and restored afterwards; new modules are made on the CPU and transferred to :func:`matched`.
 
 Layers are named within the part (:meth:`Part.local`, :meth:`Part.path`); ``step.layer`` is named within the whole module.
 """

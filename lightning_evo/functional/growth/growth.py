@@ -43,7 +43,7 @@ from lightning_evo.functional.growth.steps import (
     number,
 )
 from lightning_evo.functional.inheritance.alignment import unwrapped
-from lightning_evo.functional.inheritance.inheritance import Inheritance, hand_on, read_structure
+from lightning_evo.functional.inheritance.inheritance import Inheritance, read_structure, transfer_weights
 from lightning_evo.functional.inheritance.placement import TensorMap
 from lightning_evo.utils.compiled import plain_name
 from lightning_evo.utils.random_state_torch import isolated_random_state
@@ -226,15 +226,15 @@ def grow(
             before, tensors, looked = count(whole), named_tensors(whole), describe(whole)
             structure = read_structure(part.graph, part.root, part.units)
             apply(part, change)
-            handed = Inheritance()
+            transferred = Inheritance()
             if change.tensors:
                 units: Literal["zero", "net2wider"] = "net2wider" if new_units == "net2wider" else "zero"
-                handed = hand_on(
+                transferred = transfer_weights(
                     part.root, part.units, structure, change.index, new_units=units, spread=spread, seed=seed
                 )
-            why_not = _doubts(step, change, handed, where)
+            why_not = _doubts(step, change, transferred, where)
             notes = list(change.notes)
-            moved, added, removed, renamed = difference(part, part.local(step.layer), tensors, handed.maps, change)
+            moved, added, removed, renamed = difference(part, part.local(step.layer), tensors, transferred.maps, change)
             after = count(whole)
             if describe(whole) == looked:
                 raise NothingChanged(f"{where}: it changed nothing")
@@ -242,8 +242,8 @@ def grow(
                 raise GrowthError(f"{where}: it added {after - before:,} parameters, not the {announced:,} announced")
             _check_run(whole, part, step, where)
             if step.operation == "widen" and new_units == "gradmax":
-                notes += _gradmax(part, part.local(step.layer), handed, loss, seed)
-            if sample is not None and (fresh := _new_statistics(part, handed)):
+                notes += _gradmax(part, part.local(step.layer), transferred, loss, seed)
+            if sample is not None and (fresh := _new_statistics(part, transferred)):
                 calibrate(part, fresh, sample, seed)
             if earlier is not None:
                 compare(earlier, outputs(whole, sample or (), seed), not why_not, where)
@@ -397,9 +397,9 @@ def _changed(module: nn.Module, step: GrowthStep, seed: int, sample: Any) -> tup
         return part, maker.build(part, plain_step, sample)
 
 
-def _doubts(step: GrowthStep, change: StructureChange, handed: Inheritance, where: str) -> tuple[str, ...]:
+def _doubts(step: GrowthStep, change: StructureChange, transferred: Inheritance, where: str) -> tuple[str, ...]:
     """Why the network may compute something else; an error where the operation promises that it doesn't."""
-    why_not = (*change.why_not, *handed.why_not)
+    why_not = (*change.why_not, *transferred.why_not)
     smaller = step.operation == "kernel" and all(reason.endswith("smaller kernel") for reason in why_not)
     if why_not and step.operation not in _CHANGES and not smaller:
         raise GrowthError(f"{where}: the network would compute something else: {'; '.join(why_not)}")
@@ -414,12 +414,12 @@ def _check_run(whole: nn.Module, part: Part, step: GrowthStep, where: str) -> No
 
 
 def _gradmax(
-    part: Part, layer: str, handed: Inheritance, loss: Callable[[nn.Module], Tensor] | None, seed: int
+    part: Part, layer: str, transferred: Inheritance, loss: Callable[[nn.Module], Tensor] | None, seed: int
 ) -> list[str]:
     """Give a widened layer's new units GradMax's weights; why not, if that isn't possible."""
     if loss is None:
         raise GrowthError(f"{part.path(layer)}: new_units: gradmax needs a loss")
-    new = _new(handed.maps[f"{layer}.weight" if layer else "weight"])
+    new = _new(transferred.maps[f"{layer}.weight" if layer else "weight"])
     if not len(new):
         return ["gradmax: a normalisation over channels needs copies"]
     target = str(part.calls(layer)[0].target)
@@ -427,11 +427,11 @@ def _gradmax(
     return [f"gradmax: {why_not}"] if why_not else []
 
 
-def _new_statistics(part: Part, handed: Inheritance) -> dict[str, Tensor]:
+def _new_statistics(part: Part, transferred: Inheritance) -> dict[str, Tensor]:
     """The batch normalisations that got new channels, and which these are."""
     found = {}
     for unit in part.units:
-        plan = handed.maps.get(unit.path("running_mean"))
+        plan = transferred.maps.get(unit.path("running_mean"))
         if isinstance(unit.module, _BatchNorm) and plan is not None and len(new := _new(plan)):
             found[unit.name] = new
     return found

@@ -41,8 +41,8 @@ def inheritance_after(
     """
     origins = _origins(growth, before, after)
     moves = {id(moved.new): moved.map for moved in growth.moved}
-    verdicts = {name: verdict for verdict in _VERDICTS for name in getattr(inheritance, verdict)}
-    found: dict[str, list[str]] = {verdict: [] for verdict in _VERDICTS}
+    outcomes = {name: outcome for outcome in _OUTCOMES for name in getattr(inheritance, outcome)}
+    found: dict[str, list[str]] = {outcome: [] for outcome in _OUTCOMES}
     parents: dict[str, str] = {}
     maps: dict[str, TensorMap] = {}
     for name, tensor in after.items():
@@ -52,18 +52,18 @@ def inheritance_after(
             continue
         move = moves.get(id(tensor))
         changed = move is not None or tensor.shape != before[old].shape
-        verdict = verdicts.get(old, "fresh")
-        found["sliced" if changed and verdict == "copied" else verdict].append(name)
+        outcome = outcomes.get(old, "fresh")
+        found["sliced" if changed and outcome == "copied" else outcome].append(name)
         if old in inheritance.parents:
             parents[name] = inheritance.parents[old]
         if old in inheritance.maps and (together := _together(inheritance.maps[old], move)) is not None:
             maps[name] = together
-    lists: dict[str, Any] = {verdict: tuple(names) for verdict, names in found.items()}
+    lists: dict[str, Any] = {outcome: tuple(names) for outcome, names in found.items()}
     why_not = (*inheritance.why_not, *growth.why_not)
     return replace(inheritance, **lists, parents=parents, maps=maps, why_not=why_not)
 
 
-_VERDICTS = ("copied", "sliced", "identity", "fresh")
+_OUTCOMES = ("copied", "sliced", "identity", "fresh")
 
 
 def _origins(growth: Growth, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, str]:

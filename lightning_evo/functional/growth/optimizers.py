@@ -330,9 +330,9 @@ def _followed(state: Mapping[str, Any], moved: Moved, name: str) -> dict[str, An
                 raise GrowthError(f"{name} keeps {key} of {moved.name} as a {type(value).__name__} of tensors")
             followed[key] = value  # a count of steps, a setting
         elif value.shape == old.shape:
-            followed[key] = _laid(key, value, moved.map, new)
+            followed[key] = _remapped(key, value, moved.map, new)
         elif value.ndim == old.ndim and all(a in (1, b) for a, b in zip(value.shape, old.shape, strict=True)):
-            followed[key] = _laid_reduced(key, value, moved)
+            followed[key] = _remapped_reduced(key, value, moved)
         else:
             raise GrowthError(
                 f"{name} keeps {key} of {moved.name} in the shape {tuple(value.shape)}, where the parameter has"
@@ -341,7 +341,7 @@ def _followed(state: Mapping[str, Any], moved: Moved, name: str) -> dict[str, An
     return followed
 
 
-def _laid(key: str, value: Tensor, plan: TensorMap, new: nn.Parameter) -> Tensor:
+def _remapped(key: str, value: Tensor, plan: TensorMap, new: nn.Parameter) -> Tensor:
     """A state tensor of its parameter's shape, laid out anew."""
     like = torch.empty_like(new, dtype=value.dtype, device=value.device)
     laid = plan.moments(value, like)
@@ -351,7 +351,7 @@ def _laid(key: str, value: Tensor, plan: TensorMap, new: nn.Parameter) -> Tensor
     return laid
 
 
-def _laid_reduced(key: str, value: Tensor, moved: Moved) -> Tensor:
+def _remapped_reduced(key: str, value: Tensor, moved: Moved) -> Tensor:
     """A state tensor with the parameter's axes, some reduced to one (Adafactor's rows and columns), laid out anew."""
     axes = tuple(at for at, (a, b) in enumerate(zip(value.shape, moved.old.shape, strict=True)) if a != b)
     like = torch.empty_like(moved.new, dtype=value.dtype, device=value.device)

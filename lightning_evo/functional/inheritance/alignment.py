@@ -1,4 +1,4 @@
-"""Which layer of a child is which layer of its parent? Two sequences of layers, aligned by kind, name and shape."""
+"""Alignment of a child's layers with its parent's: two sequences, compared by kind, name and shape."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-def
 from lightning_evo.functional.graph.operations import groups_of, hyperparameters, kind_of
 from lightning_evo.utils.compiled import original_module, plain_name
 
-__all__ = ["TASTES", "Taste", "Unit", "align", "plain_names", "units_of", "units_of_state", "unwrapped"]
+__all__ = ["SCORINGS", "Scoring", "Unit", "align", "plain_names", "units_of", "units_of_state", "unwrapped"]
 
 WEIGHTED = ("linear", "conv", "transposed", "embedding")
 
 
 @dataclass(frozen=True)
 class Unit:
-    """A module with tensors of its own (parameters or buffers), or what a state dict holds of one.
+    """A module with tensors of its own (parameters or buffers), as a module or as part of a state dict.
 
     Args:
         name: The module's path; empty for the root.
         tensors: Its own tensors by their local names (``weight``, ``running_mean``).
-        kind: What it computes, in one word (see :func:`kind_of`); empty where only its tensors are known.
-        settings: What beside its tensors decides what it computes; empty where that isn't known.
-        groups: How many blocks of channels it treats apart; 0 where that isn't known.
+        kind: Its kind of layer (see :func:`kind_of`); empty where only its tensors are known.
+        settings: Its other settings that affect what it computes; empty where they aren't known.
+        groups: How many groups of channels it treats separately; 0 where that isn't known.
         module: The module itself, if it is the child's.
     """
 
@@ -40,7 +40,7 @@ class Unit:
     module: nn.Module | None = field(default=None, repr=False)
 
     def path(self, tensor: str) -> str:
-        """A tensor's full name."""
+        """Return a tensor's full name."""
         return f"{self.name}.{tensor}" if self.name else tensor
 
     @property
@@ -49,7 +49,7 @@ class Unit:
 
 
 def plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict without what ``torch.compile`` and ``DistributedDataParallel`` put into its names."""
+    """Return a state dict without the prefixes that ``torch.compile`` and ``DistributedDataParallel`` add to names."""
     plain = {plain_name(name): tensor for name, tensor in state.items()}
     if plain and all(name.startswith("module.") for name in plain):
         plain = {name.removeprefix("module."): tensor for name, tensor in plain.items()}
@@ -57,7 +57,7 @@ def plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """The module itself, without the wrappers of ``torch.compile`` and DistributedDataParallel."""
+    """Return the module without the wrappers of ``torch.compile`` and DistributedDataParallel."""
     while True:
         if isinstance(module, DistributedDataParallel):
             module = module.module
@@ -68,11 +68,11 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 
 def units_of(module: nn.Module, called: str) -> list[Unit]:
-    """A module's units in the order of registration; a shared module once.
+    """Return a module's units in the order of registration; a shared module once.
 
     Args:
-        module: Whose units.
-        called: What an error calls it.
+        module: The module.
+        called: Its name in error messages.
 
     Raises:
         ValueError: If a parameter is lazy and has no shape yet, or is sharded.
@@ -96,11 +96,11 @@ def units_of(module: nn.Module, called: str) -> list[Unit]:
 def units_of_state(
     state: Mapping[str, Tensor], names: Collection[str], layers: Mapping[str, tuple[str, tuple, int]] | None = None
 ) -> list[Unit]:
-    """A state dict's units in its order; a shared module, which is in it several times, once.
+    """Return a state dict's units in its order; a shared module, which is in it several times, once.
 
     Args:
         state: Names without prefixes to tensors.
-        names: Which units of equal memory are modules of their own (tied, not shared).
+        names: Names of units that are modules of their own although they share memory with others (tied, not shared).
         layers: Kind, settings and number of groups of each, where known.
     """
     grouped: dict[str, dict[str, Tensor]] = {}
@@ -119,56 +119,59 @@ def units_of_state(
 
 
 @dataclass(frozen=True)
-class Taste:
-    """What speaks for an alignment beside kinds and shapes.
+class Scoring:
+    """Weights of the score of an alignment, besides kinds and shapes.
 
     Args:
-        name: What an equal name is worth.
-        link: What it is worth to match two neighbours of a block with two of a block.
-        torn: What it costs to match one of two neighbours of a block and not the other.
-        cut: The same in a numbered sequence.
-        shrunk: How much speaks against a match whose dimensions shrink.
+        name: Score of an equal name.
+        link: Score of matching two neighbours of a block with two neighbours of a block.
+        split: Cost of matching one of two neighbours of a block and not the other.
+        split_sequence: The same in a numbered sequence.
+        shrunk: Cost of a match whose dimensions shrink.
     """
 
     name: float = 3.0
     link: float = 5.0
-    torn: float = 16.0
-    cut: float = 4.0
+    split: float = 16.0
+    split_sequence: float = 4.0
     shrunk: float = 1.0
 
 
-_END = 40.0
-"""What it is worth to match first with first, or last with last: more than all else."""
-TASTES = (
-    Taste(),
-    Taste(shrunk=12.0),
-    Taste(torn=4.0),
-    Taste(torn=4.0, shrunk=12.0),
-    Taste(name=0.0),
-    Taste(name=12.0),
-    Taste(link=0.0, torn=0.0, cut=0.0),
+_ENDS_MATCH = 40.0
+"""Score of matching first with first, or last with last: more than everything else together."""
+SCORINGS = (
+    Scoring(),
+    Scoring(shrunk=12.0),
+    Scoring(split=4.0),
+    Scoring(split=4.0, shrunk=12.0),
+    Scoring(name=0.0),
+    Scoring(name=12.0),
+    Scoring(link=0.0, split=0.0, split_sequence=0.0),
 )
-"""In the order in which to try them, where an alignment can be judged."""
+"""In the order in which they are tried, where the result of an alignment can be checked."""
 
 
-def align(child: list[Unit], parent: list[Unit], taste: Taste = TASTES[0]) -> dict[str, Unit]:
-    """The parent's unit for each of the child's that has one, by the child's name.
+def align(child: list[Unit], parent: list[Unit], scoring: Scoring = SCORINGS[0]) -> dict[str, Unit]:
+    """Return the parent's unit for each of the child's units that has a counterpart, by the child's name.
 
-    Both are read in the order of registration, and that order is kept: of all such alignments the one with the highest
-    sum of likenesses (equal kind required; equal shapes, equal names, both the first or both the last layer, blocks that
-    stay together). So an inserted layer, which shifts the names of all that follow, is found, and heads meet heads.
+    Both are read in the order of registration, and that order is kept. Of all such alignments the one with the highest
+    score is chosen: equal kind is required; equal shapes, equal names, both the first or both the last layer, and blocks
+    that stay together add to the score. So an inserted layer, which shifts the names of all that follow, is recognised,
+    and heads are matched with heads.
 
-    Nothing aligns where the two are of different families: their first layers differ in kind, or less than half of the
+    Nothing is aligned if the two are of different families: their first layers differ in kind, or less than half of the
     smaller one's layers have a counterpart.
 
     Source:
         Needleman and Wunsch 1970, A general method applicable to the search for similarities in the amino acid
-        sequence of two proteins; here gaps cost where they tear a block apart.
+        sequence of two proteins; here gaps have a cost where they split a block.
     """
     ends = list(zip(_ends(child), _ends(parent), strict=True))
-    likeness = [[_likeness(c, p, ends, taste) for p in parent] for c in child]
-    bonds, parents_bonds = ([0.0, *(_bond(*pair, taste) for pair in pairwise(units))] for units in (child, parent))
-    moves = _best_moves(likeness, bonds, parents_bonds, taste.link)
+    similarity = [[_similarity(c, p, ends, scoring) for p in parent] for c in child]
+    costs, parents_costs = (
+        [0.0, *(_gap_cost(*pair, scoring) for pair in pairwise(units))] for units in (child, parent)
+    )
+    moves = _best_moves(similarity, costs, parents_costs, scoring.link)
     pairs: dict[str, Unit] = {}
     i = j = 0
     state = (False, False)
@@ -181,31 +184,31 @@ def align(child: list[Unit], parent: list[Unit], taste: Taste = TASTES[0]) -> di
 
 
 def _moved(i: int, j: int, state: tuple[bool, bool], move: str) -> tuple[int, int, tuple[bool, bool]]:
-    """Where a move leads, and whether the last of the child's and of the parent's units are matched then."""
+    """Return the position after a move, and whether the last unit of the child and of the parent is matched there."""
     if move == "match":
         return i + 1, j + 1, (True, True)
     return (i + 1, j, (False, state[1])) if move == "skip child's" else (i, j + 1, (state[0], False))
 
 
 def _best_moves(
-    likeness: list[list[float]], childs_bonds: list[float], parents_bonds: list[float], link: float
+    similarity: list[list[float]], childs_costs: list[float], parents_costs: list[float], link: float
 ) -> dict[tuple[int, int, bool, bool], str]:
-    """The best move from each place, by how many units of each are behind and whether the last of each is matched.
+    """Return the best move from each position: units passed in each sequence, and whether the last of each is matched.
 
     Args:
-        likeness: Of each of the child's to each of the parent's.
-        childs_bonds: For each of the child's, what it costs to part it from the one before.
-        parents_bonds: The same of the parent's.
-        link: What it is worth not to part two neighbours.
+        similarity: Of each unit of the child to each of the parent.
+        childs_costs: For each unit of the child, the cost of separating it from the one before.
+        parents_costs: The same of the parent.
+        link: Score of not separating two neighbours.
     """
-    n, m = len(childs_bonds), len(parents_bonds)
+    n, m = len(childs_costs), len(parents_costs)
     states = [(a, b) for a in (False, True) for b in (False, True)]
     best: dict[tuple[int, int, bool, bool], float] = {}
     moves = {}
     for i in reversed(range(n + 1)):
         for j in reversed(range(m + 1)):
             for a, b in states:
-                inner, outer = (childs_bonds[i] if i < n else 0.0), (parents_bonds[j] if j < m else 0.0)
+                inner, outer = (childs_costs[i] if i < n else 0.0), (parents_costs[j] if j < m else 0.0)
                 if i == n or j == m:
                     best[i, j, a, b] = -(inner * a) - (outer * b)
                     continue
@@ -213,21 +216,21 @@ def _best_moves(
                     "skip child's": best[i + 1, j, False, b] - inner * a,
                     "skip parent's": best[i, j + 1, a, False] - outer * b,
                 }
-                if likeness[i][j]:
+                if similarity[i][j]:
                     linked = link if a and b and inner and outer else 0.0
-                    torn = inner * (not a) + outer * (not b)
-                    worth["match"] = best[i + 1, j + 1, True, True] + likeness[i][j] + linked - torn
+                    split = inner * (not a) + outer * (not b)
+                    worth["match"] = best[i + 1, j + 1, True, True] + similarity[i][j] + linked - split
                 move = max(worth, key=lambda name: (worth[name], name == "match"))
                 best[i, j, a, b], moves[i, j, a, b] = worth[move], move
     return moves
 
 
-def _bond(one: Unit, other: Unit, taste: Taste) -> float:
-    """What it costs to part two neighbours."""
+def _gap_cost(one: Unit, other: Unit, scoring: Scoring) -> float:
+    """The cost of separating two neighbours."""
     (block, _, name), (others_block, _, others_name) = one.name.rpartition("."), other.name.rpartition(".")
     if block != others_block:
         return 0.0
-    return taste.cut if name.isdigit() and others_name.isdigit() else taste.torn
+    return scoring.split_sequence if name.isdigit() and others_name.isdigit() else scoring.split
 
 
 def _weighted(unit: Unit) -> bool:
@@ -242,8 +245,8 @@ def _ends(units: list[Unit]) -> tuple[str | None, str | None]:
     return (names[0], names[-1]) if names else (None, None)
 
 
-def _alike(child: Unit, parent: Unit) -> bool:
-    """Whether they can be the same layer in two widths."""
+def _compatible(child: Unit, parent: Unit) -> bool:
+    """Whether two units can be the same layer in two widths."""
     if parent.kind and parent.kind != child.kind:
         return False
     if parent.settings and parent.settings[0] != child.settings[0]:
@@ -261,23 +264,23 @@ def _alike(child: Unit, parent: Unit) -> bool:
     return bool(common) and all(child.tensors[n].ndim == parent.tensors[n].ndim for n in common)
 
 
-def _likeness(child: Unit, parent: Unit, ends: list[tuple[str | None, str | None]], taste: Taste) -> float:
-    """0 where they can't be the same layer; the more, the more speaks for it."""
-    if not _alike(child, parent):
+def _similarity(child: Unit, parent: Unit, ends: list[tuple[str | None, str | None]], scoring: Scoring) -> float:
+    """The score of matching two units; 0 if they can't be the same layer."""
+    if not _compatible(child, parent):
         return 0.0
     sizes = [
-        1.0 if a == b else 0.5 if a > b else -taste.shrunk  # children grow more often than they shrink
+        1.0 if a == b else 0.5 if a > b else -scoring.shrunk  # children grow more often than they shrink
         for name in set(child.tensors) & set(parent.tensors)
         for a, b in zip(child.tensors[name].shape, parent.tensors[name].shape, strict=True)
     ]
     score = 10 + 6 * (sum(sizes) / len(sizes) if sizes else 1)
     local, other = child.name.rpartition(".")[2], parent.name.rpartition(".")[2]
-    score += taste.name * (child.name == parent.name) + 2 * (local == other and not local.isdigit())
+    score += scoring.name * (child.name == parent.name) + 2 * (local == other and not local.isdigit())
     score += 4 * (child.settings == parent.settings)
     if child.kind == "statistic":
         score += 8 * (child.groups == parent.groups)
     score += 4 * (child.name.count(".") == parent.name.count("."))
-    return score + sum(_END * (child.name == end and parent.name == other) for end, other in ends)
+    return score + sum(_ENDS_MATCH * (child.name == end and parent.name == other) for end, other in ends)
 
 
 def _related(child: list[Unit], parent: list[Unit], pairs: Mapping[str, Unit]) -> bool:
@@ -285,6 +288,6 @@ def _related(child: list[Unit], parent: list[Unit], pairs: Mapping[str, Unit]) -
     if not layers or not others:
         return bool(pairs)
     first, other = layers[0], others[0]
-    if not _alike(first, other):
+    if not _compatible(first, other):
         return False
     return 2 * sum(u.name in pairs for u in layers) >= min(len(layers), len(others))

@@ -1,4 +1,4 @@
-"""What does a child start from? Its parent's weights, so that one that only grew computes what its parent computed."""
+"""Inheritance of a parent's weights, such that a child that only grew computes what its parent computes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, fx, nn
 
-from lightning_evo.functional.graph.channels import NewUnits, choose_maps
+from lightning_evo.functional.graph.channels import NewUnits, choose_channel_maps
 from lightning_evo.functional.graph.tracing import chain, trace
 from lightning_evo.functional.inheritance.alignment import (
-    TASTES,
+    SCORINGS,
     Unit,
     align,
     plain_names,
@@ -21,90 +21,26 @@ from lightning_evo.functional.inheritance.alignment import (
     unwrapped,
 )
 from lightning_evo.functional.inheritance.layout import Layout, lay_out
-from lightning_evo.functional.inheritance.placement import Placement, TensorMap, Verdict, place
-from lightning_evo.functional.inheritance.roles import Role, make_identities, read
+from lightning_evo.functional.inheritance.placement import Outcome, Placement, TensorMap, place
+from lightning_evo.functional.inheritance.roles import Role, analyse, make_identities
 from lightning_evo.utils.compiled import plain_name
 
-__all__ = ["Inheritance", "Structure", "hand_on", "inherit", "read_structure", "structure_of"]
-
-# -- What does a network compute, its weights apart? Plain data, to be kept beside them and compared with --
-
-
-@dataclass(frozen=True)
-class Structure:
-    """What a state dict doesn't tell of a network: its layers' settings, and what lies between them.
-
-    Args:
-        layers: For each layer with tensors its kind, its settings, and its number of groups.
-        steps: What the network computes, one expression a step, which refers to earlier ones by their numbers.
-        outputs: Which steps are its outputs; empty where the network can't be traced.
-    """
-
-    layers: Mapping[str, tuple[str, tuple, int]]
-    steps: tuple[tuple, ...] = ()
-    outputs: tuple[int, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Tuples, dicts, numbers and texts, which any checkpoint holds."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Structure:
-        """What :meth:`to_dict` gave."""
-        return cls(data["layers"], tuple(data["steps"]), tuple(data["outputs"]))
-
-    def signature(self, table: dict[tuple, int]) -> tuple[int, ...]:
-        """Its outputs by the numbers that a table of expressions gives them; it is added to the table."""
-        numbers: list[int] = []
-        for step in self.steps:
-            if step[0] not in ("input", "tensor"):  # the last part holds the arguments
-                step = (*step[:-1], tuple(numbers[argument] for argument in step[-1]))
-            numbers.append(table.setdefault(step, len(table)))
-        return tuple(numbers[output] for output in self.outputs)
-
-
-def structure_of(module: nn.Module) -> Structure:
-    """What a module computes, its weights apart.
-
-    Raises:
-        ValueError: If a parameter is lazy (no shape yet) or sharded.
-
-    >>> structure_of(nn.Sequential(nn.Linear(2, 3), nn.ReLU())).steps
-    (('input', 0), ('layer', ('0',), ('Linear',), (0,)), ('relu', ('',), (1,)))
-    """
-    root = unwrapped(module)
-    return read_structure(trace(root), root, units_of(root, "parent"))
-
-
-def read_structure(graph: fx.Graph | str, root: nn.Module, units: list[Unit]) -> Structure:
-    """The same of a module that is traced already.
-
-    Args:
-        graph: Its graph, or why it has none.
-        root: The module.
-        units: Its units.
-    """
-    layers = {unit.name: (unit.kind, unit.settings, unit.groups) for unit in units}
-    if not isinstance(graph, fx.Graph):
-        return Structure(layers)
-    table: dict[tuple, int] = {}
-    outputs = read(graph, root, units, {unit.name: unit.name for unit in units}, table).signature
-    return Structure(layers, tuple(table), outputs)
+__all__ = ["Inheritance", "Structure", "inherit", "read_structure", "structure_of", "transfer_weights"]
 
 
 @dataclass(frozen=True)
 class Inheritance:
-    """What became of each of a child's tensors, by their names in its state dict.
+    """The outcome for each of a child's tensors, by name in its state dict.
 
     Args:
-        copied: As the parent has them.
-        sliced: In part the parent's: wider, narrower, of another kernel.
-        identity: New, and set so that their layer hands on what it gets, or adds nothing.
+        copied: Equal to the parent's.
+        sliced: In part the parent's: wider, narrower, or of another kernel.
+        identity: New, and set so that their layer returns its input, or adds nothing.
         fresh: As they were initialised.
         unused: The parent's tensors that have no counterpart.
-        parents: For each tensor that has a counterpart the parent's name of it.
-        maps: For each tensor copied or sliced which numbers went where.
-        why_not: Why the child may compute something else than its parent; empty where it computes the same.
+        parents: For each tensor with a counterpart its name in the parent.
+        maps: For each tensor copied or sliced where the parent's numbers went.
+        why_not: Why the child may compute something other than its parent; empty if it computes the same.
     """
 
     copied: tuple[str, ...] = ()
@@ -118,7 +54,7 @@ class Inheritance:
 
     @property
     def preserving(self) -> bool:
-        """Whether the child computes what its parent does, in train and in eval mode, dropout apart."""
+        """Whether the child computes what its parent does, in train and in eval mode, apart from dropout."""
         return not self.why_not
 
 
@@ -138,34 +74,34 @@ def inherit(
     Layers are aligned as two sequences, by kind, name and shape, so that one inserted or left out doesn't shift the
     others. Then
 
-    - a layer that both have is copied, buffers too; of one that became wider the parent's slices, and what old units
-      take from new ones is 0; new units begin fresh. With ``net2wider`` they are copies of old ones, and what is taken
-      from a unit is divided among its copies;
-    - a new layer is the identity where it stands in line (Net2Deeper), and a new residual branch ends in a layer of
-      zeros, the rest of it fresh;
-    - kernels are laid centre on centre;
-    - a head of another number of outputs begins fresh;
-    - where nothing aligns (another family of architecture), everything stays fresh.
+    - a layer that both have is copied with its buffers. In one that became wider, the parent's slices are copied, new units
+      are fresh, and the weights from new units to old ones are 0. With ``net2wider`` new units are copies of old ones, and
+      the outgoing weights of a unit are divided among its copies;
+    - a new layer between two others is the identity (Net2Deeper), and a new residual branch ends in a layer of zeros, with
+      the rest of it fresh;
+    - kernels are aligned at their centres;
+    - a head with another number of outputs stays fresh;
+    - where nothing can be aligned (another family of architecture), everything stays fresh.
 
     Which channels belong together is read from the child's graph (``torch.fx``): all layers along a residual path,
     depthwise and grouped convolutions, flattening and concatenation use one map. Layers that normalise over channels
     (LayerNorm, GroupNorm with as many groups as before) keep their statistics only if all channels are copied equally
-    often; a width that is a multiple of the parent's is therefore filled with copies there, with a spread of at least
-    0.5 so that they part in training.
+    often. A width that is a multiple of the parent's is therefore filled with copies there, with a spread of at least
+    0.5 so that they differ after some training.
 
-    :attr:`Inheritance.preserving` says whether the child now computes what its parent does, which a growing child does
-    unless ``why_not`` says otherwise. A state dict alone doesn't tell what lies between layers (activations, pooling,
+    :attr:`Inheritance.preserving` tells whether the child now computes what its parent does, which a child that only grew
+    does unless ``why_not`` has a reason. A state dict alone doesn't show what lies between layers (activations, pooling,
     strides), so nothing is promised without the parent's ``structure``; what is written is the same.
 
     Args:
-        child: Written to. Parameters stay the same objects, of the same dtype and device, and share no memory with the
-            parent's.
-        parent: A state dict, or the module. Prefixes of ``torch.compile`` and DistributedDataParallel don't matter.
-        structure: Of the parent, if it is given as a state dict (:func:`structure_of`).
+        child: The module to write to. Its parameters stay the same objects, with their dtype and device, and share no
+            memory with the parent's.
+        parent: A state dict, or the module. Prefixes of ``torch.compile`` and DistributedDataParallel are ignored.
+        structure: The parent's structure, if it is given as a state dict (:func:`structure_of`).
         new_units: ``zero`` or ``net2wider``.
-        spread: How unequally copies share what is taken from their unit: from 0, equally as in the paper, to below 1.
-        seed: Of copies drawn and of the spread.
-        choose: Whether a tensor of the child, by name, may inherit; the others stay fresh. Default: all.
+        spread: How unequally copies share the outgoing weights of their unit, from 0 (equally, as in the paper) to below 1.
+        seed: Seed of the choice of copies and of the spread.
+        choose: Whether a tensor of the child, given by name, may inherit; the others stay fresh. The default is all.
 
     Returns:
         What was inherited, and how.
@@ -200,7 +136,7 @@ def inherit(
     draft = _best_draft(_Task(root, trace(root), units, parents, structure, new_units, spread, seed))
     placements, why_not = draft.placements, draft.why_not
     if choose is not None:
-        refused = [p.name for p in placements if p.verdict != "fresh" and not choose(p.name)]
+        refused = [p.name for p in placements if p.outcome != "fresh" and not choose(p.name)]
         why_not += [f"{name} was not to inherit" for name in refused]
         placements = [p.left_fresh() if p.name in refused else p for p in placements]
     why_not += _write(placements)
@@ -209,7 +145,7 @@ def inherit(
 
 
 @torch.no_grad()
-def hand_on(
+def transfer_weights(
     root: nn.Module,
     parents: list[Unit],
     structure: Structure,
@@ -219,16 +155,19 @@ def hand_on(
     spread: float = 0.0,
     seed: int = 0,
 ) -> Inheritance:
-    """Write what a network's layers held before they changed into what they are now; by name, nothing has to be aligned.
+    """Write the weights that a network's layers had before a change of shape into the layers as they are now.
+
+    Layers are matched by name, so nothing has to be aligned.
 
     Args:
-        root: The network, with the tensors it has now.
-        parents: Its units as they were, with the tensors they had. Tensors that are still the network's are left alone.
-        structure: What it computed.
-        index: For a layer's name which of its old channels its channels are; the others keep all, new ones behind them.
+        root: The network, with its present tensors.
+        parents: Its units before the change, with their tensors. Tensors that the network still has are left alone.
+        structure: What it computed before.
+        index: For the names of some layers, the old channel of each present one; all others keep theirs, followed by new
+            ones.
         new_units: As in :func:`inherit`.
-        spread: The same.
-        seed: The same.
+        spread: As in :func:`inherit`.
+        seed: As in :func:`inherit`.
     """
     units = units_of(root, "network")
     before = {unit.name: unit for unit in parents}
@@ -239,8 +178,70 @@ def hand_on(
 
 
 @dataclass(frozen=True)
+class Structure:
+    """What a state dict doesn't show of a network: the settings of its layers, and what lies between them.
+
+    Args:
+        layers: For each layer with tensors its kind, its settings, and its number of groups.
+        steps: What the network computes, one expression per step, which refers to earlier ones by their numbers.
+        outputs: The numbers of the steps that are its outputs; empty where the network can't be traced.
+    """
+
+    layers: Mapping[str, tuple[str, tuple, int]]
+    steps: tuple[tuple, ...] = ()
+    outputs: tuple[int, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as tuples, dicts, numbers and strings, which any checkpoint can hold."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Structure:
+        """Make it from the result of :meth:`to_dict`."""
+        return cls(data["layers"], tuple(data["steps"]), tuple(data["outputs"]))
+
+    def signature(self, table: dict[tuple, int]) -> tuple[int, ...]:
+        """Return its outputs as numbers in a table of expressions, to which its own are added."""
+        numbers: list[int] = []
+        for step in self.steps:
+            if step[0] not in ("input", "tensor"):  # the last part holds the arguments
+                step = (*step[:-1], tuple(numbers[argument] for argument in step[-1]))
+            numbers.append(table.setdefault(step, len(table)))
+        return tuple(numbers[output] for output in self.outputs)
+
+
+def structure_of(module: nn.Module) -> Structure:
+    """Return what a module computes, apart from its weights.
+
+    Raises:
+        ValueError: If a parameter is lazy (no shape yet) or sharded.
+
+    >>> structure_of(nn.Sequential(nn.Linear(2, 3), nn.ReLU())).steps
+    (('input', 0), ('layer', ('0',), ('Linear',), (0,)), ('relu', ('',), (1,)))
+    """
+    root = unwrapped(module)
+    return read_structure(trace(root), root, units_of(root, "parent"))
+
+
+def read_structure(graph: fx.Graph | str, root: nn.Module, units: list[Unit]) -> Structure:
+    """Return the same for a module that is traced already.
+
+    Args:
+        graph: Its graph, or why it has none.
+        root: The module.
+        units: Its units.
+    """
+    layers = {unit.name: (unit.kind, unit.settings, unit.groups) for unit in units}
+    if not isinstance(graph, fx.Graph):
+        return Structure(layers)
+    table: dict[tuple, int] = {}
+    outputs = analyse(graph, root, units, {unit.name: unit.name for unit in units}, table).signature
+    return Structure(layers, tuple(table), outputs)
+
+
+@dataclass(frozen=True)
 class _Task:
-    """Who is to inherit from whom, and how."""
+    """The child, the parent, and the settings of an inheritance."""
 
     root: nn.Module
     graph: fx.Graph | str
@@ -255,7 +256,7 @@ class _Task:
 
 @dataclass(frozen=True)
 class _Draft:
-    """What would be written, and what would then speak against equality."""
+    """What would be written under one alignment, and why the child may then compute something else."""
 
     graph: fx.Graph
     roles: Mapping[str, Role]
@@ -264,12 +265,12 @@ class _Draft:
 
 
 def _best_draft(task: _Task) -> _Draft:
-    """The likeliest alignment's; or the first that preserves, where that can be told."""
+    """Return the draft of the likeliest alignment, or the first that preserves, where that can be checked."""
     known = task.structure is not None and task.structure.outputs
     drafts: dict[tuple, _Draft] = {}
-    # Only a parent whose structure is known can tell a right alignment from one that merely fits.
-    for taste in TASTES if known else TASTES[:1]:
-        pairs = align(task.units, task.parents, taste)
+    # Only with the parent's structure can a right alignment be told from one that merely fits.
+    for scoring in SCORINGS if known else SCORINGS[:1]:
+        pairs = align(task.units, task.parents, scoring)
         same = tuple((name, unit.name) for name, unit in pairs.items())
         if same not in drafts:
             drafts[same] = _draft(task, pairs)
@@ -279,7 +280,7 @@ def _best_draft(task: _Task) -> _Draft:
 
 
 def _draft(task: _Task, pairs: Mapping[str, Unit]) -> _Draft:
-    """All that follows from an alignment."""
+    """Return the draft that follows from an alignment."""
     if not pairs:
         fresh = [Placement(unit.path(name), tensor) for unit in task.units for name, tensor in unit.tensors.items()]
         return _Draft(chain([]), {}, fresh, ["no layer of the child matches one of the parent's"])
@@ -288,13 +289,13 @@ def _draft(task: _Task, pairs: Mapping[str, Unit]) -> _Draft:
     for name, index in task.index.items():
         (channels,) = layout.layers[name].gives.parts or ()
         channels.root.index = index
-    why_not = [*why_not, *layout.why_not, *choose_maps(layout.dimensions, task.new_units, generator)]
-    placements, doubts = place(task.units, pairs, roles, layout, spread=task.spread, seed=task.seed)
-    return _Draft(graph, roles, placements, [*why_not, *doubts])
+    why_not = [*why_not, *layout.why_not, *choose_channel_maps(layout.dimensions, task.new_units, generator)]
+    placements, reasons = place(task.units, pairs, roles, layout, spread=task.spread, seed=task.seed)
+    return _Draft(graph, roles, placements, [*why_not, *reasons])
 
 
 def _plan(task: _Task, pairs: Mapping[str, Unit]) -> tuple[fx.Graph, Mapping[str, Role], Layout, list[str]]:
-    """What every unit must be, which channels units share, and what speaks against equality."""
+    """Determine the roles of units, the channels they share, and why the child may compute something else."""
     root, graph, units, structure = task.root, task.graph, task.units, task.structure
     labels = {unit.name: pairs[unit.name].name if unit.name in pairs else None for unit in units}
     met = set(labels.values())
@@ -303,23 +304,23 @@ def _plan(task: _Task, pairs: Mapping[str, Unit]) -> tuple[fx.Graph, Mapping[str
         line, roles = chain(_called(root, units)), _guessed(units, pairs)
         return line, roles, lay_out(line, root, units, pairs, roles, guessed=True), [*why_not, graph]
     table: dict[tuple, int] = {}
-    reading = read(graph, root, units, labels, table)
-    why_not += reading.why_not
+    analysis = analyse(graph, root, units, labels, table)
+    why_not += analysis.why_not
     if structure is None or not structure.outputs:
         why_not.append("what lies between the parent's layers isn't known")
-    elif not why_not and structure.signature(table) != reading.signature:
+    elif not why_not and structure.signature(table) != analysis.signature:
         why_not.append("what lies between the layers differs: activations, pooling, strides, padding or joins")
-    return graph, reading.roles, lay_out(graph, root, units, pairs, reading.roles), why_not
+    return graph, analysis.roles, lay_out(graph, root, units, pairs, analysis.roles), why_not
 
 
 def _guessed(units: list[Unit], pairs: Mapping[str, Unit]) -> dict[str, Role]:
-    """What the units must be of a network that can't be traced."""
+    """The roles of the units of a network that can't be traced."""
     new: dict[str, Role] = {u.name: "identity" if u.kind in ("linear", "conv") else "fresh" for u in units}
     return new | dict.fromkeys(pairs, "inherits")
 
 
 def _own_state(module: nn.Module) -> dict[str, Tensor]:
-    """A module's tensors by name, a shared module's once."""
+    """Return a module's tensors by name, those of a shared module once."""
     return {
         unit.path(name): tensor
         for unit in units_of(unwrapped(module), "parent")
@@ -328,14 +329,14 @@ def _own_state(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _called(root: nn.Module, units: list[Unit]) -> list[str]:
-    """The layers of torch.nn with weights, by the names under which the root holds them, in the order of registration."""
+    """Return the names of the layers of torch.nn with weights, as the root has them, in the order of registration."""
     known = {unit.name for unit in units if unit.kind != "other"}
     paths = {plain_name(name): name for name, _ in root.named_modules()}
     return [path for name, path in paths.items() if name in known]
 
 
 def _write(placements: list[Placement]) -> list[str]:
-    """Set the child's tensors; returns which tied ones were to become two things at once."""
+    """Set the child's tensors; return the tied ones for which two different values were asked."""
     written: dict[int, Tensor] = {}
     clashes = []
     for placement in placements:
@@ -351,11 +352,11 @@ def _write(placements: list[Placement]) -> list[str]:
 
 
 def _record(placements: list[Placement], parents: list[Unit], why_not: list[str]) -> Inheritance:
-    verdicts = {verdict: tuple(p.name for p in placements if p.verdict == verdict) for verdict in get_args(Verdict)}
-    inherited = [p for p in placements if p.verdict in ("copied", "sliced")]
+    outcomes = {outcome: tuple(p.name for p in placements if p.outcome == outcome) for outcome in get_args(Outcome)}
+    inherited = [p for p in placements if p.outcome in ("copied", "sliced")]
     used = {p.parents_name for p in inherited}
     return Inheritance(
-        **verdicts,
+        **outcomes,
         unused=tuple(unit.path(name) for unit in parents for name in unit.tensors if unit.path(name) not in used),
         parents={p.name: p.parents_name for p in placements if p.parents_name},
         maps={p.name: p.map for p in inherited if p.map is not None},

@@ -1,4 +1,4 @@
-"""Which layers give and take which channels? A traced network, walked along its values."""
+"""The input and output channels of each layer of a traced network."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ __all__ = ["Layout", "TracedLayer", "lay_out"]
 
 @dataclass
 class TracedLayer:
-    """A layer whose tensors follow from the channels it takes and gives.
+    """A layer whose tensors' shapes follow from its input and output channels.
 
     Args:
-        unit: The child's.
+        unit: The child's unit.
         source: The parent's tensors; those of an identity for a new layer.
-        role: What it must be.
-        takes: Its input's channels.
-        gives: Its output's channels.
-        groups: How many blocks of channels it treats apart, in the child.
+        role: Its role in the child.
+        takes: The channels of its input.
+        gives: The channels of its output.
+        groups: How many groups of channels it treats separately, in the child.
         parents_groups: The same in the parent.
-        inputs: Channels of its input in the parent.
-        outputs: Channels of its output in the parent.
+        inputs: Number of input channels in the parent.
+        outputs: Number of output channels in the parent.
     """
 
     unit: Unit
@@ -55,14 +55,14 @@ class TracedLayer:
 
 @dataclass
 class Layout:
-    """What is known of a network's channels.
+    """The channels of a network, as far as they are known.
 
     Args:
         layers: Its layers.
-        dimensions: What they share.
-        loose: Tensors of the network's own that scale channels, with the axis along which these lie.
-        flows: What each node of the graph gives.
-        why_not: Reasons to doubt that the child computes what its parent did.
+        dimensions: The dimensions that they share.
+        loose: The user's own tensors that scale channels, with the axis of the channels.
+        flows: The channels of each node's value.
+        why_not: Why the child may compute something other than its parent.
     """
 
     layers: dict[str, TracedLayer] = field(default_factory=dict)
@@ -81,23 +81,25 @@ def lay_out(
     *,
     guessed: bool = False,
 ) -> Layout:
-    """Walk along a child's graph and note which channels its layers share.
+    """Go through a child's graph and find out which channels its layers share.
 
     Args:
-        graph: Of the child.
+        graph: The child's graph.
         root: The child.
         units: Its units.
         pairs: The parent's unit of each that has one.
-        roles: What each unit must be.
-        guessed: Whether the graph is a mere chain of the layers, in which flattening doesn't show.
+        roles: The role of each unit.
+        guessed: Whether the graph is only a chain of the layers, which doesn't show flattening.
     """
-    walk = _Walk(dict(root.named_modules(remove_duplicate=False)), {u.name: u for u in units}, pairs, roles, guessed)
+    builder = _LayoutBuilder(
+        dict(root.named_modules(remove_duplicate=False)), {u.name: u for u in units}, pairs, roles, guessed
+    )
     for node in graph.nodes:
-        walk.visit(node)
-    return walk.layout
+        builder.visit(node)
+    return builder.layout
 
 
-class _Walk:
+class _LayoutBuilder:
     def __init__(
         self,
         modules: dict[str, nn.Module],
@@ -131,18 +133,18 @@ class _Walk:
         self.layout.dimensions.append(dimension)
         return dimension
 
-    def doubt(self, reason: str) -> None:
+    def note_reason(self, reason: str) -> None:
         if reason and reason not in self.layout.why_not:
             self.layout.why_not.append(reason)
 
     def _unknown(self, given: list[Flow], name: str) -> Flow:
-        """What cannot be looked into must get what the parent's got."""
+        """Fix the input channels of a step whose effect on them is unknown."""
         for flow in given:
             for part in flow.parts or ():
                 part.root.fixed = part.root.fixed or f"{name} needs its channels as they were"
         return Flow()
 
-    # Layers -----------------------------------------------------------------------------------------------------------
+    # -- layers --------------------------------------------------------------------------------------------------------
 
     def _layer(self, unit: Unit, given: Flow) -> Flow:
         role, module = self.roles[unit.name], self.modules_of(unit)
@@ -188,17 +190,17 @@ class _Walk:
         else:
             gives = Flow((self.new(width, parents_width),), kind)
         self._note(TracedLayer(unit, source, role, given, gives, groups, parents_groups, parents, parents_width))
-        self._tie(given, gives, (parents_groups, groups))
+        self._require_groups(given, gives, (parents_groups, groups))
         return gives
 
     def _identity(self, unit: Unit, module: nn.Module, given: Flow, width: int, features: int, kind: str) -> Flow:
-        """A new layer that hands on what it gets: as if the parent had one whose every channel is a group."""
+        """A new layer that returns its input: as if the parent had one in which every channel is a group."""
         if given.parts is None or not given.fits(features):
             given = Flow((self.new(features, features, f"{unit.name} takes unknown channels"),), given.kind)
         parents = given.parents_width
         if parents is None or given.flat or width < parents:
             if parents is not None:
-                self.doubt(f"{unit.name} is new and too narrow for an identity")
+                self.note_reason(f"{unit.name} is new and too narrow for an identity")
             gives = Flow((self.new(width, None),), kind)  # type: ignore[arg-type]
             self._note(TracedLayer(unit, {}, "fresh", given, gives))
             return gives
@@ -209,7 +211,7 @@ class _Walk:
         gives = given.of_kind(kind) if alike else Flow((self.new(width, parents),), kind)  # type: ignore[arg-type]
         self._note(TracedLayer(unit, source, "identity", given, gives, groups, parents, parents, parents))
         if not alike:
-            self._tie(given, gives, (groups, groups))
+            self._require_groups(given, gives, (groups, groups))
         return gives
 
     def _embedding(self, unit: Unit, module: nn.Module, role: Role) -> Flow:
@@ -240,12 +242,12 @@ class _Walk:
         groups = parents_groups = 1
         if unit.kind == "statistic":
             groups, parents_groups = self._statistic_groups(unit, module, width, parents)
-            self._tell_statistics(taken, groups, parents_groups, width, parents)
+            self._require_statistics(taken, groups, parents_groups, width, parents)
         self._note(TracedLayer(unit, source, role, taken, taken, groups, parents_groups, parents, parents))
         return taken.of_kind(kind)  # type: ignore[arg-type]
 
-    def _tell_statistics(self, flow: Flow, groups: int, parents_groups: int, width: int, parents: int) -> None:
-        """What a layer that normalises over blocks asks of the channels it takes."""
+    def _require_statistics(self, flow: Flow, groups: int, parents_groups: int, width: int, parents: int) -> None:
+        """Note what a normalisation over groups requires of its input channels."""
         size, parts = width // groups, flow.parts or ()
         for part in (part.root for part in parts):
             blocks = (parents_groups, groups) if len(parts) == 1 else (1, 1)
@@ -262,20 +264,20 @@ class _Walk:
             self._join(one, other, layer.unit.name)
 
     def _take(self, given: Flow, features: int, parents: int, name: str) -> Flow:
-        """The channels of a layer's input, of new dimensions where nothing is known of them."""
+        """Return the channels of a layer's input; a new dimension where they are unknown."""
         if given.parts is not None and given.fits(features):
             known = given.parents_width
             if known is None and len(given.parts) == 1 and not given.flat:
                 given.parts[0].root.parents_width = parents
             elif known is not None and (parents % known or (parents != known and not given.flat)):
-                self.doubt(f"{name} took {parents} features in the parent, of {known} channels")
+                self.note_reason(f"{name} took {parents} features in the parent, of {known} channels")
             return given
         if given.parts is not None:
             self._unknown([given], name)
         return Flow((self.new(features, parents, f"{name} takes unknown channels"),), given.kind)
 
-    def _tie(self, given: Flow, gives: Flow, groups: tuple[int, int]) -> None:
-        """What grouped convolutions ask of the channels on their two sides."""
+    def _require_groups(self, given: Flow, gives: Flow, groups: tuple[int, int]) -> None:
+        """Note what a grouped convolution requires of its input and output channels."""
         if groups != (1, 1) and given.parts != gives.parts:
             for flow in (given, gives):
                 parts = [part.root for part in flow.parts or ()]
@@ -303,10 +305,10 @@ class _Walk:
         if unit.name in self.pairs and self.pairs[unit.name].groups:
             return module.num_groups, self.pairs[unit.name].groups
         groups, size = module.num_groups, width // module.num_groups
-        # A state dict doesn't tell: as many groups, or, where they don't divide the width, as large ones.
+        # A state dict doesn't show it: as many groups, or as large ones where their number doesn't divide the width.
         return groups, groups if parents % groups == 0 else max(1, parents // size)
 
-    # Everything else --------------------------------------------------------------------------------------------------
+    # -- all other steps -----------------------------------------------------------------------------------------------
 
     def _step(self, node: fx.Node, given: list[Flow]) -> Flow:
         call = call_of(node, self.modules)
@@ -334,8 +336,8 @@ class _Walk:
             return given[0]
         one, other = given
         if one.silent or other.silent:
-            silent, sounding = (one, other) if one.silent else (other, one)
-            return sounding if call_of(node, self.modules) in ADDITIONS else silent
+            silent, other_flow = (one, other) if one.silent else (other, one)
+            return other_flow if call_of(node, self.modules) in ADDITIONS else silent
         for at, (tensor, flow) in enumerate(((one, other), (other, one))):
             if inputs[at].op == "get_attr":
                 return self._scaled(inputs[at], flow) if tensor.parts is None else flow
@@ -358,11 +360,11 @@ class _Walk:
 
     def _unify(self, one: Flow, other: Flow) -> Flow:
         for a, b in zip(one.parts or (), other.parts or (), strict=True):
-            self.doubt(unify(a, b))
+            self.note_reason(unify(a, b))
         return one if one.kind == "map" else other
 
     def _compose(self, single: Flow, several: Flow) -> Flow:
-        """Join one dimension with a concatenation of several."""
+        """Unify one dimension with a concatenation of several."""
         assert single.parts is not None
         whole = single.parts[0].root
         if whole.made_of or whole.parents_width not in (None, several.parents_width):
@@ -371,7 +373,7 @@ class _Walk:
         return several
 
     def _scaled(self, node: fx.Node, flow: Flow) -> Flow:
-        """A tensor of the network's own that is added to a value, or scales it."""
+        """A tensor of the user's own that is added to a value, or scales it."""
         path = plain_name(str(node.target))
         unit = self.units.get(path.rpartition(".")[0])
         tensor = unit.tensors.get(path.rpartition(".")[2]) if unit is not None else None
@@ -389,14 +391,14 @@ class _Walk:
 
 
 def _sizes(unit: Unit, module: nn.Module) -> tuple[int, int]:
-    """The channels that a layer gives and takes."""
+    """Return a layer's numbers of output and input channels."""
     if isinstance(module, _ConvNd):
         return module.out_channels, module.in_channels
     return unit.tensors["weight"].shape[0], unit.tensors["weight"].shape[1]
 
 
 def _parents_sizes(unit: Unit, weight: Tensor) -> tuple[int, int]:
-    """The channels that the parent's layer gives, and those that each of its groups takes."""
+    """Return the parent's number of output channels, and of input channels per group."""
     if unit.kind == "transposed":
         return weight.shape[1], weight.shape[0]
     return weight.shape[0], weight.shape[1]

@@ -1,4 +1,4 @@
-"""What does a child's optimizer start from? Its parent's moments where the weights are the parent's, zero elsewhere."""
+"""Inheritance of an optimizer's state: the parent's moments where the weights are the parent's, zero elsewhere."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ def inherit_optimizer(
 ) -> tuple[str, ...]:
     """Give a child's optimizer its parent's state (moments, number of steps), in place.
 
-    A tensor that was copied keeps its moments. Of one that was sliced the old slices do; new slices and copies of units
-    begin at zero, with the parent's count of steps. New and fresh tensors have no state yet. Settings (learning rate,
-    momentum, weight decay) stay the child's own.
+    A tensor that was copied keeps its moments. In one that was sliced the old slices keep theirs; those of new slices and
+    copies of units are zero, with the parent's count of steps. New and fresh tensors have no state yet. Settings (learning
+    rate, momentum, weight decay) stay the child's own.
 
-    An optimizer's state dict numbers its parameters. They are told apart by the names it holds (``param_names``), else
-    by their order: that of the parent's state dict, or that of the child's optimizer; every moment's shape must agree.
+    An optimizer's state dict numbers its parameters. They are identified by the names it holds (``param_names``), else
+    by their order: that of the parent's state dict, or that of the child's optimizer. Every moment's shape must agree.
 
     Args:
-        optimizer: The child's, which has taken no step yet.
-        child: Whose parameters it optimises.
-        inheritance: What :func:`inherit` returned for them.
+        optimizer: The child's optimizer, which has taken no step yet.
+        child: The module whose parameters it optimises.
+        inheritance: The result of :func:`inherit` for the two.
         optimizer_state: ``state_dict()`` of the parent's optimizer.
         parent: ``state_dict()`` of the parent.
 
@@ -48,8 +48,8 @@ def inherit_optimizer(
         The names of the child's parameters that inherited a state.
 
     Raises:
-        ValueError: If the parent's optimizer kept other things than the child's needs, or its parameters can't be told
-            apart. The child's optimizer is then as it was.
+        ValueError: If the parent's optimizer kept a different state from the one the child's needs, or its parameters can't
+            be identified. The child's optimizer is then unchanged.
 
     >>> from lightning_evo.functional import inherit
     >>> parent, child = nn.Linear(2, 3), nn.Linear(2, 3)
@@ -81,7 +81,7 @@ def inherit_optimizer(
         if state is None or name not in inheritance.maps or not needed:
             continue
         plan, shape = inheritance.maps[name], tensors[inheritance.parents[name]].shape
-        # One dimension more or none: a step count, whatever else doesn't belong to single weights.
+        # State of another shape is a count of steps, or doesn't belong to single weights.
         optimizer.state[parameter] = {
             key: plan.moments(value, torch.empty_like(parameter, dtype=value.dtype))
             if isinstance(value, Tensor) and value.shape == shape and key != "step"
@@ -99,7 +99,7 @@ def _numbers(
     groups: Sequence[Sequence[str]],
     inheritance: Inheritance,
 ) -> dict[str, int]:
-    """Under which number the parent's optimizer knows each of the parent's parameters."""
+    """Return the number by which the parent's optimizer knows each of the parent's parameters."""
     theirs = optimizer_state["param_groups"]
     numbers = [number for group in theirs for number in group["params"]]
     for order in _orders(theirs, parent, groups, inheritance):
@@ -108,7 +108,9 @@ def _numbers(
         found = dict(zip(order, numbers, strict=True))
         if all(_agree(parent.get(name), optimizer_state["state"].get(number)) for name, number in found.items()):
             return found
-    raise ValueError(f"which of the parent's {len(parent)} tensors its optimizer's {len(numbers)} are cannot be told")
+    raise ValueError(
+        f"the {len(numbers)} parameters of the parent's optimizer can't be identified among its {len(parent)} tensors"
+    )
 
 
 def _orders(
@@ -117,7 +119,7 @@ def _orders(
     groups: Sequence[Sequence[str]],
     inheritance: Inheritance,
 ) -> Iterator[list[str]]:
-    """Orders in which the parent's optimizer may hold the parent's parameters, the surest first."""
+    """Orders in which the parent's optimizer may hold the parent's parameters, the most certain first."""
     if all("param_names" in group for group in theirs):
         yield list(plain_names({name: torch.empty(0) for group in theirs for name in group["param_names"]}))
     as_child = [[inheritance.parents[name] for name in group if name in inheritance.parents] for group in groups]
@@ -128,7 +130,7 @@ def _orders(
 
 
 def _agree(tensor: Tensor | None, state: Mapping[str, Any] | None) -> bool:
-    """Whether a parameter's state can be that of a tensor: what has its number of dimensions has its shape."""
+    """Whether a parameter's state can be that of a tensor: state with its number of dimensions has its shape."""
     if tensor is None:
         return False
     held = [value for value in (state or {}).values() if isinstance(value, Tensor) and value.ndim > 0]
@@ -136,7 +138,7 @@ def _agree(tensor: Tensor | None, state: Mapping[str, Any] | None) -> bool:
 
 
 def _needed(optimizer: Optimizer) -> set[str]:
-    """What an optimizer keeps of each parameter: found out by a step with another one.
+    """Find out what an optimizer keeps for each parameter, by a step with another one.
 
     Raises:
         ValueError: If it doesn't step without a closure.

@@ -1,4 +1,4 @@
-"""What becomes of each of a child's tensors? Its map into the parent's, or what to fill it with."""
+"""The new value of each of a child's tensors: its map into the parent's tensor, or a fill value."""
 
 from __future__ import annotations
 
@@ -14,46 +14,45 @@ from lightning_evo.functional.inheritance.alignment import Unit
 from lightning_evo.functional.inheritance.layout import Layout, TracedLayer
 from lightning_evo.functional.inheritance.roles import Role
 
-__all__ = ["Placement", "TensorMap", "Verdict", "place"]
-
-# -- Where in the parent's tensor is each number of the child's? Maps of tensors, for weights and optimiz --
+__all__ = ["Outcome", "Placement", "TensorMap", "place"]
 
 
 @dataclass(frozen=True)
 class TensorMap:
-    """Which slices of a parent's tensor go where in a child's.
+    """Where each slice of a parent's tensor goes in a child's.
 
     Args:
-        rows: For each index of the child's first axis the parent's, or -1: none. ``None``: the tensors are alike.
-        columns: The same of the second axis, of shape (1, columns), or (rows, columns) where it differs by row as in
+        rows: For each index of the child's first axis the parent's, or -1 for none. ``None``: the tensors are alike.
+        columns: The same for the second axis, of shape (1, columns), or (rows, columns) where it differs by row as in
             grouped convolutions; ``None`` for tensors of one axis.
         axes: The child's axes in the order rows, columns; ``(1, 0)`` for transposed convolutions.
-        silence: Whether what an old row takes from new columns is 0, rather than fresh.
-        spread: How unequally copies of a column share its weight: 0, equally, to below 1.
-        seed: Of the spread.
+        zero_new: Whether the weights from new columns to old rows are 0, rather than fresh.
+        spread: How unequally copies of a column share its weight, from 0 (equally) to below 1.
+        seed: Seed of the spread.
 
-    Further axes, a kernel's, are laid centre on centre: 0 around a smaller one, the middle of a larger one.
+    Further axes, those of a kernel, are aligned at their centres: a smaller one is surrounded by zeros, of a larger one the
+    middle is taken.
     """
 
     rows: Tensor | None = None
     columns: Tensor | None = None
     axes: tuple[int, int] = (0, 1)
-    silence: bool = True
+    zero_new: bool = True
     spread: float = 0.0
     seed: int = 0
 
     def weights(self, parent: Tensor, child: Tensor) -> Tensor:
-        """The child's weights: the parent's in their places, shared among copies; the child's own in new rows."""
-        return self._lay(parent, child.detach().clone(), self._shared)
+        """Return the child's weights: the parent's in their places, divided among copies; the child's own in new rows."""
+        return self._lay(parent, child.detach().clone(), self._divided)
 
     def moments(self, parent: Tensor, child: Tensor) -> Tensor:
-        """An optimizer's state for the child: the parent's in its places, 0 for whatever is new or a copy."""
+        """Return an optimizer's state for the child: the parent's in its places, 0 for whatever is new or a copy."""
         first = TensorMap(_first(self.rows), _first(self.columns), self.axes)
         return first._lay(parent, torch.zeros_like(child), lambda values, *_: values)
 
-    def loses(self, parent: Tensor) -> bool:
-        """Whether old rows miss some of what the parent's take."""
-        if self.rows is None or self.columns is None or not self.silence:
+    def drops_columns(self, parent: Tensor) -> bool:
+        """Whether old rows lack some of the parent's columns."""
+        if self.rows is None or self.columns is None or not self.zero_new:
             return False
         kept = self.rows >= 0
         if not kept.any():
@@ -86,12 +85,12 @@ class TensorMap:
         before = view[kept]
         after = torch.zeros_like(before)
         after[(..., *inner)] = values[(..., *outer)]
-        view[kept] = torch.where(old, after, torch.zeros_like(before) if self.silence else before)
+        view[kept] = torch.where(old, after, torch.zeros_like(before) if self.zero_new else before)
         return child
 
-    def _shared(self, values: Tensor, columns: Tensor, old: Tensor) -> Tensor:
-        """Weights of columns that are there several times, divided among the copies."""
-        if not self.silence:
+    def _divided(self, values: Tensor, columns: Tensor, old: Tensor) -> Tensor:
+        """Divide the weights of columns that occur several times among the copies."""
+        if not self.zero_new:
             return values
         generator = torch.Generator().manual_seed(self.seed)
         noise = torch.rand(columns.shape, generator=generator, dtype=torch.float64).to(values.device)
@@ -105,57 +104,35 @@ class TensorMap:
         return values * torch.where(alone, 1.0, share).to(values).reshape(old.shape)
 
 
-def _centred(width: int, parents: int) -> tuple[slice, slice]:
-    """Where a kernel's numbers go, and which of them: centre on centre."""
-    if width >= parents:
-        begin = (width - parents) // 2
-        return slice(begin, begin + parents), slice(0, parents)
-    begin = (parents - width) // 2
-    return slice(0, width), slice(begin, begin + width)
-
-
-def _first(index: Tensor | None) -> Tensor | None:
-    """An index without the copies: what is there a second time is new."""
-    if index is None:
-        return None
-    if index.ndim > 1:
-        return torch.stack([row for row in map(_first, index) if row is not None])
-    order = torch.arange(len(index))
-    earliest = torch.full((int(index.max()) + 2 if len(index) else 1,), len(index)).scatter_reduce(
-        0, index + 1, order, "amin"
-    )
-    return torch.where((earliest[index + 1] == order) & (index >= 0), index, NEW)
-
-
-Verdict = Literal["copied", "sliced", "identity", "fresh"]
-_TWINS = 0.5
-"""Spread where copies were not asked for but needed: twins with equal outgoing weights would learn the same for ever."""
+Outcome = Literal["copied", "sliced", "identity", "fresh"]
+_SPREAD_OF_COPIES = 0.5
+"""Spread of copies that were not asked for but are needed: with equal outgoing weights they would stay equal for ever."""
 
 
 @dataclass(frozen=True)
 class Placement:
-    """What one tensor of the child becomes.
+    """The new value of one tensor of the child.
 
     Args:
         name: In the child's state dict.
-        tensor: The child's.
-        verdict: What to call it.
+        tensor: The child's tensor.
+        outcome: How it is reported.
         fill: A number for all of it.
-        source: What its numbers are taken from, if anything.
+        source: The tensor its numbers are taken from, if any.
         parents_name: Its counterpart's name in the parent's state dict, if there is one.
         map: Which numbers go where.
     """
 
     name: str
     tensor: Tensor
-    verdict: Verdict = "fresh"
+    outcome: Outcome = "fresh"
     fill: float | None = None
     source: Tensor | None = None
     parents_name: str = ""
     map: TensorMap | None = None
 
     def value(self) -> Tensor | None:
-        """What to write, in memory of its own; ``None``: nothing."""
+        """Return what to write, in memory of its own; ``None`` for nothing."""
         if self.fill is not None:
             return torch.full_like(self.tensor, self.fill)
         if self.source is None or self.map is None:
@@ -175,10 +152,10 @@ def place(
     spread: float,
     seed: int,
 ) -> tuple[list[Placement], list[str]]:
-    """The placements of all of a child's tensors, and why some don't keep what the parent computes."""
+    """Return the placements of all of a child's tensors, and why some don't preserve what the parent computes."""
     placer = _Placer(pairs, roles, layout, spread, seed)
     placements = [placement for unit in units for placement in placer.unit(unit)]
-    return placements, placer.doubts
+    return placements, placer.reasons
 
 
 class _Placer:
@@ -186,14 +163,14 @@ class _Placer:
         self, pairs: Mapping[str, Unit], roles: Mapping[str, Role], layout: Layout, spread: float, seed: int
     ) -> None:
         self.pairs, self.roles, self.layout, self.spread, self.seed = pairs, roles, layout, spread, seed
-        self.doubts: list[str] = []
+        self.reasons: list[str] = []
 
     def unit(self, unit: Unit) -> list[Placement]:
         layer, role = self.layout.layers.get(unit.name), self.roles[unit.name]
         role = layer.role if layer is not None else role
         if role == "zero":
-            silenced = dict.fromkeys(_AFFINE, ("identity", 0.0))
-            return [Placement(unit.path(n), t, *silenced.get(n, ())) for n, t in unit.tensors.items()]
+            zeroed = dict.fromkeys(_AFFINE, ("identity", 0.0))
+            return [Placement(unit.path(n), t, *zeroed.get(n, ())) for n, t in unit.tensors.items()]
         if role == "fresh" or (role == "identity" and layer is None):
             return self._fresh(unit)
         if layer is None or unit.kind == "other":
@@ -201,7 +178,7 @@ class _Placer:
         final = [part for part in layer.gives.parts or () if part.root.final and part.changes]
         if final:
             was, now = final[0].parents, final[0].root.width
-            self.doubts.append(f"{unit.name} gives {now} outputs, the parent's {was}")
+            self.reasons.append(f"{unit.name} gives {now} outputs, the parent's {was}")
             return self._fresh(unit)
         if unit.kind in ("linear", "conv", "transposed"):
             return self._weighted(unit, layer)
@@ -222,7 +199,7 @@ class _Placer:
         for name, tensor in unit.tensors.items():
             found, path = source.tensors.get(name), unit.path(name)
             if found is None:
-                self.doubts.append(f"{path} is new")
+                self.reasons.append(f"{path} is new")
                 placements.append(Placement(path, tensor))
                 continue
             rows = columns = None
@@ -237,10 +214,10 @@ class _Placer:
                     placements.append(self._mapped(unit, name, found, moved))
                     continue
             if tensor.shape != found.shape:
-                self.doubts.append(f"{path} changed its shape, and what it does isn't known")
+                self.reasons.append(f"{path} changed its shape, and what it does isn't known")
                 rows = _prefix(tensor.shape[0], found.shape[0])
                 columns = _prefix(tensor.shape[1], found.shape[1])[None] if tensor.ndim > 1 else None
-            placements.append(self._placed(unit, name, found, rows, columns, silence=False))
+            placements.append(self._placed(unit, name, found, rows, columns, zero_new=False))
         return placements
 
     def _weighted(self, unit: Unit, layer: TracedLayer) -> list[Placement]:
@@ -251,7 +228,7 @@ class _Placer:
         )
         rows, taken = layer.gives.index(width, layer.outputs), layer.takes.index(features, layer.inputs)
         if rows is None or taken is None:
-            self.doubts.append(f"{unit.name} takes other positions than the parent's did")
+            self.reasons.append(f"{unit.name} takes other positions than the parent's did")
             rows = rows if rows is not None else _prefix(width, layer.outputs)
             taken = taken if taken is not None else _prefix(features, layer.inputs)
         if transposed and layer.groups > 1 and (width != layer.outputs or features != layer.inputs):
@@ -259,23 +236,23 @@ class _Placer:
         columns = (
             taken[None] if layer.groups == layer.parents_groups == 1 or transposed else _by_group(rows, taken, layer)
         )
-        twins = len(taken[taken >= 0].unique()) < int((taken >= 0).sum())
-        spread = max(self.spread, _TWINS) if twins and self._needs_twins(layer) else self.spread
+        copies = len(taken[taken >= 0].unique()) < int((taken >= 0).sum())
+        spread = max(self.spread, _SPREAD_OF_COPIES) if copies and self._needs_copies(layer) else self.spread
         placement = self._placed(unit, "weight", source, rows, columns, transposed, spread=spread)
-        if placement.map is not None and placement.map.loses(source):
-            self.doubts.append(f"{unit.name} can't hold all of the parent's weights")
+        if placement.map is not None and placement.map.drops_columns(source):
+            self.reasons.append(f"{unit.name} can't hold all of the parent's weights")
         self._check_kernel(unit, weight, source)
         if layer.role == "identity":
-            placement = replace(placement, verdict="identity")
+            placement = replace(placement, outcome="identity")
         return [placement, *([self._shift(unit, layer, rows)] if "bias" in unit.tensors else self._lost(unit, layer))]
 
-    def _needs_twins(self, layer: TracedLayer) -> bool:
+    def _needs_copies(self, layer: TracedLayer) -> bool:
         return any(part.root.statistics for part in layer.takes.parts or ())
 
     def _shift(
         self, unit: Unit, layer: TracedLayer, rows: Tensor, default: float = 0.0, name: str = "bias"
     ) -> Placement:
-        """A vector over channels; where the parent has none, the number that has no effect, for its channels."""
+        """Place a vector over channels; where the parent has none, with the number that has no effect."""
         source = layer.source.get(name)
         if source is not None:
             return self._placed(unit, name, source, _rows(rows, source.shape[0]), None)
@@ -287,24 +264,24 @@ class _Placer:
 
     def _lost(self, unit: Unit, layer: TracedLayer, name: str = "bias") -> list[Placement]:
         if name in layer.source and bool(layer.source[name].any()):
-            self.doubts.append(f"{unit.name} has no {name}, unlike the parent's")
+            self.reasons.append(f"{unit.name} has no {name}, unlike the parent's")
         return []
 
     def _check_kernel(self, unit: Unit, weight: Tensor, source: Tensor) -> None:
         if any(size < was for size, was in zip(weight.shape[2:], source.shape[2:], strict=True)):
-            self.doubts.append(f"{unit.name} has a smaller kernel")
+            self.reasons.append(f"{unit.name} has a smaller kernel")
 
     def _embedding(self, unit: Unit, layer: TracedLayer) -> list[Placement]:
         weight, source = unit.tensors["weight"], layer.source["weight"]
         index = layer.gives.index(weight.shape[1], layer.outputs)
         assert index is not None
         if weight.shape[0] < source.shape[0]:
-            self.doubts.append(f"{unit.name} has fewer entries")
+            self.reasons.append(f"{unit.name} has fewer entries")
         if getattr(unit.module, "max_norm", None) is not None and weight.shape[1] != source.shape[1]:
-            self.doubts.append(f"{unit.name} bounds the norm of its vectors, which are longer now")
+            self.reasons.append(f"{unit.name} bounds the norm of its vectors, which are longer now")
         entries = _prefix(weight.shape[0], source.shape[0])
-        # As a map from channels to entries: nothing is summed over, so nothing is silenced.
-        plan = TensorMap(index, entries[None], (1, 0), silence=False)
+        # As a map from channels to entries: nothing is summed over, so nothing is zeroed.
+        plan = TensorMap(index, entries[None], (1, 0), zero_new=False)
         alike = weight.shape == source.shape and _rows(index, source.shape[1]) is None
         return [self._mapped(unit, "weight", source, TensorMap() if alike else plan)]
 
@@ -314,12 +291,12 @@ class _Placer:
         if layer.takes.parts is not None:
             index = layer.takes.index(next(t.numel() for n, t in unit.tensors.items() if t.ndim), layer.outputs)
             if index is None:
-                self.doubts.append(f"{unit.name} takes other positions than the parent's did")
+                self.reasons.append(f"{unit.name} takes other positions than the parent's did")
                 return self._apart(unit) if unit.name in self.pairs else self._fresh(unit)
             if unit.kind == "statistic" and not keeps_statistics(
                 index, layer.outputs, layer.parents_groups, layer.groups
             ):
-                self.doubts.append(f"{unit.name} ({type(module).__name__}) normalises over new units too")
+                self.reasons.append(f"{unit.name} ({type(module).__name__}) normalises over new units too")
         for name, tensor in unit.tensors.items():
             if layer.role == "identity":  # a PReLU of slope 1; of batch normalisation see make_identities
                 placements.append(Placement(unit.path(name), tensor, "identity", fill=_NEUTRAL[name]))
@@ -330,10 +307,10 @@ class _Placer:
                 )
             else:
                 if name.startswith("running") and name not in source:
-                    self.doubts.append(f"{unit.path(name)} is new")
+                    self.reasons.append(f"{unit.path(name)} is new")
                 placements.append(self._shift(unit, layer, index, _NEUTRAL[name], name))
         for name in set(source) - set(unit.tensors):
-            self.doubts.append(f"{unit.name} has no {name}, unlike the parent's")
+            self.reasons.append(f"{unit.name} has no {name}, unlike the parent's")
         return placements
 
     def _placed(
@@ -345,7 +322,7 @@ class _Placer:
         columns: Tensor | None,
         transposed: bool = False,
         *,
-        silence: bool = True,
+        zero_new: bool = True,
         spread: float = 0.0,
     ) -> Placement:
         shape, parents = unit.tensors[name].shape, source.shape
@@ -357,13 +334,13 @@ class _Placer:
             )
         if plain and shape == parents:
             return self._mapped(unit, name, source, TensorMap())
-        return self._mapped(unit, name, source, TensorMap(rows, columns, (first, second), silence, spread, self.seed))
+        return self._mapped(unit, name, source, TensorMap(rows, columns, (first, second), zero_new, spread, self.seed))
 
     def _mapped(self, unit: Unit, name: str, source: Tensor, plan: TensorMap) -> Placement:
-        verdict: Verdict = "copied" if plan.rows is None else "sliced"
+        outcome: Outcome = "copied" if plan.rows is None else "sliced"
         paired = self.pairs.get(unit.name)
         parents_name = paired.path(name) if paired is not None else ""
-        return Placement(unit.path(name), unit.tensors[name], verdict, None, source, parents_name, plan)
+        return Placement(unit.path(name), unit.tensors[name], outcome, None, source, parents_name, plan)
 
 
 _NEUTRAL = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0, "num_batches_tracked": 0.0}
@@ -376,14 +353,36 @@ def _prefix(width: int, parents: int) -> Tensor:
 
 
 def _rows(index: Tensor, parents: int) -> Tensor | None:
-    """The index; ``None`` where it changes nothing."""
+    """Return the index, or ``None`` if it is the identity."""
     return None if len(index) == parents and bool((index == torch.arange(parents)).all()) else index
 
 
 def _by_group(rows: Tensor, taken: Tensor, layer: TracedLayer) -> Tensor:
-    """For each row the columns within its parent's group, -1 where the parent's row doesn't take that channel."""
+    """Return, for each row, the columns within its parent's group; -1 where the parent's row doesn't have that channel."""
     width, features = len(rows), len(taken)
     own = taken.reshape(layer.groups, features // layer.groups)[torch.arange(width) // (width // layer.groups)]
     size = layer.inputs // layer.parents_groups
     group = rows // (layer.outputs // layer.parents_groups)
     return torch.where((own >= 0) & (own // size == group[:, None]), own - group[:, None] * size, NEW)
+
+
+def _centred(width: int, parents: int) -> tuple[slice, slice]:
+    """Return where a kernel's numbers go, and which of them, with both centres aligned."""
+    if width >= parents:
+        begin = (width - parents) // 2
+        return slice(begin, begin + parents), slice(0, parents)
+    begin = (parents - width) // 2
+    return slice(0, width), slice(begin, begin + width)
+
+
+def _first(index: Tensor | None) -> Tensor | None:
+    """Return an index without copies: further occurrences count as new."""
+    if index is None:
+        return None
+    if index.ndim > 1:
+        return torch.stack([row for row in map(_first, index) if row is not None])
+    order = torch.arange(len(index))
+    earliest = torch.full((int(index.max()) + 2 if len(index) else 1,), len(index)).scatter_reduce(
+        0, index + 1, order, "amin"
+    )
+    return torch.where((earliest[index + 1] == order) & (index >= 0), index, NEW)

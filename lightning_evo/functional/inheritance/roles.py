@@ -1,4 +1,4 @@
-"""What must a layer be that the parent hasn't, so that the child computes the same? The identity, or nothing at all."""
+"""The role of each of a child's layers: inherited, identity, zero or fresh, so that the child computes the same."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ from lightning_evo.functional.graph.operations import (
 from lightning_evo.functional.inheritance.alignment import Unit
 from lightning_evo.utils.compiled import plain_name
 
-__all__ = ["Reading", "Role", "expected", "make_identities", "read"]
+__all__ = ["Analysis", "Role", "analyse", "expected", "make_identities"]
 
 
 Role = Literal["inherits", "identity", "zero", "fresh"]
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What a network computes, as far as its structure tells.
+class Analysis:
+    """What a network computes, as far as its structure shows.
 
     Args:
         signature: Equal for two networks that compute the same, given equal layers; new identities leave no trace in it.
-        roles: What each unit must be.
-        why_not: Why the child can't be told to compute what the parent does.
+        roles: The role of each unit.
+        why_not: Why it can't be concluded that the child computes what the parent does.
     """
 
     signature: tuple[int, ...]
@@ -59,8 +59,8 @@ class _Value:
 
 
 @dataclass
-class _Reader:
-    """Reads one graph, node by node."""
+class _Analyser:
+    """Goes through one graph, node by node."""
 
     graph: fx.Graph
     modules: dict[str, nn.Module]
@@ -73,11 +73,11 @@ class _Reader:
     notes: dict[fx.Node, str] = field(default_factory=dict)
 
     def sign(self, *parts: Hashable) -> int:
-        """A number for an expression; of equal ones the same. (Nested tuples would grow with every join.)"""
+        """Return a number for an expression, the same for equal ones. (Nested tuples would grow with every addition.)"""
         return self.table.setdefault(parts, len(self.table))
 
     def inside(self, node: fx.Node) -> list[Unit]:
-        """The units that a call of a module runs."""
+        """Return the units that a call of a module runs."""
         if node.op != "call_module":
             return []
         path = plain_name(str(node.target))
@@ -86,7 +86,7 @@ class _Reader:
     def is_new(self, node: fx.Node) -> bool:
         return any(self.labels.get(unit.name) is None for unit in self.inside(node))
 
-    def read(self) -> None:
+    def run(self) -> None:
         for node in self.graph.nodes:
             if node.op == "placeholder":
                 self.values[node] = _Value(self.sign("input", sum(n.op == "placeholder" for n in self.values)))
@@ -138,7 +138,7 @@ class _Reader:
         return _Value(self.sign(call, settings(node, self.modules), arguments), bounds)
 
     def _residual(self, node: fx.Node) -> fx.Node | None:
-        """The node whose value a join gives once a branch that the parent hasn't is silenced."""
+        """Return the node whose value an addition gives once a branch that the parent doesn't have is zero."""
         first, second = node.all_input_nodes
         found = [(self._new_in_branch(a, self._skipped(b)), a, b) for a, b in ((first, second), (second, first))]
         for layers, branch, skip in sorted(found, key=lambda one: -one[0]):
@@ -150,7 +150,7 @@ class _Reader:
         return None
 
     def _skipped(self, node: fx.Node) -> set[fx.Node]:
-        """A node and those it repeats: the input of a new layer that stands in a shortcut."""
+        """Return a node and those with the same value: the input of a new layer in a shortcut."""
         repeats = {node}
         while len(node.all_input_nodes) == 1:
             new = bool(self.inside(node)) and self.is_new(node)
@@ -161,7 +161,7 @@ class _Reader:
         return repeats
 
     def _new_in_branch(self, branch: fx.Node, ends: set[fx.Node]) -> int:
-        """How many new layers make up a branch; 0 where something in it is the parent's."""
+        """Count the new layers of a branch; 0 if the parent has something in it."""
         new, seen, left = 0, set(), [branch]
         while left:
             node = left.pop()
@@ -177,7 +177,7 @@ class _Reader:
         return new
 
     def _silencer(self, node: fx.Node) -> tuple[fx.Node, str] | None:
-        """The last layer of a branch and which of its units to set to zero, so that nothing comes out."""
+        """Return the last layer of a branch, and which of its units to set to zero so that the branch gives 0."""
         call = call_of(node, self.modules)
         units = self.inside(node)
         if isinstance(self.modules.get(str(node.target)), nn.MultiheadAttention) and self.is_new(node):
@@ -190,7 +190,7 @@ class _Reader:
         return None
 
     def _ends_in(self, node: fx.Node, join: fx.Node) -> bool:
-        """Whether all that is made of a node goes through a join."""
+        """Whether every path from a node to the output goes through an addition."""
         left, seen = [node], set()
         while left:
             for user in left.pop().users:
@@ -202,7 +202,7 @@ class _Reader:
         return True
 
     def live(self) -> list[fx.Node]:
-        """The nodes that the output depends on once branches are silenced."""
+        """Return the nodes that the output depends on once branches are zero."""
         output = next(node for node in self.graph.nodes if node.op == "output")
         seen: dict[fx.Node, None] = {}
         left = [output]
@@ -215,43 +215,45 @@ class _Reader:
         return list(seen)
 
 
-def read(
+def analyse(
     graph: fx.Graph,
     root: nn.Module,
     units: list[Unit],
     labels: Mapping[str, str | None],
     table: dict[tuple, int],
-) -> Reading:
-    """What a network computes, and what each of its units must be.
+) -> Analysis:
+    """Determine what a network computes, and the role of each of its units.
 
     Args:
-        graph: Of the network.
+        graph: The network's graph.
         root: The network.
         units: Its units.
         labels: For each unit that both networks have, a name common to both; ``None`` for the others.
-        table: Numbers of expressions, shared by all networks to compare; begins empty.
+        table: Numbers of expressions, shared by all networks to compare; initially empty.
     """
     modules = dict(root.named_modules(remove_duplicate=False))
-    reader = _Reader(graph, modules, {unit.name: unit for unit in units}, labels, table)
-    reader.read()
-    live = reader.live()
-    running = {unit.name for node in live for unit in reader.inside(node)}
+    analyser = _Analyser(graph, modules, {unit.name: unit for unit in units}, labels, table)
+    analyser.run()
+    live = analyser.live()
+    running = {unit.name for node in live for unit in analyser.inside(node)}
     roles: dict[str, Role] = {}
     for unit in units:
         if labels.get(unit.name) is not None:
             roles[unit.name] = "inherits"
-        elif unit.name in reader.zeroed.values():
+        elif unit.name in analyser.zeroed.values():
             roles[unit.name] = "zero"
         else:
             able = unit.name in running and unit.kind in ("linear", "conv", "channelwise")
             roles[unit.name] = "identity" if able else "fresh"
     output = next(node for node in graph.nodes if node.op == "output")
-    signature = tuple(reader.values[node].signature for node in output.all_input_nodes)
-    return Reading(signature, roles, list(dict.fromkeys(reader.notes[node] for node in live if node in reader.notes)))
+    signature = tuple(analyser.values[node].signature for node in output.all_input_nodes)
+    return Analysis(
+        signature, roles, list(dict.fromkeys(analyser.notes[node] for node in live if node in analyser.notes))
+    )
 
 
 def _not_quite_identity(unit: Unit) -> str:
-    """Why a new layer isn't the identity even with an identity's weights; empty if it is."""
+    """Return why a new layer isn't the identity even with the weights of one; empty if it is."""
     module = unit.module
     if isinstance(module, _ConvNd):
         same = all(
@@ -266,22 +268,22 @@ def _not_quite_identity(unit: Unit) -> str:
     return ""
 
 
-# -- With which statistics does a new batch normalisation hand on what it gets? With those that its input --
+# New batch normalisations
 
 _POINTS = 512
 
 
 @torch.no_grad()
 def make_identities(graph: fx.Graph, root: nn.Module, new: set[str]) -> None:
-    """Make new batch normalisations the identity in eval mode, and nearly so in train mode.
+    """Set new batch normalisations to the identity in eval mode, and nearly so in train mode.
 
-    With mean μ and variance v, scale sqrt(v + ε) and shift μ, normalising gives back its input, whatever μ and v. In
-    train mode it does as far as a batch has that mean and variance. They are taken from the batch normalisation before:
-    what it gives has its shift as mean and its scale as deviation, and is about normal; activations between the two
-    are applied to that distribution. Without one before: 0 and 1.
+    With mean μ, variance v, scale sqrt(v + ε) and shift μ, a normalisation returns its input, whatever μ and v are. In
+    train mode it does so as far as a batch has that mean and variance. They are estimated from the preceding batch
+    normalisation, whose output is roughly normal with its shift as mean and its scale as standard deviation; activations
+    between the two are applied to that distribution. Without a preceding one they are 0 and 1.
 
     Args:
-        graph: Of the network, whose weights are set already.
+        graph: The network's graph; its weights are set already.
         root: The network.
         new: Names of the layers that are identities.
     """
@@ -299,11 +301,11 @@ def make_identities(graph: fx.Graph, root: nn.Module, new: set[str]) -> None:
 
 
 def expected(node: fx.Node, modules: dict[str, nn.Module], new: set[str], module: _BatchNorm) -> tuple[Tensor, Tensor]:
-    """The mean and variance that each channel of a node's input is likely to have.
+    """Estimate the mean and variance of each channel of a node's input.
 
     Args:
-        node: In a network's graph.
-        modules: The network's, by name.
+        node: A node of a network's graph.
+        modules: The network's modules, by name.
         new: Names of layers that are identities.
         module: A batch normalisation over as many channels.
     """
@@ -331,7 +333,7 @@ def expected(node: fx.Node, modules: dict[str, nn.Module], new: set[str], module
 
 
 def _applied(node: fx.Node, layer: nn.Module | None) -> Callable[[Tensor], Tensor]:
-    """An activation as a function of a tensor."""
+    """Return an activation as a function of a tensor."""
     if layer is not None:
         return layer
     more, named = node.args[1:], {k: v for k, v in node.kwargs.items() if k != "inplace"}
