@@ -7,7 +7,7 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from deap import base, tools
 
@@ -34,6 +34,21 @@ from lightning_evo.genome import (
     derive_seed,
 )
 from lightning_evo.genome.representation import constructed, html_table, listed
+
+if TYPE_CHECKING:
+
+    class Shared(TypedDict, total=False):
+        """Arguments that every algorithm which breeds takes, as ``**shared``.
+
+        Only type checkers see it. jsonargparse finds the parameters, with their defaults and descriptions, by following
+        ``**shared`` into :class:`Algorithm`; from a ``TypedDict`` that it can import it would take types alone.
+        """
+
+        initial: list[dict[str, Json]] | None
+        duplicate_retries: int
+        hall_of_fame_size: int
+        prescreen: Prescreen | None
+
 
 __all__ = ["Algorithm"]
 
@@ -99,8 +114,8 @@ class Algorithm(ABC):
         mutate: Operator registered as ``toolbox.mutate``. Default: ``per_gene``.
         survive: Operator registered as ``toolbox.survive``. Default: ``selBest``; with several objectives ``selNSGA2``.
         initial: Genomes to start from, as config path -> value; what one leaves out is sampled.
-        duplicate_retries: How often a genome that was asked before is bred again (default 10) before it is returned
-            with ``duplicate_of`` set.
+        duplicate_retries: How often to breed again when a genome was asked before (default 10); after that the
+            duplicate is returned, with ``duplicate_of`` set.
         hall_of_fame_size: How many of the best to keep (default 10); with several objectives the whole front is kept.
         prescreen: Breed many children and train the one a predictor expects most of. Default: train every child.
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from lightning_evo.algorithms.algorithm import Algorithm
 from lightning_evo.algorithms.checks import check_at_least
 from lightning_evo.algorithms.individual import Individual
 from lightning_evo.algorithms.operators import Operator, Role
-from lightning_evo.algorithms.prescreen import Prescreen
 from lightning_evo.algorithms.search_setup import SearchSetup
-from lightning_evo.genome import Genome, Json
+from lightning_evo.genome import Genome
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from lightning_evo.algorithms.algorithm import Shared
 
 __all__ = ["LocalSearch"]
 
@@ -22,10 +28,7 @@ class LocalSearch(Algorithm):
         population_size: How many random candidates the first climb takes its start from (default 4).
         patience: How many candidates in a row, told without improving on the best of the climb, end it (default 20).
         mutate: Operator that makes a neighbour (default: one gene mutates).
-        initial: Genomes to start from; what one leaves out is sampled.
-        duplicate_retries: How often a genome that was asked before is bred again (default 10).
-        hall_of_fame_size: How many of the best to keep (default 10).
-        prescreen: Breed many children and train the one a predictor expects most of. Default: train every child.
+        shared: ``initial``, ``duplicate_retries``, ``hall_of_fame_size`` and ``prescreen``: see :class:`Algorithm`.
 
     Raises:
         ValueError: For a value out of range, or an operator that doesn't exist or doesn't take its arguments.
@@ -38,18 +41,15 @@ class LocalSearch(Algorithm):
         population_size: int = 4,
         patience: int = 20,
         mutate: Operator | None = None,
-        initial: list[dict[str, Json]] | None = None,
-        duplicate_retries: int = 10,
-        hall_of_fame_size: int = 10,
-        prescreen: Prescreen | None = None,
+        **shared: Unpack[Shared],
     ) -> None:
         super().__init__(
             population_size,
             mutate=mutate,
-            initial=initial,
-            duplicate_retries=duplicate_retries,
-            hall_of_fame_size=hall_of_fame_size,
-            prescreen=prescreen,
+            select=None,
+            mate=None,
+            survive=None,
+            **shared,
         )
         check_at_least("patience", patience, 1)
         self.patience = patience

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from lightning_evo.algorithms.algorithm import Algorithm
 from lightning_evo.algorithms.checks import check_probability
 from lightning_evo.algorithms.individual import Individual
 from lightning_evo.algorithms.operators import Operator, Role
-from lightning_evo.algorithms.prescreen import Prescreen
-from lightning_evo.genome import Genome, Json
+from lightning_evo.genome import Genome
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from lightning_evo.algorithms.algorithm import Shared
 
 __all__ = ["NSGA2"]
 
@@ -27,10 +33,7 @@ class NSGA2(Algorithm):
         mate: Crossover (default ``uniform``).
         mutate: Mutation (default ``per_gene``: each gene at one in their number, at least one).
         survive: Operator that chooses who lives on (default ``selNSGA2``).
-        initial: Genomes to start from; what one leaves out is sampled.
-        duplicate_retries: How often a genome that was asked before is bred again (default 10).
-        hall_of_fame_size: How many of the best to keep where there is one objective (default 10).
-        prescreen: Breed many children and train the one a predictor expects most of. Default: train every child.
+        shared: ``initial``, ``duplicate_retries``, ``hall_of_fame_size`` and ``prescreen``: see :class:`Algorithm`.
 
     Raises:
         ValueError: For a value out of range, or an operator that doesn't exist or doesn't take its arguments.
@@ -47,10 +50,7 @@ class NSGA2(Algorithm):
         mate: Operator | None = None,
         mutate: Operator | None = None,
         survive: Operator | None = None,
-        initial: list[dict[str, Json]] | None = None,
-        duplicate_retries: int = 10,
-        hall_of_fame_size: int = 10,
-        prescreen: Prescreen | None = None,
+        **shared: Unpack[Shared],
     ) -> None:
         super().__init__(
             population_size,
@@ -58,10 +58,7 @@ class NSGA2(Algorithm):
             mate=mate,
             mutate=mutate,
             survive=survive,
-            initial=initial,
-            duplicate_retries=duplicate_retries,
-            hall_of_fame_size=hall_of_fame_size,
-            prescreen=prescreen,
+            **shared,
         )
         check_probability("crossover_probability", crossover_probability)
         check_probability("mutation_probability", mutation_probability)

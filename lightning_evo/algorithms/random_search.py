@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from lightning_evo.algorithms.algorithm import Algorithm
 from lightning_evo.algorithms.individual import Individual
-from lightning_evo.algorithms.prescreen import Prescreen
-from lightning_evo.genome import Genome, Json
+from lightning_evo.genome import Genome
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from lightning_evo.algorithms.algorithm import Shared
 
 __all__ = ["RandomSearch"]
 
@@ -15,10 +21,7 @@ class RandomSearch(Algorithm):
 
     Args:
         population_size: How many of the candidates told last one line of the logbook describes (default 16).
-        initial: Genomes to start from; what one leaves out is sampled.
-        duplicate_retries: How often a genome that was asked before is drawn again (default 10).
-        hall_of_fame_size: How many of the best to keep (default 10).
-        prescreen: Breed many children and train the one a predictor expects most of. Default: train every child.
+        shared: ``initial``, ``duplicate_retries``, ``hall_of_fame_size`` and ``prescreen``: see :class:`Algorithm`.
     """
 
     survival_draws = False
@@ -26,17 +29,15 @@ class RandomSearch(Algorithm):
     def __init__(
         self,
         population_size: int = 16,
-        initial: list[dict[str, Json]] | None = None,
-        duplicate_retries: int = 10,
-        hall_of_fame_size: int = 10,
-        prescreen: Prescreen | None = None,
+        **shared: Unpack[Shared],
     ) -> None:
         super().__init__(
             population_size,
-            initial=initial,
-            duplicate_retries=duplicate_retries,
-            hall_of_fame_size=hall_of_fame_size,
-            prescreen=prescreen,
+            select=None,
+            mate=None,
+            mutate=None,
+            survive=None,
+            **shared,
         )
 
     def select_parents(self) -> list[Individual]:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from lightning_evo.algorithms.algorithm import Algorithm
 from lightning_evo.algorithms.checks import check_at_least
 from lightning_evo.algorithms.individual import Individual
 from lightning_evo.algorithms.operators import Operator, Role
-from lightning_evo.algorithms.prescreen import Prescreen
-from lightning_evo.genome import Genome, Json
+from lightning_evo.genome import Genome
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from lightning_evo.algorithms.algorithm import Shared
 
 __all__ = ["RegularizedEvolution"]
 
@@ -25,10 +31,7 @@ class RegularizedEvolution(Algorithm):
             drawn by ``selTournamentDCD`` instead.
         select: Operator in the tournament's place.
         mutate: Operator that makes a child (default ``per_gene``: each gene at one in their number, at least one).
-        initial: Genomes to start from; what one leaves out is sampled.
-        duplicate_retries: How often a genome that was asked before is bred again (default 10).
-        hall_of_fame_size: How many of the best to keep (default 10).
-        prescreen: Breed many children and train the one a predictor expects most of. Default: train every child.
+        shared: ``initial``, ``duplicate_retries``, ``hall_of_fame_size`` and ``prescreen``: see :class:`Algorithm`.
 
     Raises:
         ValueError: For a value out of range, or an operator that doesn't exist or doesn't take its arguments.
@@ -42,19 +45,15 @@ class RegularizedEvolution(Algorithm):
         tournament_size: int = 8,
         select: Operator | None = None,
         mutate: Operator | None = None,
-        initial: list[dict[str, Json]] | None = None,
-        duplicate_retries: int = 10,
-        hall_of_fame_size: int = 10,
-        prescreen: Prescreen | None = None,
+        **shared: Unpack[Shared],
     ) -> None:
         super().__init__(
             population_size,
             select=select,
             mutate=mutate,
-            initial=initial,
-            duplicate_retries=duplicate_retries,
-            hall_of_fame_size=hall_of_fame_size,
-            prescreen=prescreen,
+            mate=None,
+            survive=None,
+            **shared,
         )
         check_at_least("tournament_size", tournament_size, 1)
         self.tournament_size = tournament_size

@@ -8,6 +8,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from lightning_evo.utils.imports import public_name
+from lightning_evo.utils.signatures import constructor_parameters
 
 __all__ = ["describe"]
 
@@ -33,7 +34,7 @@ def describe(thing: Any) -> Any:
         return public_name(thing)
     if is_dataclass(thing):
         return {f.name: describe(getattr(thing, f.name)) for f in fields(thing)}
-    names = [name for name in inspect.signature(type(thing).__init__).parameters if name != "self"]
+    names = list(constructor_parameters(type(thing)))
     # An algorithm keeps its operators together: methods have their names.
     kept = {**getattr(thing, "operators", {}), **vars(thing)}
     for name in names:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
 from lightning_evo.genome.names import short_names
+from lightning_evo.utils.signatures import constructor_parameters
 
 __all__ = ["Html", "constructed", "html_table", "listed", "shown"]
 
@@ -63,7 +63,7 @@ def constructed(thing: Any, also: Mapping[str, Any] | None = None, longest: int 
     """
     kept = {**(also or {}), **vars(thing)}
     parts = []
-    for name, parameter in inspect.signature(type(thing)).parameters.items():
+    for name, parameter in constructor_parameters(type(thing)).items():
         where = next((place for place in (name, f"_{name}") if place in kept), None)
         if where is None:
             continue

@@ -1,4 +1,5 @@
 import copy
+import inspect
 import math
 import pickle
 import random
@@ -9,8 +10,19 @@ import numpy
 import pytest
 from algorithms_searching import MAKERS, ONE, SPACE, STEADY, SYNCHRONOUS, THREE, TWO, Search, evaluate
 from deap import tools
+from jsonargparse import ArgumentError, ArgumentParser
 
-from lightning_evo.algorithms import Algorithm, Operator, RandomSearch, RegularizedEvolution, SearchSetup
+from lightning_evo.algorithms import (
+    NSGA2,
+    Algorithm,
+    GenerationalEvolution,
+    LocalSearch,
+    Operator,
+    RandomSearch,
+    RegularizedEvolution,
+    SearchSetup,
+)
+from lightning_evo.evolution.description import describe
 from lightning_evo.genome import (
     Boolean,
     Categorical,
@@ -22,6 +34,7 @@ from lightning_evo.genome import (
     SpaceError,
     Uniform,
 )
+from lightning_evo.utils.signatures import constructor_parameters
 
 every_algorithm = pytest.mark.parametrize("name", [name for name in MAKERS if name != "nsga3"])
 # A swarm's particles differ by their initial weights, and count their generation by the swarm.
@@ -377,3 +390,39 @@ def test_a_users_own_algorithm_keeps_all_promises(objectives):
 def test_importing_the_room_imports_neither_torch_nor_lightning(room):
     code = f"import sys, lightning_evo.{room}; sys.exit(bool({{'torch', 'lightning'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+SHARED = ("initial", "duplicate_retries", "hall_of_fame_size", "prescreen")
+
+
+@pytest.mark.parametrize("kind", [RandomSearch, LocalSearch, RegularizedEvolution, GenerationalEvolution, NSGA2])
+def test_the_command_line_knows_the_arguments_that_algorithms_share(kind, capsys):
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--algorithm", type=Algorithm)
+    taken = vars(parser.parse_args([f"--algorithm={kind.__module__}.{kind.__name__}"]).algorithm.init_args)
+    assert taken == {
+        name: parameter.default
+        for name, parameter in constructor_parameters(kind).items()
+        if name in SHARED or name in inspect.signature(kind).parameters
+    }
+    with pytest.raises(SystemExit):
+        parser.parse_args([f"--algorithm.help={kind.__module__}.{kind.__name__}"])
+    shown = capsys.readouterr().out
+    assert all(f"--algorithm.{name} " in shown for name in taken)
+    assert "How often to breed again" in shown
+    with pytest.raises(ArgumentError, match="duplicate_retris"):
+        parser.parse_args([f"--algorithm={kind.__module__}.{kind.__name__}", "--algorithm.duplicate_retris=3"])
+
+
+@pytest.mark.parametrize("kind", [RandomSearch, LocalSearch, RegularizedEvolution, GenerationalEvolution, NSGA2])
+def test_the_arguments_that_algorithms_share_are_described_and_shown(kind):
+    made = kind(initial=[{"x": 1}], duplicate_retries=3)
+    assert {name: describe(made)["init_args"].get(name) for name in SHARED} == {
+        "initial": [{"x": 1}],
+        "duplicate_retries": 3,
+        "hall_of_fame_size": 10,
+        "prescreen": None,
+    }
+    assert repr(made).endswith("initial=[{'x': 1}], duplicate_retries=3)")
+    with pytest.raises(TypeError, match="duplicate_retris"):
+        kind(duplicate_retris=3)

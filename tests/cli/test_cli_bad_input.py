@@ -119,6 +119,14 @@ CASES = {
         put("algorithm", value=gene("RegularizedEvolution", population_size=0)),
         "evolution.algorithm: population_size 0 is not at least 1",
     ),
+    "shared argument misspelt": (
+        put("algorithm", value=gene("RegularizedEvolution", duplicate_retris=3)),
+        "evolution.algorithm: Option 'duplicate_retris' is not accepted",
+    ),
+    "operator that the algorithm has no use for": (
+        put("algorithm", value=gene("RegularizedEvolution", mate="uniform")),
+        "evolution.algorithm: Option 'mate' is not accepted",
+    ),
     "unknown operator": (
         put("algorithm", "init_args", "select", value={"name": "selTornament"}),
         "evolution.algorithm: 'selTornament' is no operator; did you mean 'selTournament'?",

@@ -35,6 +35,7 @@ from lightning_evo.cli import main
 from lightning_evo.evolution import Budget, Evolution, Final, SearchError, Workers
 from lightning_evo.genome import SpaceError
 from lightning_evo.training.candidate import COSTS
+from lightning_evo.utils.signatures import constructor_parameters
 
 # What is keyword-only is for Python alone.
 SECTION = [p.name for p in inspect.signature(Evolution).parameters.values() if p.kind is not p.KEYWORD_ONLY]
@@ -276,7 +277,7 @@ def documented_defaults() -> list[Any]:
 
 @pytest.mark.parametrize(("kind", "key", "shown"), documented_defaults())
 def test_a_default_in_a_table_is_the_one_in_the_code(kind, key, shown):
-    default = inspect.signature(kind).parameters[key].default
+    default = constructor_parameters(kind)[key].default
     if default is dataclasses.MISSING or type(default).__name__ == "_HAS_DEFAULT_FACTORY_CLASS":
         default = next(f for f in dataclasses.fields(kind) if f.name == key).default_factory()
     expected = default if isinstance(default, str) else yaml.safe_load(shown)
