@@ -1,4 +1,4 @@
-"""How is the console script run as a user runs it, watched from outside, and killed?"""
+"""Run the console script as a user does, watch it from outside, and kill it."""
 
 from __future__ import annotations
 
@@ -72,6 +72,6 @@ class Command:
         return left
 
     def _look(self) -> None:
-        """Note the processes it has started, while they can still be told by their parents."""
+        """Record the processes it has started while their parents are still alive to identify them."""
         if self.running:
             self._started.update(family(self._process.pid)[1:])

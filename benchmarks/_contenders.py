@@ -1,4 +1,4 @@
-"""How does each library run the same small trainings? One function each, measured from within its own process."""
+"""The same small trainings under each library: one function each, measured from within its own process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LRS = (1e-3, 1.0)
 
 
 class Span:
-    """CPU and time by the clock that a search takes for ``count`` candidates, from the end of the warm-up to the last.
+    """CPU and wall-clock time of a search for ``count`` candidates, from the end of the warm-up to the last.
 
     Args:
         count: Candidates that count; the search runs ``total`` of them.
@@ -37,7 +37,7 @@ class Span:
         keep_orphans()
 
     def ended(self, *_: Any, **__: Any) -> None:
-        """A candidate has ended, and its search knows it."""
+        """Record that a candidate has ended and its search has received the result."""
         self._ended += 1
         if self._ended in (1, WARM_UP, self.total):
             self.mark()
@@ -57,7 +57,7 @@ class Span:
 
 
 def busy_fraction(times: Sequence[tuple[float, float]], slots: int) -> float:
-    """Which part of the time, from the first start to the last end, slots had a candidate."""
+    """Share of the time, from the first start to the last end, in which slots had a candidate."""
     whole = max(end for _, end in times) - min(start for start, _ in times)
     return sum(end - start for start, end in times) / (slots * whole)
 
@@ -70,7 +70,7 @@ def read_times(path: Path) -> list[tuple[float, float]]:
 
 
 def evolve(folder: Path, count: int, **changes: Any) -> dict[str, float]:
-    """A steady-state search over a LightningCLI config, everything as the package has it by default."""
+    """A steady-state search over a LightningCLI config, with all defaults of the package."""
     from lightning_evo import Archive, Budget, Evolution, Objective, Workers
     from lightning_evo.algorithms import RegularizedEvolution
     from lightning_evo.genome import LogUniform, Ordinal
@@ -126,7 +126,7 @@ def evolve_function(folder: Path, count: int) -> dict[str, float]:
 
 
 def evolve_sleepers(folder: Path, count: int, seconds: float = 2.0) -> dict[str, float]:
-    """Candidates that take ``seconds``, slept away in four training steps: what counts is how busy slots are."""
+    """Candidates that sleep for ``seconds`` in four training steps, to measure how busy slots are."""
     return evolve(folder, count, config=config(batches=4, sleep=seconds / 4))
 
 
@@ -134,7 +134,7 @@ def evolve_sleepers(folder: Path, count: int, seconds: float = 2.0) -> dict[str,
 
 
 def ray_tune(folder: Path, count: int) -> dict[str, float]:
-    """Ray Tune, actors reused, its other settings left as they are."""
+    """Ray Tune with reused actors and otherwise default settings."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import ray
     from ray import tune
@@ -210,7 +210,7 @@ def deephyper_job(job: Any, times: str) -> float:
 
 
 def optuna_inline(folder: Path, count: int) -> dict[str, float]:
-    """Optuna in one process, one trial after the other, in memory: no slots at all."""
+    """Optuna in one process, one trial after the other, in memory, without slots."""
     import optuna
 
     be_quiet()
@@ -222,7 +222,7 @@ def optuna_inline(folder: Path, count: int) -> dict[str, float]:
 
 
 def optuna_processes(folder: Path, count: int) -> dict[str, float]:
-    """Optuna as it is distributed: independent processes that share a study through a journal file."""
+    """Distributed Optuna: independent processes that share a study through a journal file."""
     import optuna
 
     span = Span(count)
@@ -297,7 +297,7 @@ def bare(folder: Path, count: int, slots: int = SLOTS) -> dict[str, Any]:
 
 
 def bare_alone(folder: Path, count: int) -> dict[str, Any]:
-    """The same in one process: the yardstick for what has a single slot."""
+    """The same in one process: the baseline for contenders with a single slot."""
     return bare(folder, count, slots=1)
 
 

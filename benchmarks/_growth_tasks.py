@@ -1,4 +1,4 @@
-"""On what does benchmarks/growth.py train: three image tasks, shifted at random, and a small convolutional network."""
+"""Tasks of benchmarks/growth.py: three image tasks with random shifts, and a small convolutional network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BATCH, SHIFT, SMOOTHING = 32, 1, 0.1
 
 @dataclass(frozen=True)
 class Task:
-    """A data set's file, how many of its images train and validate, whether mirror images are made."""
+    """A data set: file, numbers of training and validation images, and whether images are mirrored."""
 
     file: str
     train: int
@@ -38,7 +38,7 @@ TEST = 5000
 
 @dataclass(frozen=True)
 class Data:
-    """Training images with a margin of SHIFT and their labels; (images, labels) to validate and to test on."""
+    """Training images with a margin of SHIFT and their labels; (images, labels) for validation and test."""
 
     images: Tensor
     labels: Tensor
@@ -69,7 +69,7 @@ def load(task: Task, directory: Path, seed: int) -> Data:
 
 
 def prepared(pictures: np.ndarray) -> Tensor:
-    """Grey images (N, 1, 14, 14) from 0 to 1; of 32 x 32 the middle 28 x 28 is taken."""
+    """Grayscale images (N, 1, 14, 14) from 0 to 1; images of 32 x 32 are cropped to the central 28 x 28."""
     images = torch.tensor(pictures, dtype=torch.float32) / 255
     images = images.mean(-1) if images.ndim == 4 else images
     margin = (images.shape[-1] - 28) // 2
@@ -77,7 +77,7 @@ def prepared(pictures: np.ndarray) -> Tensor:
 
 
 class Orders(Sampler[Tensor]):
-    """An epoch is so many batches of numbers of images, from one shuffled pass after the other, as the seed decides."""
+    """Sampler whose epochs are a fixed number of batches of indices, from consecutive seeded shuffles."""
 
     def __init__(self, count: int, batches: int, seed: int) -> None:
         self.count, self.batches, self.generator = count, batches, torch.Generator().manual_seed(seed)
@@ -95,7 +95,7 @@ class Orders(Sampler[Tensor]):
 
 
 class Shifted(Dataset[tuple[Tensor, Tensor]]):
-    """Batches of images, each shifted by up to SHIFT pixels and perhaps mirrored."""
+    """Batches of images, each shifted by up to SHIFT pixels and optionally mirrored."""
 
     def __init__(self, data: Data, mirror: bool, seed: int) -> None:
         self.data, self.mirror, self.generator = data, mirror, torch.Generator().manual_seed(seed)
@@ -130,7 +130,7 @@ class Images(LightningDataModule):
 
 
 class ConvNet(LightningModule):
-    """Two convolutions of so many channels, with batch normalisation; SGD with momentum, ``steps`` in all."""
+    """Two convolutions with batch normalization, trained for ``steps`` steps by SGD with momentum."""
 
     def __init__(self, widths: tuple[int, int], lr: float, weight_decay: float, steps: int) -> None:
         super().__init__()
@@ -164,7 +164,7 @@ class ConvNet(LightningModule):
 
 
 class Trapezoid:
-    """The share of the learning rate: up along a line in the first 5% of all steps, flat to 60%, then down to 0."""
+    """Learning rate factor: linear warm-up in the first 5% of all steps, constant to 60%, then down to 0."""
 
     def __init__(self, steps: int) -> None:
         self.steps = steps

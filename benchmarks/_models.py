@@ -1,4 +1,4 @@
-"""What do the benchmarks train? Small models that workers can import (this folder must be on their PYTHONPATH)."""
+"""Small models for the benchmarks, which workers can import (this folder must be on their PYTHONPATH)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TRAINER: dict[str, Any] = {
 
 
 class Points(LightningDataModule):
-    """Random points in memory, the labels a linear function of them: ``batches`` to train on, one to validate."""
+    """Random points in memory with labels from a linear function: ``batches`` for training, one for validation."""
 
     def __init__(self, batches: int = 1) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class Perceptron(LightningModule):
 
 
 def bare_fit(width: int, lr: float) -> float:
-    """Train and validate one batch with nothing around it: the yardstick, and the objective of the other libraries."""
+    """Train and validate one batch without any search: the baseline, and the objective of the other libraries."""
     trainer = Trainer(**TRAINER, enable_checkpointing=False)
     trainer.fit(Perceptron(width, lr), datamodule=Points())
     return float(trainer.callback_metrics["val_loss"])
@@ -90,19 +90,19 @@ def timed_fit(width: int, lr: float, times: str) -> float:
 
 
 def evolved_fit(genome: dict[str, Any], seed: int, directory: str) -> dict[str, float]:
-    """:func:`timed_fit` as a function to evolve; the times lie beside the run's own directory."""
+    """:func:`timed_fit` as a function to evolve; the times are stored next to the run's directory."""
     return {"val_loss": timed_fit(genome["width"], genome["lr"], str(Path(directory).parents[2] / "times"))}
 
 
 def be_quiet() -> None:
-    """Keep Lightning's chatter away, as a search does, and train on one thread."""
+    """Silence Lightning's output, as a search does, and train on one thread."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     torch.set_num_threads(1)
 
 
 def append(path: str, line: str) -> None:
-    """Append a line at once and as a whole, so that no kill and no other process can split it."""
+    """Append a line atomically, so that no kill and no other process can split it."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
         os.write(descriptor, f"{line}\n".encode())

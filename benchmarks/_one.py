@@ -1,4 +1,4 @@
-"""How is one measurement made in a process of its own, so that none warms up or disturbs another?"""
+"""One measurement in a separate process, so that none warms up or disturbs another."""
 
 from __future__ import annotations
 

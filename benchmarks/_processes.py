@@ -1,4 +1,4 @@
-"""Which processes descend from one, do they live, and how much CPU have they used? As Linux tells it in /proc."""
+"""Descendants of a process, whether they are alive, and their CPU time, from Linux's /proc."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PR_SET_CHILD_SUBREAPER = 36  # from linux/prctl.h
 
 @dataclass(frozen=True)
 class Process:
-    """One process at one moment; equal to itself at another.
+    """Snapshot of one process; snapshots of the same process are equal.
 
     Args:
         pid: Its id.
@@ -46,7 +46,7 @@ class Process:
 
     @property
     def alive(self) -> bool:
-        """Whether this very process still runs."""
+        """Whether this process (not another one with the same id) is still running."""
         now = Process.of(self.pid)
         return now is not None and now.started == self.started and not now.zombie
 

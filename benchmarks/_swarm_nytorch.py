@@ -1,4 +1,4 @@
-"""How does Nytorch train reference 002's swarm? As its tutorial does; run by ``swarm.py`` in Nytorch's environment."""
+"""The swarm of Nytorch's tutorial, trained with Nytorch; run by ``swarm.py`` in Nytorch's environment."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ConvNet(NytoModule):
 
 
 class Model:
-    """A particle and its optimizer; averaging makes a new one, so the optimizer too."""
+    """A particle and its optimizer; averaging creates new particles and therefore new optimizers."""
 
     def __init__(self, particle: Any) -> None:
         self.particle = particle

@@ -1,6 +1,6 @@
-"""What does reference 002 train? Its network, its images and its draws, for every contender of ``swarm.py`` alike.
+"""Network, images and random draws of Nytorch's tutorial, shared by all contenders of ``swarm.py``.
 
-Torch and NumPy alone: Nytorch's environment has no more.
+Uses only torch and NumPy: Nytorch's environment has nothing else.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Batches = list[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Job:
-    """One training of a swarm, in a process of its own."""
+    """One training of a swarm, in a separate process."""
 
     contender: str
     threads: int
@@ -40,7 +40,7 @@ class Job:
 
 
 class ConvNet(nn.Module):
-    """Reference 002's network; Nytorch's is the same on its own base class."""
+    """Network of Nytorch's tutorial, which has the same on its own base class."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ def accuracy(net: nn.Module, batches: Batches) -> float:
 
 
 class Clock:
-    """Seconds by the clock and of the process's CPU time since it was made."""
+    """Wall-clock seconds and the process's CPU seconds since construction."""
 
     def __init__(self) -> None:
         self._wall, self._cpu = time.perf_counter(), time.process_time()

@@ -1,4 +1,4 @@
-"""What does averaging give a swarm? Members, soups and ensembles, trained alone and with each method, at equal steps.
+"""Gain from averaging a swarm: members, soups and ensembles, trained alone and with each method, at equal steps.
 
     python benchmarks/averaging.py [--seeds 10] [--particles 5] [--epochs 24] [--only TASK ...] [--data DIR] [--json PATH]
 
@@ -6,24 +6,24 @@ Each task is a small network on a small part of a data set of ``../shared/data/i
 
 - mnist: a multilayer perceptron on 1,000 images;
 - fashion: a convolutional network on 1,000 images of Fashion-MNIST, which may be mirrored;
-- signs: a multilayer perceptron on 800 images of sign-language digits, in grey;
-- signs-norm: on the same a convolutional network with batch normalisation.
+- signs: a multilayer perceptron on 800 images of sign-language digits, in grayscale;
+- signs-norm: the same images with a convolutional network with batch normalization.
 
-For each seed the particles train with SGD (momentum 0.9, learning rate falling to 0 along a cosine), each in its own order,
-with its own draws of shifts by up to 2 pixels and its own label smoothing (0, 0.05, 0.1 in turn): averaging lives on such
-differences. Equal seeds give equal weights, orders and draws to all methods.
+For each seed the particles train with SGD (momentum 0.9, cosine learning rate schedule to 0), each with its own data order,
+its own random shifts by up to 2 pixels and its own label smoothing (0, 0.05, 0.1 in turn), because averaging depends on such
+differences. Equal seeds give equal weights, orders and random draws to all methods.
 
-- alone: independent trainings, each from initial weights of its own;
-- common: the same from the first one's initial weights, as all that follow (``SwarmAveraging(common_start=True)``);
-- APSO: as in reference 002, half of the swarm, alpha 0.5, every 16 steps;
-- PAPA: every 10 steps, alpha 0.5 times the learning rate over its largest (the paper's 0.01 is for many times more steps);
-- PAPA-all, PAPA-pairs: after every epoch but the last.
+- alone: independent trainings, each from its own initial weights;
+- common: the same from the first one's initial weights, as in all following methods (``SwarmAveraging(common_start=True)``);
+- APSO: as in Nytorch's tutorial, half of the swarm, alpha 0.5, every 16 steps;
+- PAPA: every 10 steps, alpha 0.5 times the learning rate over its maximum (the paper's 0.01 is for many times more steps);
+- PAPA-all, PAPA-pairs: after every epoch except the last.
 
-They are those of ``lightning_evo.functional.mixing``. Batch statistics are averaged under pulls, and estimated anew after
-hard averages and for soups. Learning rates and intervals were chosen on seeds 100 and 101.
+The methods are those of ``lightning_evo.functional.mixing``. Batch statistics are averaged under pulls, and estimated again
+after full averages and for soups. Learning rates and intervals were chosen on seeds 100 and 101.
 
-Measured on test images: the members' mean accuracy, the uniform soup, the greedy soup (by 500 validation images, which take
-no part in training), and the ensemble (mean of probabilities). Points are percent of test images.
+Measured on test images: the members' mean accuracy, the uniform soup, the greedy soup (by 500 validation images, which are
+not used for training), and the ensemble (mean of probabilities). Points are percent of test images.
 
 Goals: a member of the best averaging method is at least 0.8 points better than one trained alone, on average over the tasks;
 the soup of that method is at most 0.3 points below the ensemble of those trained alone. Exit code 1 if one is missed.
@@ -77,7 +77,7 @@ class ConvNet(nn.Sequential):
 
 @dataclass(frozen=True)
 class Task:
-    """A data set's file, how many images train, the network, its learning rate, whether mirror images are made."""
+    """A data set: file, number of training images, network, learning rate, and whether images are mirrored."""
 
     file: str
     size: int
@@ -96,7 +96,7 @@ TASKS = {
 
 @dataclass(frozen=True)
 class Data:
-    """Training images with a margin of SHIFT and their labels, then (images, labels) to validate and to test on."""
+    """Training images with a margin of SHIFT and their labels, then (images, labels) for validation and test."""
 
     images: Tensor
     labels: Tensor
@@ -128,7 +128,7 @@ def load(task: Task, directory: Path, seed: int) -> Data:
 
 
 def prepared(pictures: np.ndarray) -> Tensor:
-    """Grey images (N, 1, 14, 14) from 0 to 1; of 32 x 32 the middle 28 x 28 is taken."""
+    """Grayscale images (N, 1, 14, 14) from 0 to 1; images of 32 x 32 are cropped to the central 28 x 28."""
     images = torch.tensor(pictures, dtype=torch.float32) / 255
     images = images.mean(-1) if images.ndim == 4 else images
     margin = (images.shape[-1] - 28) // 2
@@ -136,7 +136,7 @@ def prepared(pictures: np.ndarray) -> Tensor:
 
 
 def augmented(data: Data, chosen: Tensor, mirror: bool, generator: torch.Generator) -> Tensor:
-    """The chosen images, each shifted by up to SHIFT pixels and perhaps mirrored."""
+    """The selected images, each shifted by up to SHIFT pixels and optionally mirrored."""
     side = data.images.shape[-1] - 2 * SHIFT
     steps = torch.arange(side)
     down, right = (torch.randint(2 * SHIFT + 1, (len(chosen), 1), generator=generator) + steps for _ in range(2))
@@ -155,7 +155,7 @@ Rule = Callable[[Tensor, float, torch.Generator], Tensor]
 
 @dataclass(frozen=True)
 class Method:
-    """From whose weights particles start, and what averages them after so many steps, or epochs."""
+    """Initial weights of the particles, and the averaging with its interval in steps or epochs."""
 
     common: bool = True
     rule: Rule | None = None
@@ -180,12 +180,12 @@ METHODS = {
 
 
 def half(losses: Tensor, generator: torch.Generator) -> list[int]:
-    """Half of the swarm, rounded up, as in reference 002."""
+    """Half of the swarm, rounded up, as in Nytorch's tutorial."""
     return torch.randperm(len(losses), generator=generator)[: (len(losses) + 1) // 2].tolist()
 
 
 class Population:
-    """Networks whose tensors lie stacked, so that averaging is a sum along the first axis."""
+    """Networks with stacked tensors, so that averaging is a sum along the first axis."""
 
     def __init__(self, build: Callable[[], nn.Module], size: int, seed: int, common: bool) -> None:
         torch.manual_seed(seed)
@@ -210,7 +210,7 @@ class Population:
 
 
 def estimate(net: nn.Module, data: Data) -> None:
-    """Batch statistics anew, on training images as they are."""
+    """Estimate batch statistics again, on training images without augmentation."""
     middle = data.images[:, :, SHIFT:-SHIFT, SHIFT:-SHIFT]
     update_bn(middle.split(BATCH), net)
 
@@ -323,7 +323,7 @@ def main(args: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=10, help="runs of each task and method (default: %(default)s)")
     parser.add_argument("--particles", type=int, default=5, help="networks of a swarm (default: %(default)s)")
-    parser.add_argument("--epochs", type=int, default=24, help="of every training (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=24, help="epochs of every training (default: %(default)s)")
     parser.add_argument("--only", nargs="+", choices=TASKS, default=list(TASKS), help="tasks")
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data" / "images")
     parser.add_argument("--json", type=Path, help="write the numbers here")
@@ -357,7 +357,7 @@ def main(args: Sequence[str] | None = None) -> int:
         hurt = [name for name, value in zip(report, gains[label], strict=True) if value <= 0]
         below = statistics.mean(missing[label])
         print(f"{label}: a member gains {gain:+.2f} points on average; no gain on: {', '.join(hurt) or 'none'}")
-        print(f"    its soup is {below:.2f} points below the ensemble of those alone")
+        print(f"    its soup is {below:.2f} points below the ensemble of independent networks")
     if options.json:
         options.json.write_text(json.dumps(report, indent=2))
     met = means[best] >= BETTER and statistics.mean(missing[best]) <= WITHIN

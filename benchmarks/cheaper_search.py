@@ -1,22 +1,22 @@
-"""What do early stopping and inherited weights save a whole search, at equal accuracy?
+"""Savings of a whole search from early stopping and inherited weights, at equal accuracy.
 
     python benchmarks/cheaper_search.py [--data fashion_mnist|digits] [--seeds 5] [--directory DIR] [--json PATH]
 
-The same search per seed: as it is, with ``EarlyFitnessPrediction``, with ``WeightInheritance``, with both, and with both and
-trainings of a third of the epochs, as inherited epochs add up.
-Regularized evolution of a convolutional network (its width, depth and learning rate) on 6,000 images of Fashion-MNIST, cut
-to 14x14 pixels (``../shared/data``), or on scikit-learn's digits; everything else is equal, the seeds too.
+The same search per seed: plain, with ``EarlyFitnessPrediction``, with ``WeightInheritance``, with both, and with both and
+trainings of a third of the epochs, since inherited epochs accumulate.
+Regularized evolution of a convolutional network (its width, depth and learning rate) on 6,000 images of Fashion-MNIST,
+reduced to 14x14 pixels (``../shared/data``), or on scikit-learn's digits; everything else is equal, including the seeds.
 
 Reported per kind of search, means over the seeds:
 
-- what the whole search cost (epochs and wall time), its best validation accuracy, and its winner's test accuracy, taken from
-  the winner's own checkpoint, once;
-- *to reach*: how many epochs and seconds it took until its best validation accuracy was that of the plain search of the same
-  seed at its end, and how many times less that is than what the plain search itself needed to get there (median of the
-  paired ratios; a search that never got there counts as the whole search, and how many did is shown).
+- the cost of the whole search (epochs and wall time), its best validation accuracy, and its winner's test accuracy, measured
+  once from the winner's own checkpoint;
+- *to reach*: epochs and seconds until its best validation accuracy reached the final one of the plain search of the same
+  seed, and the factor by which this is less than what the plain search itself needed to get there (median of the paired
+  ratios; a search that never got there counts as the whole search, and the number that did is shown).
 
-The test split is used for the comparison alone: no search sees it. With DIR, finished searches are read and interrupted ones
-continue. Wall times mean something on a quiet machine only; epochs always do.
+The test split is used only for the comparison: no search sees it. With DIR, finished searches are read and interrupted ones
+continue. Wall times are meaningful only on a quiet machine; epochs always are.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ SHORT = "both, a third of the epochs"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one search cost and found; ``reached``: until its best was the plain search's best."""
+    """Cost and results of one search; ``reached``: until its best equaled the plain search's best."""
 
     epochs: int
     seconds: float
@@ -90,7 +90,7 @@ def config(kind: str, options: argparse.Namespace, folder: Path) -> dict[str, An
 
 
 def _fashion(folder: Path) -> tuple[Path, Path]:
-    """The first 6,000 training images and all test images at half the resolution, as files of their own."""
+    """The first 6,000 training images and all test images at half the resolution, as separate files."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = folder / "train.npz", folder / "test.npz"
     if not all(path.exists() for path in paths):
@@ -118,7 +118,7 @@ def search(kind: str, seed: int, directory: Path, options: argparse.Namespace) -
 
 
 def outcome(archive: Archive, target: float | None) -> Outcome:
-    """What a search cost and found, and what it took to reach ``target`` (its own best where ``None``)."""
+    """Cost and results of a search, and the cost of reaching ``target`` (its own best if ``None``)."""
     rows = sorted((row for row in archive.candidates() if row["duplicate_of"] is None), key=lambda row: row["ended"])
     began = min(row["queued"] for row in rows)
     done = [row for row in rows if row["status"] == "completed"]
@@ -141,10 +141,10 @@ def main(args: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", choices=("fashion_mnist", "digits"), default="fashion_mnist")
     parser.add_argument("--seeds", type=int, default=5, help="searches of each kind (default: %(default)s)")
-    parser.add_argument("--candidates", type=int, default=32, help="per search (default: %(default)s)")
-    parser.add_argument("--epochs", type=int, default=12, help="per candidate at most (default: %(default)s)")
+    parser.add_argument("--candidates", type=int, default=32, help="candidates per search (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=12, help="maximum epochs per candidate (default: %(default)s)")
     parser.add_argument("--only", nargs="+", choices=list(KINDS), help="kinds of search, besides plain (default: all)")
-    parser.add_argument("--directory", type=Path, help="keep the searches here (default: thrown away)")
+    parser.add_argument("--directory", type=Path, help="keep the searches here (default: a temporary directory)")
     parser.add_argument("--json", type=Path, help="also write the numbers here")
     options = parser.parse_args(args)
     console = Console()

@@ -1,24 +1,25 @@
-"""How many epochs does stopping hopeless candidates save, and what does it cost? On real learning curves.
+"""Epochs saved by stopping unpromising candidates, and the cost, on real learning curves.
 
     python benchmarks/early_prediction.py [--data DIR] [--cache DIR] [--orderings 40] [--json PATH] [--plot PATH]
 
-Each ordering is a sequential search through recorded curves: `--candidates` of them in random order, one after another, each
-policy deciding after every epoch by what a real search would know then. Beside our default (`probability`): asynchronous
-successive halving (`asha`), the median rule, patience, ranking after one epoch (the best quarter is trained to the end), and
-no stopping. Three sets: spiking nets on CIFAR-10 (validation accuracy, 100 epochs), recurrent cells on WikiText-2 (log
-perplexity, 50 epochs), and multilayer perceptrons on scikit-learn's digits (accuracy, 50 epochs), trained here and kept in
-`--cache`. Defaults were chosen on the curves of even number; these are the odd ones (`--half even` shows the others).
+Each ordering is a sequential search through recorded curves: `--candidates` of them in random order, one after another, with
+each policy deciding after every epoch from the information a real search would have. Compared with our default
+(`probability`): asynchronous successive halving (`asha`), the median rule, patience, ranking after one epoch (the best
+quarter is trained to the end), and no stopping. Three sets: spiking nets on CIFAR-10 (validation accuracy, 100 epochs),
+recurrent cells on WikiText-2 (log perplexity, 50 epochs), and multilayer perceptrons on scikit-learn's digits (accuracy, 50
+epochs), trained here and kept in `--cache`. Defaults were chosen on the even-numbered curves; these are the odd ones
+(`--half even` shows the others).
 
-- speed-up: epochs that no stopping needs until it has its best candidate, by those the policy needs until it has one as good
-  (means over the orderings, not of ratios). A policy that lost it goes on through the rest of the curves, up to all the
-  epochs of no stopping, and is counted with these if that doesn't help.
-- regret: how much worse than the best of all curves the best candidate trained to the end is, after as many candidates; and
-  that of no stopping cut off after as many epochs.
-- wrong: share of stops whose candidate would have beaten the bar of that moment, had it been trained to the end.
-- coverage: how often the 90 % interval holds the final value, with 20 finished curves known, and with none.
+- speedup: epochs until the best candidate without stopping, divided by epochs until the policy has one as good (means over
+  the orderings, not of ratios). A policy that stopped it continues through the rest of the curves, up to all the epochs of
+  no stopping, and is counted with these if that doesn't help.
+- regret: how much worse than the best of all curves the best fully trained candidate is, after the same number of
+  candidates; and that of no stopping cut off after the same number of epochs.
+- wrong: share of stops whose candidate would have beaten the bar at that moment, had it been trained to the end.
+- coverage: how often the 90 % interval contains the final value, with 20 known finished curves, and with none.
 
-Predictions depend on what is known, so they are made anew in every ordering: that takes most of the half hour. CPU times
-are those of this process on one thread, learning from other curves included.
+Predictions depend on the known curves, so they are recomputed in every ordering, which takes most of the half hour. CPU
+times are those of this process on one thread, including learning from other curves.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ POLICIES: dict[str, Callable[[], StoppingPolicy] | None] = {
 
 @dataclass(frozen=True)
 class Curves:
-    """A set of curves: (n, epochs) values to maximise or to minimise."""
+    """A set of curves: (n, epochs) values to maximize or to minimize."""
 
     name: str
     values: numpy.ndarray
@@ -88,7 +89,7 @@ class Curves:
 
 @dataclass
 class Search:
-    """How one search went; values are such that larger is better."""
+    """Outcome of one search; larger values are better."""
 
     epochs: int = 0
     best: float = -math.inf
@@ -110,7 +111,7 @@ def load(data: Path, cache: Path, half: str) -> list[Curves]:
 
 
 def digits(cache: Path) -> numpy.ndarray:
-    """(nets, epochs): validation accuracies, trained once and kept."""
+    """Validation accuracies (nets, epochs), trained once and cached."""
     path = cache / f"digits_mlps_{DIGITS_NETS}x{DIGITS_EPOCHS}.npz"
     if not path.is_file():
         print(f"Training {DIGITS_NETS} networks on digits, a minute or two; kept in {path}", flush=True)
@@ -121,7 +122,7 @@ def digits(cache: Path) -> numpy.ndarray:
 
 
 def train_mlp(seed: int) -> list[float]:
-    """Validation accuracy by epoch of a perceptron with random hyperparameters, on 600 digits; 1,197 validate."""
+    """Validation accuracy by epoch of a perceptron with random hyperparameters, on 600 digits; 1,197 for validation."""
     import torch
     from sklearn.datasets import load_digits
     from torch.nn.functional import cross_entropy
@@ -204,7 +205,7 @@ def search(
 def follow(
     curves: Curves, i: int, policy: StoppingPolicy, known: Sequence[KnownCurve], best: float, counted: Search
 ) -> tuple[int | None, float]:
-    """After how many epochs the policy stops a candidate, and what its final fitness is then thought to be."""
+    """Number of epochs after which the policy stops a candidate, and its predicted final fitness."""
     curve, horizon = curves.values[i], curves.values.shape[1]
     bar = curves.sign * best if math.isfinite(best) else None
     for epoch in range(1, horizon):
@@ -222,7 +223,7 @@ def follow(
 
 
 def rank_after_one_epoch(curves: Curves, order: Sequence[int], candidates: int, aim: float) -> Search:
-    """All are trained for an epoch, then the best quarter to the end, the best first."""
+    """Train all for one epoch, then the best quarter to the end, best first."""
     horizon, chosen = curves.values.shape[1], order[:candidates]
     first = curves.sign * curves.values[chosen, 0]
     ranked = [int(chosen[place]) for place in numpy.argsort(-first, kind="stable")]
@@ -235,7 +236,7 @@ def rank_after_one_epoch(curves: Curves, order: Sequence[int], candidates: int, 
 
 
 def one_ordering(task: tuple[Curves, int, int, float, list[str]]) -> dict[str, dict[str, Any]]:
-    """Every policy on one ordering, and after how many epochs no stopping had its best."""
+    """Run every policy on one ordering; also return the epochs until the best candidate without stopping."""
     curves, ordering, candidates, control, names = task
     order = numpy.random.default_rng([ordering, len(curves.values)]).permutation(len(curves.values))
     horizon = curves.values.shape[1]
@@ -283,7 +284,7 @@ def coverage(curves: Curves, known: int, seed: int = 0) -> list[float]:
 
 
 def summary(runs: Sequence[dict[str, Any]], total: int) -> dict[str, float]:
-    """One policy on one set; ``total``: epochs that no stopping spends on all candidates."""
+    """One policy on one set; ``total``: epochs for all candidates without stopping."""
     reached = [total if run["reached"] is None else run["reached"] for run in runs]
     stops, decisions = sum(run["stops"] for run in runs), sum(run["decisions"] for run in runs)
     return {
@@ -329,7 +330,7 @@ def show(name: str, results: dict[str, dict[str, float]], console: Console) -> N
 
 
 def plot(report: dict[str, Any], path: Path) -> None:
-    """Speed-up and wrong stops of each policy by set; needs matplotlib."""
+    """Plot the speedup and wrong stops of each policy by set; requires matplotlib."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -361,15 +362,15 @@ def main(args: Sequence[str] | None = None) -> None:
         "--cache",
         type=Path,
         default=Path(tempfile.gettempdir()) / "lightning-evo-curves",
-        help="where the digits curves are kept (default: %(default)s)",
+        help="cache for the digits curves (default: %(default)s)",
     )
     parser.add_argument("--half", choices=["even", "odd"], default="odd", help="which curves (default: %(default)s)")
     parser.add_argument("--orderings", type=int, default=40, help="searches per policy and set (default: %(default)s)")
-    parser.add_argument("--candidates", type=int, default=60, help="per search (default: %(default)s)")
+    parser.add_argument("--candidates", type=int, default=60, help="candidates per search (default: %(default)s)")
     parser.add_argument(
         "--control", type=float, default=0.0, help="share of candidates never stopped (default: %(default)s)"
     )
-    parser.add_argument("--processes", type=int, default=2, help="searches at a time (default: %(default)s)")
+    parser.add_argument("--processes", type=int, default=2, help="parallel searches (default: %(default)s)")
     parser.add_argument("--only", nargs="+", choices=list(POLICIES), default=list(POLICIES), help="policies to run")
     parser.add_argument("--sets", nargs="+", choices=[*FILES, DIGITS], default=[*FILES, DIGITS], help="sets to run")
     parser.add_argument("--json", type=Path, help="write the numbers here")
@@ -403,7 +404,7 @@ def main(args: Sequence[str] | None = None) -> None:
                 console.print(f"  90 % interval with {known} known: {at} of the epochs")
     for name in options.only:
         average = numpy.mean([each["policies"][name]["speed_up"] for each in report.values()])
-        print(f"Average speed-up of {name}: {average:.2f} x")
+        print(f"Average speedup of {name}: {average:.2f} x")
     print(
         "Goals: 4 x on average, wrong stops at most 3 %, coverage 87 to 93 %, no set below 1 x, ahead of asha on average."
     )

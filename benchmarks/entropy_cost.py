@@ -1,14 +1,14 @@
-"""What does it cost to sample the entropy of activations? Its share of the time that a training takes.
+"""Cost of sampling the entropy of activations, as a share of the training time.
 
     python benchmarks/entropy_cost.py [--rounds 7] [--batches 100] [--size 64] [--sampled 2] [--json PATH]
 
-A convolutional network (16, 32 and 64 channels, batch normalisation) trains for epochs of so many batches of random images
-of 3 x 32 x 32 with an ``EntropySampler`` on all its convolutions and its linear layer (``covariance`` and ``histogram`` in
-turn), whose hooks are on the last ``--sampled`` batches. All that the sampler does counts: what its methods take, at every
-batch and at the epoch's end, where the entropies are worked out, and by how much a training step with hooks takes longer
-than the median of the epoch's steps without. Their sum over what the epoch's steps would take without is an epoch's cost;
-the median of all rounds is compared. Measured is the process' CPU time on one thread. Whole epochs with and without a
-sampler differ by more than that from one to the next.
+A convolutional network (16, 32 and 64 channels, batch normalization) trains for epochs of ``--batches`` batches of random
+images of 3 x 32 x 32 with an ``EntropySampler`` on all its convolutions and its linear layer (``covariance`` and
+``histogram`` in turn), whose hooks are on the last ``--sampled`` batches. The whole cost of the sampler counts: the time of
+its methods, at every batch and at the end of the epoch, when the entropies are computed, and the extra time of a training
+step with hooks over the median of the epoch's steps without. An epoch's cost is their sum, relative to what the epoch's
+steps would take without; the median of all rounds is compared. Measured is the process's CPU time on one thread, because
+whole epochs with and without a sampler vary by more than this.
 
 Goal: at most 2%. Exit code 1 if it is missed.
 """
@@ -44,7 +44,7 @@ def network() -> nn.Sequential:
 
 @dataclass(frozen=True)
 class Epoch:
-    """CPU seconds of an epoch: its steps without a sampler, and what the sampler adds by its methods and by its hooks."""
+    """CPU seconds of an epoch: its steps without a sampler, and those added by the sampler's methods and hooks."""
 
     training: float
     methods: float
@@ -75,7 +75,7 @@ def epoch(net: nn.Sequential, images: Tensor, labels: Tensor, batches: int, samp
 
 
 def seconds(task: Callable[[], object]) -> float:
-    """How much CPU time something takes."""
+    """CPU time of a block of code."""
     started = time.process_time()
     task()
     return time.process_time() - started
@@ -97,10 +97,10 @@ def measure(rounds: int, batches: int, size: int, sampled: int) -> dict[str, lis
 
 def main(args: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=7, help="with each kind (default: %(default)s)")
-    parser.add_argument("--batches", type=int, default=100, help="of an epoch (default: %(default)s)")
-    parser.add_argument("--size", type=int, default=64, help="images of a batch (default: %(default)s)")
-    parser.add_argument("--sampled", type=int, default=2, help="batches of an epoch (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds of each kind (default: %(default)s)")
+    parser.add_argument("--batches", type=int, default=100, help="batches per epoch (default: %(default)s)")
+    parser.add_argument("--size", type=int, default=64, help="images per batch (default: %(default)s)")
+    parser.add_argument("--sampled", type=int, default=2, help="sampled batches per epoch (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="write the numbers here")
     options = parser.parse_args(args)
     if options.rounds < 1 or not 1 <= options.sampled < options.batches or options.size < 2:

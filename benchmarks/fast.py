@@ -1,18 +1,18 @@
-"""How much faster does FastTraining train than reference 004's plain loop? On data of CIFAR-10's size, batches of 512.
+"""Speedup of FastTraining over a plain PyTorch loop, on data of CIFAR-10's size, with batches of 512.
 
     python benchmarks/fast.py [--device cpu|cuda] [--batches 40] [--batch-size 512] [--width 32] [--rounds 3] [--threads 1]
                               [--json PATH]
 
-Ways, each in a process of its own, training the same convolutional network by SGD with momentum on random images:
+Methods, each in a separate process, training the same convolutional network by SGD with momentum on random images:
 
-- plain: reference 004's loop: a DataLoader over tensors without workers, single precision, ``loss.item()`` in every step;
+- plain: a plain loop: a DataLoader over tensors without workers, single precision, ``loss.item()`` in every step;
 - trainer: Lightning's Trainer on the same loader, nothing else;
 - fast: the same with ``callbacks: [FastTraining]`` (no compiling on a CPU, where the run is too short for it);
-- bf16: the same with ``precision: bf16-mixed`` asked for, which a GPU that has it does anyway.
+- bf16: the same with ``precision: bf16-mixed``, which is the default on a GPU that supports it.
 
-Measured after the first five batches: samples per second (on a CPU per second of CPU time, as others may use the machine),
-and the device's utilisation and the share of time waiting for data as ``SpeedMeter`` has them; medians over the rounds,
-which go through all ways in turn. Goals with a GPU: utilisation of at least 85 %, at least 5 times the plain loop's samples
+Measured after the first five batches: samples per second (on a CPU per second of CPU time, as the machine may be shared),
+and the device's utilization and the share of time waiting for data from ``SpeedMeter``; medians over the rounds, which
+alternate between all methods. Goals with a GPU: utilization of at least 85 %, at least 5 times the plain loop's samples
 per second; exit code 1 if one is missed. On a CPU the ratios are printed, with a smaller default (8 batches of 128).
 """
 
@@ -63,13 +63,13 @@ def loader(batch_size: int, batches: int) -> DataLoader:
 
 
 class Measure:
-    """Time from the end of the warm-up to the last batch: the clock's on a GPU, the process's on a CPU."""
+    """Time from the end of the warm-up to the last batch: wall-clock time on a GPU, CPU time of the process on a CPU."""
 
     def __init__(self, batches: int, batch_size: int, device: str) -> None:
         self.batches, self.batch_size, self.device, self.step = batches, batch_size, device, -WARM_UP
 
     def tick(self) -> bool:
-        """A batch has ended; whether it was the last one."""
+        """Record the end of a batch; return whether it was the last one."""
         self.step += 1
         if self.step == 0:
             self.began = self._now()
@@ -176,7 +176,7 @@ def main(args: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     available = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", choices=("cpu", "cuda"), default=available, help="(default: %(default)s)")
-    parser.add_argument("--batches", type=int, help="timed (default: 600, on a CPU 8)")
+    parser.add_argument("--batches", type=int, help="timed batches (default: 600, on a CPU 8)")
     parser.add_argument("--batch-size", type=int, help="(default: 512, on a CPU 128)")
     parser.add_argument("--width", type=int, help="channels of the first layer (default: 64, on a CPU 32)")
     parser.add_argument("--rounds", type=int, default=3, help="(default: %(default)s)")

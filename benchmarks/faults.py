@@ -1,4 +1,4 @@
-"""What does a search lose when workers and controllers are killed and its files are cut in half? Nothing, is the goal.
+"""Losses of a search whose workers and controllers are killed and whose files are truncated (goal: none).
 
     python benchmarks/faults.py [--quick] [--candidates 40] [--kills 5] [--only NAME ...] [--seed 0] [--json PATH]
 
@@ -8,14 +8,14 @@ console script
 - undisturbed;
 - while a worker process is killed with SIGKILL every few seconds;
 - while the controller is killed with SIGKILL five times at random moments, each time followed by the same command;
-- after a SIGKILL half-way and the truncation to half of the archive, its write-ahead log, both, the journal, or the
+- after a SIGKILL halfway and the truncation to half of the archive, its write-ahead log, both, the journal, or the
   newest checkpoint; followed by the same command.
 
-Counted are candidates *lost* (their result was on the disk before a fault, and in the end it is gone or another),
-*repeated* (trained again although their result was on the disk), *orphaned* (processes alive 5 s after their
-controller's death, and candidates left pending at the end), and whether the archive (ids, genomes, fitness, parents,
-generations, seeds) and the winner's test equal the undisturbed search's. What a fault interrupts is trained again from
-its start; `fits` says how many trainings were started. The exit code is 1 where a goal is missed. Needs Linux.
+Counted are candidates *lost* (their result was on disk before a fault, and at the end it is missing or different),
+*repeated* (trained again although their result was on disk), *orphaned* (processes alive 5 s after their controller's
+death, and candidates left pending at the end), and whether the archive (ids, genomes, fitness, parents, generations,
+seeds) and the winner's test result equal those of the undisturbed search. Interrupted candidates are trained again from
+the start; `fits` is the number of trainings started. The exit code is 1 if a goal is missed. Needs Linux.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ Row = tuple[Any, ...]
 
 @dataclass
 class Outcome:
-    """What became of one search.
+    """Outcome of one search.
 
     Args:
         faults: How many there were.
@@ -89,7 +89,7 @@ class Outcome:
 
 
 class Search:
-    """The search in a folder of its own, run by as many commands as it takes.
+    """A search in its own folder, run by as many commands as necessary.
 
     Args:
         folder: Where configs, the log of trainings, output and the run's directory are.
@@ -121,7 +121,7 @@ class Search:
 
     @contextmanager
     def command(self) -> Iterator[Command]:
-        """The one command, running; killed at the end of the context, if it hasn't ended by itself."""
+        """The running command, killed at the end of the context if it hasn't ended by itself."""
         with (self.folder / "output").open("ab") as output:
             command = Command(self.folder, output)
         try:
@@ -146,11 +146,11 @@ class Search:
             raise RuntimeError(f"{self.folder.name}: the command ended with code {command.code}:\n{said}")
 
     def results(self) -> list[Path]:
-        """The results on the disk."""
+        """The results on disk."""
         return list(self.run.glob("candidates/*/result.json"))
 
     def remember(self) -> None:
-        """Note the results that are on the disk now; those of the archive too where nothing runs."""
+        """Record the results that are now on disk; also those of the archive if nothing is running."""
         now = time.time()
         for path in self.results():
             try:
@@ -161,7 +161,7 @@ class Search:
                 self.known.setdefault(int(path.parent.name), (now, (result["fitness"][0],)))
 
     def remember_archive(self) -> None:
-        """Note what the archive holds; only while no process of the search runs."""
+        """Record the content of the archive; only while no process of the search is running."""
         now = time.time()
         if not (self.run / "archive.sqlite").exists():
             return
@@ -182,13 +182,13 @@ class Search:
                 self.known[row[0]] = (at, row)
 
     def started(self) -> list[tuple[int, float]]:
-        """Every training that began: candidate and time; the winner's last one left out."""
+        """All trainings that started: candidate and time, without the winner's last one."""
         path = self.folder / "fits.log"
         events = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
         return [(int(name), float(at)) for event, name, _, at in events if event == "start" and name.isdigit()]
 
     def judge(self, reference: Search | None) -> Outcome:
-        """Compare the end with what was known before faults, and with the undisturbed search."""
+        """Compare the final state with the one before the faults, and with the undisturbed search."""
         rows = {row[0]: row for row in rows_of(self.run)}
         fitness, status = COMPARED.index("val_acc"), COMPARED.index("status")
         lost = []
@@ -209,7 +209,7 @@ class Search:
         return outcome
 
     def winner(self) -> tuple[int, dict[str, float]]:
-        """The winner's id and its test, after a look at its checkpoint."""
+        """The winner's id and test result, after checking its checkpoint."""
         torch.load(self.run / "final" / "model.ckpt", weights_only=True)
         with Archive(self.run) as archive:
             final = archive.meta["final"]
@@ -228,7 +228,7 @@ def rows_of(directory: Path) -> list[Row]:
 
 
 def kill_workers(search: Search, rng: random.Random, options: argparse.Namespace) -> int:
-    """Kill one worker or the other every two or three seconds."""
+    """Kill a random worker every two or three seconds."""
     kills = 0
     with search.command() as command:
         command.wait(lambda: bool(search.results()))
@@ -270,7 +270,7 @@ def stop_half_way(search: Search, options: argparse.Namespace) -> None:
 
 
 def truncate(search: Search, stopped: Search, patterns: Sequence[str]) -> str:
-    """Go on from a copy of the stopped search after cutting the newest file of each pattern in half; says which."""
+    """Continue a copy of the stopped search after truncating the newest file of each pattern to half; return their names."""
     shutil.copytree(stopped.folder, search.folder)
     search.orphans = list(stopped.orphans)
     search.known = {number: (time.time(), result) for number, (_, result) in stopped.known.items()}
@@ -354,7 +354,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--candidates", type=int, help="candidates of each search (default: 40)")
     parser.add_argument("--kills", type=int, help="kills of the controller (default: 5)")
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help="faults to try")
-    parser.add_argument("--seed", type=int, default=0, help="of the faults' moments (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the times of the faults (default: %(default)s)")
     parser.add_argument("--directory", type=Path, help="keep the searches here (default: a temporary directory)")
     parser.add_argument("--json", type=Path, help="write the numbers here")
     options = parser.parse_args(args)
@@ -363,9 +363,9 @@ def main(args: Sequence[str] | None = None) -> None:
     if options.candidates < 8 or not 0 < options.kills < options.candidates // 2:
         parser.error("needs 8 candidates or more, and less than half as many kills")
     if not SCRIPT.exists():
-        parser.error(f"{SCRIPT}: no such file; install lightning-evo where this Python is")
+        parser.error(f"{SCRIPT}: no such file; install lightning-evo in this Python environment")
     if options.directory is not None and options.directory.exists() and any(options.directory.iterdir()):
-        parser.error(f"--directory {options.directory}: is not empty")
+        parser.error(f"--directory {options.directory} is not empty")
     root = options.directory or Path(tempfile.mkdtemp(prefix="faults-"))
     try:
         outcomes = run(options, root.resolve())

@@ -1,14 +1,14 @@
-"""Does growing while it trains pay, and does entropy say when? Test accuracy against training FLOPs.
+"""Benefit of growing a network while it trains, and of entropy as a trigger: accuracy against training FLOPs.
 
     python benchmarks/growth.py [--seeds 20] [--first 20] [--epochs 32] [--batches 28] [--only TASK ...] [--processes 2]
         [--data DIR] [--json PATH]
 
 Three tasks of images of 14 x 14 pixels (``../shared/data/images``), which are shifted by up to a pixel: mnist and fashion,
-1,600 images of each, and signs, 900 images of sign-language digits. A network of two convolutions with batch normalisation
-begins with 4 and 8 channels and is done growing with 16 and 32, after two steps that double both (``StructuralGrowth`` with
+1,600 images of each, and signs, 900 images of sign-language digits. A network of two convolutions with batch normalization
+starts with 4 and 8 channels and stops growing at 16 and 32, after two steps that double both (``StructuralGrowth`` with
 ``operations=["widen"]``, ``layers_per_step=2``, ``expand_ratio=1``, ``new_units="zero"``, up to the large network's number
 of parameters). SGD with label smoothing, an epoch is 28 batches of 32, the learning rate is constant to 60% of all steps and
-then falls to 0. What differs is when it grows:
+then falls to 0. The arms differ in when the network grows:
 
 - start: never;
 - entropy+plateau: by the callback's default triggers, ``EntropySaturation() & Plateau()``;
@@ -16,19 +16,20 @@ then falls to 0. What differs is when it grows:
 - fixed: ``FixedInterval``, and random: ``RandomTrigger``; their interval and probability were chosen per task so that the
   mean FLOPs are near those of entropy+plateau on seeds 100 to 103;
 - large: the final size from scratch;
-- short: that too, for so much fewer epochs, its schedule included, that its FLOPs are near those of entropy+plateau.
+- short: the final size from scratch, for fewer epochs with a shortened schedule, so that its FLOPs are near those of
+  entropy+plateau.
 
-All arms of a seed share images, batches and shifts. FLOPs are counted (``CostMeter``), forward and backward; those that
-growth itself takes (trying its steps, entropy) are counted and included, validation isn't. Sizes, learning rate, epochs and
-the trigger's defaults were chosen on seeds from 100 on; as the first few seeds were looked at when a choice of these
-defaults was dropped, what is reported begins with seed 20.
+All arms of a seed share images, batches and shifts. FLOPs are counted (``CostMeter``), forward and backward, including
+those of growth itself (verifying its steps, entropy), without validation. Sizes, learning rate, epochs and the trigger's
+defaults were chosen on seeds from 100 on; as the first few seeds were inspected when a choice of these defaults was
+dropped, the reported results start with seed 20.
 
-Reported are means over seeds of the test accuracy, at the end; and over all pairs (a task and a seed) the difference of
+Reported are means over seeds of the final test accuracy; and over all pairs (a task and a seed) the difference of
 entropy+plateau to each other arm, with its 95% interval and p of a paired t-test, and p of Wilcoxon's signed-rank test.
 
 Goals: entropy+plateau is at most 0.2 points below large at 60% of its training FLOPs or less, on average over the tasks; and
-better than random (paired t-test, two-sided, p < 0.05). Exit code 1 if one is missed. ``--json`` keeps every run as it ends;
-with the same path an interrupted command goes on. ``--seeds 2 --epochs 8 --batches 5`` shows in a minute that it runs.
+better than random (paired t-test, two-sided, p < 0.05). Exit code 1 if one is missed. ``--json`` stores every run as it
+ends; with the same path an interrupted command continues. ``--seeds 2 --epochs 8 --batches 5`` is a one-minute smoke test.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ SHORT = 0.57
 
 @dataclass(frozen=True)
 class Run:
-    """One training: percent of test images, FLOPs (and which of them growth itself took), parameters, when it grew."""
+    """One training: percent of test images, FLOPs (and those of growth itself), parameters, epochs of growth."""
 
     accuracy: float
     flops: float
@@ -85,7 +86,7 @@ class Run:
 
 
 class CountedGrowth(StructuralGrowth):
-    """Counts the FLOPs that growth itself takes: those of trying its steps, and of the entropy of what was sampled."""
+    """Counts the FLOPs of growth itself: those of verifying its steps, and of computing entropies."""
 
     flops = 0
 
@@ -161,7 +162,7 @@ def size(widths: tuple[int, int]) -> int:
 
 
 def quiet() -> None:
-    """Of a process: one thread, and nothing of what Lightning says of every training."""
+    """Set a process to one thread, and silence Lightning's output."""
     torch.set_num_threads(1)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
@@ -174,7 +175,7 @@ Runs = dict[str, Run]
 
 
 def measure(options: argparse.Namespace) -> Runs:
-    """Train whatever isn't in the file yet."""
+    """Train all runs that aren't in the file yet."""
     settings = {
         "epochs": options.epochs,
         "batches": options.batches,
@@ -212,7 +213,7 @@ def key(task: str, arm: str, seed: int) -> str:
 
 
 def keep(path: Path, settings: dict[str, Any], runs: Runs) -> None:
-    """Written aside first, so that an interruption leaves the earlier file whole."""
+    """Write atomically, so that an interruption leaves the earlier file intact."""
     content = {"settings": settings, "runs": {name: asdict(run) for name, run in runs.items()}}
     aside = path.with_name(f"{path.name}.part")
     aside.write_text(json.dumps(content, indent=1))
@@ -256,7 +257,7 @@ def mean(runs: Sequence[Run]) -> float:
 
 
 def error(runs: Runs, arm: str, tasks: Sequence[str]) -> float:
-    """The standard error of the mean over seeds; tasks aren't drawn: over several, that of the mean of their means."""
+    """Standard error of the mean over seeds; for several tasks, that of the mean of their means."""
     each = [[run.accuracy for run in of(runs, arm, [task])] for task in tasks]
     return sum(statistics.variance(values) / len(values) for values in each) ** 0.5 / len(tasks)
 
@@ -266,7 +267,7 @@ def share(part: Sequence[float], whole: Sequence[float]) -> float:
 
 
 def share_of_large(runs: Runs, arm: str, tasks: Sequence[str]) -> float:
-    """The mean of the tasks' shares, as a task with more steps must not count for more."""
+    """Mean of the tasks' shares, so that a task with more steps doesn't count more."""
     flops = [[[run.flops for run in of(runs, name, [task])] for name in (arm, "large")] for task in tasks]
     return statistics.mean(share(*pair) for pair in flops)
 
@@ -279,7 +280,7 @@ def when(runs: Sequence[Run]) -> str:
 
 @dataclass(frozen=True)
 class Difference:
-    """entropy+plateau less another arm, in points, over pairs: its mean, 95% interval and p of two paired tests."""
+    """Difference of entropy+plateau and another arm, in points, over pairs: mean, 95% interval and p of two paired tests."""
 
     mean: float
     low: float
@@ -302,7 +303,7 @@ def difference(runs: Runs, other: str, tasks: Sequence[str]) -> Difference:
 
 def differences_table(runs: Runs, tasks: Sequence[str]) -> Table:
     pairs = len(of(runs, OURS, tasks))
-    table = Table(title=f"entropy+plateau less another arm, in points; {pairs} pairs")
+    table = Table(title=f"entropy+plateau minus another arm, in points; {pairs} pairs")
     for column in ("to", *tasks, "all", "95% interval", "p (t)", "p (Wilcoxon)"):
         table.add_column(column, justify="left" if column == "to" else "right", no_wrap=True)
     for arm in ARMS:
@@ -315,7 +316,7 @@ def differences_table(runs: Runs, tasks: Sequence[str]) -> Table:
 
 
 def verdicts(runs: Runs, tasks: Sequence[str]) -> tuple[bool, list[str]]:
-    """Whether both goals are met, and sentences."""
+    """Whether both goals are met, and a report in sentences."""
     large, rest = difference(runs, "large", tasks), {arm: difference(runs, arm, tasks) for arm in GROWN if arm != OURS}
     cost = share_of_large(runs, OURS, tasks)
     close, better = large.mean >= -WITHIN and cost <= SHARE, rest["random"].mean > 0 and rest["random"].t < LEVEL
@@ -353,13 +354,15 @@ def met(reached: bool) -> str:
 def main(args: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=20, help="runs of each task and arm (default: %(default)s)")
-    parser.add_argument("--first", type=int, default=20, help="seed (default: %(default)s)")
-    parser.add_argument("--epochs", type=int, default=32, help="of a training (default: %(default)s)")
-    parser.add_argument("--batches", type=int, default=28, help="of an epoch (default: %(default)s)")
+    parser.add_argument("--first", type=int, default=20, help="first seed (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=32, help="epochs per training (default: %(default)s)")
+    parser.add_argument("--batches", type=int, default=28, help="batches per epoch (default: %(default)s)")
     parser.add_argument("--only", nargs="+", choices=TASKS, default=list(TASKS), help="tasks")
-    parser.add_argument("--processes", type=int, default=2, help="of one thread each (default: %(default)s)")
+    parser.add_argument(
+        "--processes", type=int, default=2, help="processes with one thread each (default: %(default)s)"
+    )
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data" / "images")
-    parser.add_argument("--json", type=Path, help="write the numbers here, and go on from what is there")
+    parser.add_argument("--json", type=Path, help="write the numbers here, and continue from existing ones")
     options = parser.parse_args(args)
     if min(options.seeds - 1, options.epochs, options.batches, options.processes) < 1:
         parser.error("at least two seeds and one epoch, batch and process are needed")

@@ -1,17 +1,17 @@
-"""How many epochs does inheriting save? Children of trained networks, wider and deeper, from their parent's weights.
+"""Epochs saved by inheritance: wider and deeper children of trained networks start from their parent's weights.
 
     python benchmarks/inheritance.py [--seeds 20] [--epochs 16] [--lr 3e-3] [--constant] [--only NAME ...] [--json PATH]
 
-For each seed a parent trains on sklearn's digits (8 x 8; 896 to train, shifted by up to a pixel, 901 to judge), and then
-a wider and a deeper child, each with the same full schedule (Adam, 3e-3 falling to 0 along a cosine), from scratch and
-from its parent's weights. Measured are the epochs until a child first has the accuracy that it has from scratch at the
-end of its schedule; 0 if it has it untrained, all epochs and one if it never has. The ratio is that number over the
-same for the child from scratch, which may have it before the end.
-Networks: an MLP, a convolutional network and a residual network, all with batch normalisation. Contenders, all on the
+For each seed a parent trains on sklearn's digits (8 x 8; 896 for training, shifted by up to a pixel, 901 for evaluation),
+and then a wider and a deeper child, each with the same full schedule (Adam, 3e-3 falling to 0 along a cosine), from scratch
+and from its parent's weights. Measured are the epochs until a child first reaches the accuracy that it has from scratch at
+the end of its schedule; 0 if it has it untrained, all epochs plus one if it never reaches it. The ratio is that number over
+the same for the child from scratch, which may reach it before the end.
+Networks: an MLP, a convolutional network and a residual network, all with batch normalization. Contenders, all on the
 same seeds in the same run:
 
 - inherited: ``lightning_evo.functional.inherit``, from the parent's state dict alone;
-- and moments: Adam's moments of the parent as well (``inherit_optimizer``);
+- and moments: also Adam's moments of the parent (``inherit_optimizer``);
 - net2wider: without moments, with ``new_units="net2wider"``;
 - slices: overlapping slices of parameters of equal names, without buffers, the common shortcut.
 
@@ -101,7 +101,7 @@ class Training:
 
 
 def digits(seed: int) -> Data:
-    """Training images in all their shifts and labels, and those to judge by, split anew for each seed."""
+    """Training images in all shifts with their labels, and evaluation images, split again for each seed."""
     data = load_digits()
     images = torch.tensor(data.images / 16, dtype=torch.float32)[:, None] - 0.3
     labels = torch.tensor(data.target)
@@ -172,7 +172,7 @@ def net2wider(child: nn.Module, optimizer: torch.optim.Optimizer, parent: Parent
 
 @torch.no_grad()
 def slices_without_buffers(child: nn.Module, optimizer: torch.optim.Optimizer, parent: Parent) -> None:
-    """The common shortcut: what overlaps of parameters of equal names."""
+    """The common shortcut: overlapping slices of parameters of equal names."""
     theirs = dict(parent.net.named_parameters())
     for name, tensor in child.named_parameters():
         if name in theirs and theirs[name].ndim == tensor.ndim:
@@ -190,12 +190,12 @@ CONTENDERS = {
 
 
 def reached(curve: Sequence[float], goal: float) -> int:
-    """The first epoch with the accuracy; one more than there are if none has."""
+    """First epoch with the accuracy; the number of epochs plus one if none has it."""
     return next((epoch for epoch, value in enumerate(curve) if value >= goal), len(curve))
 
 
 def measure(name: str, seeds: int, training: Training) -> dict[str, dict[str, list[dict[str, float]]]]:
-    """For each change and contender a record per seed."""
+    """Records per seed for each change and contender."""
     build, (width, depth), children = NETWORKS[name]
     records: dict[str, dict[str, list[dict[str, float]]]] = defaultdict(lambda: defaultdict(list))
     for seed in range(seeds):
@@ -229,12 +229,14 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=20, help="parents of each network (default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=16, help="of every training (default: %(default)s)")
     parser.add_argument("--lr", type=float, default=3e-3, help="Adam's learning rate (default: %(default)s)")
-    parser.add_argument("--constant", action="store_true", help="keep the learning rate instead of letting it fall")
+    parser.add_argument(
+        "--constant", action="store_true", help="keep the learning rate constant instead of decaying it"
+    )
     parser.add_argument("--only", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="networks to train")
     parser.add_argument("--json", type=Path, help="write the numbers here")
     options = parser.parse_args(args)
     if options.seeds < 1 or options.epochs < 1:
-        parser.error(f"--seeds {options.seeds} --epochs {options.epochs}: both need at least 1")
+        parser.error(f"--seeds {options.seeds} --epochs {options.epochs}: both must be at least 1")
     torch.set_num_threads(1)
     training = Training(options.epochs, options.lr, not options.constant)
     started = time.perf_counter()

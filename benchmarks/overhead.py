@@ -1,19 +1,19 @@
-"""What does a search cost beyond the trainings themselves, and how busy does it keep its slots?
+"""Overhead of a search beyond the trainings themselves, and the utilization of its slots.
 
     python benchmarks/overhead.py [--candidates 200] [--rounds 3] [--only NAME ...] [--json PATH]
 
 First part: candidates that train one batch, on 2 slots. `CPU` is that of the controller, its workers and every other
-process they started, from the end of the tenth candidate (all is warm then) to the end of the last, per candidate; from
-it goes the CPU of a bare `Trainer.fit` of the same model, data and Trainer flags: the median of many in two warm
-processes at once (in one, where a contender has no slots), measured before, between and after the rounds. Goal: at most
-50 ms beyond the bare fit. Ray Tune (reused actors), DeepHyper (process workers) and Optuna do the same bare fit as their
-objective, choosing at random, where they are installed. They neither build from a config nor measure costs nor keep
-curves and checkpoints; the line `a function` is this package doing no more than they do.
+process they started, from the end of the tenth candidate (after warm-up) to the end of the last, per candidate, minus the
+CPU of a bare `Trainer.fit` of the same model, data and Trainer flags: the median of many in two warm processes at once (in
+one, if a contender has no slots), measured before, between and after the rounds. Goal: at most 50 ms beyond the bare fit.
+Ray Tune (reused actors), DeepHyper (process workers) and Optuna run the same bare fit as their objective, with random
+sampling, if they are installed. They neither build from a config nor measure costs nor keep curves and checkpoints; the
+line `a function` is this package doing no more than they do.
 
-Second part: candidates that take 2 s of sleep in the training step, 2 slots. Goal: slots busy at least 95 %.
+Second part: candidates that sleep for 2 s in the training step, 2 slots. Goal: slots busy at least 95 %.
 
-Every contender runs in a process of its own with one thread per candidate, all of them in every round; shown are medians
-over the rounds. Time by the clock means little while others keep the machine busy: the load average is printed.
+Every contender runs in a separate process with one thread per candidate, all of them in every round; shown are medians
+over the rounds. Wall-clock times mean little on a busy machine: the load average is printed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ HIDDEN = "--contender"
 
 
 def run_contender(name: str, count: int, timeout: float) -> dict[str, Any]:
-    """Run one contender in a process of its own.
+    """Run one contender in a separate process.
 
     Raises:
         RuntimeError: If it fails; the message is what it said last.
@@ -68,7 +68,7 @@ def run_contender(name: str, count: int, timeout: float) -> dict[str, Any]:
         figures = Path(folder, "figures.json")
         if process.returncode != 0 or not figures.exists():
             said = [line for line in output.read_text(errors="replace").splitlines() if line.strip()]
-            raise RuntimeError(said[-1] if said else f"ended with code {process.returncode} and no word")
+            raise RuntimeError(said[-1] if said else f"ended with code {process.returncode} and no output")
         return json.loads(figures.read_text())
 
 
@@ -82,7 +82,7 @@ def be_contender(name: str, folder: str, count: str) -> None:
 def measure(
     names: Sequence[str], candidates: int, rounds: int, timeout: float
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Figures per contender, a list of rounds each, and why contenders were left out."""
+    """Results per contender, as a list of rounds, and the reasons why contenders were left out."""
     rows: dict[str, Any] = {name: [] for name in BARE}
     skipped: dict[str, str] = {}
 
@@ -154,9 +154,9 @@ def main(args: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__.partition("\n")[0], epilog="Names: " + "; ".join([*NAMES, SLEEPERS])
     )
-    parser.add_argument("--candidates", type=int, default=200, help="of one batch (default: %(default)s)")
+    parser.add_argument("--candidates", type=int, default=200, help="candidates of one batch (default: %(default)s)")
     parser.add_argument("--sleepers", type=int, default=40, help="candidates of 2 s (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="repetitions of it all (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="repetitions (default: %(default)s)")
     parser.add_argument(
         "--only", nargs="+", choices=[*NAMES, SLEEPERS], default=[*NAMES, SLEEPERS], metavar="NAME", help="contenders"
     )
@@ -185,7 +185,7 @@ def main(args: Sequence[str] | None = None) -> None:
         report["sleepers"] = {"candidates": options.sleepers} | sleepers
         print(
             f"{options.sleepers} candidates of 2 s on 2 slots: busy {sleepers['busy']:.1%} of the time "
-            f"(goal {GOAL_BUSY:.0%}), {sleepers['wall'] / 1000:.3f} s each by the clock."
+            f"(goal {GOAL_BUSY:.0%}), {sleepers['wall'] / 1000:.3f} s each of wall-clock time."
         )
         if sleepers["busy"] < GOAL_BUSY:
             missed.append(f"slots busy {sleepers['busy']:.1%} of the time is below {GOAL_BUSY:.0%}")

@@ -1,22 +1,22 @@
-"""Does population-based training find a learning-rate schedule, and what does it cost beside Ray Tune's?
+"""Population-based training on a problem where schedules matter, and its cost compared with Ray Tune's.
 
     python benchmarks/population_based_training.py [--seeds 10] [--directory DIR] [--json PATH] [--plot PATH]
 
-The problem is one where a schedule matters: a small network learns scikit-learn's digits under heavy noise on the pictures,
-by SGD with momentum. Measured before this was written, with 3 seeds (test loss): the best constant rate 0.41, the best
-cosine 0.34. All contenders train the same LightningModule, vary the learning rate over the same range, and have the same
-number of epochs, population x epochs:
+The problem is one where a schedule matters: a small network learns scikit-learn's digits with heavy noise on the images,
+by SGD with momentum. Measured beforehand, with 3 seeds (test loss): the best constant rate 0.41, the best cosine 0.34. All
+contenders train the same LightningModule, vary the learning rate over the same range, and have the same number of epochs,
+population x epochs:
 
 - population-based training, synchronous and asynchronous, from constant rates;
-- random search over constant rates; over the peak rates of a cosine; over the first rates of a step decay (to a tenth at
-  half and at three quarters of the training): a trainings' worth of epochs for each;
-- Ray Tune's population-based training with the same settings, where it is installed (``pip install "ray[tune]"``). Its
+- random search over constant rates; over the peak rates of a cosine; over the initial rates of a step decay (to a tenth at
+  half and at three quarters of the training): one training's epochs for each;
+- Ray Tune's population-based training with the same settings, if it is installed (``pip install "ray[tune]"``). Its
   trials train the module as Lightning resumes it, and set the restored optimizer's rate to the trial's themselves.
 
-The winner of each search is the checkpoint with the least validation loss; it is scored on a test split that no search has
-seen. Each search is a process of its own with two slots; its time counts from the start of the process to its end. The
-schedule that population-based training found is then followed on another seed (of weights, order and noise) in one ordinary
-fit ("replayed"), beside the best constant rate and the best cosine so retrained.
+The winner of each search is the checkpoint with the lowest validation loss; it is scored on a test split that no search has
+seen. Each search is a separate process with two slots; its time counts from the start of the process to its end. The
+schedule found by population-based training is then replayed on another seed (of weights, order and noise) in one ordinary
+fit ("replayed"), and compared with the best constant rate and the best cosine retrained in the same way.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ QUIET: dict[str, Any] = {
 
 
 class NoisyDigits(LightningDataModule):
-    """Scikit-learn's digits: 900 to train on, 400 to validate, 497 to test; ``split_seed`` decides which."""
+    """Scikit-learn's digits: 900 for training, 400 for validation, 497 for test, split by ``split_seed``."""
 
     def __init__(self, split_seed: int = 0, batch_size: int = 16) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ def split(seed: int) -> list[TensorDataset]:
 
 
 class Net(LightningModule):
-    """A perceptron that learns from noisy pictures.
+    """A perceptron trained on noisy images.
 
     Args:
         lr: Learning rate, at its highest.
@@ -212,7 +212,7 @@ def random_step(seed: int, folder: Path) -> dict[str, Any]:
 
 
 class SetRate(Callback):
-    """What a user of Ray writes so that the trial's rate wins over the checkpoint's; it also counts epochs into a file."""
+    """Ray user code that sets the trial's rate instead of the checkpoint's, and counts epochs in a file."""
 
     def __init__(self, lr: float, epochs: Path) -> None:
         self.lr, self.epochs = lr, epochs
@@ -226,7 +226,7 @@ class SetRate(Callback):
 
 
 def ray_pbt(seed: int, folder: Path) -> dict[str, Any]:
-    """Ray Tune's PBT, actors reused, two CPUs; every trial's step is a fit of ``INTERVAL`` epochs from its checkpoint."""
+    """Ray Tune's PBT with reused actors on two CPUs; each step of a trial is a fit of ``INTERVAL`` epochs."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import logging
     import random
@@ -329,7 +329,7 @@ REPLAYED = {"PBT": "constant", "random constant rates": "constant", "random cosi
 
 
 def replay(schedule: dict[int, float], kind: str, split_seed: int, seed: int) -> dict[str, float]:
-    """One ordinary fit that follows a schedule; the last epoch's weights are scored."""
+    """One ordinary fit with a schedule; the last epoch's weights are scored."""
     from lightning_evo.callbacks.hyperparameter_schedule import HyperparameterSchedule
 
     seed_everything(seed, verbose=False)
@@ -394,7 +394,7 @@ def table(results: dict[str, list[dict[str, Any]]], base: str) -> Table:
 
 
 def plot(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    """The rates over the epochs that the winners had; needs matplotlib."""
+    """Plot the learning rates of the winners over the epochs; requires matplotlib."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,17 +1,17 @@
-"""How well is an architecture's accuracy predicted, after training how many others?
+"""Quality of predictions of an architecture's accuracy, by the number of training results.
 
     python benchmarks/predictor.py [--data digits|fashion_mnist] [--models 500] [--directory DIR] [--json PATH] [--plot PATH]
 
-First a harvest: random templates, each really trained for a few short epochs by an ordinary search (`RandomSearch`), two
-at a time on one thread each. With `--directory` it is kept, and the same command continues it, or only evaluates it again.
-Then every predictor learns from 25, 50, ... of the models and is judged on all that the largest sample leaves, at least
-100 of them; ten times over, each time with others held out, the same for every predictor. `size` is a forest that sees
+First, random templates are trained for a few short epochs each by an ordinary search (`RandomSearch`), two at a time on
+one thread each. With `--directory` this search is kept, and the same command continues it, or only evaluates it again.
+Then every predictor is fitted to 25, 50, ... of the models and evaluated on all that the largest sample leaves, at least
+100 of them; this is repeated ten times with different splits, which are the same for every predictor. `size` is a forest on
 parameters and FLOPs alone. Goals: R² above 0.8 with at most 400 models, and at 50 models a Kendall's τ at least 0.10 above
 that of `size`, of FLOPs and of parameters, whichever is highest.
 
-`--again N` also trains N of the models once more, with other seeds. How much of an accuracy is luck bounds what any
-predictor can reach: the correlation between the two trainings is the highest R² there is. `digits` are scikit-learn's 1,797
-images; `fashion_mnist` are 6,000 of `--images`, 5,000 of them to train on.
+`--again N` also trains N of the models a second time, with other seeds. The noise of an accuracy limits any predictor: the
+correlation between the two trainings is the highest possible R². `digits` are scikit-learn's 1,797 images; `fashion_mnist`
+are 6,000 of `--images`, 5,000 of them for training.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ SPACES = {
 SIDES, EPOCHS = {"digits": 8, "fashion_mnist": 28}, {"digits": 5, "fashion_mnist": 2}
 
 
-def harvest(
+def train_templates(
     data: str,
     models: int,
     directory: Path,
@@ -54,7 +54,7 @@ def harvest(
     seed: int,
     initial: list[dict[str, Any]] | None = None,
 ) -> None:
-    """Train random templates, the ``initial`` ones first, until there are so many; continues what the directory holds."""
+    """Train ``models`` random templates, the ``initial`` ones first; continues the search in the directory."""
     side = SIDES[data]
     config = {
         "model": {
@@ -96,7 +96,7 @@ def accuracies(directory: Path) -> dict[int, tuple[dict[str, Any], float]]:
 
 
 def compare_again(directory: Path, again: Path) -> dict[str, float]:
-    """How alike two trainings of the same templates end."""
+    """Print the correlation between two trainings of the same templates."""
     first, second = accuracies(directory), accuracies(again)
     by_template = {json.dumps(genome): accuracy for genome, accuracy in first.values()}
     pairs = [(by_template[json.dumps(genome)], accuracy) for genome, accuracy in second.values()]
@@ -110,7 +110,7 @@ def compare_again(directory: Path, again: Path) -> dict[str, float]:
 
 
 def judge(report: PredictorReport, learners: Sequence[str]) -> list[str]:
-    """Print how far the goals are reached; returns those that are missed."""
+    """Print the state of the goals; return those that are missed."""
     missed = []
     by_name = {evaluation.name: evaluation for evaluation in report.evaluations}
     largest = max(report.models)
@@ -147,7 +147,7 @@ def main(args: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--repeats", type=int, default=10, help="each with others held out (default: %(default)s)")
     parser.add_argument("--again", type=int, default=0, help="train so many once more (default: none)")
-    parser.add_argument("--directory", type=Path, help="keep the harvest here (default: nowhere)")
+    parser.add_argument("--directory", type=Path, help="keep the search here (default: a temporary directory)")
     parser.add_argument(
         "--images", type=Path, default=DEFAULT_IMAGES, help="Fashion-MNIST as .npz (default: %(default)s)"
     )
@@ -175,13 +175,13 @@ def main(args: Sequence[str] | None = None) -> None:
         epochs = options.epochs or EPOCHS[options.data]
         settings = {"data": options.data, "images": options.images, "epochs": epochs}
         started = time.perf_counter()
-        harvest(models=options.models, directory=directory, seed=options.seed, **settings)
+        train_templates(models=options.models, directory=directory, seed=options.seed, **settings)
         print(f"{options.models} templates in {time.perf_counter() - started:.0f} s, {epochs} epochs each.")
         luck = None
         if options.again:
             again = directory.with_name(f"{directory.name}_again")
             initial = [genome for genome, _ in list(accuracies(directory).values())[: options.again]]
-            harvest(models=len(initial), directory=again, seed=options.seed + 1, initial=initial, **settings)
+            train_templates(models=len(initial), directory=again, seed=options.seed + 1, initial=initial, **settings)
             luck = compare_again(directory, again)
             print(f"The same templates with other seeds: {_listed(luck)}.")
         report = predictor_report(

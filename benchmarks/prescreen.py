@@ -1,11 +1,11 @@
-"""What does prescreening cost the controller per ask, and what do refits cost, as results pile up? Nothing is trained.
+"""Cost of prescreening per ask, and of refits, for the controller as results accumulate. Nothing is trained.
 
     python benchmarks/prescreen.py [--at 100 1000 10000] [--only NAME ...] [--asks 50] [--json PATH]
 
-A search over layer templates and a learning rate is told so many results (simulated: a smooth function of a template's
-size and depth, with noise), and then goes on. An ask that refits nothing breeds ten children, describes them, predicts
-them and chooses; what validation and refit take is measured apart, as is how often they come. Milliseconds of this
-process's CPU time (medians), one thread. Goal: an ask below 100 ms at 10,000 results.
+A search over layer templates and a learning rate receives a number of simulated results (a smooth function of a template's
+size and depth, with noise), and then continues. An ask without a refit breeds ten children, computes their features,
+predicts their fitness and chooses one; the time and frequency of validation and refit are measured separately.
+Milliseconds of this process's CPU time (medians), one thread. Goal: an ask below 100 ms at 10,000 results.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def simulated(genome: Genome, rng: random.Random) -> Result:
 
 
 def measure(make: Callable[[], Algorithm], results: list, asks: int) -> dict[str, float]:
-    """Milliseconds: an ask (median and longest), the first validation and refit, and with how many results each."""
+    """Milliseconds of an ask (median and maximum), and of the first validation and refit, with their numbers of results."""
     algorithm = make()
     algorithm.bind(SearchSetup(SPACE, [Objective("val_acc")], seed=1))
     for candidate, result in results:
@@ -90,7 +90,7 @@ def measure(make: Callable[[], Algorithm], results: list, asks: int) -> dict[str
 
 def main(args: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--at", type=int, nargs="+", default=[100, 1000, 10_000], help="results told before")
+    parser.add_argument("--at", type=int, nargs="+", default=[100, 1000, 10_000], help="numbers of previous results")
     parser.add_argument("--only", nargs="+", choices=SEARCHES, default=list(SEARCHES), help="searches to measure")
     parser.add_argument("--asks", type=int, default=50, help="asks to measure at each (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="write the numbers here")
@@ -99,13 +99,13 @@ def main(args: Sequence[str] | None = None) -> int:
         parser.error(f"--at {options.at} --asks {options.asks}: needs 20 results and one ask, or more")
     torch.set_num_threads(1)
 
-    harvest = RandomSearch()
-    harvest.bind(SearchSetup(SPACE, [Objective("val_acc")], seed=0))
+    search = RandomSearch()
+    search.bind(SearchSetup(SPACE, [Objective("val_acc")], seed=0))
     rng, results = random.Random(1), []
     for _ in range(max(options.at)):
-        candidate = harvest.ask()
+        candidate = search.ask()
         result = simulated(candidate.genome, rng)
-        harvest.tell(candidate, result)
+        search.tell(candidate, result)
         results.append((candidate, result))
 
     table = Table(title=f"CPU milliseconds of the controller, median of {options.asks} asks")

@@ -1,22 +1,22 @@
-"""How large is a report, how fast is it there, and how does it look? A real search, and 20,000 candidates made up.
+"""Size, speed and appearance of the report page, for a real search and for 20,000 synthetic candidates.
 
     python benchmarks/report.py [--search DIR] [--synthetic DIR] [--rounds 5] [--pictures DIR] [--json PATH]
 
-Both archives are kept and used again: the real one (120 candidates on scikit-learn's digits, with a prescreen, early
-stopping and inherited weights; some minutes) and the synthetic one (of the tests of the report: bred by tournaments, curves
-of ten epochs, two objectives). For each the report is written by ``lightning-evo report`` in a process of its own, and then
-opened from disk in headless Chromium without a graphics card, each round in a fresh browser, on a screen of 1440 x 900:
+Both archives are kept and reused: the real one (120 candidates on scikit-learn's digits, with a prescreen, early stopping
+and inherited weights; some minutes) and the synthetic one (from the tests of the report: bred by tournaments, curves of ten
+epochs, two objectives). For each, the report is written by ``lightning-evo report`` in a separate process, and then opened
+from disk in headless Chromium without a graphics card, each round in a fresh browser, on a screen of 1440 x 900:
 
-build: seconds from the command's start to its end, imports included.
-interactive: seconds from the navigation until tables and filters answer.
+build: seconds from the command's start to its end, including imports.
+interactive: seconds from the navigation until tables and filters respond.
 first plots: seconds until every plot near the screen is drawn.
-CPU: seconds of CPU that the page's main thread took until then, which other programs of the machine hardly change.
-filter: milliseconds from a click on a filter until tables and all plots near the screen show what is left; the median of
+CPU: seconds of CPU that the page's main thread took until then, nearly independent of other programs on the machine.
+filter: milliseconds from a click on a filter until tables and all plots near the screen are updated; the median of
 switching on and off ``completed``, then ``stopped``.
 
-Medians of the rounds, with the range. Pictures of the whole page on a desktop, a phone (360 pixels wide) and in dark colours
+Medians of the rounds, with the range. Screenshots of the whole page on a desktop, a phone (360 pixels wide) and in dark mode
 go to ``--pictures``. Goals at 20,000 candidates: a file below 8 MB, and interactive with its first plots below 3 s.
-Exit code 1 if one is missed, or a script of the page met an error. Needs playwright and /usr/bin/chromium.
+Exit code 1 if one is missed, or if a script of the page raised an error. Needs playwright and /usr/bin/chromium.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ FORMS: dict[str, dict[str, Any]] = {
 
 
 def search_config(directory: Path) -> dict[str, Any]:
-    """The real search: everything that the report shows happens in it."""
+    """Config of the real search, which uses every feature that the report shows."""
     gene = "lightning_evo.models.chromosome.canonical_chromosome"
     return {
         "model": {
@@ -145,7 +145,7 @@ def chromium(playwright: Playwright) -> Iterator[Browser]:
 
 
 def opened(browser: Browser, file: Path, form: str, errors: list[str]) -> tuple[Page, float]:
-    """A page whose first plots are drawn, and the CPU seconds its main thread took for that."""
+    """A page after its first plots are drawn, and the CPU seconds of its main thread."""
     page = browser.new_context(**FORMS[form]).new_page()
     session = page.context.new_cdp_session(page)
     session.send("Performance.enable", {"timeDomain": "threadTicks"})
@@ -188,7 +188,7 @@ def measure(playwright: Playwright, name: str, archive: Path, folder: Path, roun
 
 
 def photograph(playwright: Playwright, name: str, folder: Path, pictures: Path, errors: list[str]) -> None:
-    """The whole page, drawn to its end, on each form."""
+    """Screenshots of the whole page on each form factor."""
     pictures.mkdir(parents=True, exist_ok=True)
     for form in FORMS:
         with chromium(playwright) as browser:

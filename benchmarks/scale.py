@@ -1,12 +1,12 @@
-"""Does a search stay quick when it has recorded 100,000 candidates? Nothing is trained.
+"""Speed of a search with 100,000 recorded candidates. Nothing is trained.
 
     python benchmarks/scale.py [--candidates 100000] [--pareto] [--directory DIR] [--json PATH]
 
-A search over eight genes asks, records, answers at random, records and tells, as the controller does. Then it is resumed
-from its archive as after a kill, with a check that the search goes on with the candidate it would have asked for next; and
-`lightning-evo leaderboard` runs as a process of its own. Seconds of CPU stand beside seconds by the clock, which mean
-little while other programs keep the machine busy. Goals at 100,000: ask+tell below 5 ms, a record below 3 ms, resume
-below 30 s, leaderboard below 2 s.
+A search over eight genes asks, records, generates random results, records and tells, as the controller does. Then it is
+resumed from its archive as after a kill, with a check that it continues with the candidate it would have asked for next;
+and `lightning-evo leaderboard` runs in a separate process. CPU seconds are shown with wall-clock seconds, which mean
+little on a busy machine. Goals at 100,000: ask+tell below 5 ms, a record below 3 ms, resume below 30 s, leaderboard
+below 2 s.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ EPOCHS = 5
 
 @dataclass
 class Spent:
-    """Seconds by the clock and of this process's CPU, added up."""
+    """Accumulated wall-clock seconds and CPU seconds of this process."""
 
     wall: float = 0.0
     cpu: float = 0.0
@@ -85,7 +85,7 @@ def make_algorithm(objectives: list[Objective]) -> Algorithm:
 
 
 def answer(candidate: Candidate, objectives: int) -> Result:
-    """A made-up result with what a real one holds: a curve of five epochs, costs, a checkpoint."""
+    """A synthetic result with the content of a real one: a curve of five epochs, costs, a checkpoint."""
     rng = random.Random(candidate.seed)
     curve = [{"epoch": epoch, "val_acc": rng.random(), "val_loss": rng.random()} for epoch in range(EPOCHS)]
     params = float(rng.randrange(10**4, 10**7))
@@ -105,7 +105,7 @@ def answer(candidate: Candidate, objectives: int) -> Result:
 
 
 def search(directory: Path, count: int, objectives: list[Objective]) -> tuple[dict[str, float], Candidate | None]:
-    """Record ``count`` candidates; returns what the last hundredth cost each, and the candidate asked for next."""
+    """Record ``count`` candidates; return the cost per candidate of the last 1 %, and the next candidate."""
     algorithm = make_algorithm(objectives)
     figures: dict[str, float] = {}
     with ArchiveWriter(directory) as writer:
@@ -134,7 +134,7 @@ def search(directory: Path, count: int, objectives: list[Objective]) -> tuple[di
 
 
 def resume(directory: Path, objectives: list[Objective]) -> tuple[dict[str, float], Candidate | None]:
-    """Bring an algorithm to where the archive says the search was; returns the cost and the candidate it asks for."""
+    """Restore an algorithm from the archive; return the cost and the next candidate."""
     opening, both, recalling = Spent(), Spent(), Spent()
     with opening.measure():
         writer = ArchiveWriter(directory)
@@ -157,7 +157,7 @@ def resume(directory: Path, objectives: list[Objective]) -> tuple[dict[str, floa
 
 
 def leaderboard(directory: Path, *options: str) -> dict[str, float]:
-    """Run ``lightning-evo leaderboard`` three times as a process of its own; the quickest counts."""
+    """Run ``lightning-evo leaderboard`` three times in a separate process; the fastest counts."""
     command = [sys.executable, "-c", "from lightning_evo.cli import main; main()", "leaderboard", str(directory)]
     name = " ".join(["leaderboard", *options])
     times = []
@@ -176,7 +176,7 @@ def children_cpu() -> float:
 
 
 def reading(directory: Path) -> dict[str, float]:
-    """What a report or a notebook asks of an archive."""
+    """Read an archive as a report or a notebook does."""
     with Archive(directory) as archive:
         questions: dict[str, Callable[[], Any]] = {
             "best(10)": lambda: archive.best(10),

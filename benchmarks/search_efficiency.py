@@ -1,18 +1,18 @@
-"""How good a network does each algorithm find in 50, 100 and 300 evaluations, and what does an ask+tell cost?
+"""Quality of the network that each algorithm finds in 50, 100 and 300 evaluations, and the cost of ask and tell.
 
     python benchmarks/search_efficiency.py [--table PATH] [--seeds 50] [--json PATH] [--plot PATH]
 
 The table is NAS-Bench-201 on CIFAR-10 (all 15,625 cells of six edges with five operations, trained for 200 epochs with
-2 or 3 seeds). An evaluation answers with the validation accuracy of one of the cell's seeds at random, as a training
-would; which one depends on (run seed, number of the evaluation) alone, so that all searches meet the same luck. What is
-reported is the *mean* validation accuracy over all seeds of the cell that each search takes for its best. A candidate
-asked twice counts as an evaluation every time, though a real search answers it from its archive. Nothing tells a search
-which cells are isomorphic. Optuna's samplers run along where it is installed.
+2 or 3 seeds). An evaluation returns the validation accuracy of one of the cell's seeds at random, as a training would; the
+choice depends only on (run seed, number of the evaluation), so that all searches see the same noise. Reported is the *mean*
+validation accuracy over all seeds of the cell that each search ranks best. A duplicate counts as an evaluation every time,
+though a real search answers it from its archive. Searches don't know which cells are isomorphic. Optuna's samplers are
+included if it is installed.
 
-Searches with a prescreen use a forest. It sees either the six choices alone, as every other search does, or ("paths") the
-sequences of operations that lead through the cell, a description a user who knows cells would give it (`cell_paths` below,
-after the path encoding of BANANAS). The last lines say how many evaluations each needs to reach what regularized evolution
-has in the end.
+Searches with a prescreen use a forest. Its features are either the six choices alone, as in every other search, or
+("paths") the sequences of operations along the paths through the cell, a description that a user who knows cells would
+provide (`cell_paths` below, after the path encoding of BANANAS). The last lines show how many evaluations each search needs
+to reach the final quality of regularized evolution.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ SEQUENCES = [s for length in range(4) for s in itertools.product(OPERATIONS, rep
 
 
 def cell_paths(genome: Mapping[str, str]) -> list[float]:
-    """A cell by the operations on the ways through it; a skip is no operation, and a cut way is none.
+    """Features of a cell: the operations along each path; a skip adds no operation, a zeroed edge cuts the path.
 
     How often each sequence of operations occurs (40 numbers), the number of ways, the length of the longest, the shortest
     and all; the most and all occurrences of each operation; and how many edges have each operation.
@@ -116,7 +116,7 @@ class Benchmark:
 
     @property
     def curve(self) -> list[float]:
-        """Mean validation accuracy (%) of the cell that looks best, after each evaluation."""
+        """Mean validation accuracy (%) of the cell ranked best, after each evaluation."""
         return self._curve
 
 
@@ -130,7 +130,7 @@ def _load(path: Path) -> tuple[list[str], list[list[float]], dict[tuple[int, ...
 
 
 def run_ours(name: str, path: Path, seed: int, evaluations: int) -> tuple[list[float], float]:
-    """The curve of one search, and the CPU seconds that all its asks and tells took."""
+    """The curve of one search, and the CPU seconds of all its asks and tells."""
     benchmark = Benchmark(path, seed)
     algorithm = ALGORITHMS[name]()
     space = SearchSpace({edge: Categorical(benchmark.op_names) for edge in EDGES})
@@ -149,7 +149,7 @@ def run_ours(name: str, path: Path, seed: int, evaluations: int) -> tuple[list[f
 
 
 def run_optuna(name: str, path: Path, seed: int, evaluations: int) -> tuple[list[float], float]:
-    """As :func:`run_ours`, with Optuna's in-memory study, its sampler's settings left as they are."""
+    """Like :func:`run_ours`, with Optuna's in-memory study and a sampler with default settings."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)

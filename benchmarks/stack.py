@@ -1,17 +1,17 @@
-"""When is a stack faster than a loop? Steps of N particles: an MLP, reference 002's network, a CNN for 32 x 32 images.
+"""Speed of a stack compared with a loop: steps of N particles of an MLP, Nytorch's network and a CNN for 32 x 32 images.
 
     python benchmarks/stack.py [--nets mlp small large] [--particles 4 16 64] [--threads 1] [--device cpu|cuda]
                                [--rounds 3] [--seconds 4] [--json PATH]
 
-Random images, batches of 64, SGD with momentum; nothing is averaged. Ways, each in a process of its own:
+Random images, batches of 64, SGD with momentum; no averaging. Methods, each in a separate process:
 
-- plain: a loop in plain PyTorch, one module and optimizer to a particle;
+- plain: a loop in plain PyTorch, one module and optimizer per particle;
 - loop, stack, auto: ``ParticleStack`` in a Trainer, with that ``lowering``.
 
-Measured are milliseconds per step of all particles, after the first five steps (in which ``auto`` and the stack try things
-out), until ``--seconds`` have passed: CPU time of the process on the CPU, the clock on a GPU; medians over the rounds,
-which go through all ways in turn. On a GPU also how busy ``nvidia-smi`` says it was. Goals: ``auto`` at least 0.95 times as
-fast as the plain loop everywhere; with a GPU, the stack 8 times as fast at 12 particles and 10 times at 64 (small
+Measured are milliseconds per step of all particles, after the first five steps (in which ``auto`` and the stack make their
+choices), until ``--seconds`` have passed: CPU time of the process on the CPU, wall-clock time on a GPU; medians over the
+rounds, which alternate between all methods. On a GPU also the utilization from ``nvidia-smi``. Goals: ``auto`` at least 0.95
+times as fast as the plain loop everywhere; with a GPU, the stack 8 times as fast at 12 particles and 10 times at 64 (small
 networks; ``--particles 12 64``). Exit code 1 if one is missed.
 """
 
@@ -62,7 +62,7 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], bool]] = {
 
 
 class Random:
-    """The same random batch for ever, as a data loader."""
+    """Data loader that repeats one random batch."""
 
     def __init__(self, sizes: tuple[int, ...], device: str) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -75,7 +75,7 @@ class Random:
 
 
 class Measure:
-    """Counts steps and time after the warm-up; :meth:`step` says whether it has been long enough."""
+    """Counts steps and time after the warm-up; :meth:`step` returns whether the measurement is complete."""
 
     def __init__(self, seconds: float, device: str) -> None:
         self.seconds, self.device, self.steps = seconds, device, -WARM_UP

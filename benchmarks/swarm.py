@@ -1,23 +1,24 @@
-"""How long does reference 002's swarm train? Nytorch, a plain loop, our loop, our stack, and what ``auto`` makes of it.
+"""Training time of the swarm of Nytorch's tutorial: Nytorch, a plain loop, our loop, our stack, and ``auto``.
 
-    python benchmarks/swarm.py --nytorch ENVIRONMENT        once: makes the folder, a venv with Nytorch, by pip
+    python benchmarks/swarm.py --nytorch ENVIRONMENT        once: creates the folder, a venv with Nytorch, by pip
     python benchmarks/swarm.py [--nytorch ENVIRONMENT] [--images ../shared/data/images/mnist.npz] [--rounds 5]
                                [--threads 1 2] [--batches 256] [--only NAME ...] [--json PATH]
 
 Twelve particles of one convolutional network (conv 1->10 k5, ReLU, pool, conv 10->20 k3, ReLU, linear 2000->10), SGD at
 0.01, take 256 steps on the same batches of 64 (16,384 of MNIST's training images); every 16 steps six are drawn and move
-half way to the best of them. Afterwards all are tested on 1,024 test images. Contenders, each in a process of its own,
-with the same images, batches and initial weights for a seed:
+half way to the best of them. Afterwards all are tested on 1,024 test images. Contenders, each in a separate process, with
+the same images, batches and initial weights for a seed:
 
-- nytorch: Nytorch 1.1.0 by its own tutorial, in a venv of its own that borrows this environment's torch;
+- nytorch: Nytorch 1.1.0 (https://github.com/jimmyzzzz/nytorch) as in its tutorial, in a separate venv that shares this
+  environment's torch;
 - plain: a loop in plain PyTorch over modules and optimizers, the same averaging by hand;
 - loop, stack, auto: ``ParticleStack`` of an ordinary LightningModule with ``SwarmAveraging`` in a Trainer.
 
-Measured is the training alone, from the first batch to the last (for ours: all between Lightning's ``on_train_start`` and
-``on_train_end``, with what ``auto`` and the stack try out), as CPU time of the process and by the clock; medians over the
-rounds, which go through all contenders in turn, each round with a seed of its own. Accuracies: mean and least of the
-particles, over all rounds. Goals: on one thread, by CPU time, the stack at least 1.8 times as fast as Nytorch, ``auto`` at
-least 0.95 times as fast as the plain loop. Exit code 1 if one is missed.
+Measured is the training alone, from the first batch to the last (for ours: everything between Lightning's
+``on_train_start`` and ``on_train_end``, including the choices of ``auto`` and the stack), as CPU time of the process and as
+wall-clock time; medians over the rounds, which alternate between all contenders, each round with its own seed. Accuracies:
+mean and minimum of the particles, over all rounds. Goals: on one thread, by CPU time, the stack at least 1.8 times as fast
+as Nytorch, ``auto`` at least 0.95 times as fast as the plain loop. Exit code 1 if one is missed.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ Record = dict[str, Any]
 
 
 def plain(job: Job, train: Batches, clocked: Callable[[], None]) -> list[nn.Module]:
-    """The loop that anybody would write."""
+    """A straightforward loop in plain PyTorch."""
     nets: list[nn.Module] = [ConvNet() for _ in range(job.particles)]
     for net, state in zip(nets, states(job), strict=True):
         net.load_state_dict(state)
@@ -89,7 +90,7 @@ def plain(job: Job, train: Batches, clocked: Callable[[], None]) -> list[nn.Modu
 
 
 class Repeated:
-    """Batches made beforehand, as a data loader."""
+    """Data loader over batches made beforehand."""
 
     def __init__(self, batches: Batches) -> None:
         self.batches = batches
@@ -162,7 +163,7 @@ def run_one(job: Job) -> Record:
 
 
 def measure(job: Job, environment: Path | None) -> Record:
-    """Train in a process of its own."""
+    """Train in a separate process."""
     python, script = Path(sys.executable), HERE / "swarm.py"
     if job.contender == "nytorch":
         assert environment is not None
@@ -179,7 +180,7 @@ def measure(job: Job, environment: Path | None) -> Record:
 
 
 def prepare(environment: Path) -> None:
-    """A virtual environment with Nytorch, which sees this environment's torch: both train with the same kernels."""
+    """Create a virtual environment with Nytorch that shares this environment's torch, so that both use the same kernels."""
     if not (environment / "bin" / "python").exists():
         venv.create(environment, with_pip=True)
         python = str(environment / "bin" / "python")
@@ -206,7 +207,11 @@ def main(args: Sequence[str] | None = None) -> int:
         print(json.dumps(run_one(Job.parse(arguments[1:]))))
         return 0
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--nytorch", type=Path, help="Nytorch's environment; made if it isn't there; without: left out")
+    parser.add_argument(
+        "--nytorch",
+        type=Path,
+        help="Nytorch's environment, created if missing; without this option Nytorch is left out",
+    )
     parser.add_argument("--images", type=Path, default=HERE.parents[1] / "shared/data/images/mnist.npz")
     parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="(default: 1 2)")

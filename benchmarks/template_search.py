@@ -1,13 +1,13 @@
-"""What does prescreening find on layer templates, at equal training epochs, and does it hold on the test split?
+"""Results of prescreening on layer templates, at equal training epochs, including the test split.
 
     python benchmarks/template_search.py [--seeds 10] [--candidates 96] [--directory DIR] [--json PATH]
 
 Searches over layer templates and the learning rate on scikit-learn's digits, each with the same number of candidates and
-of epochs for each: random search, regularized evolution, the same with a prescreen by a forest or a Gaussian process, and a
-search that climbs a forest. Then every search's winner (best validation accuracy, earliest of equals) is trained anew on
-fresh seeds, for longer, and scored on the test split, which no search has seen. Everything else is equal, the seeds too:
-differences are given pair by pair, with 95 % intervals. Searches are kept in DIR; run again with the same DIR, finished
-ones are read and interrupted ones continue, also to more candidates.
+of epochs for each: random search, regularized evolution, the same with a forest or a Gaussian process as prescreen, and a
+predictor search with a forest. Then every search's winner (best validation accuracy, earliest of equals) is retrained on
+fresh seeds, for longer, and scored on the test split, which no search has seen. Everything else is equal, including the
+seeds: differences are paired, with 95 % intervals. Searches are kept in DIR; run again with the same DIR, finished ones
+are read and interrupted ones continue, also with more candidates.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def search(name: str, seed: int, directory: Path, options: argparse.Namespace) -
 
 
 def retrain(genome: dict[str, Any], seed: int, folder: str, epochs: int, batch_size: int) -> float:
-    """Test accuracy of a genome trained anew on a seed of its own."""
+    """Test accuracy of a genome retrained on its own seed."""
     trainable = ConfigTrainable(config(epochs, batch_size))
     result = finish_candidate(
         blueprint=trainable.blueprint,

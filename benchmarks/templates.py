@@ -1,13 +1,13 @@
-"""How quick are templates, and do all of them build? Milliseconds per sample, mutation, crossover and encoding.
+"""Speed and validity of templates: milliseconds per sample, mutation, crossover and encoding; all must build.
 
     python benchmarks/templates.py [--count 10000] [--train 1000] [--json PATH]
 
 `--count` templates are sampled, repaired, mutated, crossed, described and encoded, for images of 8 x 8, 28 x 28, 32 x 32 and
-224 x 224 with 1 to 3 channels; times are CPU time of this process on one core. Then `--train` of them are built and go
+224 x 224 with 1 to 3 channels; times are CPU time of this process on one core. Then `--train` of them are built and run
 forward and backward once, with a batch of 2 on one thread, and every shape, the number of parameters and the FLOPs are
-compared with what torch says (from 64 pixels on without data, on torch's meta device, where shapes and gradients are
-followed but nothing is computed; their FLOPs aren't counted there). Goals: a template is generated in less than 1 ms
-(median), and none fails to build. Exit code 1 where a goal is missed.
+compared with torch's (from 64 pixels on without data, on torch's meta device, which tracks shapes and gradients without
+computing; FLOPs aren't counted there). Goals: a template is generated in less than 1 ms (median), and none fails to build.
+Exit code 1 if a goal is missed.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def vary(count: int) -> tuple[dict[str, list[float]], list[Template]]:
 
 
 def train(template: Template) -> str | None:
-    """Build, forward, backward; what differs from the template, or the error."""
+    """Build, run forward and backward; return the differences from the template, or the error."""
     try:
         meta = template.input_shape[1] >= META_FROM
         with torch.device("meta" if meta else "cpu"):

@@ -1,11 +1,11 @@
-"""What does it cost to show a search in Weights & Biases? CPU per candidate, offline, with it and without.
+"""Cost of logging a search to Weights & Biases: CPU per candidate, offline, with and without it.
 
     python benchmarks/wandb_cost.py [--candidates 50] [--rounds 3] [--json PATH]
 
-A search of so many candidates on 2 slots, each trained for three epochs of one batch, in turns with ``WandbReporter`` in
-offline mode and without it. Compared is the CPU of the controller and of W&B's own process from the end of the tenth
-candidate (all is warm then) until everything is written, per candidate; and for the whole command, its start with the
-imports included, the CPU of all its processes and the time by the clock. Shown are medians over the rounds. Afterwards the
+A search of `--candidates` candidates on 2 slots, each trained for three epochs of one batch, alternately with
+``WandbReporter`` in offline mode and without it. Compared is the CPU of the controller and of W&B's own process from the end
+of the tenth candidate (after warm-up) until everything is written, per candidate; and for the whole command, including
+startup and imports, the CPU of all its processes and the wall-clock time. Shown are medians over the rounds. Afterwards the
 files are read back: all candidates are in one sweep, each with its genes, its epochs and its fitness.
 
 Goal: at most 50 ms of CPU per candidate. Exit code 1 if it is missed, or if something is missing in the files.
@@ -51,7 +51,7 @@ def used() -> float:
 
 
 class Plain(Reporter):
-    """Notes the CPU used when the search is warm, and when it has ended."""
+    """Records the CPU used after the warm-up and at the end of the search."""
 
     def start(self, search: SearchInfo) -> None:
         self._warm = 0.0
@@ -65,7 +65,7 @@ class Plain(Reporter):
 
 
 class Reported(WandbReporter):
-    """The same of W&B's: warm when it has written so many, ended when everything is written."""
+    """The same for W&B: after it has written the warm-up candidates, and when everything is written."""
 
     def told(self, candidate: Candidate, result: Result, state: SearchState) -> None:
         super().told(candidate, result, state)
@@ -78,7 +78,7 @@ class Reported(WandbReporter):
 
 
 def run(candidates: int, reporter: str, folder: Path, seed: int) -> dict[str, float]:
-    """One search: CPU between warm and written, that of the whole command, and seconds by the clock."""
+    """One search: CPU from warm-up until everything is written, CPU of the whole command, and wall-clock seconds."""
     config = {
         "model": {"class_path": "_models.Perceptron", "init_args": {}},
         "data": {"class_path": "_models.Points"},
@@ -123,7 +123,7 @@ def run(candidates: int, reporter: str, folder: Path, seed: int) -> dict[str, fl
 
 
 def read_back(folder: Path) -> str:
-    """What is wrong with the files that W&B's process wrote; empty where nothing is."""
+    """Problems in the files written by W&B's process; empty if there are none."""
     sys.path.insert(0, str(HERE.parent / "tests" / "reporting"))
     from wandb_server import read_offline  # type: ignore[import-not-found]
 
@@ -144,7 +144,7 @@ def read_back(folder: Path) -> str:
 
 
 def measure(candidates: int, rounds: int) -> tuple[dict[str, list[dict[str, float]]], str]:
-    """All rounds, with and without in turns; what is wrong with the files of the last."""
+    """Run all rounds, alternating with and without; also return problems in the files of the last one."""
     report: dict[str, list[dict[str, float]]] = {"Plain": [], "Reported": []}
     wrong = ""
     with tempfile.TemporaryDirectory() as place:
@@ -172,7 +172,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return statistics.median(one[name] for one in report[reporter])
 
     table = Table(title=f"{options.candidates} candidates on 2 slots; medians of {options.rounds} rounds")
-    for column in ("", "CPU per candidate, ms", "CPU of the command, s", "by the clock, s"):
+    for column in ("", "CPU per candidate, ms", "CPU of the command, s", "wall-clock time, s"):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
     warm = options.candidates - WARM
     for reporter, name in (("Plain", "without W&B"), ("Reported", "W&B, offline")):

@@ -1,4 +1,4 @@
-"""How long does the network take for one image? A callback that measures it and logs it as a metric."""
+"""A callback that measures the inference time for one image and logs it as a metric."""
 
 import statistics
 import time
@@ -8,7 +8,7 @@ import torch
 
 
 class Latency(L.Callback):
-    """Logs `latency_ms`: milliseconds of one forward pass, as the network will be used: in eval mode, without gradients.
+    """Logs `latency_ms`: milliseconds of one forward pass in eval mode, without gradients.
 
     It is measured once, before training, on a validation image, since it depends on the layers and not on their weights.
     After a round that only warms up, a pass is repeated `repeats` times in each of `rounds` rounds. The median over a
@@ -35,7 +35,7 @@ class Latency(L.Callback):
         pl_module.train(training)
 
     def _median(self, module: L.LightningModule, images: torch.Tensor) -> float:
-        """The median time of a pass in milliseconds."""
+        """Median time of a forward pass in milliseconds."""
         times = []
         for _ in range(self.repeats):
             start = time.perf_counter()

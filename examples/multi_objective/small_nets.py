@@ -14,7 +14,7 @@ class SmallNet(L.LightningModule):
     """Convolutions, then linear layers, for the 8 x 8 digits.
 
     Args:
-        convolutions: How many convolutions, each followed by batch normalisation and ReLU; 0: linear layers alone.
+        convolutions: How many convolutions, each followed by batch normalization and ReLU; 0: linear layers alone.
         channels: Channels of each convolution.
         kernel: Side of their kernels, odd.
         hidden: Linear layers before the last.
@@ -75,7 +75,7 @@ class SmallNet(L.LightningModule):
 
 
 class DigitsData(L.LightningDataModule):
-    """scikit-learn's handwritten digits as images, divided 60 / 20 / 20.
+    """scikit-learn's handwritten digits as images, split 60 / 20 / 20.
 
     Args:
         batch_size: Images per training batch.
@@ -89,7 +89,7 @@ class DigitsData(L.LightningDataModule):
         digits = load_digits()
         images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16
         labels = torch.tensor(digits.target)
-        # The same division for every run, whatever is seeded elsewhere.
+        # The same split in every run, independent of other seeds.
         rest, test = train_test_split(range(len(labels)), test_size=0.2, stratify=labels, random_state=0)
         train, validation = train_test_split(rest, test_size=0.25, stratify=labels[rest], random_state=0)
         self.train, self.validation, self.test = (

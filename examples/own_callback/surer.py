@@ -1,4 +1,4 @@
-"""A callback of one's own: stops a training only where the prediction has said so several epochs in a row."""
+"""A custom callback: stops a training only after several negative predictions in a row."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,7 +8,7 @@ from lightning_evo.predictors.curves.policies import Verdict
 
 
 class SurerPrediction(EarlyFitnessPrediction):
-    """EarlyFitnessPrediction that is not taken in by one unlucky epoch.
+    """EarlyFitnessPrediction that isn't misled by a single unlucky epoch.
 
     It changes one decision and inherits everything else: the prediction, the controls, what the archive remembers.
 
@@ -24,7 +24,7 @@ class SurerPrediction(EarlyFitnessPrediction):
         self.in_a_row = in_a_row
 
     def should_stop(self, curves: Mapping[str, Sequence[float]], horizon: int, known: Sequence[KnownResult]) -> Verdict:
-        """Decide as the base class would now, and would have with one epoch less, and another one less, ..."""
+        """Stop only if the base class would stop now and would have stopped in each of the preceding epochs."""
         verdict = super().should_stop(curves, horizon, known)
         for missing in range(1, self.in_a_row):
             if not verdict.stop:

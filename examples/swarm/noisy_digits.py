@@ -1,4 +1,4 @@
-"""A small network on few, noisy digits, in plain Lightning: nothing here knows of swarms."""
+"""A small network on few, noisy digits, in plain Lightning, without any code for swarms."""
 
 import lightning as L
 import torch
@@ -67,7 +67,7 @@ class Net(L.LightningModule):
 
 
 class FewDigits(L.LightningDataModule):
-    """scikit-learn's handwritten digits, of which few are for training; the others are for validation and test.
+    """scikit-learn's handwritten digits: a few for training, the others for validation and test.
 
     Args:
         batch_size: Images per training batch.
@@ -82,7 +82,7 @@ class FewDigits(L.LightningDataModule):
         digits = load_digits()
         images = torch.tensor(digits.images, dtype=torch.float32) / 16
         labels = torch.tensor(digits.target)
-        # The same division for every run, whatever is seeded elsewhere.
+        # The same split in every run, independent of other seeds.
         train, rest = train_test_split(range(len(labels)), train_size=self.train_size, stratify=labels, random_state=0)
         validation, test = train_test_split(rest, test_size=0.5, stratify=labels[rest], random_state=0)
         self.train, self.validation, self.test = (

@@ -1,4 +1,4 @@
-"""A project of one's own, in plain Lightning: nothing here knows of lightning-evo."""
+"""An example project in plain Lightning, without any dependence on lightning-evo."""
 
 import lightning as L
 import torch
@@ -67,7 +67,7 @@ class Net(L.LightningModule):
 
 
 class DigitsData(L.LightningDataModule):
-    """scikit-learn's handwritten digits, divided 60 / 20 / 20.
+    """scikit-learn's handwritten digits, split 60 / 20 / 20.
 
     Args:
         batch_size: Images per training batch.
@@ -81,7 +81,7 @@ class DigitsData(L.LightningDataModule):
         digits = load_digits()
         images = torch.tensor(digits.images, dtype=torch.float32) / 16
         labels = torch.tensor(digits.target)
-        # The same division for every run, whatever is seeded elsewhere.
+        # The same split in every run, independent of other seeds.
         rest, test = train_test_split(range(len(labels)), test_size=0.2, stratify=labels, random_state=0)
         train, validation = train_test_split(rest, test_size=0.25, stratify=labels[rest], random_state=0)
         self.train, self.validation, self.test = (
