@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch import Tensor
 
+from lightning_evo._compat.lightning import callbacks_of, forget_resuming
 from lightning_evo.callbacks.fitness import CHECKPOINT_FILE
 from lightning_evo.callbacks.search import Inherited, SearchCallback, SearchContext
 from lightning_evo.functional.optimizers import OptimizerSettings, change_settings, optimizer_settings
@@ -143,7 +144,7 @@ class Continuation(SearchCallback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if self._segment is None:
             return
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        for callback in callbacks_of(trainer):
             # A candidate's curve and cost are those of its own segment.
             if getattr(callback, "restarts_in_segments", False):
                 checkpoint.get("callbacks", {}).pop(callback.state_key, None)
@@ -167,7 +168,7 @@ class Continuation(SearchCallback):
         if not any(hasattr(loader, "load_state_dict") for loader in loaders(trainer.train_dataloader)):
             # Have the loaders' iterators made anew, now, as in a training that was not interrupted: those made when
             # training started drew from another random state. (Lightning 2.5 does so anyway.)
-            trainer.fit_loop._resuming_from_checkpoint = False
+            forget_resuming(trainer)
         _set_generators(trainer, restored["generators"])
         states = restored["random"]
         if len(states) != trainer.world_size:

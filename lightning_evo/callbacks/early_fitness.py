@@ -10,6 +10,7 @@ from typing import Any, Literal
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 
+from lightning_evo._compat.lightning import callbacks_of
 from lightning_evo.archive.ranking import non_domination_ranks
 from lightning_evo.archive.shared_results import KnownResult, KnownResults
 from lightning_evo.callbacks.cost import CostMeter
@@ -290,7 +291,7 @@ class EarlyFitnessPrediction(SearchCallback, EarlyStopping):
             stale = name in self._validated and not self._validates
             self._curves.setdefault(name, []).append(math.nan if stale else metrics.get(name, math.nan))
         self._validates = False
-        meter = next((callback for callback in trainer.callbacks if isinstance(callback, CostMeter)), None)  # type: ignore[attr-defined]
+        meter = next((callback for callback in callbacks_of(trainer) if isinstance(callback, CostMeter)), None)
         self._costs = {} if meter is None else dict(meter.cost)
         self._decide(trainer)
 

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import yaml
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.core.optimizer import _init_optimizers_and_lr_schedulers
 
+from lightning_evo._compat.lightning import callbacks_of, datamodule_of, init_optimizers, reload_data
 from lightning_evo.callbacks.continuation import loaders, schedulers, steps_per_epoch
 from lightning_evo.callbacks.rebuilding import NotApplicable, adopt, check_alike, rebuild, with_values
 from lightning_evo.callbacks.search import SearchCallback
@@ -125,14 +125,15 @@ class HyperparameterSchedule(Callback):
         changed = {path: value for path, value in values.items() if self._differs(path, value)}
         self._values |= changed
         _set_model(module, _section(changed, "model"))
-        for (name,), value in _section(changed, "data").items():
-            _set_data(trainer.datamodule, name, value)  # type: ignore[attr-defined]
+        if (datamodule := datamodule_of(trainer)) is not None:
+            for (name,), value in _section(changed, "data").items():
+                _set_data(datamodule, name, value)
         for (name,), value in _section(changed, "trainer").items():
             setattr(trainer, name, value)
 
     def _change_optimizers(self, trainer: Trainer, module: LightningModule) -> None:
         assert self.settings is not None
-        made, configs = _init_optimizers_and_lr_schedulers(module)
+        made, configs = init_optimizers(module)
         fresh = [config.scheduler for config in configs]
         own = self.settings
         if all(one is not other for one, other in zip(made, trainer.optimizers, strict=False)):
@@ -150,7 +151,7 @@ class HyperparameterSchedule(Callback):
             [ratio if config.interval == "step" else 1.0 for config in trainer.lr_scheduler_configs],
         )
         self.settings, self._steps = now, steps
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        for callback in callbacks_of(trainer):
             if isinstance(callback, SearchCallback):
                 callback.on_settings_change(now)
 
@@ -225,7 +226,7 @@ def _check_place(trainer: Trainer, module: LightningModule, path: str) -> None:
             "built anew, and has no attribute of that name"
         )
     if section == "data":
-        data: LightningDataModule | None = trainer.datamodule  # type: ignore[attr-defined]
+        data: LightningDataModule | None = datamodule_of(trainer)
         if data is None:
             raise NotApplicable("there is no data module")
         if len(keys) > 1 or not (keys[0] in data.hparams or hasattr(data, keys[0])):
@@ -293,10 +294,7 @@ def _set_rate(group: dict[str, Any], value: float) -> None:
 
 def _reload(trainer: Trainer) -> None:
     """Have the data module make its loaders anew, as Lightning's own BatchSizeFinder does."""
-    loop = trainer.fit_loop
-    loop._combined_loader = None
-    loop.setup_data()
-    loop.epoch_loop.val_loop._combined_loader = None  # made when it is needed
+    reload_data(trainer)
     for loader in loaders(trainer.train_dataloader):
         # Lightning has told the epoch to the loaders that were there before.
         for sampler in (

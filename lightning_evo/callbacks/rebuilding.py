@@ -13,12 +13,12 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from lightning_evo._compat.lightning import INSTANTIATOR_KEY
 from lightning_evo.utils.imports import import_by_name
 from lightning_evo.utils.random_state_torch import isolated_random_state
 
 __all__ = ["NotApplicable", "adopt", "build_from", "check_alike", "rebuild", "with_values"]
 
-_INSTANTIATOR = "_instantiator"
 _INTERNAL = frozenset(vars(LightningModule())) | frozenset(vars(nn.Module()))
 _FUNCTIONS = (FunctionType, BuiltinFunctionType)
 
@@ -65,7 +65,7 @@ def build_from(kind: type[LightningModule], hparams: Mapping[str, Any], name: st
         name: Under which name the class takes them together, if it does: what a checkpoint has as ``hparams_name``.
     """
     arguments = dict(hparams)
-    path = arguments.pop(_INSTANTIATOR, None)
+    path = arguments.pop(INSTANTIATOR_KEY, None)
     with isolated_random_state(seed=0):  # so that two that are compared differ only by their hyperparameters
         if path is not None:
             # LightningCLI's: hyperparameters are those of the config, classes by their path.

@@ -11,9 +11,10 @@ from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from lightning_evo._compat.lightning import CLIWithHooks, subcommand_arguments, subcommand_parser
 from lightning_evo.algorithms import Algorithm, Predictor
 from lightning_evo.archive import ArchiveError
 from lightning_evo.callbacks.search import SearchCallback
@@ -46,7 +47,7 @@ load_all(
 GROUP = "evolution"
 
 
-class EvolutionCLI(LightningCLI):
+class EvolutionCLI(CLIWithHooks):
     """A LightningCLI that runs a search if its config has an ``evolution:`` section, and is an ordinary one otherwise.
 
     Use it and subclass it in place of ``LightningCLI``: links, defaults and overridden methods apply to every candidate.
@@ -83,17 +84,17 @@ class EvolutionCLI(LightningCLI):
         """Whether this call is a search: ``fit`` with a non-empty ``evolution:`` section."""
         if not self._has_section or self.config.get("subcommand") != "fit":
             return False
-        given, defaults = vars(self._section()), vars(self._parser("fit").get_defaults()[GROUP])
+        given, defaults = vars(self._section()), vars(subcommand_parser(self, "fit").get_defaults()[GROUP])
         # The only default that is an object has two forms; by itself it doesn't request a search.
         return any(value != defaults[name] for name, value in given.items() if name != "final")
 
     def _section(self) -> Namespace:
         return self.config["fit"][GROUP]
 
-    def _set_seed(self) -> None:
+    def apply_seed(self) -> None:
         # Candidates are seeded one by one; the seed in the config is the run's.
         if not self._has_section or not self.searching:
-            super()._set_seed()
+            super().apply_seed()
 
     def instantiate_classes(self) -> None:
         self.subcommand = self.config.get("subcommand")
@@ -136,10 +137,10 @@ class EvolutionCLI(LightningCLI):
         Raises:
             SearchError: If the config is invalid; the message names the config path.
         """
-        parser = self._parser("fit")
+        parser = subcommand_parser(self, "fit")
         config = load_yaml(parser.dump(self.config["fit"], skip_unset=False, skip_link_targets=True))
         section = config.pop(GROUP)
-        for name in ("config", *self._subcommand_method_arguments["fit"]):
+        for name in ("config", *subcommand_arguments(self, "fit")):
             config.pop(name, None)
         arguments = _instantiate(section)
         try:

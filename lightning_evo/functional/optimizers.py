@@ -12,11 +12,13 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from lightning_evo._compat.torch import LAST_RATES, SCHEDULER_STEPS, chained_schedulers, set_last_rates
+
 __all__ = ["OptimizerSettings", "adopt_functions", "change_settings", "optimizer_settings"]
 
 _RATES = ("lr", "initial_lr", "max_lr", "min_lr")
 _CYCLED = ("momentum", "betas", "max_momentum", "base_momentum")
-_POSITION = ("last_epoch", "_step_count", "_last_lr")
+_POSITION = ("last_epoch", SCHEDULER_STEPS, LAST_RATES)
 _PROBES = [digit * 10**power for power in range(6) for digit in (1, 2, 5)]
 """Steps at which two functions of the step are compared."""
 
@@ -123,7 +125,7 @@ def change_settings(
                 _multiply(optimizer, before.groups[i], now.groups[i])
                 for one, j in zip(attached, own, strict=True):
                     one.load_state_dict(_merged(one.state_dict(), before.schedules[j], now.schedules[j]))
-                    one._last_lr = [group["lr"] for group in optimizer.param_groups]
+                    set_last_rates(one, [group["lr"] for group in optimizer.param_groups])
         changed |= {"lr" if name in _RATES else name for name in names} | ({"schedule"} if schedule else set())
     return sorted(changed)
 
@@ -133,12 +135,12 @@ def adopt_functions(schedulers: Sequence[Any], made: Sequence[Any]) -> None:
     for scheduler, other in zip(schedulers, made, strict=True):
         if hasattr(scheduler, "lr_lambdas"):
             scheduler.lr_lambdas = other.lr_lambdas
-        adopt_functions(getattr(scheduler, "_schedulers", []), getattr(other, "_schedulers", []))
+        adopt_functions(chained_schedulers(scheduler), chained_schedulers(other))
 
 
 def _position(scheduler: Any) -> int | None:
     """How often a scheduler was stepped; ``None`` where that doesn't say what it gives."""
-    parts = getattr(scheduler, "_schedulers", [])
+    parts = chained_schedulers(scheduler)
     if isinstance(scheduler, ReduceLROnPlateau) or any(isinstance(part, ReduceLROnPlateau) for part in parts):
         return None
     at = getattr(scheduler, "last_epoch", None)
@@ -150,7 +152,7 @@ def _steps(scheduler: Any, i: int, before: OptimizerSettings, now: OptimizerSett
     at = _position(scheduler)
     assert at is not None
     # A schedule over all steps of the training shows by itself that they have become more or fewer.
-    own = set(_differing(before.schedules[i], now.schedules[i])) - {"base_lrs", "_last_lr"}
+    own = set(_differing(before.schedules[i], now.schedules[i])) - {"base_lrs", LAST_RATES}
     return round(at * factor) if own or before.functions[i] != now.functions[i] else at
 
 
@@ -164,7 +166,7 @@ def _probed(scheduler: Any) -> list[float | None]:
             except Exception:
                 # A user's function may end with the training, such as one that reads a list.
                 values.append(None)
-    return values + [value for part in getattr(scheduler, "_schedulers", []) for value in _probed(part)]
+    return values + [value for part in chained_schedulers(scheduler) for value in _probed(part)]
 
 
 def _replay(

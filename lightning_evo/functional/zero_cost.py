@@ -10,12 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import UninitializedParameter
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from lightning_evo._compat.torch import PRELU_KERNEL, DropoutBase, NormBase, TorchDispatchMode
 from lightning_evo.utils.random_state_torch import isolated_random_state
 
 __all__ = ["flops", "gradient_norm", "naswot", "parameters", "synflow"]
@@ -194,7 +192,7 @@ _RECTIFIERS = {
         "threshold",
     )
     for suffix in ("", "_")
-} | {torch.ops.aten.softplus, torch.ops.aten._prelu_kernel}
+} | {torch.ops.aten.softplus, PRELU_KERNEL}
 _CLIPPED = {torch.ops.aten.hardtanh, torch.ops.aten.hardtanh_}
 
 
@@ -227,14 +225,14 @@ def _measuring(model: nn.Module, train: bool) -> Iterator[None]:
     ):  # for what draws while it runs: functional dropout, stochastic depth
         try:
             for module, _ in modes:
-                module.training = train and not isinstance(module, _DropoutNd)
+                module.training = train and not isinstance(module, DropoutBase)
             yield
         finally:
             for module, mode in modes:
                 module.training = mode
 
 
-_NORMALISATION = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.RMSNorm)
+_NORMALISATION = (NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.RMSNorm)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningCLI
 
+from lightning_evo._compat.lightning import CLIWithHooks
 from lightning_evo.utils.lazy import load_all
 
 __all__ = ["Blueprint", "ConfigError", "Parts", "dump_yaml", "gist", "load_yaml", "root_of"]
@@ -161,7 +162,7 @@ _CLIS: dict[bytes, Any] = {}
 _LOCK = threading.RLock()
 
 
-class _CandidateCLI(LightningCLI):
+class _CandidateCLI(CLIWithHooks):
     """Mixed in front of the user's LightningCLI: the parser is made at once, objects only by :meth:`build`."""
 
     _overrides: Mapping[str, Any] | None = None
@@ -172,14 +173,14 @@ class _CandidateCLI(LightningCLI):
     def parse_arguments(self, parser: Any, args: Any) -> None:
         self.config = Namespace()
 
-    def _set_seed(self) -> None:
+    def apply_seed(self) -> None:
         """A candidate's seed is set by whoever trains it."""
 
-    def _add_instantiators(self) -> None:
+    def add_instantiators(self) -> None:
         # Lightning 2.5 dumps the config here; there is none yet, and `build` gives each candidate's.
         self.parser.dump = lambda *args, **kwargs: "{}"
         try:
-            super()._add_instantiators()
+            super().add_instantiators()
         finally:
             del self.parser.dump
 

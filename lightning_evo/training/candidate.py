@@ -18,6 +18,7 @@ from typing import Any, Literal
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
+from lightning_evo._compat.lightning import callbacks_of
 from lightning_evo.callbacks import CostMeter, FitnessRecorder
 from lightning_evo.callbacks.fitness import CHECKPOINT_FILE, CURVE_FILE
 from lightning_evo.callbacks.search import SearchCallback, SearchContext
@@ -200,7 +201,7 @@ def conclude(
 
 def join(trainer: Trainer, context: SearchContext | None, first: Sequence[Callback] = ()) -> list[SearchCallback]:
     """Have the callbacks that can take part in the search, and put ``first`` before all others."""
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    callbacks: list[Callback] = callbacks_of(trainer)
     callbacks[:0] = first
     if context is None:
         return [callback for callback in callbacks if isinstance(callback, SearchCallback)]

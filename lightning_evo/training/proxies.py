@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 
+from lightning_evo._compat.lightning import callbacks_of, set_datamodule
 from lightning_evo.callbacks.search import SearchCallback
 from lightning_evo.functional import flops, gradient_norm, naswot, parameters, synflow
 from lightning_evo.genome import COMPLETED, Result
@@ -134,8 +135,8 @@ def _ready(parts: Parts, config: Mapping[str, Any], data_seed: int) -> tuple[Lig
                 del _batches[next(iter(_batches))]
             _batches[key] = _draw(parts.datamodule, parts.trainer, data_seed)
         datamodule, batch = _batches[key]
-        parts.trainer.datamodule = datamodule  # type: ignore[attr-defined]
-    for callback in parts.trainer.callbacks:  # type: ignore[attr-defined]
+        set_datamodule(parts.trainer, datamodule)
+    for callback in callbacks_of(parts.trainer):
         if isinstance(callback, SearchCallback) and callback.changes_structure:
             callback.setup(parts.trainer, model, "fit")  # gives the network the structure it begins its training with
     model.configure_model()

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning.pytorch import LightningModule
-from lightning.pytorch.core.optimizer import _init_optimizers_and_lr_schedulers
 from torch import Tensor, nn
 
+from lightning_evo._compat.lightning import init_optimizers
 from lightning_evo.genome import COMPLETED, Result, SearchSpace
 from lightning_evo.training.blueprint import Blueprint, Parts
 from lightning_evo.training.candidate import isolated
@@ -105,7 +105,7 @@ def _optimizers(parts: Parts) -> dict[str, str]:
     """Classes and groups of optimizers, and their schedulers; nothing where only a training could tell."""
     parts.model.trainer = parts.trainer
     try:
-        optimizers, schedulers = _init_optimizers_and_lr_schedulers(parts.model)
+        optimizers, schedulers = init_optimizers(parts.model)
     except Exception:
         # A schedule may need the number of batches, which needs data: it isn't this function's to load.
         return {}

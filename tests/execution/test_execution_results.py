@@ -91,7 +91,7 @@ def test_a_disk_that_fills_up_while_the_result_is_written_is_fatal(tmp_path, mon
     def full(*_):
         raise OSError(number, "no room")
 
-    monkeypatch.setattr("lightning_evo.execution.results.os.replace", full)
+    monkeypatch.setattr("os.replace", full)
     result, _ = run(tmp_path, jobs.succeed, value=2)
     assert (result.fitness, result.fatal) == ((2.0,), True)
     assert list(tmp_path.iterdir()) == []

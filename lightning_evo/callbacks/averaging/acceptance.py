@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from lightning_evo._compat.lightning import dump_checkpoint
 from lightning_evo.callbacks.averaging.calibration import validation_batches
 from lightning_evo.callbacks.averaging.settings import Mode
 from lightning_evo.callbacks.search import SearchContext, StackedModule
@@ -206,7 +207,7 @@ def save_plain(trainer: Trainer, pl_module: LightningModule, place: int, path: P
     if isinstance(pl_module, StackedModule):
         checkpoint = pl_module.particle_checkpoint(place, weights_only=True)
     else:
-        checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=True)
+        checkpoint = dump_checkpoint(trainer, weights_only=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as part:
         torch.save(checkpoint, part)

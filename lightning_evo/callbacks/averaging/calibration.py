@@ -11,10 +11,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
+from lightning_evo._compat.torch import BatchNormBase
 from lightning_evo.callbacks.averaging.settings import METHODS, BatchNorm, Method
 from lightning_evo.genome import derive_seed
 from lightning_evo.swarms.errors import SwarmError
@@ -147,7 +147,7 @@ def statistics_of(module: nn.Module) -> set[str]:
     return {
         f"{path}.{name}" if path else name
         for path, child in module.named_modules()
-        if isinstance(child, _BatchNorm)
+        if isinstance(child, BatchNormBase)
         for name, _ in child.named_buffers(recurse=False)
     }
 
@@ -160,7 +160,7 @@ def reestimate(module: LightningModule, batches: Iterable[Any]) -> None:
     """
     modes = {child: child.training for child in module.modules()}
     free = _estimating(module)
-    frozen = [child for child in module.modules() if isinstance(child, _BatchNorm) and child not in free]
+    frozen = [child for child in module.modules() if isinstance(child, BatchNormBase) and child not in free]
     kept = [{name: buffer.clone() for name, buffer in child.named_buffers(recurse=False)} for child in frozen]
     with torch.no_grad():
         update_bn((moved(module, batch) for batch in batches), module)
@@ -176,5 +176,5 @@ def _estimating(module: nn.Module) -> list[nn.Module]:
     return [
         child
         for child in module.modules()
-        if isinstance(child, _BatchNorm) and child.track_running_stats and (child.training or not module.training)
+        if isinstance(child, BatchNormBase) and child.track_running_stats and (child.training or not module.training)
     ]

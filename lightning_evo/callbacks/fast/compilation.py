@@ -12,6 +12,7 @@ from lightning.pytorch import Trainer
 from torch import nn
 from torchmetrics import Metric
 
+from lightning_evo._compat.torch import plain_call, set_compiled_call
 from lightning_evo.callbacks.fast.choices import Choice
 from lightning_evo.utils.compiled import is_compiled
 
@@ -74,12 +75,12 @@ class CompileTrial:
         self._usual, self._entered = max(self._usual, size), self._clock()
         if size == self._usual:
             for name, call in self._compiled.items():
-                self.parts[name]._compiled_call_impl = call
+                set_compiled_call(self.parts[name], call)
 
     def leave(self) -> None:
         """It has ended, or was broken off."""
         for part in self.parts.values():
-            part.__dict__.pop("_compiled_call_impl", None)
+            set_compiled_call(part, None)
 
     def step(self, remaining: float, last: bool) -> Choice | None:
         """A batch has ended; gives the decision once there is one.
@@ -146,12 +147,12 @@ class CompileTrial:
 
     def _compile(self) -> None:
         for name, part in self.parts.items():
-            self._compiled[name] = self._guarded(name, part, torch.compile(part._call_impl, backend=self.backend))
+            self._compiled[name] = self._guarded(name, part, torch.compile(plain_call(part), backend=self.backend))
 
     def _guarded(self, name: str, part: nn.Module, compiled: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             if self.failure:
-                return part._call_impl(*args, **kwargs)
+                return plain_call(part)(*args, **kwargs)
             try:
                 return compiled(*args, **kwargs)
             except Exception as error:
@@ -159,7 +160,7 @@ class CompileTrial:
                 self.failure = (
                     f"{name} could not be compiled ({type(error).__name__}: {str(error).strip().splitlines()[0]})"
                 )
-                return part._call_impl(*args, **kwargs)
+                return plain_call(part)(*args, **kwargs)
 
         return call
 

@@ -17,6 +17,8 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset, default_collate
 
+from lightning_evo._compat.lightning import data_sources, datamodule_of
+from lightning_evo._compat.torch import begun_iterator
 from lightning_evo.callbacks.fast.choices import Choice
 from lightning_evo.data.images import TensorImages
 from lightning_evo.utils.random_state_torch import isolated_random_state
@@ -56,9 +58,8 @@ class FastData:
         self._copies: dict[int, Tensor] = {}
         self._sets: list[WholeBatches] = []
         self._images: TensorImages | None = None
-        fit = trainer.fit_loop
-        self._sources = [fit._data_source, fit.epoch_loop.val_loop._data_source]
-        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        self._sources = data_sources(trainer)
+        datamodule = datamodule_of(trainer)
         if isinstance(datamodule, TensorImages):
             told(self._keep_on_device(datamodule))
             return
@@ -229,7 +230,7 @@ def most_workers(trainer: Trainer) -> int:
 
 def _wants_host_batches(trainer: Trainer, pl_module: LightningModule) -> str:
     """The hook by which the user handles batches before they reach the device; empty if there is none."""
-    parts = [pl_module, trainer.datamodule]  # type: ignore[attr-defined]
+    parts = [pl_module, datamodule_of(trainer)]
     hooks = ("on_before_batch_transfer", "transfer_batch_to_device")
     found = (hook for part in parts if part is not None for hook in hooks if is_overridden(hook, part))
     return next(found, "")
@@ -303,7 +304,7 @@ class _DrawsEveryEpoch(DataLoader):
     """Its workers persist, but it draws a seed for them in every epoch, as a loader does whose workers don't."""
 
     def __iter__(self) -> Any:
-        if self._iterator is not None:
+        if begun_iterator(self) is not None:
             torch.empty((), dtype=torch.int64).random_(generator=self.generator)
         return super().__iter__()
 

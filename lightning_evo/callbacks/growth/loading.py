@@ -17,6 +17,8 @@ import yaml
 from lightning.pytorch import LightningModule
 from torch import Tensor, fx, nn
 
+from lightning_evo._compat.lightning import CLASS_PATH_KEY, INSTANTIATOR_KEY, hparams_name
+from lightning_evo._compat.torch import buffers_dict, modules_dict, parameters_dict
 from lightning_evo.callbacks.growth.recipe import KEY, Recipe, carry, recipe_in
 from lightning_evo.callbacks.rebuilding import build_from
 from lightning_evo.callbacks.search import ExportedStructure
@@ -82,8 +84,8 @@ class _Leaf:
 def _leaves(module: nn.Module) -> list[_Leaf]:
     found = []
     for name, part in module.named_modules():
-        own = [*part._parameters.items(), *part._buffers.items()]
-        if own or not part._modules:
+        own = [*parameters_dict(part).items(), *buffers_dict(part).items()]
+        if own or not modules_dict(part):
             shapes = tuple(tuple(tensor.shape) for _, tensor in own if tensor is not None)
             found.append(_Leaf(name, type(part).__name__, shapes))
     return found
@@ -92,7 +94,7 @@ def _leaves(module: nn.Module) -> list[_Leaf]:
 class _Search:
     def __init__(self, module: LightningModule, tries: int) -> None:
         self.module, self.left = module, tries
-        self.name = getattr(module, "_hparams_name", None) or ""
+        self.name = hparams_name(module)
         self.leaves = _leaves(module)
 
     def run(self) -> Expression | None:
@@ -402,7 +404,7 @@ def _opened(
     recipe = _recipe(path, held)
     saved = dict(held.get(_HPARAMS) or {})
     kind = cls if cls is not None else _class_of(path, recipe, saved)
-    maker = saved.get("_instantiator")
+    maker = saved.get(INSTANTIATOR_KEY)
     if maker not in (None, *_INSTANTIATORS) and not trusted:
         raise GrowthError(f"{path}: {maker!r} is to build the module; trusted=True lets it")
     try:
@@ -445,7 +447,7 @@ def _recipe(path: Path, held: Mapping[str, Any]) -> Recipe | None:
 
 def _class_of(path: Path, recipe: Recipe | None, hparams: Mapping[str, Any]) -> type[LightningModule]:
     """The class that a checkpoint records."""
-    name = recipe.class_path if recipe is not None else hparams.get("_class_path")
+    name = recipe.class_path if recipe is not None else hparams.get(CLASS_PATH_KEY)
     if not isinstance(name, str):
         raise GrowthError(f"{path} doesn't tell the class of its module; give it as `cls`")
     found = _imported(name)
@@ -482,7 +484,7 @@ def _saved(held: Mapping[str, Any], expression: Expression, to: Path) -> Path:
 
 def _section(kind: type[LightningModule], hparams: Mapping[str, Any]) -> str | None:
     """A config's ``model:`` section; ``None`` where hyperparameters aren't plain data."""
-    class_path = hparams.get("_class_path") or public_name(kind)
+    class_path = hparams.get(CLASS_PATH_KEY) or public_name(kind)
     arguments = {name: value for name, value in hparams.items() if not name.startswith("_")}
     try:
         return cast(str, yaml.safe_dump({"class_path": class_path, "init_args": _listed(arguments)}, sort_keys=False))

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
+from lightning_evo._compat.torch import buffers_dict
 from lightning_evo.functional.entropy import covariance, histogram, shannon_entropy, spectral_entropy, take_samples
 from lightning_evo.functional.growth.growth import Growth
 from lightning_evo.swarms.logs import catching
@@ -220,7 +221,7 @@ def _undisturbed(module: nn.Module) -> Iterator[None]:
     before = []
     for part in module.modules():
         held = dict(vars(part))
-        tensors = [value for value in [*held.values(), *part._buffers.values()] if isinstance(value, Tensor)]
+        tensors = [value for value in [*held.values(), *buffers_dict(part).values()] if isinstance(value, Tensor)]
         lists = [(value, list(value)) for value in held.values() if type(value) is list]
         before.append((part, held, [(value, value.detach().clone()) for value in tensors], lists))
     try:
@@ -324,20 +325,20 @@ class EntropySampler:
                 raise ValueError(f"{name} {value!r} is not at least {least}")
         self.entropy, self.batches, self.bins = entropy, batches, bins
         self.max_samples, self.max_channels = max_samples, max_channels
-        self._modules: dict[str, nn.Module] = {}
+        self._sampled: dict[str, nn.Module] = {}
         self._taken: dict[str, list[Tensor]] = {}
         self._open = ExitStack()
 
     def arm(self, modules: Mapping[str, nn.Module]) -> None:
         """Sample these from now on, by name; what was sampled so far is forgotten. Nothing is registered yet."""
         self.disarm()
-        self._modules = dict(modules)
+        self._sampled = dict(modules)
 
     def disarm(self) -> None:
         """Take all hooks off and forget what was sampled; also after an exception amid a batch."""
         self.after_batch()
         self._taken = {}
-        self._modules = {}
+        self._sampled = {}
 
     def before_batch(self, batch_idx: int, total: int | float | None = None) -> bool:
         """Put hooks on the layers if this batch is to be sampled; call it before the batch's forward pass.
@@ -352,11 +353,11 @@ class EntropySampler:
         self.after_batch()
         known = total is not None and math.isfinite(total)
         sampled = total - self.batches <= batch_idx < total if known else batch_idx < self.batches  # type: ignore[operator]
-        if not (sampled and self._modules):
+        if not (sampled and self._sampled):
             return False
         if "torch._dynamo" in sys.modules:  # else nothing is compiled, and importing it takes seconds
             self._open.enter_context(torch.compiler.set_stance("force_eager"))
-        for name, module in self._modules.items():
+        for name, module in self._sampled.items():
             self._open.callback(module.register_forward_hook(self._hook(name)).remove)
         return True
 
@@ -375,16 +376,16 @@ class EntropySampler:
             Name -> entropy, in the order of :meth:`arm`; NaN where nothing was sampled: the layer didn't run, put out no
             floats, or fewer than two samples.
         """
-        taken = [self._taken.get(name, []) for name in self._modules]
+        taken = [self._taken.get(name, []) for name in self._sampled]
         self._taken = {}
         if not taken:
             return {}
         entropies = self._entropies(taken)
         if reduce is not None:
-            device = _device(each for module in self._modules.values() for each in module.parameters())
+            device = _device(each for module in self._sampled.values() for each in module.parameters())
             # MPS has no float64.
             entropies = reduce(entropies.float().to(device)).cpu()
-        return dict(zip(self._modules, entropies.tolist(), strict=True))
+        return dict(zip(self._sampled, entropies.tolist(), strict=True))
 
     def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
         def take(module: nn.Module, _inputs: Any, output: Any) -> None:

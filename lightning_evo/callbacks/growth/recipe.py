@@ -10,6 +10,7 @@ from typing import Any
 from lightning.pytorch import LightningModule
 from torch import nn
 
+from lightning_evo._compat.torch import REGISTRIES
 from lightning_evo.functional.growth.growth import GrowthError, GrowthStep, replay
 from lightning_evo.utils.compiled import plain_name
 from lightning_evo.utils.imports import public_name
@@ -20,7 +21,6 @@ KEY = "grown"
 """Under which name checkpoints hold the recipe."""
 VERSION = 1
 _ATTRIBUTE = "_grown"
-_TABLES = ("_parameters", "_buffers", "_modules")
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Original:
 
     def __init__(self, module: LightningModule) -> None:
         self.module, self.recipe = module, recipe_of(module)
-        self._tables = [(part, {name: dict(vars(part)[name]) for name in _TABLES}) for part in module.modules()]
+        self._tables = [(part, {name: dict(vars(part)[name]) for name in REGISTRIES}) for part in module.modules()]
         self._numbers = [
             (part, {name: value for name, value in vars(part).items() if name != "training" and _plain(value)})
             for part in module.modules()

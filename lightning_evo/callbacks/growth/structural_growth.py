@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 
+from lightning_evo._compat.lightning import callbacks_of
 from lightning_evo.callbacks.growth.beginning import begin_as_parent, goes_on, parents_checkpoint, take_wishes
 from lightning_evo.callbacks.growth.loading import export_structure
 from lightning_evo.callbacks.growth.observation import EntropySampler, Probe, Records, renamed_layers
@@ -262,7 +263,7 @@ class StructuralGrowth(SearchCallback):
             return
         self._trainer = trainer
         self._forget()  # a training begins anew, unless its state is loaded after this
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        callbacks: list[Callback] = callbacks_of(trainer)
         heirs = [one for one in callbacks if isinstance(one, SearchCallback) and one.needs_parent]
         held = parents_checkpoint(self._context) if heirs else None
         self._held = held  # until the others have read it too

@@ -15,6 +15,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import nn
 from torch.optim import Optimizer
 
+from lightning_evo._compat.lightning import callbacks_of, is_compiled_by_lightning, synchronize_layers, wrap_again
 from lightning_evo.callbacks.growth.triggers import AllOf, AnyOf, GrowthTrigger, Not
 from lightning_evo.callbacks.search import StackedModule
 from lightning_evo.functional.growth.frame import Undo
@@ -274,14 +275,14 @@ def follow(trainer: Trainer, module: LightningModule, growth: Growth, grouping: 
         torch.compiler.reset()
     if isinstance(trainer.strategy, DDPStrategy):
         _wrap_again(trainer.strategy, module)
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+    for callback in callbacks_of(trainer):
         if callable(told := getattr(callback, "on_structure_change", None)):
             told(trainer, module, growth)
 
 
 def is_compiled(module: nn.Module) -> bool:
     """Whether a module, or one inside it, runs through ``torch.compile``."""
-    if getattr(module, "_compiler_ctx", None) is not None:
+    if is_compiled_by_lightning(module):
         return True
     return any(map(compiled.is_compiled, module.modules()))
 
@@ -289,11 +290,10 @@ def is_compiled(module: nn.Module) -> bool:
 def _wrap_again(strategy: DDPStrategy, module: LightningModule) -> None:
     """Wrap the network by DistributedDataParallel anew, which then has the parameters of rank 0 in all ranks."""
     # New batch normalisations are to be synchronised too, where others are.
-    strategy.model = module if strategy._layer_sync is None else strategy._layer_sync.apply(module)
+    strategy.model = synchronize_layers(strategy, module)
     # The old wrapper's hooks on parameters go when it does; it is part of a cycle.
     gc.collect()
-    strategy.configure_ddp()
-    strategy._pl_static_graph_delay_done = False
+    wrap_again(strategy)
 
 
 # -- What can't grow while it trains? Whatever holds parameters and couldn't be told that they are others --
@@ -324,7 +324,7 @@ def check_training(trainer: Trainer, module: LightningModule, rate: float) -> No
             f"StructuralGrowth: trainer.strategy {type(strategy).__name__} can't be wrapped around a network that has "
             "changed; a single device and DDP (strategy: ddp) can"
         )
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+    for callback in callbacks_of(trainer):
         if reason := _unfit(callback):
             raise GrowthError(
                 f"StructuralGrowth: {type(callback).__name__} can't follow a network that grows: {reason}; leave one of the "

@@ -7,8 +7,8 @@ import re
 from typing import Any
 
 from torch import fx, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from lightning_evo._compat.torch import ConvBase, ConvTransposeBase, NormBase, parameters_dict
 
 __all__ = [
     "ACTIVATIONS",
@@ -42,24 +42,24 @@ def kind_of(module: nn.Module) -> str:
     """
     # Subclasses may compute something else (nn.MultiheadAttention's linear layer, spectral norm): exact types alone.
     kind = type(module)
-    if isinstance(module, nn.Linear | _ConvNd | nn.Embedding) and "weight" not in module._parameters:
+    if isinstance(module, nn.Linear | ConvBase | nn.Embedding) and "weight" not in parameters_dict(module):
         return "other"  # weight normalisation and its like
     if kind in (nn.Linear, nn.LazyLinear):
         return "linear"
-    if isinstance(module, _ConvTransposeNd):
+    if isinstance(module, ConvTransposeBase):
         return "transposed"
-    if isinstance(module, _ConvNd) and kind.__module__.startswith("torch.nn"):
+    if isinstance(module, ConvBase) and kind.__module__.startswith("torch.nn"):
         return "conv"
     if kind is nn.Embedding:
         return "embedding"
-    if (isinstance(module, _NormBase) and kind.__module__.startswith("torch.nn")) or kind is nn.PReLU:
+    if (isinstance(module, NormBase) and kind.__module__.startswith("torch.nn")) or kind is nn.PReLU:
         return "channelwise"
     if kind is nn.GroupNorm or (kind in (nn.LayerNorm, nn.RMSNorm) and len(module.normalized_shape) == 1):  # type: ignore[arg-type]
         return "statistic"
     return "other"
 
 
-def paddings(module: _ConvNd) -> tuple[float, ...]:
+def paddings(module: ConvBase) -> tuple[float, ...]:
     """Return the padding on each side, in each dimension."""
     if module.padding == "same":
         return tuple(spread * (size - 1) / 2 for spread, size in zip(module.dilation, module.kernel_size, strict=True))
@@ -68,7 +68,7 @@ def paddings(module: _ConvNd) -> tuple[float, ...]:
 
 def hyperparameters(module: nn.Module) -> tuple:
     """Return all settings of a layer that affect what it computes, except widths and kernel sizes."""
-    if isinstance(module, _ConvNd):
+    if isinstance(module, ConvBase):
         # Where the centre of the kernel begins: this is what a centred kernel keeps.
         begins = tuple(
             pad - spread * (size - 1) / 2

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.proxy import TraceError
 
+from lightning_evo._compat.torch import buffers_dict, set_compiled_call, tensor_version
 from lightning_evo.utils.compiled import original_module
 
 __all__ = ["chain", "trace"]
@@ -131,7 +132,7 @@ class _Tracer(fx.Tracer):
         before = [(part, dict(part.__dict__)) for part in self.root.modules()]
         try:
             for name, part in self.root.named_modules():
-                part.__dict__.pop("_compiled_call_impl", None)  # symbols are nothing to compile for
+                set_compiled_call(part, None)  # symbols are nothing to compile for
                 if (inner := original_module(part)) is not None:
                     part.__dict__["forward"] = inner
                 elif name and _is_leaf(part):
@@ -200,8 +201,8 @@ def _in_mode(module: nn.Module, train: bool) -> Iterator[None]:
 @contextmanager
 def _buffers_kept(module: nn.Module) -> Iterator[None]:
     """Put back what ``forward`` itself does to buffers: batches counted, statistics, codebooks."""
-    held = [(part._buffers, dict(part._buffers)) for part in module.modules()]
-    before = [(b, b._version, b.detach().clone()) for b in module.buffers() if not b.is_inference()]
+    held = [(buffers_dict(part), dict(buffers_dict(part))) for part in module.modules()]
+    before = [(b, tensor_version(b), b.detach().clone()) for b in module.buffers() if not b.is_inference()]
     try:
         yield
     finally:
@@ -209,5 +210,5 @@ def _buffers_kept(module: nn.Module) -> Iterator[None]:
             buffers.update(tensors)
         with torch.no_grad():
             for buffer, version, values in before:
-                if buffer._version != version:
+                if tensor_version(buffer) != version:
                     buffer.copy_(values)

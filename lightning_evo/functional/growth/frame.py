@@ -20,9 +20,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._pytree import tree_leaves
 
+from lightning_evo._compat.torch import (
+    FORWARD_HOOKS,
+    REGISTRIES,
+    BatchNormBase,
+    buffers_dict,
+    has_gradient_hooks,
+    modules_dict,
+    parameters_dict,
+    tree_leaves,
+)
 from lightning_evo.functional.graph.tracing import trace
 from lightning_evo.functional.growth.steps import Added, GrowthError, Moved
 from lightning_evo.functional.inheritance.alignment import Unit, units_of, unwrapped
@@ -125,13 +133,13 @@ class Part:
         """Why a tensor can't be exchanged for another; empty if it can."""
         home, _, local = path.rpartition(".")
         module = self.named[home]
-        tensor = module._parameters.get(local)
+        tensor = parameters_dict(module).get(local)
         if tensor is None:
             return ""
         others = [name for name in self.owners[id(tensor)] if name != self.path(path)]
         if others:
             return f"{self.path(path)} is tied to {others[0]}"
-        if tensor._backward_hooks or getattr(tensor, "_post_accumulate_grad_hooks", None):
+        if has_gradient_hooks(tensor):
             return f"{self.path(path)} has gradient hooks, which a new parameter wouldn't have"
         return ""
 
@@ -140,7 +148,7 @@ class Part:
         """For each parameter of the whole module, by ``id``, its names; a shared module's once."""
         owners: dict[int, list[str]] = {}
         for name, part in self.module.named_modules():
-            for local, tensor in part._parameters.items():
+            for local, tensor in parameters_dict(part).items():
                 if tensor is not None:
                     owners.setdefault(id(tensor), []).append(plain_name(f"{name}.{local}" if name else local))
         return owners
@@ -303,7 +311,7 @@ def apply(part: Part, change: StructureChange) -> None:
     for path, tensor in change.tensors.items():
         home, _, local = path.rpartition(".")
         module = part.named[home]
-        held: Any = module._parameters if local in module._parameters else module._buffers
+        held: Any = parameters_dict(module) if local in parameters_dict(module) else buffers_dict(module)
         held[local] = tensor
     for name, new in change.modules.items():
         _exchange(part, part.named[name], new)
@@ -314,7 +322,7 @@ def added_parameters(part: Part, change: StructureChange) -> int:
     total = 0
     for path, tensor in change.tensors.items():
         home, _, local = path.rpartition(".")
-        old = part.named[home]._parameters.get(local)
+        old = parameters_dict(part.named[home]).get(local)
         total += tensor.numel() - old.numel() if old is not None else 0
     before = {id(p): p for p in part.module.parameters()}
     new = {id(p): p for module in change.modules.values() for p in module.parameters()}
@@ -395,7 +403,7 @@ class Undo:
             buffer.copy_(values)
 
 
-_HELD = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
+_HELD = (*REGISTRIES, *FORWARD_HOOKS)
 
 
 def _contents(part: nn.Module) -> dict[str, dict]:
@@ -403,7 +411,7 @@ def _contents(part: nn.Module) -> dict[str, dict]:
 
 
 def _own(module: nn.Module) -> dict[str, Tensor]:
-    return {n: t for n, t in [*module._parameters.items(), *module._buffers.items()] if t is not None}
+    return {n: t for n, t in [*parameters_dict(module).items(), *buffers_dict(module).items()] if t is not None}
 
 
 def _exchange(part: Part, old: nn.Module, new: nn.Module) -> None:
@@ -412,9 +420,9 @@ def _exchange(part: Part, old: nn.Module, new: nn.Module) -> None:
     for parent in list(part.module.modules()):
         if id(parent) in inside:
             continue
-        for name, child in parent._modules.items():
+        for name, child in modules_dict(parent).items():
             if child is old:
-                parent._modules[name] = new
+                modules_dict(parent)[name] = new
 
 
 def _found(part: Part, path: str) -> Tensor:
@@ -525,7 +533,7 @@ def calibrate(part: Part, fresh: dict[str, Tensor], sample: tuple[Any, ...], see
         module = part.named[name]
 
         def note(norm: nn.Module, inputs: tuple[Any, ...], new: Tensor = new) -> None:
-            assert isinstance(norm, _BatchNorm)
+            assert isinstance(norm, BatchNormBase)
             values = inputs[0].detach().float().transpose(0, 1).flatten(1)
             if values.shape[1] > 1 and norm.running_mean is not None and norm.running_var is not None:
                 seen.append((norm.running_mean, new, values.mean(1)[new]))

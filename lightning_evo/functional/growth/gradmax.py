@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.nn.modules.conv import _ConvNd
 
+from lightning_evo._compat.torch import ConvBase
 from lightning_evo.functional.graph.operations import ACTIVATIONS, DROPS, NOTHING, call_of, kind_of
 from lightning_evo.functional.growth.steps import GrowthError
 from lightning_evo.utils.random_state_torch import isolated_random_state
@@ -80,8 +80,8 @@ def initialise(
     if isinstance(found, str):
         return found
     producer, consumer = modules[layer], modules[found.consumer]
-    assert isinstance(producer, nn.Linear | _ConvNd)
-    assert isinstance(consumer, nn.Linear | _ConvNd)
+    assert isinstance(producer, nn.Linear | ConvBase)
+    assert isinstance(consumer, nn.Linear | ConvBase)
     bias = found.bias
     if bias and producer.bias is None:
         return f"{layer} has no bias, and {found.activation} hands on no gradient at 0"
@@ -224,15 +224,15 @@ def _without_traces(root: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _gradient_matrix(producer: nn.Linear | _ConvNd, consumer: nn.Linear | _ConvNd, seen: _Seen) -> Tensor:
+def _gradient_matrix(producer: nn.Linear | ConvBase, consumer: nn.Linear | ConvBase, seen: _Seen) -> Tensor:
     """Of shape (outgoing weights of one unit, incoming weights of one unit): how the loss depends on their product."""
     if isinstance(producer, nn.Linear):
         return seen.gradient.flatten(0, -2).T @ seen.inputs.flatten(0, -2)
-    assert isinstance(consumer, _ConvNd)
+    assert isinstance(consumer, ConvBase)
     return _of_convolutions(producer, consumer, seen)
 
 
-def _of_convolutions(producer: _ConvNd, consumer: _ConvNd, seen: _Seen) -> Tensor:
+def _of_convolutions(producer: ConvBase, consumer: ConvBase, seen: _Seen) -> Tensor:
     """The same of two convolutions, whatever their strides, dilations and paddings.
 
     A unit with one outgoing weight of 1 at one output and one place of the kernel would get as gradient the consumer's,
@@ -253,7 +253,7 @@ def _of_convolutions(producer: _ConvNd, consumer: _ConvNd, seen: _Seen) -> Tenso
     return torch.stack(rows, 1).reshape(outputs * len(places), -1)
 
 
-def _maps(layer: _ConvNd, inputs: Tensor) -> tuple[int, ...]:
+def _maps(layer: ConvBase, inputs: Tensor) -> tuple[int, ...]:
     """The size of a convolution's output maps."""
     with torch.device("meta"):
         meta = torch.empty((1, *inputs.shape[1:]))
@@ -261,7 +261,7 @@ def _maps(layer: _ConvNd, inputs: Tensor) -> tuple[int, ...]:
     return tuple(_convolved(layer, meta, weight).shape[2:])
 
 
-def _convolved(layer: _ConvNd, inputs: Tensor, weight: Tensor) -> Tensor:
+def _convolved(layer: ConvBase, inputs: Tensor, weight: Tensor) -> Tensor:
     """A convolution like the layer's, with another weight, zeros as padding and no bias."""
     return _FUNCTIONS[inputs.ndim - 2](inputs, weight, None, layer.stride, layer.padding, layer.dilation)  # type: ignore[arg-type]
 
@@ -269,7 +269,7 @@ def _convolved(layer: _ConvNd, inputs: Tensor, weight: Tensor) -> Tensor:
 _FUNCTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
-def _moved(consumer: _ConvNd, gradient: Tensor, place: list[int], shape: tuple[int, ...]) -> Tensor:
+def _moved(consumer: ConvBase, gradient: Tensor, place: list[int], shape: tuple[int, ...]) -> Tensor:
     """The gradient of units that the consumer takes with a weight of 1 at one place of its kernel, one per output."""
     with torch.enable_grad():
         units = torch.zeros(*gradient.shape[:2], *shape, device=gradient.device, requires_grad=True)
@@ -279,7 +279,7 @@ def _moved(consumer: _ConvNd, gradient: Tensor, place: list[int], shape: tuple[i
         return torch.autograd.grad(out, units, gradient.flatten(0, 1)[:, None])[0]
 
 
-def _weight_gradient(producer: _ConvNd, inputs: Tensor, gradient: Tensor) -> Tensor:
+def _weight_gradient(producer: ConvBase, inputs: Tensor, gradient: Tensor) -> Tensor:
     """Of shape (units, incoming weights): the layer's weight gradient under a gradient of its output."""
     with torch.enable_grad():
         weight = torch.zeros(gradient.shape[1], *producer.weight.shape[1:], device=inputs.device, requires_grad=True)
@@ -321,7 +321,7 @@ def _iterated(matrix: Tensor, count: int, generator: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def _write(
-    producer: nn.Linear | _ConvNd, consumer: nn.Linear | _ConvNd, new: Tensor, columns: Tensor, largest: float
+    producer: nn.Linear | ConvBase, consumer: nn.Linear | ConvBase, new: Tensor, columns: Tensor, largest: float
 ) -> None:
     """Set the weights; ``largest`` is the consumer's largest output if new units need a bias above 0, else 0."""
     index = new.to(consumer.weight.device)

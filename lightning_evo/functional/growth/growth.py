@@ -9,9 +9,9 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrize import is_parametrized
 
+from lightning_evo._compat.torch import BatchNormBase, parameters_dict
 from lightning_evo.functional.growth import gradmax, insertion, replacement, widths
 from lightning_evo.functional.growth.frame import (
     Part,
@@ -374,7 +374,7 @@ def _offered(part: Part, operation: str, local: str) -> ModuleType:
     reasons = maker.sites(part).get(local)
     if reasons is None or operation not in reasons:
         module = part.named[local]
-        if is_parametrized(module) or {"weight_g", "weight_orig"} & set(module._parameters):
+        if is_parametrized(module) or {"weight_g", "weight_orig"} & set(parameters_dict(module)):
             raise GrowthError(
                 f"{part.path(local)}: {operation}: its weight is parametrised: computed from other tensors"
             )
@@ -432,7 +432,7 @@ def _new_statistics(part: Part, transferred: Inheritance) -> dict[str, Tensor]:
     found = {}
     for unit in part.units:
         plan = transferred.maps.get(unit.path("running_mean"))
-        if isinstance(unit.module, _BatchNorm) and plan is not None and len(new := _new(plan)):
+        if isinstance(unit.module, BatchNormBase) and plan is not None and len(new := _new(plan)):
             found[unit.name] = new
     return found
 

@@ -10,9 +10,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
 
+from lightning_evo._compat.torch import BatchNormBase, ConvBase, parameters_dict, shallow_copy
 from lightning_evo.functional.graph.operations import (
     ACTIVATIONS,
     ANY,
@@ -346,10 +345,10 @@ def _widened(
     """The layer with more outputs: its own, their negatives if need be, fresh ones; and where its numbers went."""
     outputs = module.out_features
     fresh = matched(nn.Linear(module.in_features, hidden, bias=module.bias is not None), module)
-    base = copy.copy(module)  # with its hooks, and whatever it has come to hold besides
-    base._parameters, base._compiled_call_impl, base.out_features = dict(module._parameters), None, hidden
+    base = shallow_copy(module)  # with its hooks, and whatever it has come to hold besides
+    base.out_features = hidden
     rows = torch.cat([torch.arange(outputs), torch.full((hidden - outputs,), -1)])
-    own = {name: tensor for name, tensor in module._parameters.items() if tensor is not None}
+    own = {name: tensor for name, tensor in parameters_dict(module).items() if tensor is not None}
     # An output that is 0 for every input would never learn: ReLU hands on no gradient at 0. It becomes a - a instead.
     idle = torch.stack([tensor.reshape(outputs, -1).eq(0).all(1) for tensor in own.values()]).all(0) & (copies == 2)
     moved = {}
@@ -359,7 +358,7 @@ def _widened(
         new[:outputs] = torch.where(twin, new[:outputs], old)
         if copies == 2:
             new[outputs : 2 * outputs] = torch.where(twin, new[:outputs], -old)
-        base._parameters[name] = new.requires_grad_(old.requires_grad)
+        parameters_dict(base)[name] = new.requires_grad_(old.requires_grad)
         columns = torch.arange(module.in_features)[None] if old.ndim > 1 else None
         moved[f"{layer}.base.{name}"] = (f"{layer}.{name}", TensorMap(rows, columns))
     return base, moved
@@ -450,7 +449,7 @@ def plan(
         return _plan_residual(part, layer, module, wishes)
     if isinstance(module, nn.Linear):
         return plan_intermediate(part, layer, module, wishes)
-    assert isinstance(module, _ConvNd)
+    assert isinstance(module, ConvBase)
     return _plan_convolution(part, layer, module, wishes)
 
 
@@ -480,7 +479,7 @@ def build(part: Part, step: GrowthStep, sample: tuple[Any, ...] | None = None) -
         if step.operation == "residual":
             block = ZeroResidual(_channels(module), settings["hidden"], _dimensions(module), settings.get("kernel", 1))
             return _placed(part, place, [("residual", matched(block, module))])
-        assert isinstance(module, _ConvNd)
+        assert isinstance(module, ConvBase)
         return _placed(part, place, _convolution_block(part, place, module, settings, sample))
     except KeyError as missing:
         raise GrowthError(f"{where}: settings: {missing} is missing") from None
@@ -492,12 +491,12 @@ def _at_the_end(part: Part, layer: str) -> str:
 
 
 def _channels(module: nn.Module) -> int:
-    return int(module.out_channels if isinstance(module, _ConvNd) else module.out_features)  # type: ignore[arg-type]
+    return int(module.out_channels if isinstance(module, ConvBase) else module.out_features)  # type: ignore[arg-type]
 
 
 def _dimensions(module: nn.Module) -> int:
     """Of its maps; 0 of a linear layer."""
-    return len(module.kernel_size) if isinstance(module, _ConvNd) else 0
+    return len(module.kernel_size) if isinstance(module, ConvBase) else 0
 
 
 def _placed(part: Part, place: InsertionPoint, block: list[tuple[str, nn.Module]]) -> StructureChange:
@@ -510,7 +509,7 @@ def _placed(part: Part, place: InsertionPoint, block: list[tuple[str, nn.Module]
 # Behind a convolution: convolution, batch normalisation, activation -------------------------------------------------
 
 
-def _plan_convolution(part: Part, layer: str, module: _ConvNd, wishes: Wishes) -> dict[str, Any]:
+def _plan_convolution(part: Part, layer: str, module: ConvBase, wishes: Wishes) -> dict[str, Any]:
     if set(wishes.settings) - {"leads"} == {"kernel", "norm", "activation", "at", "side"}:
         return dict(wishes.settings)
     wishes.only("kernel", "norm")
@@ -532,7 +531,7 @@ def _plan_convolution(part: Part, layer: str, module: _ConvNd, wishes: Wishes) -
 
 
 def _convolution_block(
-    part: Part, place: InsertionPoint, module: _ConvNd, settings: Mapping[str, Any], sample: tuple[Any, ...] | None
+    part: Part, place: InsertionPoint, module: ConvBase, settings: Mapping[str, Any], sample: tuple[Any, ...] | None
 ) -> list[tuple[str, nn.Module]]:
     channels, kernel, dimensions = module.out_channels, settings["kernel"], len(module.kernel_size)
     with_norm = settings["norm"] == "batch"
@@ -576,7 +575,7 @@ def _statistics(
         sample: Inputs of ``part.module``.
         rectified: Whether a ReLU stands between the place and the normalisation.
     """
-    assert isinstance(norm, _BatchNorm)
+    assert isinstance(norm, BatchNormBase)
     values = _values(part, place, sample) if sample is not None else None
     if values is not None and bool(torch.isfinite(values).all()):
         values = (values.relu() if rectified else values).float().transpose(0, 1).flatten(1)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.swa_utils import SWALR
 
+from lightning_evo._compat.torch import LAST_RATES, chained_schedulers
 from lightning_evo.functional.growth.steps import Added, Growth, GrowthError, Moved
 from lightning_evo.functional.inheritance.placement import TensorMap
 
@@ -25,7 +26,7 @@ __all__ = [
 ]
 
 
-_RATES = ("base_lrs", "_last_lr", "max_lrs", "min_lrs")
+_RATES = ("base_lrs", LAST_RATES, "max_lrs", "min_lrs")
 """One learning rate for each parameter group."""
 _ALIKE = ("lr_lambdas", "base_momentums", "max_momentums")
 """One function or number for each parameter group, of which the new one is given its source's."""
@@ -61,7 +62,7 @@ def why_not_extendable(scheduler: Any) -> str:
     # A subclass may keep whatever it likes for each group.
     if type(scheduler) not in _KNOWN and not type(scheduler).__module__.startswith("lightning."):
         return f"{type(scheduler).__name__} may be bound to the number of parameter groups; torch.optim's own aren't"
-    return next((why for part in _parts(scheduler) if (why := why_not_extendable(part))), "")
+    return next((why for part in chained_schedulers(scheduler) if (why := why_not_extendable(part))), "")
 
 
 def extend_scheduler(scheduler: Any, source: int, rate: float) -> None:
@@ -87,12 +88,8 @@ def extend_scheduler(scheduler: Any, source: int, rate: float) -> None:
     for name in _ALIKE:
         if name in vars(scheduler):
             getattr(scheduler, name).append(getattr(scheduler, name)[source])
-    for part in _parts(scheduler):
+    for part in chained_schedulers(scheduler):
         extend_scheduler(part, source, rate)
-
-
-def _parts(scheduler: Any) -> list[Any]:
-    return list(getattr(scheduler, "_schedulers", []))
 
 
 # -- What becomes of optimizers when the network they train grows? They follow it, and forget nothing of  --

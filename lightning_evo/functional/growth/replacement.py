@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
+from lightning_evo._compat.torch import CONV_PADDING, FORWARD_HOOKS, ConvBase
 from lightning_evo.functional.graph.operations import ACTIVATIONS, DROPS, NOTHING, POOLS, call_of, paddings
 from lightning_evo.functional.growth.frame import Part, StructureChange, matched
 from lightning_evo.functional.growth.steps import GrowthError, GrowthStep, Operation, Wishes
@@ -31,7 +31,7 @@ def sites(part: Part) -> dict[str, dict[Operation, str]]:
     for unit in part.units:
         if unit.kind in ("conv", "transposed"):
             reason = _stuck(part, unit.name)
-            assert isinstance(unit.module, _ConvNd)
+            assert isinstance(unit.module, ConvBase)
             if not reason and min(unit.module.kernel_size) >= LARGEST:
                 reason = (
                     f"its kernel is {_short(unit.module.kernel_size)} already; a larger one must be asked for by number"
@@ -58,7 +58,7 @@ def plan(
     if operation == "activation":
         return _plan_activation(part, layer, settings, seed)
     module = part.named[layer]
-    assert isinstance(module, _ConvNd)
+    assert isinstance(module, ConvBase)
     kernel = _kernel(part, layer, settings.get("kernel", [size + 2 for size in module.kernel_size]))
     added = (math.prod(kernel) - math.prod(module.kernel_size)) * math.prod(module.weight.shape[:2])
     if max_added is not None and added > max_added:
@@ -74,17 +74,15 @@ def build(part: Part, step: GrowthStep, sample: Any = None) -> StructureChange:
     if step.operation == "activation":
         return _build_activation(part, layer, step.settings)
     module = part.named[layer]
-    assert isinstance(module, _ConvNd)
+    assert isinstance(module, ConvBase)
     kernel = _kernel(part, layer, step.settings.get("kernel"))
     padding = _padding(part, layer, module, kernel)
     attributes: dict[str, Any] = {"kernel_size": kernel, "padding": padding}
     if not isinstance(padding, str):
-        attributes["_reversed_padding_repeated_twice"] = [pad for pad in reversed(padding) for _ in range(2)]
+        attributes[CONV_PADDING] = [pad for pad in reversed(padding) for _ in range(2)]
     elif padding == "same":
         halves = [spread * (size - 1) for spread, size in zip(module.dilation, kernel, strict=True)]
-        attributes["_reversed_padding_repeated_twice"] = [
-            pad for total in reversed(halves) for pad in (total // 2, total - total // 2)
-        ]
+        attributes[CONV_PADDING] = [pad for total in reversed(halves) for pad in (total // 2, total - total // 2)]
     shape = (*module.weight.shape[:2], *kernel)
     tensors: dict[str, Tensor] = {}
     if shape != tuple(module.weight.shape):
@@ -130,7 +128,7 @@ def _stuck(part: Part, layer: str) -> str:
 def _kernel(part: Part, layer: str, asked: Any) -> tuple[int, ...]:
     """A kernel in full, checked."""
     module, path = part.named[layer], part.path(layer)
-    assert isinstance(module, _ConvNd)
+    assert isinstance(module, ConvBase)
     if reason := _stuck(part, layer):
         raise GrowthError(f"{path}: {reason}")
     now = module.kernel_size
@@ -145,7 +143,7 @@ def _kernel(part: Part, layer: str, asked: Any) -> tuple[int, ...]:
     return sizes
 
 
-def _padding(part: Part, layer: str, module: _ConvNd, kernel: tuple[int, ...]) -> Any:
+def _padding(part: Part, layer: str, module: ConvBase, kernel: tuple[int, ...]) -> Any:
     """The padding with which another kernel gives maps of the same size."""
     if module.padding == "same":
         return "same"
@@ -201,12 +199,7 @@ def _build_activation(part: Part, layer: str, settings: Mapping[str, Any]) -> St
     inplace = getattr(old, "inplace", False) and "inplace" in inspect.signature(kind).parameters
     new: nn.Module = kind(inplace=True) if inplace else kind()
     matched(new, next((m for m in _near(part, old) if next(m.parameters(), None) is not None), old))
-    for hooks in (
-        "_forward_hooks",
-        "_forward_hooks_with_kwargs",
-        "_forward_pre_hooks",
-        "_forward_pre_hooks_with_kwargs",
-    ):
+    for hooks in FORWARD_HOOKS:
         new.__dict__[hooks] = old.__dict__[hooks]  # the same dictionaries, so that handles can still remove them
     new.training = old.training
     why = f"{part.path(layer)} computes {wish} in place of {type(old).__name__}"

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
+from lightning_evo._compat.torch import NormBase, buffers_dict, parameters_dict, set_tensors
 from lightning_evo.functional.graph.channels import Dimension, Flow
 from lightning_evo.functional.growth.frame import Part, StructureChange, formatted
 from lightning_evo.functional.growth.steps import GrowthError, GrowthStep, Operation, Wishes, number
@@ -180,7 +180,7 @@ def reach_of(part: Part, layer: str) -> Reach | str:
     stateless = {}
     for node, flow in part.layout.flows.items():
         module = part.called(node)
-        if isinstance(module, _NormBase) and touched(flow):
+        if isinstance(module, NormBase) and touched(flow):
             name = part.targets[id(module)]
             if name not in part.layout.layers:
                 stateless[name] = flow
@@ -267,7 +267,7 @@ def _norm_attributes(module: nn.Module, before: int, now: int, grows_groups: boo
 def _tensor(part: Part, path: str) -> Tensor:
     name, _, local = path.rpartition(".")
     module = part.named[name]
-    found = module._parameters.get(local)
+    found = parameters_dict(module).get(local)
     return found if found is not None else module.get_buffer(local)
 
 
@@ -447,7 +447,7 @@ def _scales(part: Part, layer: str, width: int) -> Tensor | float:
     calls = part.calls(layer)
     users = [user for node in calls for user in node.users]
     norm = part.called(users[0]) if len(users) == 1 else None
-    weight = norm._parameters.get("weight") if isinstance(norm, _NormBase) else None
+    weight = parameters_dict(norm).get("weight") if isinstance(norm, NormBase) else None
     return weight.detach().abs().double() if weight is not None and weight.numel() == width else 1.0
 
 
@@ -455,16 +455,19 @@ def fresh_tensors(
     module: nn.Module, shapes: Mapping[str, tuple[int, ...]], attributes: Mapping[str, Any]
 ) -> dict[str, Tensor]:
     """A layer's tensors in new shapes, as its class initialises them; a user's own hold the mean of what they held."""
-    own: dict[str, Tensor] = {n: t for n, t in [*module._parameters.items(), *module._buffers.items()] if t is not None}
+    own: dict[str, Tensor] = {
+        n: t for n, t in [*parameters_dict(module).items(), *buffers_dict(module).items()] if t is not None
+    }
     reset: Callable[[], None] | None = None
     twin = type(module).__new__(type(module))
     if type(module).__module__.startswith("torch.nn") and hasattr(module, "reset_parameters"):
         blank = {n: torch.empty(shapes.get(n, tuple(t.shape)), dtype=_plain_dtype(t)) for n, t in own.items()}
         twin.__dict__.update(module.__dict__, **attributes)
-        twin.__dict__["_parameters"] = {
-            n: None if t is None else nn.Parameter(blank[n]) for n, t in module._parameters.items()
-        }
-        twin.__dict__["_buffers"] = {n: None if t is None else blank[n] for n, t in module._buffers.items()}
+        set_tensors(
+            twin,
+            {n: None if t is None else nn.Parameter(blank[n]) for n, t in parameters_dict(module).items()},
+            {n: None if t is None else blank[n] for n, t in buffers_dict(module).items()},
+        )
         reset = twin.reset_parameters  # type: ignore[assignment]
     if reset is not None:
         reset()
@@ -474,8 +477,8 @@ def fresh_tensors(
         if reset is None:
             new = torch.full(shape, float(old.detach().double().mean()))
         else:
-            made = twin._parameters.get(name)
-            new = made.detach() if made is not None else twin._buffers[name]  # type: ignore[assignment]
+            made = parameters_dict(twin).get(name)
+            new = made.detach() if made is not None else buffers_dict(twin)[name]  # type: ignore[assignment]
         new = formatted(new.to(device=old.device, dtype=old.dtype), old.detach())
         if isinstance(old, nn.Parameter):
             new = nn.Parameter(new, requires_grad=old.requires_grad)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 
+from lightning_evo._compat.torch import buffers_dict, non_persistent_buffers, parameters_dict
 from lightning_evo.functional.graph.operations import groups_of, hyperparameters, kind_of
 from lightning_evo.utils.compiled import original_module, plain_name
 
@@ -80,8 +81,8 @@ def units_of(module: nn.Module, called: str) -> list[Unit]:
     units = []
     for given, part in module.named_modules():
         name = plain_name(given)
-        persistent = [(n, b) for n, b in part._buffers.items() if n not in part._non_persistent_buffers_set]
-        own = {n: t for n, t in [*part._parameters.items(), *persistent] if t is not None}
+        persistent = [(n, b) for n, b in buffers_dict(part).items() if n not in non_persistent_buffers(part)]
+        own = {n: t for n, t in [*parameters_dict(part).items(), *persistent] if t is not None}
         for local, tensor in own.items():
             path = f"{name}.{local}" if name else local
             if isinstance(tensor, UninitializedTensorMixin):

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.modules.conv import _ConvNd
 
+from lightning_evo._compat.torch import ConvBase
 from lightning_evo.functional.graph.channels import Dimension, Flow, concatenated, reshaped, unify
 from lightning_evo.functional.graph.operations import (
     ADDITIONS,
@@ -392,7 +392,7 @@ class _LayoutBuilder:
 
 def _sizes(unit: Unit, module: nn.Module) -> tuple[int, int]:
     """Return a layer's numbers of output and input channels."""
-    if isinstance(module, _ConvNd):
+    if isinstance(module, ConvBase):
         return module.out_channels, module.in_channels
     return unit.tensors["weight"].shape[0], unit.tensors["weight"].shape[1]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightning_evo._compat.torch import remove_step_hooks
 from lightning_evo.functional.inheritance.alignment import plain_names
 from lightning_evo.functional.inheritance.inheritance import Inheritance
 from lightning_evo.utils.compiled import plain_name
@@ -149,8 +150,7 @@ def _needed(optimizer: Optimizer) -> set[str]:
     other = copy.copy(optimizer)
     other.state = defaultdict(dict)
     other.param_groups = [{**optimizer.param_groups[0], "params": [parameter]}]
-    for hooks in ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"):
-        setattr(other, hooks, OrderedDict())
+    remove_step_hooks(other)
     try:
         type(other).step(other)  # the class's: schedulers put another into the instance
     except TypeError as error:

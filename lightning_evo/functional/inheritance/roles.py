@@ -9,9 +9,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
 
+from lightning_evo._compat.torch import BatchNormBase, ConvBase
 from lightning_evo.functional.graph.operations import (
     ACTIVATIONS,
     ADDITIONS,
@@ -255,7 +254,7 @@ def analyse(
 def _not_quite_identity(unit: Unit) -> str:
     """Return why a new layer isn't the identity even with the weights of one; empty if it is."""
     module = unit.module
-    if isinstance(module, _ConvNd):
+    if isinstance(module, ConvBase):
         same = all(
             step == 1 and size % 2 == 1 and pad == spread * (size - 1) // 2
             for step, size, pad, spread in zip(
@@ -291,7 +290,7 @@ def make_identities(graph: fx.Graph, root: nn.Module, new: set[str]) -> None:
     for node in graph.nodes:
         path = plain_name(str(node.target))
         module = modules.get(str(node.target)) if node.op == "call_module" else None
-        if path in new and isinstance(module, _BatchNorm) and module.affine and module.running_var is not None:
+        if path in new and isinstance(module, BatchNormBase) and module.affine and module.running_var is not None:
             mean, variance = expected(node, modules, new, module)
             assert module.running_mean is not None
             module.running_mean.copy_(mean)
@@ -300,7 +299,9 @@ def make_identities(graph: fx.Graph, root: nn.Module, new: set[str]) -> None:
             module.bias.copy_(mean)
 
 
-def expected(node: fx.Node, modules: dict[str, nn.Module], new: set[str], module: _BatchNorm) -> tuple[Tensor, Tensor]:
+def expected(
+    node: fx.Node, modules: dict[str, nn.Module], new: set[str], module: BatchNormBase
+) -> tuple[Tensor, Tensor]:
     """Estimate the mean and variance of each channel of a node's input.
 
     Args:
@@ -316,7 +317,7 @@ def expected(node: fx.Node, modules: dict[str, nn.Module], new: set[str], module
         at = at.all_input_nodes[0]
         path = plain_name(str(at.target))
         layer = modules.get(str(at.target)) if at.op == "call_module" else None
-        if isinstance(layer, _BatchNorm):
+        if isinstance(layer, BatchNormBase):
             if not layer.affine or layer.num_features != module.num_features:
                 return plain
             grid = torch.special.ndtri((torch.arange(_POINTS, dtype=torch.float64) + 0.5) / _POINTS)

@@ -1,0 +1,195 @@
+"""Private names of torch, under public ones."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNormBase
+from torch.nn.modules.batchnorm import _NormBase as NormBase
+from torch.nn.modules.conv import _ConvNd as ConvBase
+from torch.nn.modules.conv import _ConvTransposeNd as ConvTransposeBase
+from torch.nn.modules.dropout import _DropoutNd as DropoutBase
+from torch.optim import Optimizer
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+from torch.utils.data import DataLoader
+
+# Without BatchNormBase, NormBase, ConvBase, ConvTransposeBase and DropoutBase, layers would have to be recognised by lists
+# of classes: inheritance, growth and zero-cost proxies would miss those of later versions.
+# Without TorchDispatchMode, the zero-cost proxy `naswot` can't see activations that are functions and not modules.
+# Without the tree functions, nested batches and outputs can't be taken apart.
+__all__ = [
+    "COMPILED_MODULE",
+    "CONV_PADDING",
+    "FORWARD_HOOKS",
+    "LAST_RATES",
+    "PRELU_KERNEL",
+    "REGISTRIES",
+    "SCHEDULER_STEPS",
+    "BatchNormBase",
+    "ConvBase",
+    "ConvTransposeBase",
+    "DropoutBase",
+    "NormBase",
+    "TorchDispatchMode",
+    "begun_iterator",
+    "buffers_dict",
+    "chained_schedulers",
+    "compiled_call",
+    "has_gradient_hooks",
+    "modules_dict",
+    "non_persistent_buffers",
+    "parameters_dict",
+    "plain_call",
+    "remove_step_hooks",
+    "set_compiled_call",
+    "set_last_rates",
+    "set_tensors",
+    "shallow_copy",
+    "tensor_version",
+    "tree_flatten",
+    "tree_leaves",
+    "tree_map",
+    "tree_unflatten",
+]
+
+_Module = TypeVar("_Module", bound=nn.Module)
+
+# Modules --------------------------------------------------------------------------------------------------------------
+
+REGISTRIES = ("_parameters", "_buffers", "_modules")
+"""The attributes in which a module keeps its tensors and children. Without them, growth that fails can't be undone."""
+
+FORWARD_HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+)
+"""The attributes in which a module keeps its forward hooks. Without them, a layer put in another's place loses its hooks."""
+
+COMPILED_MODULE = "_orig_mod"
+"""The name under which a module made by ``torch.compile`` holds the original, so that names in its state dict contain it.
+
+Without it, weights of compiled and plain modules don't find each other.
+"""
+
+CONV_PADDING = "_reversed_padding_repeated_twice"
+"""What a convolution pads by where ``padding_mode`` isn't ``zeros``. Without it, a larger kernel pads by its former size."""
+
+
+def parameters_dict(module: nn.Module) -> dict[str, nn.Parameter | None]:
+    """A module's own parameters, live, with those that are ``None``.
+
+    Without it, parameters can't be exchanged for others of another shape, nor a shared one be seen twice.
+    """
+    return module._parameters
+
+
+def buffers_dict(module: nn.Module) -> dict[str, Tensor | None]:
+    """A module's own buffers, live, with those that are ``None``; without it, they can't be exchanged."""
+    return module._buffers
+
+
+def modules_dict(module: nn.Module) -> dict[str, nn.Module | None]:
+    """A module's children, live; without it, a layer can't be exchanged wherever it is registered."""
+    return module._modules
+
+
+def non_persistent_buffers(module: nn.Module) -> set[str]:
+    """Names of the buffers that aren't in the state dict; without it, inheritance would look for them in checkpoints."""
+    return module._non_persistent_buffers_set
+
+
+def compiled_call(module: nn.Module) -> Callable[..., Any] | None:
+    """What ``module.compile()`` has put in place of the module's call; without it, compiled modules aren't recognised."""
+    return module._compiled_call_impl
+
+
+def set_compiled_call(module: nn.Module, call: Callable[..., Any] | None) -> None:
+    """Replace the module's call, or restore it by ``None``; without it, FastTraining can't switch compiling off again."""
+    if call is None:
+        vars(module).pop("_compiled_call_impl", None)
+    else:
+        module._compiled_call_impl = call
+
+
+def plain_call(module: nn.Module) -> Callable[..., Any]:
+    """The module's call with hooks, not compiled; without it, FastTraining can't compile a part in place."""
+    return module._call_impl
+
+
+def shallow_copy(module: _Module) -> _Module:
+    """A module that shares parameters, buffers and hooks with another, in a registry of parameters of its own.
+
+    It isn't compiled. Without it, a layer can't be kept, hooks included, while it gets other parameters.
+    """
+    twin = copy.copy(module)
+    twin._parameters, twin._compiled_call_impl = dict(module._parameters), None
+    return twin
+
+
+def set_tensors(
+    module: nn.Module, parameters: dict[str, nn.Parameter | None], buffers: dict[str, Tensor | None]
+) -> None:
+    """Give a module that was made by ``__new__`` its registries of tensors.
+
+    Without it, ``reset_parameters`` can't initialise tensors of other shapes than the layer has.
+    """
+    vars(module).update(_parameters=parameters, _buffers=buffers)
+
+
+# Tensors --------------------------------------------------------------------------------------------------------------
+
+PRELU_KERNEL = torch.ops.aten._prelu_kernel
+"""What PReLU computes; without it, ``naswot`` doesn't count PReLU among the activations."""
+
+
+def tensor_version(tensor: Tensor) -> int:
+    """How often a tensor was written to; without it, every buffer would be copied back after a trial forward."""
+    return tensor._version
+
+
+def has_gradient_hooks(tensor: Tensor) -> bool:
+    """Whether a tensor has hooks on its gradient; without it, growth would lose them with the tensor it replaces."""
+    return bool(tensor._backward_hooks) or bool(getattr(tensor, "_post_accumulate_grad_hooks", None))
+
+
+# Optimizers and data --------------------------------------------------------------------------------------------------
+
+LAST_RATES = "_last_lr"
+"""The attribute and state key of a scheduler's last learning rates, one for each group.
+
+Without it, a group that growth has added has none, and a scheduler that has run looks different from one just made.
+"""
+
+SCHEDULER_STEPS = "_step_count"
+"""The state key that counts a scheduler's steps; without it, a scheduler that has run looks different from one just made."""
+
+
+def set_last_rates(scheduler: Any, rates: list[float]) -> None:
+    """Set what ``scheduler.get_last_lr()`` gives; without it, a changed learning rate isn't the one that is logged."""
+    scheduler._last_lr = rates
+
+
+def chained_schedulers(scheduler: Any) -> list[Any]:
+    """The parts of ``SequentialLR`` and ``ChainedScheduler``; without it, they can't follow a change of the optimizer."""
+    return list(getattr(scheduler, "_schedulers", []))
+
+
+def remove_step_hooks(optimizer: Optimizer) -> None:
+    """Take an optimizer's step hooks away; without it, a trial step of a copy calls what watches the original."""
+    for name in ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"):
+        setattr(optimizer, name, type(getattr(optimizer, name))())
+
+
+def begun_iterator(loader: DataLoader[Any]) -> Any:
+    """The iterator that a loader with persistent workers keeps, else ``None``.
+
+    Without it, a loader whose workers were made persistent draws in another order than before.
+    """
+    return loader._iterator
