@@ -151,7 +151,7 @@ def config(split_seed: int, schedule: str) -> dict[str, Any]:
 
 def ours(seed: int, folder: Path, algorithm: Any, candidates: int, schedule: str = "constant") -> dict[str, Any]:
     from lightning_evo import Archive, Budget, Evolution, Objective, Workers
-    from lightning_evo.archive.schedule import schedule_of
+    from lightning_evo.evolution.schedule import schedule_of
     from lightning_evo.genome import LogUniform
     from lightning_evo.reporting.progress import PlainProgress
 

@@ -29,11 +29,13 @@ from lightning_evo.archive.recovery import from_journal
 from lightning_evo.archive.table import PENDING, RunTable
 from lightning_evo.genome import COMPLETED, FAILED, STOPPED, Candidate, Genome, Objective, Prediction, Result, Segment
 from lightning_evo.genome.names import short_names
+from lightning_evo.genome.records import ExtraEntry
 from lightning_evo.genome.representation import html_table
 
 __all__ = ["Archive"]
 
 T = TypeVar("T")
+E = TypeVar("E", bound=ExtraEntry)
 
 _log = logging.getLogger(__name__)
 
@@ -220,6 +222,14 @@ class Archive:
         rows = self._read(lambda connection: connection.execute(query.order_by(table.c.candidate_id)).all())
         extras = parsed([row.extra for row in rows])
         return {row.candidate_id: extra[name] for row, extra in zip(rows, extras, strict=True) if name in extra}
+
+    def entries(self, kind: type[E]) -> dict[int, E]:
+        """The same of one of this package's callbacks, read: :meth:`extras` of ``kind``'s key.
+
+        Args:
+            kind: A dataclass for what a key of ``Result.extra`` holds, such as those of ``lightning_evo.callbacks.records``.
+        """
+        return {id: kind.from_dict(record) for id, record in self.extras(kind.key).items()}
 
     def events(self) -> Iterator[tuple[Candidate, Result | None]]:
         """Every ask (candidate, ``None``) and every tell (candidate, result), in the order of their recording."""

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lightning_evo._compat.lightning import callbacks_of, forget_resuming
 from lightning_evo.callbacks.fitness import CHECKPOINT_FILE
+from lightning_evo.callbacks.records import ContinuationRecord
 from lightning_evo.callbacks.search import Inherited, SearchCallback, SearchContext
 from lightning_evo.functional.optimizers import OptimizerSettings, change_settings, optimizer_settings
 from lightning_evo.genome import Segment
@@ -105,16 +106,15 @@ class Continuation(SearchCallback):
             return {}
         parent, path = self._parent, self.resume_from
         why = "" if parent is None else parent.why or ("" if path else "its checkpoint is gone")
-        return {
-            "continuation": {
-                "from": parent.candidate if parent is not None and path else None,
-                "asked": None if parent is None else parent.asked,
-                "why": why,
-                "start": self._started_at,
-                "end": self._ended_at,
-                "changed": self.changed,
-            }
-        }
+        record = ContinuationRecord(
+            parent=parent.candidate if parent is not None and path else None,
+            asked=None if parent is None else parent.asked,
+            why=why,
+            start=self._started_at,
+            end=self._ended_at,
+            changed=self.changed,
+        )
+        return {record.key: record.to_dict()}
 
     def on_settings_change(self, settings: OptimizerSettings) -> None:
         self.settings = settings

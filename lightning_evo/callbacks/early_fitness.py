@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
@@ -15,6 +16,7 @@ from lightning_evo.archive.ranking import non_domination_ranks
 from lightning_evo.archive.shared_results import KnownResult, KnownResults
 from lightning_evo.callbacks.cost import CostMeter
 from lightning_evo.callbacks.fitness import check_logged, read_metrics
+from lightning_evo.callbacks.records import EarlyFitnessRecord, FitnessInterval
 from lightning_evo.callbacks.search import SearchCallback, SearchContext
 from lightning_evo.genome import Objective, derive_seed
 from lightning_evo.predictors.curves.bayes import BayesianCurve
@@ -114,7 +116,7 @@ class EarlyFitnessPrediction(SearchCallback, EarlyStopping):
         self._validated: set[str] = set()
         self._validates = False
         self._curves: dict[str, list[float]] = {}
-        self._record: dict[str, Any] = {}
+        self._record: EarlyFitnessRecord | None = None
         self._fitness: tuple[float, ...] | None = None
 
     # -- the search ----------------------------------------------------------------------------------------------------
@@ -144,7 +146,7 @@ class EarlyFitnessPrediction(SearchCallback, EarlyStopping):
 
     @property
     def extra(self) -> Mapping[str, Any]:
-        return {"early_fitness": self._record} if self._record else {}
+        return {} if self._record is None else {self._record.key: self._record.to_dict()}
 
     @property
     def predicted_fitness(self) -> tuple[float, ...] | None:
@@ -309,37 +311,37 @@ class EarlyFitnessPrediction(SearchCallback, EarlyStopping):
 
     @property
     def _decided(self) -> bool:
-        return self._record.get("would_stop_at") is not None or self._fitness is not None
+        would_stop = self._record is not None and self._record.would_stop_at is not None
+        return would_stop or self._fitness is not None
 
     def _note(self, verdict: Verdict, epoch: int, horizon: int, known: Sequence[KnownResult]) -> bool:
-        """Record a verdict; returns whether the training ends here.
-
-        A row of ``decisions`` is epoch, probability, and where a prediction was made its median and 90 % interval.
-        """
+        """Record a verdict; returns whether the training ends here."""
         first = next(objective for objective in self._objectives if _logged(objective))
         decision = [epoch - 1, verdict.probability]
         if verdict.prediction is not None:
             decision += [verdict.prediction.median, *verdict.prediction.interval(LEVEL)]
-        self._record = {
-            "policy": type(self._policy).__name__,
-            "delta": self.delta if self.policy is None else None,
-            "control": self.control,
-            "horizon": horizon,
-            "stopped_at": None,
-            "would_stop_at": None,
-            "probability": verdict.probability,
-            "bar": self._bar(first, known) if len(self._objectives) == 1 else None,
-            "front": self._front(known) if len(self._objectives) > 1 and verdict.stop else None,
-            "predicted": {},
-            "decisions": [*self._record.get("decisions", []), [_short(number) for number in decision]],
-            "reason": verdict.reason,
-        }
+        earlier = () if self._record is None else self._record.decisions
+        self._record = EarlyFitnessRecord(
+            horizon=horizon,
+            control=self.control,
+            bar=self._bar(first, known) if len(self._objectives) == 1 else None,
+            front=self._front(known) if len(self._objectives) > 1 and verdict.stop else None,
+            policy=type(self._policy).__name__,
+            delta=self.delta if self.policy is None else None,
+            probability=verdict.probability,
+            decisions=[*earlier, [_short(number) for number in decision]],
+            reason=verdict.reason,
+        )
         if not verdict.stop:
             return False
         finals = [self._final(objective, epoch, horizon, known, verdict) for objective in self._objectives]
         named = zip(self._objectives, finals, strict=True)
-        self._record["predicted"] = {o.monitor: _described(f) for o, f in named if isinstance(f, FinalFitness)}
-        self._record["would_stop_at" if self.control else "stopped_at"] = epoch - 1
+        self._record = replace(
+            self._record,
+            predicted={o.monitor: _interval(f) for o, f in named if isinstance(f, FinalFitness)},
+            would_stop_at=epoch - 1 if self.control else None,
+            stopped_at=None if self.control else epoch - 1,
+        )
         if not self.control:
             self._fitness = tuple(final.median if isinstance(final, FinalFitness) else final for final in finals)
         return not self.control
@@ -357,14 +359,15 @@ class EarlyFitnessPrediction(SearchCallback, EarlyStopping):
         fitness = None if self._fitness is None else list(self._fitness)
         return {
             "curves": {name: list(curve) for name, curve in self._curves.items()},
-            "record": copy.deepcopy(self._record),
+            "record": {} if self._record is None else self._record.to_dict(),
             "fitness": fitness,
             "validated": sorted(self._validated),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._curves = {name: list(curve) for name, curve in state_dict["curves"].items()}
-        self._record = copy.deepcopy(state_dict["record"])
+        record = state_dict["record"]
+        self._record = EarlyFitnessRecord.from_dict(record) if record else None
         self._fitness = None if state_dict["fitness"] is None else tuple(state_dict["fitness"])
         self._validated = set(state_dict["validated"])
 
@@ -378,6 +381,6 @@ def _short(number: float | None) -> float | None:
     return None if number is None else float(f"{number:.6g}")
 
 
-def _described(final: FinalFitness) -> dict[str, float]:
+def _interval(final: FinalFitness) -> FitnessInterval:
     low, high = final.interval(LEVEL)
-    return {"mean": final.mean, "std": final.std, "median": final.median, "low": low, "high": high}
+    return FitnessInterval(final.mean, final.std, final.median, low, high)

@@ -6,6 +6,7 @@ import copy
 import pickle
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, get_args
 
 from lightning.pytorch import LightningModule, Trainer
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_evo.callbacks.growth.trainer_state import with_names
+from lightning_evo.callbacks.records import InheritanceRecord
 from lightning_evo.callbacks.search import SearchCallback, SearchContext
 from lightning_evo.functional import Inheritance, Structure, inherit, inherit_optimizer, structure_of
 from lightning_evo.functional.graph.channels import NewUnits
@@ -127,7 +129,7 @@ class WeightInheritance(SearchCallback):
             raise ValueError(f"spread: {spread} is not from 0 to below 1")
         self.checkpoint, self.new_units, self.spread = checkpoint, new_units, spread
         self.optimizer, self.trusted = optimizer, trusted
-        self.inheritance: dict[str, Any] = {}
+        self._record: InheritanceRecord | None = None
         self._structure: dict[str, Any] = {}
         self._born: Inheritance | None = None
         self._context: SearchContext | None = None
@@ -148,7 +150,12 @@ class WeightInheritance(SearchCallback):
     @property
     def extra(self) -> Mapping[str, Any]:
         """What was inherited: ``{"inheritance": ...}``; nothing where there was no parent."""
-        return {"inheritance": self.inheritance} if self.inheritance else {}
+        return {InheritanceRecord.key: self.inheritance} if self._record is not None else {}
+
+    @property
+    def inheritance(self) -> dict[str, Any]:
+        """What was inherited, as JSON; empty where there was no parent."""
+        return {} if self._record is None else self._record.to_dict()
 
     @property
     def _continues(self) -> bool:
@@ -172,23 +179,18 @@ class WeightInheritance(SearchCallback):
             self._record_restructuring(self._restructuring, trainer)
             return
         path = parent.checkpoint if parent is not None else self.checkpoint
-        if path is None or trainer.ckpt_path is not None or self.inheritance:
+        if path is None or trainer.ckpt_path is not None or self._record is not None:
             return
-        self.inheritance = {
-            "from": parent.candidate if parent is not None else None,
-            "asked": parent.asked if parent is not None else None,
-            "why": parent.why if parent is not None else "",
-            "copied": [],
-            "sliced": [],
-            "identity": [],
-            "fresh": [],
-            "optimizer": "none",
-        }
+        self._record = InheritanceRecord(
+            parent=parent.candidate if parent is not None else None,
+            asked=parent.asked if parent is not None else None,
+            why=parent.why if parent is not None else "",
+        )
         loaded, problem = trainer.strategy.broadcast(self._load(path) if trainer.is_global_zero else ({}, ""))
         if not problem:
             problem = self._inherit(loaded, trainer, pl_module)
         if problem:
-            self.inheritance |= {"from": None, "why": problem, "fresh": list(pl_module.state_dict())}
+            self._record = replace(self._record, parent=None, why=problem, fresh=list(pl_module.state_dict()))
             rank_zero_warn(f"WeightInheritance: training from scratch: {problem}")
 
     def inherit_early(self, pl_module: LightningModule, checkpoint: Mapping[str, Any]) -> bool:
@@ -226,12 +228,13 @@ class WeightInheritance(SearchCallback):
         self._note_structure(pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"inheritance": dict(self.inheritance), "structure": self._structure}
+        return {"inheritance": self.inheritance, "structure": self._structure}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if self._continues:
             return  # that was another candidate's
-        self.inheritance = dict(state_dict["inheritance"])
+        inherited = state_dict["inheritance"]
+        self._record = InheritanceRecord.from_dict(inherited) if inherited else None
 
     def _note_structure(self, pl_module: LightningModule) -> None:
         with suppress(ValueError):  # lazy or sharded parameters: children will do without
@@ -252,13 +255,14 @@ class WeightInheritance(SearchCallback):
         parent = self._context.parent if self._context is not None else None
         if done is None or parent is None:
             return
-        self.inheritance = {"from": parent.candidate, "asked": parent.asked, "why": parent.why}
-        self.inheritance |= {**_described(done), "optimizer": optimizer}
+        record = InheritanceRecord(parent.candidate, parent.asked, parent.why)
+        self._record = _completed(record, done, optimizer)
 
     def _load(self, path: str) -> tuple[dict[str, Any], str]:
         """What is needed of a checkpoint, and why there is none."""
         if not path:
-            return {}, f"{self.inheritance['why']}, and no ancestor's is left"
+            assert self._record is not None
+            return {}, f"{self._record.why}, and no ancestor's is left"
         trusted = self.trusted if self.trusted is not None else self._context is not None
         try:
             return self._parts(read_checkpoint(path, trusted), path)
@@ -289,7 +293,8 @@ class WeightInheritance(SearchCallback):
         if not done.maps:
             return done.why_not[0]
         optimizer = self._inherit_optimizers(loaded, trainer, pl_module, done) if self.optimizer else "none"
-        self.inheritance |= {**_described(done), "optimizer": optimizer}
+        assert self._record is not None
+        self._record = _completed(self._record, done, optimizer)
         return ""
 
     def _written(self, pl_module: LightningModule, loaded: Mapping[str, Any]) -> Inheritance:
@@ -312,9 +317,18 @@ class WeightInheritance(SearchCallback):
         return "kept"
 
 
-def _described(done: Inheritance) -> dict[str, Any]:
-    names = ("copied", "sliced", "identity", "fresh", "why_not")
-    return {"preserving": done.preserving, **{name: list(getattr(done, name)) for name in names}}
+def _completed(record: InheritanceRecord, done: Inheritance, optimizer: str) -> InheritanceRecord:
+    """The record with what became of the tensors and the optimizers' states."""
+    return replace(
+        record,
+        copied=done.copied,
+        sliced=done.sliced,
+        identity=done.identity,
+        fresh=done.fresh,
+        optimizer=optimizer,
+        preserving=done.preserving,
+        why_not=done.why_not,
+    )
 
 
 def _line(error: Exception) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch import Callback
 
 from lightning_evo.archive import Archive
+from lightning_evo.callbacks.records import InheritanceRecord
 from lightning_evo.callbacks.search import Inherited, SearchContext
 from lightning_evo.evolution.checkpoints import Checkpoints
 from lightning_evo.evolution.shared_results import Knowledge
@@ -193,6 +194,6 @@ class Jobs:
 
     def _inherited_from(self, id: int) -> int | None:
         result = self.archive.result(id)
-        taken = None if result is None else result.extra.get("inheritance")
+        taken = None if result is None else result.entry(InheritanceRecord)
         # What a candidate really started from stands in its result: a checkpoint may have been gone.
-        return self.archive.candidate(id).inherits if taken is None else taken["from"]
+        return self.archive.candidate(id).inherits if taken is None else taken.parent

@@ -8,7 +8,7 @@ import math
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar
 
 from lightning_evo.genome.genome import Genome
 from lightning_evo.genome.representation import html_table, listed, shown
@@ -18,6 +18,7 @@ __all__ = [
     "FAILED",
     "STOPPED",
     "Candidate",
+    "ExtraEntry",
     "Objective",
     "Prediction",
     "Result",
@@ -160,6 +161,28 @@ class Candidate:
         return html_table([], rows, f"Candidate {self.id}")
 
 
+class ExtraEntry(Protocol):
+    """What is stored under one key of ``Result.extra``: a dataclass in the room that writes it.
+
+    Attributes:
+        key: The key.
+    """
+
+    key: ClassVar[str]
+
+    def to_dict(self) -> Any:
+        """As JSON."""
+        ...
+
+    @classmethod
+    def from_dict(cls, record: Any) -> Self:
+        """Read what :meth:`to_dict` gave, or what it gave in an earlier version."""
+        ...
+
+
+E = TypeVar("E", bound=ExtraEntry)
+
+
 @dataclass(frozen=True)
 class Result:
     """How a candidate ended.
@@ -220,6 +243,10 @@ class Result:
         rows = [*about, *self.metrics.items(), *measured, ("epochs in curve", len(self.curve))]
         rows += [("extra", ", ".join(self.extra))]
         return html_table([], [(name, value) for name, value in rows if value not in (None, "")], str(self.status))
+
+    def entry(self, kind: type[E]) -> E | None:
+        """Read what ``extra`` holds under ``kind``'s key; ``None`` where there is nothing."""
+        return kind.from_dict(self.extra[kind.key]) if kind.key in self.extra else None
 
     @classmethod
     def failure(cls, error: BaseException, **known: Any) -> Result:

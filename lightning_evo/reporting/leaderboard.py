@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_evo.archive import Archive
+from lightning_evo.callbacks.records import GrowthRecord
 from lightning_evo.genome import FAILED, STOPPED
 from lightning_evo.genome.names import ends_with, short_names, squeezed
 from lightning_evo.reporting.exports import as_csv
@@ -73,7 +74,8 @@ def leaderboard(
             return as_csv(rows, columns)
         counts = ", ".join(f"{count} {status}" for status, count in archive.counts().items() if count)
         title = f"{archive.run}: {counts or 'no candidates yet'}"
-        stacked, grown = archive.extras("stack"), archive.extras("growth")
+        stacked = archive.extras("stack")
+        grown = {id: record for id, record in archive.entries(GrowthRecord).items() if record.steps}
         rows = [{**row, "stack": stacked.get(row["id"]), "growth": grown.get(row["id"])} for row in rows]
         columns = [
             column for column in columns if column not in _HIDDEN_COSTS or column == (by or "").removeprefix("-")

@@ -10,8 +10,8 @@ from searching import Recorded
 
 from lightning_evo import Archive, Budget, Evolution, Objective, Workers
 from lightning_evo.algorithms import PopulationBasedTraining
-from lightning_evo.archive.schedule import schedule_of
 from lightning_evo.callbacks.hyperparameter_schedule import HyperparameterSchedule
+from lightning_evo.evolution.schedule import schedule_of
 from lightning_evo.genome import LogUniform, Ordinal, Uniform
 
 EPOCHS = 4

@@ -27,6 +27,7 @@ from lightning_evo.callbacks.averaging.settings import (
     check_numbers,
     check_weights_suffice,
 )
+from lightning_evo.callbacks.records import AveragingRecord
 from lightning_evo.callbacks.search import SearchCallback, SearchContext
 from lightning_evo.functional import mixing
 from lightning_evo.genome import derive_seed
@@ -266,8 +267,8 @@ class SwarmAveraging(SearchCallback):
     @property
     def extra(self) -> Mapping[str, Any]:
         """What was averaged: ``{"averaging": {...}}``."""
-        done = {"method": self.method, "size": self._size, "averagings": self.averagings, "rejected": self.rejected}
-        return {"averaging": {**done, **({"soup": self.souped} if self.souped else {})}}
+        record = AveragingRecord(self.method, self._size, self.averagings, self.rejected, self.souped or None)
+        return {record.key: record.to_dict()}
 
     # -- hooks ---------------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
 from lightning_evo._compat.torch import buffers_dict
+from lightning_evo.callbacks.records import GrownStep
 from lightning_evo.functional.entropy import covariance, histogram, shannon_entropy, spectral_entropy, take_samples
 from lightning_evo.functional.growth.growth import Growth
 from lightning_evo.swarms.logs import catching
@@ -73,18 +74,17 @@ class Records:
 
     def note_step(self, growth: Growth, epoch: int | None, source: str, why: str) -> None:
         """Write down a step, and follow layers that are called otherwise now."""
-        self.history.append(
-            {
-                "epoch": epoch,
-                "source": source,
-                **growth.step.to_dict(),
-                "before": growth.before,
-                "after": growth.after,
-                "preserving": growth.preserving,
-                "why": why,
-                "notes": [*growth.why_not, *growth.notes],
-            }
+        taken = GrownStep(
+            **growth.step.to_dict(),
+            epoch=epoch,
+            source=source,
+            before=growth.before,
+            after=growth.after,
+            preserving=growth.preserving,
+            why=why,
+            notes=[*growth.why_not, *growth.notes],
         )
+        self.history.append(taken.to_dict())
         renamed = renamed_layers(growth)
         self.entropies = {renamed.get(layer, layer): curve for layer, curve in self.entropies.items()}
         self.touched = {renamed.get(layer, layer): at for layer, at in self.touched.items()}

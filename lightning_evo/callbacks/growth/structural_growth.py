@@ -39,6 +39,7 @@ from lightning_evo.callbacks.growth.trainer_state import (
     in_all_ranks,
 )
 from lightning_evo.callbacks.growth.triggers import Decision, EntropySaturation, GrowthState, GrowthTrigger, Plateau
+from lightning_evo.callbacks.records import GrowthRecord
 from lightning_evo.callbacks.search import ExportedStructure, SearchCallback, SearchContext
 from lightning_evo.functional.growth import growth as functional
 from lightning_evo.functional.growth.growth import (
@@ -240,7 +241,7 @@ class StructuralGrowth(SearchCallback):
     @property
     def extra(self) -> Mapping[str, Any]:
         """Each step's account: ``{"growth": [...]}``."""
-        return {"growth": [dict(account) for account in self.history]}
+        return {GrowthRecord.key: GrowthRecord.from_dict(self.history).to_dict()}
 
     @classmethod
     def restore_structure(cls, pl_module: LightningModule, checkpoint: Mapping[str, Any]) -> bool:

@@ -144,15 +144,14 @@ def _remark(recorded: Recorded, id: int) -> str:
     """What callbacks did with a candidate, without the numbers of other candidates: many have the same one."""
     parts = []
     if (inherited := recorded.inherited.get(id)) is not None:
-        counts = {name: len(inherited.get(name) or []) for name in ("copied", "sliced", "identity", "fresh")}
-        if inherited.get("from") is None:
-            parts.append(f"began anew: {inherited['why']}" if inherited.get("why") else "began anew")
+        if inherited.parent is None:
+            parts.append(f"began anew: {inherited.why}" if inherited.why else "began anew")
         else:
-            taken = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-            older = "" if inherited["from"] == inherited.get("asked") else "from an older ancestor, "
+            taken = ", ".join(f"{count} {name}" for name, count in inherited.counts.items() if count)
+            older = "" if inherited.parent == inherited.asked else "from an older ancestor, "
             parts.append(f"inherited weights: {older}tensors {taken or 'none'}")
     if (continued := recorded.continued.get(id)) is not None:
-        parts.append(f"trained epochs {continued['start']} to {continued['end']} of a longer training")
+        parts.append(f"trained epochs {continued.start} to {continued.end} of a longer training")
     if id in recorded.grown:
         parts.append(growth_remark(recorded.grown[id]))
     if id in recorded.stacked:

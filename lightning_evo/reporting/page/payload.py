@@ -162,12 +162,15 @@ def _early(recorded: Recorded) -> dict[str, Any]:
         predictions.setdefault(each.id, {})[each.monitor] = interval
     chosen = set(recorded.early)
     if len(chosen) > CONTROLS:
-        controls = [id for id in sorted(chosen) if recorded.early[id]["control"] and id in predictions]
+        controls = [id for id in sorted(chosen) if recorded.early[id].control and id in predictions]
         chosen = set(worth_showing(recorded, CONTROLS)) & chosen | set(controls[-CONTROLS:])
     return {
         str(id): {
             "predicted": predictions.get(id, {}),
-            **{name: recorded.early[id].get(name) for name in ("stopped_at", "would_stop_at", "horizon", "control")},
+            **{
+                name: getattr(recorded.early[id], name)
+                for name in ("stopped_at", "would_stop_at", "horizon", "control")
+            },
         }
         for id in sorted(chosen)
     }

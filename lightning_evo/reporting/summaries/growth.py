@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lightning_evo.archive import Archive
+from lightning_evo.callbacks.records import GrownStep, GrowthRecord
 
 __all__ = ["GrowthEvent", "describe_growth", "growth_lineage", "growth_remark", "is_growth_steps", "short_step"]
 
@@ -49,17 +50,17 @@ class GrowthEvent:
         return f"{self.operation} {self.layer}{to} ({self.before:,} → {self.after:,})"
 
 
-def growth_remark(records: Sequence[Mapping[str, Any]]) -> str:
+def growth_remark(record: GrowthRecord) -> str:
     """A candidate's growth in a few words.
 
     Args:
-        records: ``Result.extra["growth"]``.
+        record: What the candidate's result holds; at least one step.
 
-    >>> step = {"operation": "widen", "layer": "net.0", "settings": {"width": 12}}
-    >>> growth_remark([{**step, "epoch": None, "before": 1434, "after": 2390, "why": "asked for", "preserving": True}])
+    >>> step = GrownStep("widen", "net.0", {"width": 12}, None, "initial", 1434, 2390, True, "asked for")
+    >>> growth_remark(GrowthRecord([step]))
     'grew widen net.0 to 12: 1,434 → 2,390 parameters'
     """
-    steps = [_event(-1, record) for record in records]
+    steps = [_event(-1, step) for step in record.steps]
     named = ", ".join(str(step).partition(" (")[0] for step in steps[-MAX_STEPS:])
     earlier = f"{len(steps)} steps, most recently " if len(steps) > MAX_STEPS else ""
     return f"grew {earlier}{named}: {steps[0].before:,} → {steps[-1].after:,} parameters"
@@ -88,11 +89,11 @@ def describe_growth(archive: Archive) -> str:
     Args:
         archive: The search's archive.
     """
-    grown = {id: records for id, records in archive.extras("growth").items() if records}
+    grown = {id: record.steps for id, record in archive.entries(GrowthRecord).items() if record.steps}
     if not grown:
         return ""
     total = sum(archive.counts().values())
-    counts = Counter(record["operation"] for records in grown.values() for record in records)
+    counts = Counter(step.operation for steps in grown.values() for step in steps)
     listed = ", ".join(f"{count} {name}" for name, count in counts.most_common())
     lines = [f"growth: {len(grown)} of {total} candidates grew ({listed})"]
     best = next((int(row["id"]) for row in archive.best(1)), None)
@@ -111,15 +112,15 @@ def growth_lineage(archive: Archive, candidate: int) -> list[GrowthEvent]:
         archive: The search's archive.
         candidate: The candidate's id.
     """
-    grown = archive.extras("growth")
-    own = grown.get(candidate, [])
-    steps = [_structure(record) for record in own]
-    events = [_event(candidate, record) for record in own]
+    grown = {id: record.steps for id, record in archive.entries(GrowthRecord).items()}
+    own = grown.get(candidate, ())
+    steps = [step.structure for step in own]
+    events = [_event(candidate, step) for step in own]
     at = archive.candidate(candidate).inherits
     while at is not None:
-        theirs = grown.get(at, [])
+        theirs = grown.get(at, ())
         shared = 0
-        while shared < min(len(steps), len(theirs)) and steps[shared] == _structure(theirs[shared]):
+        while shared < min(len(steps), len(theirs)) and steps[shared] == theirs[shared].structure:
             events[shared] = _event(at, theirs[shared])
             shared += 1
         if shared == 0:
@@ -129,20 +130,15 @@ def growth_lineage(archive: Archive, candidate: int) -> list[GrowthEvent]:
     return events
 
 
-def _event(candidate: int, record: Mapping[str, Any]) -> GrowthEvent:
+def _event(candidate: int, step: GrownStep) -> GrowthEvent:
     return GrowthEvent(
         candidate=candidate,
-        epoch=record["epoch"],
-        operation=record["operation"],
-        layer=record["layer"],
-        target=record["settings"].get(_TARGETS.get(record["operation"], "")),
-        before=record["before"],
-        after=record["after"],
-        why=record["why"],
-        preserving=record["preserving"],
+        epoch=step.epoch,
+        operation=step.operation,
+        layer=step.layer,
+        target=step.settings.get(_TARGETS.get(step.operation, "")),
+        before=step.before,
+        after=step.after,
+        why=step.why,
+        preserving=step.preserving,
     )
-
-
-def _structure(record: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The part of a record that determines the structure: equal where two candidates took the same step."""
-    return record["operation"], record["layer"], record["settings"]

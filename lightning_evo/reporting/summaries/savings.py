@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_evo.archive import Archive
+from lightning_evo.callbacks.records import EarlyFitnessRecord, InheritanceRecord
 from lightning_evo.genome import COMPLETED, STOPPED, Objective
 
 __all__ = ["EarlyStoppingSavings", "InheritanceSavings", "Savings", "compute_savings", "savings"]
@@ -123,15 +124,15 @@ def savings(location: str | Path | Archive, run: str | None = None) -> Savings:
     if not isinstance(location, Archive):
         with Archive(location, run) as archive:
             return savings(archive)
-    predicted, inherited = location.extras("early_fitness"), location.extras("inheritance")
+    predicted, inherited = location.entries(EarlyFitnessRecord), location.entries(InheritanceRecord)
     rows = {row["id"]: row for row in location.candidates(list(predicted))}
     return compute_savings(rows, predicted, inherited, location.objectives, location.meta.get("checkpoints"))
 
 
 def compute_savings(
     rows: Mapping[int, Mapping[str, Any]],
-    predicted: Mapping[int, Mapping[str, Any]],
-    inherited: Mapping[int, Mapping[str, Any]],
+    predicted: Mapping[int, EarlyFitnessRecord],
+    inherited: Mapping[int, InheritanceRecord],
     objectives: Sequence[Objective],
     checkpoints: Mapping[str, int] | None,
 ) -> Savings:
@@ -153,19 +154,19 @@ def compute_savings(
 
 def _early_stopping(
     candidates: Mapping[int, Mapping[str, Any]],
-    records: Mapping[int, Mapping[str, Any]],
+    records: Mapping[int, EarlyFitnessRecord],
     objectives: Sequence[Objective],
 ) -> EarlyStoppingSavings:
     rows = {id: row for id in records if (row := candidates.get(id)) and row["status"] in (COMPLETED, STOPPED)}
     trained = {id: int(row.get("cost/epochs", 0)) for id, row in rows.items()}
     stopped = [id for id, row in rows.items() if row["status"] == STOPPED]
-    controls = [id for id, row in rows.items() if records[id]["control"] and row["status"] == COMPLETED]
-    would_stop = [id for id in controls if records[id]["would_stop_at"] is not None]
+    controls = [id for id, row in rows.items() if records[id].control and row["status"] == COMPLETED]
+    would_stop = [id for id in controls if records[id].would_stop_at is not None]
     excess = [_excess(rows[id], records[id], objectives) for id in would_stop]
     return EarlyStoppingSavings(
         stopped=len(stopped),
         epochs_trained=sum(trained.values()),
-        epochs_saved=sum(records[id]["horizon"] - trained[id] for id in stopped),
+        epochs_saved=sum(records[id].horizon - trained[id] for id in stopped),
         controls=len(controls),
         would_stop=len(would_stop),
         wrong=sum(number > 0 for number in excess),
@@ -174,32 +175,32 @@ def _early_stopping(
     )
 
 
-def _excess(row: Mapping[str, Any], record: Mapping[str, Any], objectives: Sequence[Objective]) -> float:
+def _excess(row: Mapping[str, Any], record: EarlyFitnessRecord, objectives: Sequence[Objective]) -> float:
     """By how much a candidate beat the bar it was predicted to miss; above 0 where stopping it would have been wrong."""
     fitness = [objective.weight * row[objective.monitor] for objective in objectives]
     if len(objectives) == 1:
-        return -math.inf if record["bar"] is None else fitness[0] - objectives[0].weight * record["bar"]
-    front = [[o.weight * value for o, value in zip(objectives, point, strict=True)] for point in record["front"]]
+        return -math.inf if record.bar is None else fitness[0] - objectives[0].weight * record.bar
+    front = [[o.weight * value for o, value in zip(objectives, point, strict=True)] for point in record.front or ()]
     # Its lead over a point of the front is the largest lead in any objective; the smallest of these leads counts.
     return min((max(mine - other for mine, other in zip(fitness, point, strict=True)) for point in front), default=0.0)
 
 
-def _covered(row: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
-    return all(final["low"] <= row[monitor] <= final["high"] for monitor, final in record["predicted"].items())
+def _covered(row: Mapping[str, Any], record: EarlyFitnessRecord) -> bool:
+    return all(final.low <= row[monitor] <= final.high for monitor, final in record.predicted.items())
 
 
-def _inheritance(records: Sequence[Mapping[str, Any]]) -> InheritanceSavings:
-    took = [record["from"] is not None and bool(record["copied"] or record["sliced"]) for record in records]
+def _inheritance(records: Sequence[InheritanceRecord]) -> InheritanceSavings:
+    took = [record.parent is not None and bool(record.copied or record.sliced) for record in records]
     taken = [record for record, inherits in zip(records, took, strict=True) if inherits]
     shares = [_share(record) for record in taken]
     return InheritanceSavings(
         inherited=len(taken),
-        scratch=sum(r["asked"] is not None for r, inherits in zip(records, took, strict=True) if not inherits),
-        older=sum(record["from"] != record["asked"] for record in taken),
+        scratch=sum(r.asked is not None for r, inherits in zip(records, took, strict=True) if not inherits),
+        older=sum(record.parent != record.asked for record in taken),
         share=sum(shares) / len(shares) if shares else 0.0,
     )
 
 
-def _share(record: Mapping[str, Any]) -> float:
-    counts = {name: len(record[name]) for name in ("copied", "sliced", "identity", "fresh")}
+def _share(record: InheritanceRecord) -> float:
+    counts = record.counts
     return (counts["copied"] + counts["sliced"]) / max(1, sum(counts.values()))

@@ -105,16 +105,14 @@ def early_predictions(recorded: Recorded) -> list[EarlyPrediction]:
     """
     found = []
     for id, left in recorded.early.items():
-        stopped = left.get("stopped_at") is not None
-        epoch = left["stopped_at"] if stopped else left.get("would_stop_at")
+        stopped, epoch = left.stopped_at is not None, left.decided_at
         if epoch is None:
             continue
         row = recorded.by_id[id]
-        for monitor, final in left["predicted"].items():
-            mean = final.get("mean", (final["low"] + final["high"]) / 2)
+        for monitor, final in left.predicted.items():
             true = row.get(monitor) if row["status"] == "completed" else None
             found.append(
-                EarlyPrediction(id, monitor, epoch, left["horizon"], mean, final["low"], final["high"], stopped, true)
+                EarlyPrediction(id, monitor, epoch, left.horizon, final.mean, final.low, final.high, stopped, true)
             )
     return found
 

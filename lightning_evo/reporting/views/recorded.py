@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy
 from numpy.typing import NDArray
@@ -15,9 +15,13 @@ from numpy.typing import NDArray
 from lightning_evo.archive import Archive
 from lightning_evo.archive.database import JOURNAL
 from lightning_evo.archive.lock import writer_lives
+from lightning_evo.callbacks.records import ContinuationRecord, EarlyFitnessRecord, GrowthRecord, InheritanceRecord
 from lightning_evo.genome import COMPLETED, STOPPED, Objective
+from lightning_evo.genome.records import ExtraEntry
 
 __all__ = ["Recorded", "RunStatus", "record", "run_status"]
+
+E = TypeVar("E", bound=ExtraEntry)
 
 RunStatus = Literal["running", "finished", "interrupted"]
 
@@ -42,10 +46,10 @@ class Recorded:
         rows: One mapping per candidate, by id, as :meth:`~lightning_evo.Archive.candidates` gives them.
         status: Whether it is still searching.
         read_at: When it was read, in seconds since the epoch.
-        early: What early stopping left of candidates (``Result.extra["early_fitness"]``), by id.
-        inherited: What weight inheritance left (``Result.extra["inheritance"]``), by id.
-        continued: What continuing another one's training left (``Result.extra["continuation"]``), by id.
-        grown: What growth left (``Result.extra["growth"]``), by id.
+        early: What early stopping left of candidates, by id.
+        inherited: What weight inheritance left, by id.
+        continued: What continuing another one's training left, by id.
+        grown: The steps of those that grew, by id.
         stacked: What stacks left (``Result.extra["stack"]``), by id.
     """
 
@@ -56,10 +60,10 @@ class Recorded:
     rows: Sequence[Mapping[str, Any]]
     status: RunStatus
     read_at: float
-    early: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
-    inherited: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
-    continued: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
-    grown: Mapping[int, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    early: Mapping[int, EarlyFitnessRecord] = field(default_factory=dict)
+    inherited: Mapping[int, InheritanceRecord] = field(default_factory=dict)
+    continued: Mapping[int, ContinuationRecord] = field(default_factory=dict)
+    grown: Mapping[int, GrowthRecord] = field(default_factory=dict)
     stacked: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
 
     @cached_property
@@ -128,7 +132,8 @@ class Recorded:
 
         What happened counts where it is known (a checkpoint may be gone by then), otherwise what was asked for.
         """
-        known = {id: left["from"] for id, left in {**self.inherited, **self.continued}.items()}
+        known = {id: inherited.parent for id, inherited in self.inherited.items()}
+        known |= {id: continued.parent for id, continued in self.continued.items()}
         return {row["id"]: known.get(row["id"], row["inherits"]) for row in self.rows}
 
     @cached_property
@@ -170,10 +175,10 @@ def record(archive: Archive) -> Recorded:
     # than its row says, never less.
     meta, rows = archive.meta, archive.candidates()
     ids = {row["id"] for row in rows}
-    left = {
-        name: {id: kept for id, kept in archive.extras(name).items() if id in ids and kept}
-        for name in ("early_fitness", "inheritance", "continuation", "growth", "stack")
-    }
+
+    def left(kind: type[E]) -> dict[int, E]:
+        return {id: entry for id, entry in archive.entries(kind).items() if id in ids}
+
     return Recorded(
         run=archive.run,
         directory=archive.directory,
@@ -182,11 +187,11 @@ def record(archive: Archive) -> Recorded:
         rows=rows,
         status=run_status(archive.directory, rows, meta),
         read_at=time.time(),
-        early=left["early_fitness"],
-        inherited=left["inheritance"],
-        continued=left["continuation"],
-        grown=left["growth"],
-        stacked=left["stack"],
+        early=left(EarlyFitnessRecord),
+        inherited=left(InheritanceRecord),
+        continued=left(ContinuationRecord),
+        grown={id: entry for id, entry in left(GrowthRecord).items() if entry.steps},
+        stacked={id: kept for id, kept in archive.extras("stack").items() if id in ids and kept},
     )
 
 

@@ -1,10 +1,11 @@
-"""Which hyperparameters did a candidate's training have, and from when? Its lineage, read as a schedule."""
+"""The schedule of hyperparameters that a candidate's training followed, read from its lineage."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from lightning_evo.archive.reader import Archive
+from lightning_evo.archive import Archive
+from lightning_evo.callbacks.records import ContinuationRecord
 from lightning_evo.genome import Candidate
 
 __all__ = ["schedule_of"]
@@ -48,7 +49,7 @@ def _lineage(archive: Archive, candidate: int) -> list[tuple[int, Candidate]]:
             raise ValueError(f"candidate {at} is a whole training, not a segment of one: it has no schedule")
         result = archive.result(at)
         # Where a checkpoint had vanished, the training went on from another one than was asked.
-        went = {} if result is None else result.extra.get("continuation", {})
-        start, at = went.get("start", segment.segment.start), went.get("from", segment.inherits)
+        went = None if result is None else result.entry(ContinuationRecord)
+        start, at = (segment.segment.start, segment.inherits) if went is None else (went.start, went.parent)
         steps.append((start or 0, segment))
     return steps[::-1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lightning_evo.archive import Archive, ArchiveError, ArchiveWriter
-from lightning_evo.archive.schedule import schedule_of
+from lightning_evo.evolution.schedule import schedule_of
 from lightning_evo.genome import Candidate, Genome, Result, Segment
 
 
