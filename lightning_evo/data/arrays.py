@@ -17,13 +17,13 @@ __all__ = ["ImageSet", "Splits", "pick_stratified", "split"]
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A whole data set in memory; :meth:`from_arrays` builds it from what files usually hold.
+    """A whole data set in memory; :meth:`from_arrays` builds it from the usual contents of files.
 
     Args:
         images: (N, C, H, W), uint8.
         labels: (N,), int64, from 0 to the number of classes − 1.
-        classes: Each class's name, by label.
-        test_start: Where the set comes with a test split of its own: that split's first image, the last being N − 1.
+        classes: Class names, by label.
+        test_start: Index of the first test image if the set has an official test split, which extends to N − 1.
     """
 
     images: Tensor
@@ -81,14 +81,14 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class Splits:
-    """Which images of a set serve for what, and the training images' statistics.
+    """Indices of the splits of a set, and statistics of the training images.
 
     Args:
         train: Indices into the set.
         validation: Indices into the set.
         test: Indices into the set.
-        mean: Per channel over the training images, pixels counting from 0 to 255.
-        std: Per channel likewise; 1 where a channel is constant.
+        mean: Mean per channel over the training images, with pixels from 0 to 255.
+        std: Standard deviation per channel; 1 if a channel is constant.
     """
 
     train: Tensor

@@ -14,24 +14,24 @@ __all__ = ["EpochBatches", "TensorBatches"]
 
 
 class EpochBatches:
-    """Index tensors of an epoch's batches, for one of ``world_size`` processes.
+    """Index tensors of the batches of an epoch, for one of ``world_size`` processes.
 
-    The batches of an epoch are as equal as can be: ``ceil(n / batch_size)`` of them, whose sizes differ by at most one.
-    So nothing is thrown away and there is no small last batch, whose noise would harm batch normalisation.
+    The batches of an epoch are as equal as possible: ``ceil(n / batch_size)`` batches whose sizes differ by at most
+    one. So no image is dropped and there is no small last batch, whose noise would harm batch normalization.
 
     Shuffled (training): every process draws the same order from (``seed``, epoch) and takes its own equal share; up to
-    ``world_size - 1`` images sit an epoch out, others in each. A batch of a single image is left out unless
-    ``batch_size`` is 1, because batch normalisation can't train on it.
+    ``world_size - 1`` images, different ones each time, are left out of an epoch. A batch of a single image is left out
+    unless ``batch_size`` is 1, because batch normalization can't train on it.
 
-    In order (evaluation): every image comes exactly once, in one of the processes, and all processes have the same
-    number of batches, which DistributedDataParallel needs.
+    In order (evaluation): every image is used exactly once, in one of the processes, and all processes have the same
+    number of batches, as DistributedDataParallel requires.
 
     Args:
         count: Number of images.
-        batch_size: Most images in a batch, per process.
-        shuffle: Whether it is for training.
-        seed: Decides the order.
-        rank: This process.
+        batch_size: Maximum number of images in a batch, per process.
+        shuffle: Whether to shuffle, for training.
+        seed: Seed of the order.
+        rank: Rank of this process.
         world_size: Number of processes.
 
     Raises:
@@ -79,13 +79,13 @@ class EpochBatches:
 
 
 class TensorBatches:
-    """What Lightning iterates over: an epoch of batches cut from tensors that stay where they are.
+    """Iterable of the batches of an epoch, indexed from tensors that stay in place.
 
     Args:
         images: (N, ...) of the whole set, on any device.
         labels: (N,), on the same device.
-        indices: Which of them this split holds.
-        batch_sampler: Positions in ``indices`` for each batch. Lightning finds it under this name to tell it the epoch.
+        indices: Indices of the images in this split.
+        batch_sampler: Positions in ``indices`` for each batch. Lightning sets its epoch through this attribute.
     """
 
     def __init__(self, images: Tensor, labels: Tensor, indices: Tensor, batch_sampler: EpochBatches) -> None:

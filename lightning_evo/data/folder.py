@@ -19,21 +19,19 @@ _SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".
 
 
 class ImageFolder(TensorImages):
-    """Pictures in one folder per class, decoded once into memory.
+    """Image files in one folder per class, decoded once into memory.
 
-    ``root/cat/1.png``, ``root/dog/2.jpg``: the classes are the folders' names in order. Where ``root`` has a folder
-    ``train`` and one of ``test`` or ``val``, the classes are looked for in these, and the latter is the official test
-    split.
+    ``root/cat/1.png``, ``root/dog/2.jpg``: the classes are the folders' names in order. If ``root`` has a folder
+    ``train`` and a folder ``test`` or ``val``, these contain the classes, and the latter is the official test split.
 
     Args:
         root: The folder.
-        channels: 3 for colour, 1 for grey.
-        common: The arguments of :class:`~lightning_evo.data.TensorImages`; ``size`` is needed where pictures differ in
-            size.
+        channels: 3 for color, 1 for grayscale.
+        common: The arguments of :class:`~lightning_evo.data.TensorImages`; ``size`` is required if image sizes differ.
 
     Raises:
-        FileNotFoundError: ``root`` is missing or holds no pictures in folders.
-        ValueError: A picture can't be read, or they differ in size and ``size`` is not set.
+        FileNotFoundError: ``root`` is missing or has no folders with images.
+        ValueError: An image can't be read, or image sizes differ and ``size`` is not set.
     """
 
     def __init__(self, root: str, channels: Literal[1, 3] = 3, **common: Any) -> None:

@@ -22,28 +22,28 @@ __all__ = ["TensorImages"]
 
 
 class TensorImages(L.LightningDataModule, ABC):
-    """A labelled image set held in memory as bytes; the shared half of the data modules that ship.
+    """A labeled image set in memory as bytes; the base class of the built-in data modules.
 
-    A set of one's own is a subclass with :meth:`source` and :meth:`load`. Batches come as bytes, cut from the set by
-    index, and become normalised floats on the device, in ``on_after_batch_transfer``; there too they are augmented
-    while training. What is loaded stays for the next candidate in the same process (the two sets used last).
+    For a custom data set, subclass it and implement :meth:`source` and :meth:`load`. Batches are indexed as bytes, and
+    normalized to floats on the device, in ``on_after_batch_transfer``, where training images are also augmented. Loaded
+    sets are kept for the next candidate in the same process (the two most recently used).
 
-    ``num_classes``, ``in_channels`` and ``image_size`` can be linked to a model; asking for them loads the set.
+    ``num_classes``, ``in_channels`` and ``image_size`` can be linked to a model; reading them loads the set.
 
     Args:
         batch_size: Training images per batch and device; see :class:`~lightning_evo.data.batches.EpochBatches`.
         eval_batch_size: Validation and test images per batch and device.
-        validation: Share of the images (an official test split aside) held out for validation, in (0, 1).
-        test: Share held out for testing where the set has no official test split, in (0, 1).
-        seed: Decides the split, and with torch's seed the order of the training images. It is not the global seed on
-            purpose: candidates differ in that one and must see the same split.
-        size: Resize all images to ``size`` x ``size``; default: as they are.
-        limit_train: Use only so many training images, classes in proportion; default: all.
-        limit_validation: Likewise for validation.
-        limit_test: Likewise for testing.
-        crop_padding: Augmentation: move each image by up to so many pixels.
-        flip: Augmentation: mirror half of the images.
-        cutout: Augmentation: blank a square of this side in each image.
+        validation: Share of the images (without an official test split) held out for validation, in (0, 1).
+        test: Share held out for testing if the set has no official test split, in (0, 1).
+        seed: Seed of the split and, together with torch's seed, of the order of the training images. It is deliberately
+            not the global seed: candidates have different global seeds but must see the same split.
+        size: Resize all images to ``size`` x ``size``; default: original size.
+        limit_train: Maximum number of training images, with classes in proportion; default: all.
+        limit_validation: The same for validation.
+        limit_test: The same for testing.
+        crop_padding: Augmentation: shift each image by up to this many pixels.
+        flip: Augmentation: mirror half of the images horizontally.
+        cutout: Augmentation: blank out a square of this side in pixels in each image.
         resident: Keep the whole set on the training device as bytes instead of sending every batch there.
 
     Raises:

@@ -23,17 +23,17 @@ class NpzImages(TensorImages):
     """Images and labels from one or several ``.npz`` files.
 
     Args:
-        path: A file, or several whose images are put one after the other. Images are (N, H, W) or (N, H, W, C) and so
-            on, as :meth:`~lightning_evo.data.ImageSet.from_arrays` takes them.
+        path: A file, or several files to concatenate. Images are (N, H, W), (N, H, W, C) or (N, C, H, W), as in
+            :meth:`~lightning_evo.data.ImageSet.from_arrays`.
         test_path: A file with an official test split. Without it, ``x_test`` and ``y_test`` of ``path`` are that split
-            where they exist; else a share is held out.
+            if they exist; otherwise a share is held out.
         images_key: Name of the images in every file; default: ``x_train`` (``x_test``) or else ``x``.
         labels_key: Name of the labels in every file; default: ``y_train`` (``y_test``) or else ``y``.
         options: The arguments of :class:`~lightning_evo.data.TensorImages`.
 
     Raises:
         FileNotFoundError: A file is missing.
-        ValueError: A file is no ``.npz`` or holds no such arrays; names those it holds.
+        ValueError: A file isn't an ``.npz`` or doesn't contain these arrays; lists those it contains.
     """
 
     def __init__(

@@ -37,11 +37,10 @@ class TorchvisionImages(TensorImages):
 
     Args:
         dataset: For example ``FashionMNIST``, ``CIFAR10``, ``SVHN`` or ``EuroSAT``.
-        root: The folder torchvision keeps the set in.
-        download: Download what is missing; one process at a time, so candidates may start together.
-        dataset_args: Further arguments of the class, such as ``{split: letters}`` for ``EMNIST``.
-        common: The arguments of :class:`~lightning_evo.data.TensorImages`; ``size`` is needed where images differ in
-            size.
+        root: torchvision's folder for the set.
+        download: Download missing files; one process at a time, so candidates can start concurrently.
+        dataset_args: Additional arguments of the class, such as ``{split: letters}`` for ``EMNIST``.
+        common: The arguments of :class:`~lightning_evo.data.TensorImages`; ``size`` is required if image sizes differ.
 
     Raises:
         ValueError: torchvision has no classification data set of this name.

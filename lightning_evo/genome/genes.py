@@ -38,14 +38,14 @@ def identity(value: Value) -> str:
 
 
 class Gene(ABC):
-    """The type and range of one thing that varies.
+    """The type and range of one value that varies.
 
     A user's own gene implements :meth:`sample`, :meth:`mutate`, :meth:`validate`, :meth:`extremes`, :meth:`encode` and
-    :meth:`decode`. Every random draw comes from the ``rng`` handed in, so that a seed decides everything.
+    :meth:`decode`. All random draws must use the given ``rng``, so that the seed determines the result.
 
     Args:
-        when: Conditions under which the gene is active: another gene's config path -> the values that switch this one
-            on. All must hold. ``None`` (default): always active.
+        when: Conditions under which the gene is active: config path of another gene -> values for which this gene is
+            active. All must hold. ``None`` (default): always active.
     """
 
     def __init__(self, when: Mapping[str, Sequence[Json]] | None = None) -> None:
@@ -159,7 +159,7 @@ class _Choice(Gene):
 
 
 class Categorical(_Choice):
-    """One of several values without an order; a value may be any JSON, a whole ``class_path`` section included.
+    """One of several unordered values; a value can be any JSON, including a whole ``class_path`` section.
 
     Args:
         choices: The values, each once.
@@ -188,10 +188,10 @@ class Categorical(_Choice):
 
 
 class Ordinal(_Choice):
-    """One of several ordered values; mutation steps to a neighbour (inwards at the ends).
+    """One of several ordered values; mutation steps to a neighboring value.
 
     Args:
-        choices: The values in their order, each once.
+        choices: The values in order, each once.
         when: See :class:`Gene`.
 
     >>> Ordinal([16, 32, 64]).mutate(16, random.Random(0))
@@ -206,14 +206,14 @@ class Ordinal(_Choice):
 
 
 class Integer(Gene):
-    """A whole number from ``low`` to ``high``, both included.
+    """An integer from ``low`` to ``high``, both included.
 
     Args:
         low: Smallest value.
         high: Largest value, at least ``low``.
-        step: Distance between neighbours (default 1), counted from ``low``. Not with ``log``.
-        log: Sample and mutate on a logarithmic scale; needs ``low`` >= 1.
-        mutation: How far a mutation reaches: up to this fraction of the range (default 0.2), at least one step.
+        step: Distance between neighboring values (default 1), counted from ``low``. Not with ``log``.
+        log: Sample and mutate on a logarithmic scale; requires ``low`` >= 1.
+        mutation: Maximum step of a mutation, as a fraction of the range (default 0.2); at least one step.
         when: See :class:`Gene`.
     """
 
@@ -281,13 +281,13 @@ class Integer(Gene):
 
 
 class Uniform(Gene):
-    """A real number between ``low`` and ``high``, drawn evenly.
+    """A real number between ``low`` and ``high``, sampled uniformly.
 
     Args:
         low: Lower end.
         high: Upper end, above ``low``.
-        mutation: Standard deviation of a mutation's Gaussian step, as a fraction of the range (default 0.2); the step
-            reflects at the ends.
+        mutation: Standard deviation of a mutation's Gaussian step, as a fraction of the range (default 0.2); steps are
+            reflected at the ends.
         when: See :class:`Gene`.
     """
 
@@ -329,7 +329,7 @@ class Uniform(Gene):
 
 
 class LogUniform(Uniform):
-    """A positive real number between ``low`` and ``high``, drawn evenly on a logarithmic scale.
+    """A positive real number between ``low`` and ``high``, sampled uniformly on a logarithmic scale.
 
     Args:
         low: Lower end, above 0.
@@ -357,7 +357,7 @@ class LogUniform(Uniform):
 
 
 class Boolean(Gene):
-    """``true`` or ``false``; mutation flips it.
+    """``true`` or ``false``; mutation flips the value.
 
     Args:
         when: See :class:`Gene`.
@@ -388,9 +388,10 @@ class Bitstring(Gene):
 
     Args:
         length: Number of bits, at least 1.
-        flip: Probability that a mutation flips each bit (default: one in ``length``); at least one bit always flips.
-        canonical: Import path of (or) a function from one bitstring to the bitstring that stands for all that build the
-            same network, so that each network is trained once. Default: every bitstring builds its own.
+        flip: Probability that a mutation flips each bit (default: 1 / ``length``); at least one bit always flips.
+        canonical: Function, or its import path, that maps a bitstring to the representative of all bitstrings that
+            build the same network, so that each network is trained only once. Default: every bitstring builds a
+            different network.
         when: See :class:`Gene`.
     """
 

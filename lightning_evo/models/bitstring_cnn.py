@@ -20,30 +20,30 @@ class BitstringCNN(Classifier):
     bits   meaning
     ====== ===============================================================================================
     0-1    width of the first block, one of the four ``widths``, and with it the depth: 2, 3, 4 or 5 blocks
-    2      not read
+    2      unused
     3-4    kernel of every convolution: 3, 5, 7 or 9
-    5      not read
+    5      unused
     6-7    activation: ReLU, ELU, LeakyReLU(0.1) or GELU
-    8      not read
-    9-10   pooling: max, average, the mean of the two, or a last convolution that steps by two
-    11     not read
-    12-18  a flag per block: 1 = one convolution, 0 = two; those beyond the depth are not read
-    19     not read
+    8      unused
+    9-10   pooling: max, average, the mean of the two, or a last convolution with stride 2
+    11     unused
+    12-18  a flag per block: 1 = one convolution, 0 = two; unused beyond the depth
+    19     unused
     ====== ===============================================================================================
 
-    Two bits count as 00 = first choice to 11 = fourth. A block is convolution(s) with ``same`` padding, each followed
-    by batch normalisation and activation, then pooling by 2 and dropout; each block doubles the channels of the one
-    before, up to ``max_width``. See :class:`ChromosomeNetwork` for what happens on small images, and
+    Two bits encode a choice, from 00 (first) to 11 (fourth). A block is convolution(s) with ``same`` padding, each
+    followed by batch normalisation and activation, then pooling by 2 and dropout; each block doubles the channels of
+    the one before, up to ``max_width``. See :class:`ChromosomeNetwork` for what happens on small images, and
     :func:`~lightning_evo.models.canonical_chromosome` for which chromosomes build the same network.
 
     Args:
-        chromosome: The 20 bits. In YAML in quotes, or the digits are read as a number.
+        chromosome: The 20 bits. In YAML in quotes, otherwise the digits are read as a number.
         num_classes: Number of classes.
         in_channels: Channels of the images.
-        image_size: The images' (smaller) side in pixels.
-        widths: The four choices for the first block's channels. Small ones make a search quick: on a CPU
-            ``[8, 16, 32, 64]`` is already plenty for 28 x 28.
-        max_width: Most channels a block may have.
+        image_size: The (smaller) side of the images in pixels.
+        widths: The four choices for the first block's channels. Small ones make a search fast: on a CPU
+            ``[8, 16, 32, 64]`` is sufficient for 28 x 28.
+        max_width: Maximum number of channels of a block.
         grid: The last map is averaged to at most ``grid`` x ``grid`` before the classifier.
         head: Hidden sizes of the classifier; may be empty.
         dropout: Dropout after each hidden layer of the classifier.
@@ -89,17 +89,17 @@ class BitstringCNN(Classifier):
 class ChromosomeNetwork(nn.Module):
     """The network of :class:`BitstringCNN` as a plain module: images (N, C, H, W) -> scores (N, classes).
 
-    Built for a size, it runs on images of that size or larger. On small images two things keep every chromosome
-    buildable and cheap: a block whose map is a single pixel wide does not pool, and a kernel is cut to ``2 * side - 1``
-    of the map it works on, because the taps beyond that only ever see padding (the function computed is the same).
+    A network built for one size also runs on larger images. Two rules keep every chromosome valid and cheap on small
+    images: a block whose map is a single pixel wide doesn't pool, and a kernel is reduced to at most ``2 * side - 1``
+    of its map, because weights beyond that only see padding (the function is the same).
 
     Args:
-        decoded: What the chromosome says.
-        num_classes: Number of scores.
+        decoded: The decoded chromosome.
+        num_classes: Number of outputs.
         in_channels: Channels of the images.
-        image_size: The images' (smaller) side in pixels.
+        image_size: The (smaller) side of the images in pixels.
         widths: The four choices for the first block's channels.
-        max_width: Most channels a block may have.
+        max_width: Maximum number of channels of a block.
         grid: The last map is averaged to at most ``grid`` x ``grid`` before the classifier.
         head: Hidden sizes of the classifier.
         dropout: Dropout after each hidden layer of the classifier.

@@ -19,14 +19,14 @@ _WIDTH, _KERNEL, _ACTIVATION, _POOLING, _FLAGS = slice(0, 2), slice(3, 5), slice
 
 @dataclass(frozen=True)
 class Decoded:
-    """What a chromosome says, before any width, image size or number of classes is known.
+    """A decoded chromosome, independent of widths, image size and number of classes.
 
     Args:
-        width: Which of the four widths the first block has, 0 to 3; each further block has twice its predecessor's.
+        width: Index of the first block's width, 0 to 3; each further block doubles the width.
         kernel_size: Side of every convolution's kernel: 3, 5, 7 or 9.
         activation: ``relu``, ``elu``, ``leaky_relu`` (slope 0.1) or ``gelu``.
         pooling: How a block halves its map: ``max``, ``average``, ``mixed`` (the mean of the two) or ``stride`` (its
-            last convolution steps by two).
+            last convolution has stride 2).
         convolutions: Convolutions in each block, 1 or 2; as many entries as there are blocks, 2 to 5.
     """
 

@@ -19,27 +19,27 @@ __all__ = ["Classifier", "MeanLoss"]
 
 
 class Classifier(L.LightningModule):
-    """Train a network of images to class scores; the training half of the models that ship.
+    """Trains a network from images to class scores; the base class of the built-in models.
 
-    Logs ``train_loss``, ``val_loss``, ``val_acc``, ``test_loss`` and ``test_acc``, once per epoch (logging in every
-    step costs 0.7 ms a time). ``train_loss`` contains the label smoothing, the others are plain cross entropy. Any
-    other optimizer or schedule is set by LightningCLI's own ``optimizer:`` and ``lr_scheduler:`` sections.
+    Logs ``train_loss``, ``val_loss``, ``val_acc``, ``test_loss`` and ``test_acc``, once per epoch (logging costs 0.7 ms
+    per call). ``train_loss`` contains the label smoothing, the others are plain cross-entropy. For any other optimizer
+    or schedule, use LightningCLI's ``optimizer:`` and ``lr_scheduler:`` sections.
 
     Args:
         network: Images (N, C, H, W) -> scores (N, ``num_classes``).
         num_classes: Number of classes, at least 2.
         optimizer: ``sgd`` (Nesterov), ``adam``, ``adamw``, ``nadam``, ``radam`` or ``rmsprop``.
         lr: Base learning rate.
-        weight_decay: Weight decay; biases and normalisation parameters have none.
+        weight_decay: Weight decay, except for biases and normalization parameters.
         momentum: Momentum of ``sgd`` and ``rmsprop``, beta 1 of the Adam family.
-        schedule: ``constant``, ``linear``, ``cosine`` or ``onecycle``; stepped after every batch.
+        schedule: ``constant``, ``linear``, ``cosine`` or ``onecycle``, updated after every batch.
         warmup: Fraction of all steps over which the learning rate rises, in [0, 1).
         label_smoothing: Smoothing of the training targets, in [0, 1].
-        channels_last: Keep weights and images in channels-last memory format, which many kernels prefer.
+        channels_last: Use the channels-last memory format for weights and images, which is faster for many kernels.
         compile: Run the network through ``torch.compile``. It is compiled in place, so checkpoints keep the same names.
 
     Raises:
-        ValueError: A number is out of its range, or the network gives another number of scores than ``num_classes``.
+        ValueError: A number is out of its range, or the network's number of outputs isn't ``num_classes``.
     """
 
     def __init__(

@@ -16,9 +16,9 @@ class ConvNet(nn.Sequential):
     :class:`~lightning_evo.models.ImageClassifier`.
 
     Args:
-        num_classes: Number of scores.
+        num_classes: Number of outputs.
         in_channels: Channels of the images.
-        image_size: Their side in pixels, at least 10.
+        image_size: Side of the images in pixels, at least 10.
         widths: Channels of the two convolutions.
 
     Raises:

@@ -18,16 +18,15 @@ class ImageClassifier(Classifier):
 
     Args:
         backbone: The name of a torchvision classification model (``resnet18``), built with fresh weights and
-            ``num_classes`` scores; or a module (in YAML a ``class_path``) that itself gives (N, ``num_classes``).
+            ``num_classes`` outputs; or a module (in YAML a ``class_path``) that returns (N, ``num_classes``).
         num_classes: Number of classes.
-        in_channels: Channels of the images. Where a torchvision model expects 3, its first convolution is replaced.
+        in_channels: Channels of the images. If not 3, the first convolution of a torchvision model is replaced.
         small_images: For a torchvision ResNet: a first convolution of 3 x 3 without stride and no first max-pooling, as
             is usual for images of 32 x 32 and below.
         training: The arguments of :class:`Classifier`: ``optimizer``, ``lr``, ``schedule`` and so on.
 
-    A backbone handed over as a module in Python is not kept among the hyperparameters:
-    ``ImageClassifier.load_from_checkpoint(path, backbone=...)`` needs it again. One that comes from a config is
-    rebuilt.
+    A backbone passed as a module in Python isn't saved with the hyperparameters: pass it again to
+    ``ImageClassifier.load_from_checkpoint(path, backbone=...)``. One that comes from a config is rebuilt.
 
     Raises:
         ValueError: No torchvision classification model has this name, or it has no such first layers to replace.

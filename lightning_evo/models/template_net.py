@@ -23,15 +23,15 @@ class TemplateNet(Classifier):
     ``print(model.template)`` shows what was built.
 
     Args:
-        layers: A line per layer, such as ``Conv2d 16 kernel=3``; also one text of several lines. See
-            :func:`~lightning_evo.genome.templates.layers.parse_layer`. The last layer, ``Linear`` to the classes, is added
-            where it is missing.
+        layers: One line per layer, such as ``Conv2d 16 kernel=3``, or a single string of several lines. See
+            :func:`~lightning_evo.genome.templates.layers.parse_layer`. The last layer, ``Linear`` to the classes, is
+            added if it is missing.
         input_shape: Channels, height and width of the images.
         num_classes: Number of classes.
         training: The arguments of :class:`Classifier`: ``optimizer``, ``lr``, ``schedule`` and so on.
 
     Raises:
-        ValueError: If a line can't be read, or the input shape or number of classes admits no network.
+        ValueError: If a line can't be read, or no network is possible for the input shape or number of classes.
 
     >>> TemplateNet(["Conv2d 4 kernel=3 stride=2", "ReLU"], input_shape=[1, 8, 8]).template
     Template.parse(['Conv2d (4, 4, 4) kernel=3 stride=2', 'ReLU (4, 4, 4)', 'Flatten 64', 'Linear 10'], (1, 8, 8), 10)
@@ -53,11 +53,12 @@ class TemplateNet(Classifier):
 class TemplateNetwork(nn.Module):
     """The network of a template as a plain module: images (N, C, H, W) -> scores (N, classes).
 
-    A module per layer; a join holds the 1x1 convolution (without bias) of its shortcut, or ``Identity``. ``LayerNorm`` of
-    a map normalises all of it, with a scale and shift per channel (``GroupNorm`` with one group).
+    One module per layer; that of a residual connection is the 1x1 convolution (without bias) of its shortcut, or
+    ``Identity``. ``LayerNorm`` normalizes a whole map, with a scale and shift per channel (``GroupNorm`` with one
+    group).
 
     Args:
-        template: What to build. The images must have its input shape.
+        template: The template to build. Images must have its input shape.
     """
 
     def __init__(self, template: Template) -> None:

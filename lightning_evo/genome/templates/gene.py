@@ -38,45 +38,45 @@ class SequenceGene(Protocol):
 class Layers(Gene):
     """The layers of a convolutional classifier, of any number: lines such as ``Conv2d (16, 8, 8) kernel=3 stride=1``.
 
-    Every value is a repaired template (see :func:`~lightning_evo.genome.templates.repair`): it builds, keeps to
-    these ranges, and its lines say each layer's output shape. It lives at ``model.init_args.layers`` of
-    :class:`~lightning_evo.models.TemplateNet`. Lists of numbers are ascending.
+    Every value is a repaired template (see :func:`~lightning_evo.genome.templates.repair`): it builds, respects these
+    ranges, and its lines contain each layer's output shape. Its config path is ``model.init_args.layers`` of
+    :class:`~lightning_evo.models.TemplateNet`. Lists of numbers must be in ascending order.
 
     Args:
         input_shape: Channels, height and width of the images.
         num_classes: Number of classes, at least 2.
-        min_conv: Least number of convolutions.
-        max_conv: Most convolutions.
-        min_linear: Least number of linear layers, the last one (the head) included.
-        max_linear: Most linear layers, the head included.
-        max_layers: Most layers of any kind; surplus auxiliary layers are dropped from the end.
-        max_features: Most features after ``Flatten``; where there would be more, the map is averaged first.
+        min_conv: Minimum number of convolutions.
+        max_conv: Maximum number of convolutions.
+        min_linear: Minimum number of linear layers, including the last one (the head).
+        max_linear: Maximum number of linear layers, including the head.
+        max_layers: Maximum number of layers of any kind; excess auxiliary layers are dropped from the end.
+        max_features: Maximum number of features after ``Flatten``; a larger map is averaged first.
         channels: Channels of a convolution.
         kernels: Kernels of a convolution.
         strides: Strides of a convolution.
-        groups: Groups of a convolution that has groups.
+        groups: Groups of a grouped convolution.
         widths: Widths of hidden linear layers.
         pool_kernels: Kernels of pooling.
         pool_strides: Strides of pooling.
         slopes: Slopes of ``LeakyReLU``.
         rates: Rates of ``Dropout``.
-        max_back: Most layers that a join bridges.
+        max_back: Maximum number of layers that a residual connection skips.
         activations: Kinds of activation.
         norms: Kinds of norm.
-        activation_probability: How likely an activation follows a convolution or hidden linear layer. As for all
-            probabilities: 0 takes such layers out of the search.
-        norm_probability: How likely a norm does.
-        max_pool_probability: How likely ``MaxPool2d`` follows a convolution.
-        avg_pool_probability: How likely ``AvgPool2d`` does.
-        global_pool_probability: How likely the last map is averaged.
-        dropout_probability: How likely ``Dropout`` follows a convolution.
-        linear_dropout_probability: How likely it follows a hidden linear layer.
-        residual_probability: How likely a join over the last one or two blocks follows a convolution.
-        group_probability: How likely a convolution has groups.
-        depthwise_probability: How likely a convolution is depthwise.
-        mutations: Weights of ``insert``, ``delete``, ``duplicate``, ``swap`` and ``alter``, one of which is a mutation;
-            those left out have none. Default: 1, 1, 0.5, 0.5 and 3.
-        crossovers: Weights of ``one_point`` and ``homologous``. Default: alike.
+        activation_probability: Probability of an activation after a convolution or hidden linear layer. As for all
+            probabilities, 0 excludes such layers from the search.
+        norm_probability: Probability of a norm after a convolution or hidden linear layer.
+        max_pool_probability: Probability of ``MaxPool2d`` after a convolution.
+        avg_pool_probability: Probability of ``AvgPool2d`` after a convolution.
+        global_pool_probability: Probability of ``GlobalAvgPool`` after the last convolution.
+        dropout_probability: Probability of ``Dropout`` after a convolution.
+        linear_dropout_probability: Probability of ``Dropout`` after a hidden linear layer.
+        residual_probability: Probability of a residual connection over the last one or two blocks.
+        group_probability: Probability that a convolution is grouped.
+        depthwise_probability: Probability that a convolution is depthwise.
+        mutations: Weights with which ``insert``, ``delete``, ``duplicate``, ``swap`` or ``alter`` is chosen; 0 for
+            those left out. Default: 1, 1, 0.5, 0.5 and 3.
+        crossovers: Weights of ``one_point`` and ``homologous``. Default: equal.
         when: See :class:`Gene`.
 
     Raises:
