@@ -70,7 +70,7 @@ class GenerationalEvolution(Algorithm):
             **shared,
         )
         if strategy not in ("generational", "mu+lambda", "mu,lambda"):
-            raise ValueError(f"strategy {strategy!r} is none of 'generational', 'mu+lambda', 'mu,lambda'")
+            raise ValueError(f"strategy {strategy!r} is not one of 'generational', 'mu+lambda', 'mu,lambda'")
         check_at_least("elitism", elitism, 0)
         check_at_least("tournament_size", tournament_size, 1)
         check_probability("crossover_probability", crossover_probability)

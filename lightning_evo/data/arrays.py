@@ -59,7 +59,7 @@ class ImageSet:
             if len(image) != len(label):
                 raise ValueError(f"{len(image)} images have {len(label)} labels")
             if label.dtype.kind not in "iuUb":
-                raise ValueError(f"labels of type {label.dtype} are neither whole numbers nor text")
+                raise ValueError(f"labels of type {label.dtype} are neither integers nor strings")
         if len({image.shape[1:] for image in pixels}) > 1:
             raise ValueError(f"training and test images differ in shape: {[tuple(i.shape[1:]) for i in pixels]}")
         found, index = np.unique(np.concatenate(names), return_inverse=True)
@@ -70,7 +70,7 @@ class ImageSet:
         else:
             raise ValueError(f"labels {found[:10]}... are not 0 to {len(classes) - 1}, for which there are class names")
         if len(classes) < 2:
-            raise ValueError(f"the labels hold {len(classes)} class; at least 2 are needed")
+            raise ValueError(f"the labels contain {len(classes)} class; at least 2 are required")
         return cls(
             images=torch.cat(pixels) if len(pixels) > 1 else pixels[0],
             labels=torch.from_numpy(index.astype(np.int64)),

@@ -70,7 +70,7 @@ class ImageFolder(TensorImages):
         ]
         if not found:
             raise FileNotFoundError(
-                f"{folder}: expected one folder per class with pictures ({', '.join(sorted(_SUFFIXES))})"
+                f"{folder}: expected one folder per class with images ({', '.join(sorted(_SUFFIXES))})"
             )
         return found
 
@@ -82,4 +82,4 @@ def _opened(files: Iterator[Path]) -> Iterator[Image.Image]:
                 picture.load()
                 yield picture
         except (UnidentifiedImageError, OSError) as error:
-            raise ValueError(f"{file}: can't be read as a picture ({error})") from error
+            raise ValueError(f"{file}: can't be read as an image ({error})") from error

@@ -49,7 +49,7 @@ class NpzImages(TensorImages):
             raise ValueError(f"images_key {images_key!r} and labels_key {labels_key!r}: give both or neither")
         self._paths = [Path(p).expanduser() for p in ([path] if isinstance(path, (str, Path)) else path)]
         if not self._paths:
-            raise ValueError("path: an empty list; at least one .npz file is needed")
+            raise ValueError("path: an empty list; at least one .npz file is required")
         self._test_path = None if test_path is None else Path(test_path).expanduser()
         self._keys = None if images_key is None or labels_key is None else ((images_key, labels_key),)
 
@@ -100,4 +100,4 @@ def _read(path: Path, choices: tuple[tuple[str, str], ...]) -> tuple[np.ndarray,
     except (OSError, ValueError, EOFError, TypeError, AttributeError, BadZipFile, zlib.error) as error:
         raise ValueError(f"{path}: can't be read as a .npz of images and labels ({error})") from error
     wanted = " or ".join(f"{images!r} and {labels!r}" for images, labels in choices)
-    raise ValueError(f"{path}: holds the arrays {held}; expected {wanted}")
+    raise ValueError(f"{path}: contains the arrays {held}; expected {wanted}")

@@ -34,8 +34,8 @@ def stack_pictures(pictures: Iterable[Image.Image], size: int | None, channels: 
         arrays.append(np.asarray(picture))
         if arrays[-1].shape != arrays[0].shape:
             raise ValueError(
-                f"picture {len(arrays) - 1} has the shape {arrays[-1].shape}, the first one {arrays[0].shape}: set size"
+                f"image {len(arrays) - 1} has shape {arrays[-1].shape} and the first one {arrays[0].shape}; set size"
             )
     if not arrays:
-        raise ValueError("there are no pictures")
+        raise ValueError("there are no images")
     return np.stack(arrays)

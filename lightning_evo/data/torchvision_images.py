@@ -60,7 +60,7 @@ class TorchvisionImages(TensorImages):
             close = difflib.get_close_matches(dataset, _PARTS, n=3, cutoff=0.4)
             hint = f"did you mean {' or '.join(close)}? " if close else ""
             raise ValueError(
-                f"dataset: {dataset!r} is not among torchvision's: {hint}known are {', '.join(sorted(_PARTS))}"
+                f"dataset: {dataset!r} is not among torchvision's: {hint}choose from {', '.join(sorted(_PARTS))}"
             )
         self._dataset, self._root, self._download = dataset, Path(root).expanduser(), download
         self._dataset_args = dict(dataset_args or {})

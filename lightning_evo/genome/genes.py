@@ -136,7 +136,7 @@ class _Choice(Gene):
         self.choices = list(choices)
         self._index = {identity(choice): i for i, choice in enumerate(self.choices)}
         if len(self._index) != len(self.choices):
-            raise ValueError(f"choices: {self.choices!r} holds a value twice")
+            raise ValueError(f"choices: {self.choices!r} contains a value twice")
 
     def index(self, value: Value) -> int:
         """Position of ``value`` among the choices; raises ``ValueError`` where it is none of them."""
@@ -256,7 +256,7 @@ class Integer(Gene):
 
     def validate(self, value: Value) -> None:
         if isinstance(value, bool) or not isinstance(value, int):
-            raise ValueError(f"{value!r} is not a whole number")
+            raise ValueError(f"{value!r} is not an integer")
         if not self.low <= value <= self.high or (value - self.low) % self.step:
             raise ValueError(f"{value!r} is not in {self.low}..{self.high} in steps of {self.step}")
 

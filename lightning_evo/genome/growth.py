@@ -116,7 +116,7 @@ class GrowthSteps(Gene):
 
     def validate(self, value: Value) -> None:
         if identity(self.read(value)) != identity(value):
-            raise ValueError(f"{value!r} is not as it is stored: {self.read(value)!r}")
+            raise ValueError(f"{value!r} is not in its stored form, {self.read(value)!r}")
 
     def read(self, value: Value) -> list[dict[str, Any]]:
         """Steps by hand: numbers rounded, and where ``ratio`` is left out the middle one of ``ratios``."""
@@ -237,5 +237,5 @@ def _weights(given: Mapping[str, float] | None) -> dict[str, float]:
     if unknown:
         raise ValueError(f"mutations: {unknown[0]!r} is none of {', '.join(MUTATIONS)}")
     if not all(0 <= weight < math.inf for weight in weights.values()) or not any(weights.values()):
-        raise ValueError(f"mutations: {given!r} are not weights of at least 0, one of them above")
+        raise ValueError(f"mutations: {given!r} must be weights of at least 0, one of them above 0")
     return weights

@@ -286,7 +286,7 @@ class SearchSpace(Mapping[str, Gene]):
             if path in order:
                 return
             if path in visiting:
-                raise SpaceError(f"{path}: its conditions go in a circle: {' -> '.join([*visiting, path])}")
+                raise SpaceError(f"{path}: its conditions form a cycle: {' -> '.join([*visiting, path])}")
             visiting.append(path)
             for parent, accepted in self._genes[path].when.items():
                 if parent not in self._genes:

@@ -132,7 +132,7 @@ class ChromosomeNetwork(nn.Module):
         if grid < 1:
             raise ValueError(f"grid {grid} is not at least 1")
         if head and min(head) < 1:
-            raise ValueError(f"head: {list(head)} holds a size below 1")
+            raise ValueError(f"head: {list(head)} contains a size below 1")
 
         blocks: list[nn.Module] = []
         channels, side = in_channels, image_size

@@ -89,6 +89,6 @@ def canonical_chromosome(bits: str) -> str:
 def check(bits: str) -> None:
     """Raise ``ValueError`` unless ``bits`` is a string of 20 characters 0 and 1."""
     if not isinstance(bits, str):
-        raise ValueError(f"chromosome: {bits!r} is not text; write it in quotes, or YAML reads the digits as a number")
+        raise ValueError(f"chromosome: {bits!r} is not a string; write it in quotes, otherwise YAML reads a number")
     if len(bits) != LENGTH or set(bits) - {"0", "1"}:
         raise ValueError(f"chromosome: {bits!r} is not a string of {LENGTH} characters 0 and 1")

@@ -86,7 +86,7 @@ class Classifier(L.LightningModule):
         scores = self.network(images)
         if scores.shape[1:] != (self.num_classes,):
             raise ValueError(
-                f"the network gives scores of shape {tuple(scores.shape)}; num_classes asks for (N, {self.num_classes})"
+                f"the network's output has shape {tuple(scores.shape)}; num_classes requires (N, {self.num_classes})"
             )
         return scores
 

@@ -36,7 +36,7 @@ class ConvNet(nn.Sequential):
         if image_size < 10:
             raise ValueError(f"image_size {image_size} is not at least 10")
         if len(widths) != 2:
-            raise ValueError(f"widths {list(widths)} are not two: one per convolution")
+            raise ValueError(f"widths {list(widths)} must be two, one per convolution")
         first, second = widths
         side = (image_size - 4) // 2 - 2
         super().__init__(

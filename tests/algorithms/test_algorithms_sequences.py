@@ -113,5 +113,6 @@ def test_layers_written_by_hand_are_an_initial_genome():
     assert [line.split()[0] for line in lines] == ["Conv2d", "ReLU", "Flatten", "Linear"]
     space.validate({"model.layers": lines})
     algorithm = RegularizedEvolution(initial=[{"model.layers": ["Conv7d 32"]}])
-    with pytest.raises(SpaceError, match=r"initial\[0\]\.model\.layers: layer 1 \('Conv7d 32'\): 'Conv7d' is no layer"):
+    message = r"initial\[0\]\.model\.layers: layer 1 \('Conv7d 32'\): 'Conv7d' is not a kind of layer"
+    with pytest.raises(SpaceError, match=message):
         algorithm.bind(SearchSetup(space, [Objective("val_acc")], seed=0))

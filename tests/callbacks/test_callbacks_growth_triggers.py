@@ -275,7 +275,7 @@ def test_nothing_that_is_missing_or_infinite_stops_a_decision(trigger, mode):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: EntropySaturation(window=1), "window 1 is not a whole number of at least 2"),
+        (lambda: EntropySaturation(window=1), "window 1 is not an integer of at least 2"),
         (lambda: EntropySaturation(window=3, minimum=4), "minimum 4 is not at most window 3"),
         (lambda: EntropySaturation(variance=0), "variance 0 is not a finite number above 0"),
         (lambda: EntropySaturation(level=1.0), r"level 1.0 is not in \[0, 1\)"),

@@ -612,14 +612,14 @@ def test_a_parent_whose_growth_is_not_the_child_s_is_left_alone(why, tmp_path):
         ({"expand_ratio": 0}, "expand_ratio: 0 is not above 0"),
         ({"expand_ratio": float("nan")}, "expand_ratio: nan is not above 0"),
         ({"rate": -1.0}, "rate: -1.0 is not above 0"),
-        ({"min_epochs_between": 0}, "min_epochs_between: 0 is not a whole number of at least 1"),
-        ({"layers_per_step": 1.5}, "layers_per_step: 1.5 is not a whole number of at least 1"),
-        ({"entropy_batches": 0}, "entropy_batches: 0 is not a whole number of at least 1"),
+        ({"min_epochs_between": 0}, "min_epochs_between: 0 is not an integer of at least 1"),
+        ({"layers_per_step": 1.5}, "layers_per_step: 1.5 is not an integer of at least 1"),
+        ({"entropy_batches": 0}, "entropy_batches: 0 is not an integer of at least 1"),
         ({"new_units": "random"}, "new_units: 'random' is none of zero, net2wider, gradmax"),
         ({"mode": "up"}, "mode: 'up' is none of max, min"),
         ({"entropy": "shannon"}, "entropy: 'shannon' is none of covariance, histogram"),
         ({"spread": 1.0}, "spread: 1.0 is not from 0 to below 1"),
-        ({"max_parameters": 0}, "max_parameters: 0 is not a whole number of at least 1"),
+        ({"max_parameters": 0}, "max_parameters: 0 is not an integer of at least 1"),
     ],
 )
 def test_arguments_out_of_range_are_named(arguments, message):

@@ -397,7 +397,7 @@ GROWTH = {
     "no share to grow by": (a_growing_fit(triggers=FIXED, expand_ratio=0.0), "expand_ratio: 0.0 is not above 0"),
     "no epochs between steps": (
         a_growing_fit(triggers=FIXED, min_epochs_between=0),
-        "min_epochs_between: 0 is not a whole number of at least 1",
+        "min_epochs_between: 0 is not an integer of at least 1",
     ),
     "no metric for a plateau": (a_growing_fit(), "monitor: null, but Plateau looks at it"),
     "a wish that can't be fulfilled": (
@@ -406,11 +406,11 @@ GROWTH = {
     ),
     "a number of a trigger in a list": (
         a_growing_fit(triggers=[{"class_path": "FixedInterval", "init_args": {"epochs": 0}}]),
-        "epochs 0 is not a whole number of at least 1",
+        "epochs 0 is not an integer of at least 1",
     ),
     "a trigger's number": (
         a_growing_fit(triggers={"class_path": "FixedInterval", "init_args": {"epochs": 0}}),
-        "epochs 0 is not a whole number of at least 1",
+        "epochs 0 is not an integer of at least 1",
     ),
 }
 

@@ -60,7 +60,7 @@ def test_resizing_gives_squares_and_keeps_a_plain_image_plain():
     ("images", "labels", "message"),
     [
         (grey(3), [0, 1], "3 images have 2 labels"),
-        (grey(3), [0.5, 1.0, 1.0], "neither whole numbers nor text"),
+        (grey(3), [0.5, 1.0, 1.0], "neither integers nor strings"),
         (grey(3), [1, 1, 1], "at least 2"),
         (np.zeros((3, 8)), [0, 1, 0], "are not"),
         (np.zeros((3, 8, 8, 2), np.uint8), [0, 1, 0], "are not"),

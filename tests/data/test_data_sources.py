@@ -68,7 +68,9 @@ def test_a_missing_archive_is_named(tmp_path):
 
 def test_an_archive_without_such_arrays_is_told_which_it_holds(tmp_path):
     np.savez(tmp_path / "a.npz", pictures=pixels(4, 4, 4))
-    with pytest.raises(ValueError, match="holds the arrays pictures; expected 'x_train' and 'y_train' or 'x' and 'y'"):
+    with pytest.raises(
+        ValueError, match="contains the arrays pictures; expected 'x_train' and 'y_train' or 'x' and 'y'"
+    ):
         NpzImages(str(tmp_path / "a.npz")).setup("fit")
 
 
@@ -137,7 +139,7 @@ def test_a_missing_or_empty_folder_and_a_broken_picture_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="expected one folder per class"):
         ImageFolder(str(tmp_path)).setup("fit")
     (tmp_path / "a" / "broken.png").write_text("hello")
-    with pytest.raises(ValueError, match=r"broken\.png: can't be read as a picture"):
+    with pytest.raises(ValueError, match=r"broken\.png: can't be read as an image"):
         ImageFolder(str(tmp_path)).setup("fit")
 
 

@@ -415,10 +415,10 @@ def test_behind_a_networks_output_no_block_is_put():
         ("insert", "0", {"kernel": 4}, "kernel: 4 is not odd"),
         ("insert", "0", {"norm": "layer"}, "norm: 'layer' is neither 'batch' nor 'none'"),
         ("insert", "0", {"hidden": 4}, "settings: 'hidden' is none of kernel, norm"),
-        ("insert", "7", {"hidden": 2}, "hidden: 2 is not a whole number of at least 5"),
+        ("insert", "7", {"hidden": 2}, "hidden: 2 is not an integer of at least 5"),
         ("insert", "7", {"width": "half"}, "width: 'half' is not 'same'"),
-        ("residual", "0", {"hidden": 0}, "hidden: 0 is not a whole number of at least 1"),
-        ("residual", "0", {"hidden": True}, "hidden: True is not a whole number"),
+        ("residual", "0", {"hidden": 0}, "hidden: 0 is not an integer of at least 1"),
+        ("residual", "0", {"hidden": True}, "hidden: True is not an integer"),
     ],
 )
 def test_wishes_that_make_no_sense_are_named(operation, layer, wishes, message):

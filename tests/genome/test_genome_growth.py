@@ -184,8 +184,8 @@ def test_a_space_breeds_children_that_are_their_parent_plus_steps():
         (lambda: GrowthSteps(ratios=[2.0, 1.5]), "ratios"),
         (lambda: GrowthSteps(ratios=[1.5, 1000.0]), "ratios"),
         (lambda: GrowthSteps(mutations={"grow": 1.0}), "'grow' is none of append, drop, alter"),
-        (lambda: GrowthSteps(mutations={"append": 0.0}), "not weights"),
-        (lambda: GrowthSteps(mutations={}), "not weights"),
+        (lambda: GrowthSteps(mutations={"append": 0.0}), "must be weights"),
+        (lambda: GrowthSteps(mutations={}), "must be weights"),
         (lambda: GrowthSteps(when={"model.kind": []}), r"when\.model\.kind"),
     ],
 )
@@ -212,8 +212,8 @@ def test_a_range_that_cannot_be_is_refused_by_name(make, message):
         ([{"operation": "insert", "place": True}], "place True is not a number from 0"),
         ([{"operation": "widen", "place": 0.5, "ratio": 3.0}], r"ratio 3.0 is not one of \[1.25, 1.5, 2.0\]"),
         ([{"operation": "widen", "place": 0.5, "ratio": "2"}], "ratio '2' is not one of"),
-        ([{"operation": "widen", "place": 0.5}], "is not as it is stored"),
-        ([{"operation": "insert", "place": 0.123456}], "is not as it is stored"),
+        ([{"operation": "widen", "place": 0.5}], "is not in its stored form"),
+        ([{"operation": "insert", "place": 0.123456}], "is not in its stored form"),
     ],
 )
 def test_steps_that_cannot_be_are_refused_with_what_was_given(value, message):

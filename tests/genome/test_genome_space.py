@@ -216,7 +216,7 @@ def test_a_condition_on_a_switched_off_gene_does_not_hold():
         ({}, "empty"),
         ({"a": Boolean(when={"b": [True]})}, r"a\.when: 'b' is not a gene"),
         ({"a": Boolean(), "b": Boolean(when={"a": ["yes"]})}, r"b\.when\.a: 'yes'"),
-        ({"a": Boolean(when={"b": [True]}), "b": Boolean(when={"a": [True]})}, "circle"),
+        ({"a": Boolean(when={"b": [True]}), "b": Boolean(when={"a": [True]})}, "form a cycle"),
     ],
 )
 def test_a_space_that_cannot_be_is_refused_by_path(genes, message):

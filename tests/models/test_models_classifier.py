@@ -169,7 +169,7 @@ def test_a_number_out_of_range_is_named(arguments, message):
 
 def test_a_backbone_with_another_number_of_scores_is_refused():
     model = ImageClassifier(Linear(3), num_classes=2)
-    with pytest.raises(ValueError, match=r"scores of shape \(1, 3\); num_classes asks for \(N, 2\)"):
+    with pytest.raises(ValueError, match=r"output has shape \(1, 3\); num_classes requires \(N, 2\)"):
         model(torch.zeros(1, 1, 4, 4))
 
 

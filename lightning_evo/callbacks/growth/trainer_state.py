@@ -92,7 +92,7 @@ def check_whole(**numbers: int) -> None:
     """Refuse what is no whole number of at least 1."""
     for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise GrowthError(f"{name}: {value!r} is not a whole number of at least 1")
+            raise GrowthError(f"{name}: {value!r} is not an integer of at least 1")
 
 
 def triggers_in(trigger: GrowthTrigger) -> list[GrowthTrigger]:

@@ -472,7 +472,7 @@ def _slope(values: Sequence[float]) -> float:
 
 def _check_count(name: str, value: int, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} {value!r} is not a whole number of at least {least}")
+        raise ValueError(f"{name} {value!r} is not an integer of at least {least}")
 
 
 def _check_above(name: str, value: float, bound: float) -> None:

@@ -213,7 +213,7 @@ class Wishes:
         """A whole number of at least ``least``."""
         value = self.settings.get(name, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise self.refuse(f"{name}: {value!r} is not a whole number of at least {least}")
+            raise self.refuse(f"{name}: {value!r} is not an integer of at least {least}")
         return value
 
     def kernel(self, default: int) -> int:

@@ -317,7 +317,7 @@ class Layers(Gene):
             for choice in choices:
                 whole = name not in ("slopes", "rates")
                 if whole and (not isinstance(choice, int) or isinstance(choice, bool) or choice < 1):
-                    raise ValueError(f"{name}: {choice!r} is not a whole number of at least 1")
+                    raise ValueError(f"{name}: {choice!r} is not an integer of at least 1")
                 if name == "rates" and not 0 < choice < 1:
                     raise ValueError(f"rates: {choice} is not a share between 0 and 1")
                 try:

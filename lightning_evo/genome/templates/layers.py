@@ -148,7 +148,9 @@ def parse_layer(line: str) -> Layer | None:
     kind = match["kind"]
     if kind not in KINDS:
         close = difflib.get_close_matches(kind, KINDS, n=1)
-        raise ValueError(f"{kind!r} is no layer; " + (f"did you mean {close[0]}?" if close else ", ".join(KINDS)))
+        raise ValueError(
+            f"{kind!r} is not a kind of layer; " + (f"did you mean {close[0]}?" if close else ", ".join(KINDS))
+        )
     given = _read_options(kind, match["rest"].split())
     if kind in ("Conv2d", "Linear"):
         given["out"] = _read_size(kind, match["shape"] if match["size"] is None else match["size"])
@@ -182,7 +184,7 @@ def _read_options(kind: str, words: Sequence[str]) -> dict[str, Any]:
             name, value = "groups", DEPTHWISE
         elif not equals or name not in known:
             accepted = [f"{option}=..." for option in known] + ["depthwise"] * (kind == "Conv2d")
-            raise ValueError(f"{word!r} is not what {kind} takes: {', '.join(accepted) or 'nothing'}")
+            raise ValueError(f"{word!r} is not an argument of {kind}, which accepts {', '.join(accepted) or 'none'}")
         else:
             value = _read_number(name, text, known[name])
         if name in given:
@@ -195,7 +197,7 @@ def _read_number(name: str, text: str, kind: type) -> int | float:
     try:
         value = kind(text)
     except ValueError:
-        raise ValueError(f"{name} {text!r} is not a {'whole ' if kind is int else ''}number") from None
+        raise ValueError(f"{name} {text!r} is not {'an integer' if kind is int else 'a number'}") from None
     if kind is int and value < 1:
         raise ValueError(f"{name} {value} is not at least 1")
     if name == "rate" and not 0 <= value < 1:

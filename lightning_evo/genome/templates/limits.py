@@ -93,7 +93,7 @@ def check_input(input_shape: Sequence[int], num_classes: int) -> tuple[int, int,
     """
     shape = list(input_shape) if isinstance(input_shape, Sequence) else [input_shape]
     if len(shape) != 3 or not all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in shape):
-        raise ValueError(f"input_shape {shape} is not [channels, height, width], each a whole number of at least 1")
+        raise ValueError(f"input_shape {shape} is not [channels, height, width], each an integer of at least 1")
     if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 2:
-        raise ValueError(f"num_classes {num_classes!r} is not a whole number of at least 2")
+        raise ValueError(f"num_classes {num_classes!r} is not an integer of at least 2")
     return shape[0], shape[1], shape[2]

@@ -264,7 +264,7 @@ def test_the_smallest_and_the_largest_template_are_among_the_extremes():
             ["Conv2d (16, 16, 16) kernel=3 stride=1", "Flatten 4096"],
             "2 layers; repaired, there are 3, the last 'Linear",
         ),
-        (["Bogus"], "'Bogus' is no layer"),
+        (["Bogus"], "'Bogus' is not a kind of layer"),
     ],
 )
 def test_a_value_that_is_not_repaired_or_out_of_range_is_refused_with_what_it_should_be(value, message):
@@ -283,7 +283,7 @@ def test_a_value_that_is_not_repaired_or_out_of_range_is_refused_with_what_it_sh
         ({"max_layers": 3}, "max_layers 3 is below 4"),
         ({"channels": [5000]}, "channels: Conv2d: out 5000 does not fit"),
         ({"channels": []}, "channels"),
-        ({"channels": [0]}, "channels: 0 is not a whole number of at least 1"),
+        ({"channels": [0]}, "channels: 0 is not an integer of at least 1"),
         ({"kernels": [3, 1]}, "kernels: .* ascending"),
         ({"slopes": [0.0001]}, "slopes: LeakyReLU: slope 0.0001 does not fit"),
         ({"rates": [0.0, 0.5]}, "rates: 0.0 is not a share between 0 and 1"),

@@ -215,7 +215,7 @@ def test_kinds_that_are_not_allowed_are_dropped():
         ([8, 8], 10, "input_shape"),
         ([1, 8.0, 8], 10, "input_shape"),
         (8, 10, r"input_shape \[8\]"),
-        ([1, 8, 8], 1, "num_classes 1 is not a whole number of at least 2"),
+        ([1, 8, 8], 1, "num_classes 1 is not an integer of at least 2"),
         ([1, 8, 8], True, "num_classes True"),
     ],
 )
