@@ -1,7 +1,7 @@
 """Speed of a stack compared with a loop: steps of N particles of an MLP, Nytorch's network and a CNN for 32 x 32 images.
 
     python benchmarks/stack.py [--nets mlp small large] [--particles 4 16 64] [--threads 1] [--device cpu|cuda]
-                               [--rounds 3] [--seconds 4] [--json PATH]
+                               [--rounds 3] [--seconds 4] [--ablate] [--json PATH]
 
 Random images, batches of 64, SGD with momentum; no averaging. Methods, each in a separate process:
 
@@ -13,6 +13,9 @@ choices), until ``--seconds`` have passed: CPU time of the process on the CPU, w
 rounds, which alternate between all methods. On a GPU also the utilization from ``nvidia-smi``. Goals: ``auto`` at least 0.95
 times as fast as the plain loop everywhere; with a GPU, the stack 8 times as fast at 12 particles and 10 times at 64 (small
 networks; ``--particles 12 64``). Exit code 1 if one is missed.
+
+With ``--ablate``, the time of a step without each rule and each optional part of ``lightning_evo/functional/stacking``, as a
+multiple of the time with everything: what the part is worth. All settings alternate step by step in one process.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import _stack_ablation
 import torch
 import torch.nn.functional as F
 from _one import in_process
@@ -180,6 +184,11 @@ def run_one(name: str, particles: int, device: str, way: str, seconds: float, th
 
 def main(args: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if args is None else args)
+    if arguments[:2] == ["--one", "ablation"]:
+        name, particles, device, allocator, seconds, threads = arguments[2:]
+        settings = (int(particles), device, allocator == "True", float(seconds), int(threads))
+        print(json.dumps(_stack_ablation.run_one(NETS, name, *settings, BATCH)))
+        return 0
     if arguments[:1] == ["--one"]:
         name, particles, device, way, seconds, threads = arguments[1:]
         print(json.dumps(run_one(name, int(particles), device, way, float(seconds), int(threads))))
@@ -191,11 +200,14 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="(default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement (default: %(default)s)")
+    parser.add_argument("--ablate", action="store_true", help="measure what each rule and optional part is worth")
     parser.add_argument("--json", type=Path, help="write the numbers here")
     options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: there is none here")
 
+    if options.ablate:
+        return ablate(options)
     cells: list[Record] = []
     for name in options.nets:
         for particles in options.particles:
@@ -211,6 +223,28 @@ def main(args: Sequence[str] | None = None) -> int:
     if options.json:
         options.json.write_text(json.dumps(cells, indent=2))
     return 0 if goals_met(cells, options.device) else 1
+
+
+def ablate(options: argparse.Namespace) -> int:
+    cells: list[Record] = []
+    for name in options.nets:
+        for particles in options.particles:
+            rounds = []
+            for _ in range(options.rounds):
+                setting = ("ablation", name, particles, options.device)
+                whole, without = (
+                    in_process(__file__, *setting, allocator, options.seconds, options.threads)
+                    for allocator in (True, False)
+                )
+                rounds.append((whole, without))
+            milliseconds = statistics.median(whole[_stack_ablation.EVERYTHING] for whole, _ in rounds)
+            ratios = _stack_ablation.ratios(rounds)
+            cells.append({"net": name, "particles": particles, "milliseconds": milliseconds, "ratios": ratios})
+    where = torch.cuda.get_device_name() if options.device == "cuda" else f"CPU, threads: {options.threads}"
+    _stack_ablation.show(cells, where)
+    if options.json:
+        options.json.write_text(json.dumps(cells, indent=2))
+    return 0
 
 
 def show(cells: list[Record], device: str, threads: int) -> None:

@@ -26,6 +26,7 @@ __all__ = [
     "COMPILED_MODULE",
     "CONV_PADDING",
     "FORWARD_HOOKS",
+    "HAS_FUNCTORCH",
     "LAST_RATES",
     "PRELU_KERNEL",
     "REGISTRIES",
@@ -36,10 +37,25 @@ __all__ = [
     "DropoutBase",
     "NormBase",
     "TorchDispatchMode",
+    "add_batch_dim",
     "begun_iterator",
     "buffers_dict",
     "chained_schedulers",
     "compiled_call",
+    "current_vmap",
+    "foreach_add",
+    "foreach_add_",
+    "foreach_addcdiv_",
+    "foreach_addcmul",
+    "foreach_addcmul_",
+    "foreach_div",
+    "foreach_div_",
+    "foreach_lerp_",
+    "foreach_maximum_",
+    "foreach_mul",
+    "foreach_mul_",
+    "foreach_neg",
+    "foreach_sqrt",
     "has_gradient_hooks",
     "modules_dict",
     "non_persistent_buffers",
@@ -55,6 +71,7 @@ __all__ = [
     "tree_leaves",
     "tree_map",
     "tree_unflatten",
+    "unwrap_batched",
 ]
 
 _Module = TypeVar("_Module", bound=nn.Module)
@@ -141,6 +158,57 @@ def set_tensors(
     Without it, ``reset_parameters`` can't initialise tensors of other shapes than the layer has.
     """
     vars(module).update(_parameters=parameters, _buffers=buffers)
+
+
+# Operations on lists of tensors ---------------------------------------------------------------------------------------
+
+# Without them, a step of stacked optimizers takes a kernel for each parameter instead of one for all.
+foreach_add = torch._foreach_add
+foreach_add_ = torch._foreach_add_
+foreach_addcdiv_ = torch._foreach_addcdiv_
+foreach_addcmul = torch._foreach_addcmul
+foreach_addcmul_ = torch._foreach_addcmul_
+foreach_div = torch._foreach_div
+foreach_div_ = torch._foreach_div_
+foreach_lerp_ = torch._foreach_lerp_
+foreach_maximum_ = torch._foreach_maximum_
+foreach_mul = torch._foreach_mul
+foreach_mul_ = torch._foreach_mul_
+foreach_neg = torch._foreach_neg
+foreach_sqrt = torch._foreach_sqrt
+
+# torch.func.vmap ------------------------------------------------------------------------------------------------------
+
+_batching: Any
+try:
+    from torch._C import _functorch as _batching
+    from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
+
+    _batching.TransformType.Vmap, _batching._unwrap_batched, _batching._add_batch_dim  # noqa: B018
+except (ImportError, AttributeError):
+    _batching = None
+
+HAS_FUNCTORCH: bool = _batching is not None
+"""Whether stacked tensors can be reached as torch's own batching of ``autograd.Function`` does.
+
+Without it, a stacked call reaches them by ``autograd.Function``, which takes twenty times as long.
+"""
+
+
+def current_vmap() -> Any:
+    """The innermost ``torch.func`` transform if it is ``vmap``, else ``None``; it has ``batch_size()`` and ``lower()``."""
+    interpreter = retrieve_current_functorch_interpreter()
+    return interpreter if interpreter.key() == _batching.TransformType.Vmap else None
+
+
+def unwrap_batched(tensor: Tensor, vmap: Any) -> tuple[Tensor, int | None]:
+    """The stacked tensor behind one that a function under ``vmap`` sees, and its axis; ``None`` if it isn't stacked."""
+    return _batching._unwrap_batched(tensor, vmap.level())
+
+
+def add_batch_dim(tensor: Tensor, dim: int, vmap: Any) -> Tensor:
+    """What a function under ``vmap`` sees of a tensor that is stacked along an axis."""
+    return _batching._add_batch_dim(tensor, dim, vmap.level())
 
 
 # Tensors --------------------------------------------------------------------------------------------------------------

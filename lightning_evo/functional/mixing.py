@@ -1,8 +1,8 @@
-"""How are networks of one architecture averaged? Rules that say who takes how much of whom, and the sum they stand for.
+"""Averaging of networks of one architecture: rules that give coefficients, and the linear combinations they stand for.
 
 A rule is a matrix of coefficients, (size, size), in double precision on the CPU: network ``i`` becomes the sum over ``j``
-of ``coefficients[i, j]`` times network ``j``. :func:`combine` computes that sum. All rules are convex: rows hold nothing
-negative and sum to 1. Only :func:`pso`, whose particles have a velocity, is none, and works on tensors itself.
+of ``coefficients[i, j]`` times network ``j``. :func:`combine` computes that sum. All rules are convex: no coefficient is
+negative, and each row sums to 1. Only :func:`pso` isn't such a rule: its particles have a velocity, and it works on tensors.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ __all__ = [
 def combine(values: Mapping[str, Tensor], coefficients: Tensor, own: Sequence[int] | None = None) -> dict[str, Tensor]:
     """Linear combinations of the networks' tensors.
 
-    A network whose coefficient is 0 contributes nothing, whatever it holds: one that has diverged to NaN spoils only those
-    that take something of it. Half precision is summed in single precision; sums are element-wise in the order of the
-    networks, so that neither TF32 nor a kernel's choice changes them.
+    A network with coefficient 0 contributes nothing, whatever it holds: one that has diverged to NaN affects only networks
+    that have a nonzero coefficient for it. Half precision is summed in single precision; sums are element-wise in the order
+    of the networks, so that neither TF32 nor the choice of a kernel changes them.
 
     Integers and booleans (``num_batches_tracked``) can't be averaged: each is taken from the network with the largest
-    coefficient; of several such, from the one it belongs to, else from the first.
+    coefficient; of several such, from the row's own network, otherwise from the first.
 
     Args:
         values: Name -> (size, ...), the networks along the first axis.
         coefficients: (rows, size), real.
-        own: Which network each row belongs to, (rows,); default: row ``i`` belongs to network ``i``.
+        own: The network that each row belongs to, (rows,); default: row ``i`` belongs to network ``i``.
 
     Returns:
-        Name -> (rows, ...), new tensors of the same dtype on the same device, which autograd knows nothing of.
+        Name -> (rows, ...), new tensors of the same dtype on the same device, detached from autograd.
 
     Raises:
         ValueError: If the shapes don't fit.
@@ -74,7 +74,7 @@ def combine(values: Mapping[str, Tensor], coefficients: Tensor, own: Sequence[in
     }
 
 
-# -- who averages with whom --------------------------------------------------------------------------------------------
+# Members of an averaging.
 
 
 def draw_subset(size: int, subset: int, generator: torch.Generator) -> list[int]:
@@ -99,7 +99,7 @@ def ranked(scores: Tensor, members: Sequence[int] | None = None) -> list[int]:
 
     Args:
         scores: (size,), such as losses.
-        members: Who is ranked; default: all.
+        members: The networks to rank; default: all.
 
     >>> ranked(torch.tensor([float("nan"), 2.0, 1.0]))
     [2, 1, 0]
@@ -109,18 +109,18 @@ def ranked(scores: Tensor, members: Sequence[int] | None = None) -> list[int]:
     return sorted(chosen, key=lambda one: (known[one] != known[one], known[one] if known[one] == known[one] else 0.0))
 
 
-# -- rules -------------------------------------------------------------------------------------------------------------
+# Rules.
 
 
 def apso(losses: Tensor, members: Sequence[int], alpha: float) -> Tensor:
     """Accelerated particle swarm optimization: members move toward the best of them, as in the Nytorch tutorial.
 
-    ``W_i <- (1 - alpha) W_i + alpha W_best`` for every member ``i`` but the best, the one of the lowest finite loss. Where
-    no member's loss is finite, nobody moves.
+    ``W_i <- (1 - alpha) W_i + alpha W_best`` for every member ``i`` but the best, the one of the lowest finite loss. If no
+    member's loss is finite, no member moves.
 
     Args:
         losses: Current losses of all networks, (size,).
-        members: Who takes part.
+        members: The networks that take part.
         alpha: How far they move, in (0, 1).
 
     Returns:
@@ -145,14 +145,14 @@ def apso(losses: Tensor, members: Sequence[int], alpha: float) -> Tensor:
 
 
 def papa(size: int, members: Sequence[int], alpha: float | Tensor) -> Tensor:
-    """PAPA (arXiv 2304.03094): every member is pulled a little towards the mean of all members, often.
+    """PAPA (arXiv 2304.03094): every member is pulled a little toward the mean of all members, often.
 
-    ``W_i <- (1 - alpha_i) W_i + alpha_i mean(W)``. The paper writes ``alpha_PAPA`` for what is ``1 - alpha`` here, and
-    uses 0.99 every 10 steps; ``alpha`` shrinks with the learning rate, see :class:`~lightning_evo.callbacks.SwarmAveraging`.
+    ``W_i <- (1 - alpha_i) W_i + alpha_i mean(W)``. The paper's ``alpha_PAPA`` is ``1 - alpha`` here; the paper uses 0.99
+    every 10 steps; ``alpha`` shrinks with the learning rate, see :class:`~lightning_evo.callbacks.SwarmAveraging`.
 
     Args:
-        size: How many networks there are.
-        members: Who takes part.
+        size: The number of networks.
+        members: The networks that take part.
         alpha: How far they move, in [0, 1]; one number, or one for each network, (size,).
 
     Returns:
@@ -178,8 +178,8 @@ def papa_all(size: int, members: Sequence[int]) -> Tensor:
     """PAPA-all (arXiv 2304.03094): every member is replaced by the mean of all members, rarely (every 5 epochs).
 
     Args:
-        size: How many networks there are.
-        members: Who takes part.
+        size: The number of networks.
+        members: The networks that take part.
 
     Returns:
         Coefficients (size, size).
@@ -195,13 +195,13 @@ def papa_all(size: int, members: Sequence[int]) -> Tensor:
 def papa_pairs(size: int, members: Sequence[int], generator: torch.Generator) -> Tensor:
     """PAPA-2 (arXiv 2304.03094): every member is replaced by the mean of a random pair of members, rarely.
 
-    As many different pairs are drawn as there are members, without replacement (where there are so many; two members have
-    one pair); a member's pair need not contain it.
+    As many pairs are drawn as there are members, without replacement as long as there are enough (two members form only one
+    pair); a member's pair need not contain it.
 
     Args:
-        size: How many networks there are.
-        members: Who takes part; fewer than two change nothing.
-        generator: What is drawn from.
+        size: The number of networks.
+        members: The networks that take part; fewer than two change nothing.
+        generator: The source of randomness.
 
     Returns:
         Coefficients (size, size).
@@ -221,12 +221,12 @@ def papa_pairs(size: int, members: Sequence[int], generator: torch.Generator) ->
 
 
 def soup(size: int, ingredients: Sequence[int], into: int) -> Tensor:
-    """A model soup (Wortsman et al. 2022): one network becomes the mean of ``ingredients``, the others stay.
+    """A model soup (Wortsman et al. 2022): one network becomes the mean of ``ingredients``, the others don't change.
 
     Args:
-        size: How many networks there are.
-        ingredients: Whose mean it is.
-        into: Which network becomes it.
+        size: The number of networks.
+        ingredients: The networks to average.
+        into: The network that becomes their mean.
 
     Returns:
         Coefficients (size, size).
@@ -251,7 +251,7 @@ def pso(
     social: float,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Particle swarm optimisation with inertia (Shi and Eberhart 1998), one step of one particle's tensor.
+    """Particle swarm optimization with inertia (Shi and Eberhart 1998), one step of one particle's tensor.
 
     ``v <- inertia v + cognitive r1 (personal_best - x) + social r2 (swarm_best - x)``, ``x <- x + v``, with ``r1`` and
     ``r2`` drawn from [0, 1) for every element.
@@ -260,11 +260,11 @@ def pso(
         position: x, any shape.
         velocity: v, of the same shape.
         personal_best: The particle's best position so far.
-        swarm_best: The best position that anybody has had.
-        inertia: How much of the velocity stays.
-        cognitive: Pull towards one's own best.
-        social: Pull towards the swarm's best.
-        generator: What is drawn from, on the tensors' device.
+        swarm_best: The best position of any particle so far.
+        inertia: The share of the velocity that is kept.
+        cognitive: Pull toward the particle's own best.
+        social: Pull toward the swarm's best.
+        generator: The source of randomness, on the tensors' device.
 
     Returns:
         The new position and velocity, new tensors.
@@ -282,9 +282,6 @@ def pso(
     return (x + moved).to(position.dtype), moved.to(velocity.dtype)
 
 
-# -- inside ------------------------------------------------------------------------------------------------------------
-
-
 def _check_alpha(alpha: float) -> None:
     if not 0 < alpha < 1:
         raise ValueError(f"alpha: {alpha} is not above 0 and below 1")
@@ -297,17 +294,17 @@ def _mean(size: int, members: Sequence[int]) -> Tensor:
 
 
 def _largest(row: Sequence[float], own: int) -> int:
-    """Whose coefficient is the largest; its own network's before others of the same."""
+    """The network with the largest coefficient; of several such, the row's own if it is one of them, otherwise the first."""
     best = max(range(len(row)), key=row.__getitem__)
     return own if own < len(row) and row[own] == row[best] else best
 
 
 _Group = tuple[list[int], list[int], list[list[float]]]
-"""Rows that take from the same networks, those networks, and their coefficients (rows x networks)."""
+"""Rows with nonzero coefficients for the same networks, those networks, and the coefficients (rows x networks)."""
 
 
 def _groups(matrix: Tensor) -> list[_Group]:
-    """The rows by whom they take from, so that no network is ever multiplied by 0."""
+    """Rows grouped by the networks with nonzero coefficients, so that no network is ever multiplied by 0."""
     by_support: dict[tuple[int, ...], list[int]] = {}
     rows: list[list[float]] = matrix.tolist()
     for number, row in enumerate(rows):
@@ -327,7 +324,7 @@ def _summed(tensor: Tensor, groups: Sequence[_Group], rows: int) -> Tensor:
             continue
         shared = _shared(support, members, coefficients)
         if shared is not None:
-            # Everybody's pull is the same, so it is summed once: O(size) instead of O(size squared) passes over the tensor.
+            # The sum is the same for all rows: O(size) instead of O(size squared) passes over the tensor.
             target = _weighted(tensor, support, shared, wide)
             for member, row in zip(members, coefficients, strict=True):
                 keep = row[support.index(member)] - shared[support.index(member)] if member in support else 0.0
@@ -348,7 +345,7 @@ def _weighted(tensor: Tensor, support: Sequence[int], weights: Sequence[float], 
 def _shared(
     support: Sequence[int], members: Sequence[int], coefficients: Sequence[Sequence[float]]
 ) -> list[float] | None:
-    """What all rows take of each network beyond what each keeps of its own; ``None`` if that differs, or doesn't pay."""
+    """The coefficients that all rows share, apart from their own network's; ``None`` if they differ, or for few rows."""
     if len(members) < 3:
         return None
     shared = []

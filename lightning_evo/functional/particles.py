@@ -1,9 +1,9 @@
-"""What is half of one network plus half of another? Networks of one architecture as vectors that can be added and scaled."""
+"""Networks of one architecture as vectors that can be added and scaled."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,25 +14,25 @@ __all__ = ["Particle"]
 class Particle(Mapping[str, Tensor]):
     """A network's parameters and buffers as a value: ``0.5 * a + 0.5 * b``.
 
-    Its tensors are its own: made by copying, shared with no module and no other particle, unknown to autograd. No operation
-    changes a particle; :meth:`load_into` writes one into a module, whose parameters stay the same objects and keep their
+    Its tensors are copies, shared with no module and no other particle, and detached from autograd. No operation changes a
+    particle; :meth:`load_into` writes one into a module, whose parameters stay the same objects and keep their
     ``requires_grad`` and gradients.
 
     Floating-point and complex tensors are added and scaled, buffers (running statistics) included; half precision is
     computed in single precision and rounded once per operation. Integer and boolean buffers (``num_batches_tracked``) can't
-    be: a combination takes them from the term whose coefficient is the largest in magnitude, and of several such the larger
-    integer (``True`` before ``False``), so that the order of the terms doesn't matter.
+    be: a combination takes them from the term with the coefficient that is largest in magnitude, and of several such the
+    larger integer (``True`` before ``False``), so that the order of the terms doesn't matter.
 
     A stack holds ``count`` networks along each tensor's first axis (:meth:`stack`); a coefficient may then be a tensor
     (``count``,), and norms, distances and products are (``count``,) too.
 
     Args:
         tensors: Name -> tensor, as in a state dict.
-        count: How many networks lie along the first axis; ``None``: a single one, without such an axis.
+        count: The number of networks along the first axis; ``None``: a single network, without such an axis.
 
     Raises:
-        TypeError: If something in ``tensors`` isn't a tensor.
-        ValueError: If it has no tensors, or a tensor of a stack has another first axis.
+        TypeError: If a value in ``tensors`` isn't a tensor.
+        ValueError: If there are no tensors, or the first axis of a tensor of a stack has another length.
 
     Example:
         >>> a, b = Particle({"w": torch.tensor([1.0, 3.0])}), Particle({"w": torch.tensor([3.0, 5.0])})
@@ -100,11 +100,11 @@ class Particle(Mapping[str, Tensor]):
             raise ValueError("this particle is a single network, not a stack")
         return [_made({name: t[at].clone() for name, t in self.items()}, None, 1.0) for at in range(self.count)]
 
-    # -- a mapping -----------------------------------------------------------------------------------------------------
+    # The particle as a mapping.
 
     @property
     def count(self) -> int | None:
-        """How many networks it holds along a first axis; ``None``: one, without such an axis."""
+        """The number of networks along the first axis; ``None``: a single network, without such an axis."""
         return self._count
 
     def __getitem__(self, name: str) -> Tensor:
@@ -128,14 +128,12 @@ class Particle(Mapping[str, Tensor]):
             )
         )
 
-    __hash__ = None  # type: ignore[assignment]
-
     def __repr__(self) -> str:
         numbers = sum(tensor.numel() for tensor in self.values())
         networks = "" if self.count is None else f"{self.count} networks, "
         return f"Particle({networks}{len(self)} tensors, {numbers:,} numbers)"
 
-    # -- a vector ------------------------------------------------------------------------------------------------------
+    # The particle as a vector.
 
     def __add__(self, other: Particle) -> Particle:
         if not isinstance(other, Particle):
@@ -166,8 +164,8 @@ class Particle(Mapping[str, Tensor]):
         return self.clone()
 
     @classmethod
-    def __torch_function__(cls, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        """Have ``tensor * particle`` mean ``particle * tensor``; nothing else of torch takes a particle."""
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Make ``tensor * particle`` the same as ``particle * tensor``; no other function of torch takes a particle."""
         if func in (Tensor.mul, Tensor.__mul__, torch.mul) and isinstance(args[1], Particle) and not kwargs:
             return args[1] * args[0]
         return NotImplemented
@@ -177,13 +175,13 @@ class Particle(Mapping[str, Tensor]):
         return _made({name: tensor.clone() for name, tensor in self.items()}, self.count, self._weight)
 
     def zeros_like(self) -> Particle:
-        """The zero of its space: ``a + a.zeros_like()`` is ``a``, integers included."""
+        """The zero vector: ``a + a.zeros_like()`` is ``a``, integers included."""
         return self._times(0.0)
 
     def random_like(self, generator: torch.Generator | None = None) -> Particle:
-        """A particle of this architecture whose numbers are drawn from the standard normal distribution.
+        """A particle of this architecture with numbers from the standard normal distribution.
 
-        Integers are this particle's own. Without a generator torch's global one is drawn from.
+        Integers are this particle's own. The default generator is torch's global one.
 
         >>> a = Particle.of(nn.Linear(2, 1))
         >>> b = a + 0.01 * a.random_like(torch.Generator().manual_seed(0))  # a small step in a random direction
@@ -198,7 +196,7 @@ class Particle(Mapping[str, Tensor]):
         """The scalar product over all floating-point tensors, in double precision: () or, of stacks, (``count``,).
 
         Raises:
-            ValueError: If the two are no particles of one architecture.
+            ValueError: If the two aren't of one architecture.
         """
         self._check(other, "the two particles")
         return self._sum(
@@ -228,20 +226,20 @@ class Particle(Mapping[str, Tensor]):
         """The p-norm of the difference."""
         return (self - other).norm(p)
 
-    # -- back into modules ---------------------------------------------------------------------------------------------
+    # Writing it into modules.
 
     @torch.no_grad()
     def load_into(self, target: nn.Module | Sequence[nn.Module]) -> None:
-        """Write it into a module's parameters and buffers, in place, whatever their device; a stack, into as many modules.
+        """Write the particle into a module's parameters and buffers, in place, on any device; a stack into several modules.
 
-        Parameters stay the same objects: optimizers keep hold of them, gradients and ``requires_grad`` stay.
+        Parameters stay the same objects, so that optimizers still hold them; gradients and ``requires_grad`` don't change.
 
         Args:
             target: A module; for a stack, ``count`` modules, such as
                 :attr:`ParticleStack.particles <lightning_evo.ParticleStack.particles>`.
 
         Raises:
-            ValueError: If a module's names, shapes or dtypes differ, or the number of modules; all are then as they were.
+            ValueError: If names, shapes or dtypes of a module differ, or the number of modules. No module is changed then.
 
         >>> net = nn.Linear(2, 1)
         >>> (0.0 * Particle.of(net)).load_into(net)
@@ -261,11 +259,11 @@ class Particle(Mapping[str, Tensor]):
         for theirs_tensor, tensor in pairs:
             theirs_tensor.copy_(tensor)
 
-    # -- inside --------------------------------------------------------------------------------------------------------
+    # Internals.
 
     _tensors: Mapping[str, Tensor]
     _count: int | None
-    _weight: float  # the largest coefficient, in magnitude, of what its integers were taken from
+    _weight: float  # the coefficient, in magnitude, of the term that the integers were taken from
 
     def _set(self, tensors: dict[str, Tensor], count: int | None, weight: float) -> None:
         self._tensors, self._count, self._weight = tensors, count, weight
@@ -305,7 +303,7 @@ class Particle(Mapping[str, Tensor]):
 
 
 def _made(tensors: dict[str, Tensor], count: int | None, weight: float) -> Particle:
-    """A particle around tensors that are nobody else's."""
+    """A particle that takes over these tensors, without copying them."""
     particle = cast(Particle, Particle.__new__(Particle))
     particle._set(tensors, count, weight)
     return particle
@@ -334,7 +332,7 @@ def _scaled(tensor: Tensor, factors: float | Tensor) -> Tensor:
 
 
 def _real(tensor: Tensor) -> bool:
-    """Whether it can be scaled."""
+    """Whether a tensor can be scaled."""
     return tensor.is_floating_point() or tensor.is_complex()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections import namedtuple
+from functools import partial
 
 import pytest
 import torch
@@ -216,6 +217,51 @@ def kept_iterators() -> None:
     assert "self._iterator = self._get_iterator()" in inspect.getsource(DataLoader.__iter__)
 
 
+FOREACH = {
+    "_foreach_add": lambda a, b: compat.foreach_add(a, b, alpha=2),
+    "_foreach_add_": lambda a, b: compat.foreach_add_(a, b, alpha=2),
+    "_foreach_addcdiv_": lambda a, b: compat.foreach_addcdiv_(a, b, b, value=2),
+    "_foreach_addcmul": lambda a, b: compat.foreach_addcmul(a, b, b),
+    "_foreach_addcmul_": lambda a, b: compat.foreach_addcmul_(a, b, b, value=2),
+    "_foreach_div": compat.foreach_div,
+    "_foreach_div_": lambda a, b: compat.foreach_div_(a, 4.0),
+    "_foreach_lerp_": lambda a, b: compat.foreach_lerp_(a, b, 0.5),
+    "_foreach_maximum_": compat.foreach_maximum_,
+    "_foreach_mul": compat.foreach_mul,
+    "_foreach_mul_": compat.foreach_mul_,
+    "_foreach_neg": lambda a, b: compat.foreach_neg(a),
+    "_foreach_sqrt": lambda a, b: compat.foreach_sqrt(a),
+}
+RESULTS = [5.0, 5.0, 3.0, 5.0, 9.0, 0.5, 0.25, 1.5, 2.0, 2.0, 2.0, -1.0, 1.0]
+
+
+def foreach(name: str) -> None:
+    ones, twos = [torch.ones(2)], [torch.full((2,), 2.0)]
+    returned = FOREACH[name](ones, twos)
+    (found,) = ones if name.endswith("_") else returned
+    assert found.tolist() == [dict(zip(FOREACH, RESULTS, strict=True))[name]] * 2
+
+
+def stacked_tensors() -> None:
+    assert compat.HAS_FUNCTORCH
+    seen = []
+
+    def function(x):
+        vmap = compat.current_vmap()
+        tensor, dim = compat.unwrap_batched(x, vmap)
+        _, none = compat.unwrap_batched(torch.zeros(1), vmap)
+        with vmap.lower():
+            doubled = 2 * tensor
+        seen.append((vmap.batch_size(), tensor.shape, dim, none))
+        return compat.add_batch_dim(doubled, dim, vmap)
+
+    x = torch.arange(6.0).view(2, 3)
+    assert torch.equal(torch.func.vmap(function, in_dims=1, out_dims=1)(x), 2 * x)
+    assert seen == [(3, (2, 3), 1, None)]
+    torch.func.grad(lambda x: seen.append(compat.current_vmap()) or x)(torch.zeros(()))
+    assert seen[-1] is None
+
+
 LAYERS = "inheritance, growth and zero-cost proxies miss layers of this kind, or need lists of classes"
 
 TABLE = [
@@ -281,6 +327,14 @@ TABLE = [
     Row("_call_impl", "FastTraining can't compile a part in place", plain_calls_run_hooks),
     Row("_reversed_padding_repeated_twice", "a larger kernel pads by its former size", padding),
     Row("_prelu_kernel", "the zero-cost proxy naswot doesn't count PReLU", prelu_kernel),
+    *(
+        Row(name, "a step of stacked optimizers takes a kernel for each parameter", partial(foreach, name))
+        for name in FOREACH
+    ),
+    *(
+        Row(name, "a stacked call takes twenty times as long to reach the stacked tensors", stacked_tensors)
+        for name in ("_C", "_functorch", "_unwrap_batched", "_add_batch_dim")
+    ),
     Row("_version", "every buffer is copied back after a trial forward", versions),
     Row("_backward_hooks", "growth loses hooks with the tensor it replaces", gradient_hooks),
     Row("_post_accumulate_grad_hooks", "growth loses hooks with the tensor it replaces", gradient_hooks),

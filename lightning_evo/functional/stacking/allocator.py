@@ -1,10 +1,12 @@
-"""Does the memory that one training step frees serve the next? On a CPU with glibc only if it is told to keep it."""
+"""Settings of the CPU's memory allocator, an optional part of the stacked computation: freed memory serves the next step."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import platform
+
+from lightning_evo.functional.stacking.optional import PARTS
 
 __all__ = ["keep_freed_memory"]
 
@@ -14,16 +16,16 @@ _KEPT = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Have this process reuse the memory of large tensors instead of giving it back to the system when they are freed.
+    """Make this process reuse the memory of large tensors instead of returning it to the system when they are freed.
 
     glibc maps large blocks anew each time and unmaps them when they are freed; the system then zeroes every page again at
-    its first touch. For the activations of stacked particles, tens of megabytes each step, that can take longer than
-    computing them (a first layer's ReLU here: 4.4 ms, of which 0.6 are the ReLU). Afterwards freed memory up to 2 GiB
-    stays with the process. It holds for the process's whole life and for all it computes.
+    its first use. For the activations of stacked particles, tens of megabytes in each step, that can take longer than
+    computing them (a first layer's ReLU: 4.4 ms, of which the ReLU itself takes 0.6). Afterwards freed memory up to 2 GiB
+    stays with the process. The setting holds for the process's whole life and for everything that it computes.
 
     Returns:
-        Whether it is so: ``False`` where another C library is in use, or where the environment already sets malloc's
-        thresholds (``MALLOC_TRIM_THRESHOLD_``, ``MALLOC_MMAP_THRESHOLD_``, ``GLIBC_TUNABLES``), which are then left alone.
+        Whether it is set: ``False`` where another C library is in use, or where the environment already sets malloc's
+        thresholds (``MALLOC_TRIM_THRESHOLD_``, ``MALLOC_MMAP_THRESHOLD_``, ``GLIBC_TUNABLES``), which are not changed.
 
     >>> keep_freed_memory() in (True, False)
     True
@@ -32,6 +34,9 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return bool(mallopt(_M_MMAP_THRESHOLD, _KEPT)) and bool(mallopt(_M_TRIM_THRESHOLD, _KEPT))
+
+
+PARTS.allocator = keep_freed_memory
 
 
 def _set_by_user() -> bool:

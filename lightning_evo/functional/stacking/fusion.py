@@ -1,7 +1,14 @@
-"""How is a convolution computed whose output is only pooled? Batch part by batch part, so that it stays in the cache.
+"""Fusion of convolution, ReLU and max pooling, an optional part of the stacked computation.
 
-``relu(max_pool(conv(x)))`` passes four times over the convolution's output, forward and backward. For many particles that
-output is tens of megabytes. For a part of the batch at a time it's never far from the processor.
+``max_pool(relu(conv(x)))`` passes four times over the convolution's output, forward and backward. For many particles that
+output is tens of megabytes, more than a processor's cache holds. Two changes reduce the traffic, not the result:
+
+- A ReLU that is followed by max pooling is computed after it, on the smaller output.
+- A large convolution that is followed by max pooling is computed for a few samples of the batch at a time, together with the
+  pooling, so that its output stays in the cache.
+
+Both need to know what follows a call. :class:`Fuser` therefore defers convolutions and ReLUs: it returns a placeholder, and
+computes the value when another call needs it.
 """
 
 from __future__ import annotations
@@ -15,16 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_evo.functional.stacking.autotuning import choose, chosen
-from lightning_evo.functional.stacking.convolution import (
-    Convolution,
-    Operands,
-    call_of,
-    detached,
-    in_format,
-    key_of,
-    stacked_convolution,
-)
+from lightning_evo._compat.torch import tensor_version
+from lightning_evo.functional.stacking.convolution import Convolution, convolution_call, in_memory_format
+from lightning_evo.functional.stacking.optional import PARTS, Call
 from lightning_evo.functional.stacking.tensors import (
     NotCovered,
     autocast_dtype,
@@ -33,27 +33,173 @@ from lightning_evo.functional.stacking.tensors import (
     particles_first,
 )
 
-__all__ = ["Postponing", "output_placeholder", "pooled_convolution"]
+__all__ = ["Fuser", "pooled_convolution"]
 
+_RELUS = {F.relu, torch.relu, Tensor.relu}
+_MAX_POOLS = {
+    F.max_pool1d,
+    F.max_pool2d,
+    F.max_pool3d,
+    torch.max_pool1d,
+    torch.max_pool2d,
+    torch.max_pool3d,
+    F.adaptive_max_pool1d,
+    F.adaptive_max_pool2d,
+    F.adaptive_max_pool3d,
+}
+_METADATA = {
+    Tensor.dim,
+    Tensor.get_device,
+    Tensor.is_floating_point,
+    Tensor.ndimension,
+    Tensor.numel,
+    Tensor.size,
+    *(getattr(Tensor, name).__get__ for name in ("shape", "ndim", "dtype", "device", "is_cuda")),
+}
+"""Calls that depend on a tensor's form and not on its values."""
 
-_LARGE = 2**20
+_RELU_ELEMENTS = 2**17
+"""Elements of all particles from which on a pass over the memory costs more than deferring a ReLU."""
+
+_CONVOLUTION_ELEMENTS = 2**20
 """Elements of an output, those of all particles, that a core's cache doesn't hold."""
 
-_PART = 2**19
-"""Elements of the part of an output that is computed at a time."""
+_CHUNK_ELEMENTS = 2**19
+"""Elements of the output that are computed at a time."""
 
 
-def output_placeholder(particles: int, *args: Any, **kwargs: Any) -> Tensor:
+class Fuser:
+    """Defers large convolutions and ReLUs under ``vmap`` until the next calls show what can be fused.
+
+    They return a placeholder. Max pooling of a ReLU's placeholder pools the input of the ReLU, and the ReLU follows; if that
+    input is a convolution's placeholder, convolution and pooling are computed together. Any other call that is given a
+    placeholder gets its value, computed then; before a call that changes a tensor in place, all values are computed.
+
+    A network that changes a ReLU's input in place after its output was pooled gets autograd's own error.
+
+    Args:
+        particles: The number of particles.
+        proceed: Makes a call that isn't deferred.
+    """
+
+    def __init__(self, particles: int, proceed: Call) -> None:
+        self.particles, self.proceed = particles, proceed
+        self._deferred: dict[int, _DeferredCall] = {}
+
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What the call returns, or a placeholder for it."""
+        plain_relu = func in _RELUS and len(args) == 1 and not any(kwargs.values())
+        if self._deferred and func not in _METADATA:
+            first = self._deferred.get(id(args[0])) if args else None
+            if first is not None and first.value is None:
+                if func in _MAX_POOLS and len(args) < 7 and not kwargs.get("return_indices"):
+                    relu = first.func in _RELUS
+                    return self._pooled(func, first.args[0] if relu else args[0], args[1:], kwargs, relu)
+                if first.func is torch.conv2d and func is F.relu and kwargs == {"inplace": True}:
+                    return self._relu_in_place(first)
+            if _changes_in_place(func, kwargs):
+                for deferred in self._deferred.values():
+                    self._value_of(deferred)
+        if func is torch.conv2d or plain_relu:
+            try:
+                return self._defer(func, args if plain_relu else self.settled(args), self.settled(kwargs))
+            except NotCovered:
+                pass
+        return self.proceed(func, self.settled(args), self.settled(kwargs))
+
+    def settled(self, values: Any) -> Any:
+        """The same values (a tensor, or lists, tuples and dicts of any) without placeholders."""
+        if not self._deferred:
+            return values
+        if isinstance(values, Tensor):
+            deferred = self._deferred.get(id(values))
+            return values if deferred is None else self._value_of(deferred)
+        if type(values) in (list, tuple):
+            return type(values)(self.settled(value) for value in values)
+        if type(values) is dict:
+            return {name: self.settled(value) for name, value in values.items()}
+        return values
+
+    def _defer(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        deferred = _DeferredCall(func, args, kwargs)
+        if func is torch.conv2d:
+            deferred.placeholder = _output_placeholder(self.particles, *args, **kwargs)
+        elif args[0].numel() * self.particles < _RELU_ELEMENTS:
+            raise NotCovered
+        else:
+            deferred.placeholder = lowered(deferred.alias, args[0])
+        self._deferred[id(deferred.placeholder)] = deferred
+        return deferred.placeholder
+
+    def _relu_in_place(self, convolution: _DeferredCall) -> Tensor:
+        """There is no memory to change yet: from now on the placeholder stands for the ReLU's value."""
+        before = _DeferredCall(convolution.func, convolution.args, convolution.kwargs)
+        before.placeholder = _output_placeholder(self.particles, *before.args, **before.kwargs)
+        relu = _DeferredCall(F.relu, (before.placeholder,), {})
+        relu.placeholder = convolution.placeholder
+        self._deferred |= {id(before.placeholder): before, id(relu.placeholder): relu}
+        return relu.placeholder
+
+    def _value_of(self, deferred: _DeferredCall) -> Tensor:
+        if deferred.value is None:
+            if deferred.func in _RELUS:
+                deferred.value = lowered(deferred.relu, self.settled(deferred.args[0]))
+            else:
+                deferred.value = self.proceed(deferred.func, deferred.args, deferred.kwargs)
+        return deferred.value
+
+    def _pooled(
+        self, func: Callable[..., Any], x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any], relu: bool
+    ) -> Tensor:
+        """The pooled ``x``, which may be a deferred convolution, and the ReLU of it if there is one."""
+        convolution = self._deferred.get(id(x))
+        if convolution is not None and convolution.value is None and func in (F.max_pool2d, torch.max_pool2d):
+            try:
+                return pooled_convolution(convolution.args, convolution.kwargs, args, kwargs, relu)
+            except NotCovered:
+                pass
+        pooled: Tensor = self.proceed(func, (self.settled(x), *args), kwargs)
+        return torch.relu(pooled) if relu else pooled
+
+
+PARTS.fusion = Fuser
+
+
+class _DeferredCall:
+    """A convolution or ReLU that hasn't been computed yet."""
+
+    placeholder: Tensor
+
+    def __init__(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.func, self.args, self.kwargs = func, args, kwargs
+        self.value: Tensor | None = None
+        self._version: int | None = None
+
+    def alias(self, particles: int, dims: tuple[int, ...], x: Tensor) -> tuple[Tensor, int]:
+        """A ReLU's placeholder: a view of its input."""
+        self._version = None if x.is_inference() else tensor_version(x)
+        return x.view_as(x), dims[0]
+
+    def relu(self, particles: int, dims: tuple[int, ...], x: Tensor) -> tuple[Tensor, int]:
+        """The ReLU's value, if its input is still what it was."""
+        if self._version not in (None, 0 if x.is_inference() else tensor_version(x)):
+            raise RuntimeError(
+                "the input of a ReLU was changed in place before the ReLU was computed: stack without rules"
+            )
+        return torch.relu(x), dims[0]
+
+
+def _output_placeholder(particles: int, *args: Any, **kwargs: Any) -> Tensor:
     """A tensor of the form of ``torch.conv2d(*args, **kwargs)``, under ``vmap``, without values of its own.
 
     Raises:
-        NotCovered: If the output is too small for :func:`pooled_convolution` to be worth its while, or isn't covered by it.
+        NotCovered: If :func:`pooled_convolution` doesn't pay for an output this small, or doesn't cover the call.
     """
-    convolution, (x, weight, _) = call_of(torch.conv2d, *args, **kwargs)
+    convolution, (x, weight, _) = convolution_call(torch.conv2d, *args, **kwargs)
     if x.dtype not in (torch.float32, torch.float64) or x.device.type != "cpu" or autocast_dtype(x.device) is not None:
         raise NotCovered
     sizes = (len(x), weight.shape[0], *convolution.output_sizes(x.shape[2:], weight.shape[2:]))
-    if particles * torch.Size(sizes).numel() < _LARGE:
+    if particles * torch.Size(sizes).numel() < _CONVOLUTION_ELEMENTS:
         raise NotCovered
     return lowered(partial(_empty, sizes), x, weight)
 
@@ -66,6 +212,17 @@ def _empty(
     return x.new_empty(()).expand(particles, *sizes), 0
 
 
+def _changes_in_place(func: Callable[..., Any], kwargs: dict[str, Any]) -> bool:
+    name = getattr(func, "__name__", "")
+    operator = name == "__setitem__" or (name.startswith("__i") and name.endswith("__"))
+    return (
+        operator or (name.endswith("_") and not name.endswith("__")) or "out" in kwargs or bool(kwargs.get("inplace"))
+    )
+
+
+# Convolution and pooling together.
+
+
 def pooled_convolution(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
@@ -75,12 +232,10 @@ def pooled_convolution(
 ) -> Tensor:
     """``relu(max_pool2d(conv2d(*args, **kwargs), *pool_args, **pool_kwargs))``, under ``vmap``; or without ReLU.
 
-    Whether in parts or as a whole is chosen by timing both (:mod:`~lightning_evo.functional.stacking.autotuning`).
-
     Raises:
         NotCovered: If it can only be computed one after the other.
     """
-    convolution, tensors = call_of(torch.conv2d, *args, **kwargs)
+    convolution, tensors = convolution_call(torch.conv2d, *args, **kwargs)
     return lowered(partial(_stacked, convolution, _pool_of(relu, *pool_args, **pool_kwargs)), *tensors)
 
 
@@ -130,52 +285,26 @@ def _stacked(
     weight: Tensor,
     bias: Tensor | None,
 ) -> tuple[Tensor, int]:
-    rows = None if bias is None else particles_first(bias, dims[2])
-    operands = Operands(x, dims[0], particles_first(weight, dims[1]), rows)
-    key = f"max_pool2d {pool.settings()} relu {pool.relu} of {key_of(convolution, operands)}"
-    ways = {"in parts": partial(_in_parts, convolution, pool), "as a whole": partial(_as_a_whole, convolution, pool)}
-    name = chosen(key)
-    if name not in ways:
-        tried = detached(operands)
-        tensors = [t for t in (tried.x, tried.weight, tried.bias) if t is not None]
-        name = choose(key, {name: partial(_output, way, tried) for name, way in ways.items()}, tensors, "in parts")
-    return ways[name](operands)
-
-
-def _output(way: Callable[[Operands], tuple[Tensor, int]], operands: Operands) -> Tensor:
-    return way(operands)[0]
-
-
-def _as_a_whole(convolution: Convolution, pool: _Pool, operands: Operands) -> tuple[Tensor, int]:
-    dims = (operands.dim, 0, 0)
-    tensors = (operands.x, operands.weight, operands.bias)
-    out, at = stacked_convolution(convolution, operands.particles, dims, *tensors)
-    axes = (0, 1) if at == 0 else (1, 2)
-    pooled = pool(out.flatten(*axes))
-    return pooled.unflatten(axes[0], out.shape[axes[0] : axes[1] + 1]), at
-
-
-def _in_parts(convolution: Convolution, pool: _Pool, operands: Operands) -> tuple[Tensor, int]:
-    x, groups, particles = operands.x, convolution.groups, operands.particles
-    if operands.dim is not None or groups > 1:
-        x, groups = channels_joined(x, operands.dim, particles), groups * particles
-    bias = None if operands.bias is None else operands.bias.flatten()
-    weight = operands.weight.flatten(0, 1)
-    out = _InParts.apply(in_format(x, channels_last=True), weight, bias, convolution, groups, pool)
+    weight = particles_first(weight, dims[1]).flatten(0, 1)
+    bias = None if bias is None else particles_first(bias, dims[2]).flatten()
+    groups = convolution.groups
+    if dims[0] is not None or groups > 1:
+        x, groups = channels_joined(x, dims[0], particles), groups * particles
+    out = _InChunks.apply(in_memory_format(x, channels_last=True), weight, bias, convolution, groups, pool)
     return out.unflatten(1, (particles, -1)), 1
 
 
-class _InParts(torch.autograd.Function):
-    """A convolution, max pooling and perhaps ReLU of some samples at a time; only the indices of the largest are kept."""
+class _InChunks(torch.autograd.Function):
+    """Convolution, max pooling and perhaps ReLU of some samples at a time; keeps only the indices of the maxima."""
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, convolution: Convolution, groups: int, pool: _Pool
     ) -> Tensor:
         each = weight.shape[0] * torch.Size(convolution.output_sizes(x.shape[2:], weight.shape[2:])).numel()
-        ctx.part = max(1, _PART // each)
+        ctx.chunk = max(1, _CHUNK_ELEMENTS // each)
         pooled, ctx.indices, ctx.form = [], [], None
-        for samples in x.split(ctx.part):
+        for samples in x.split(ctx.chunk):
             out = convolution(samples, weight, bias, groups)
             values, indices = torch.ops.aten.max_pool2d_with_indices(out, *pool.settings())
             pooled.append(values)
@@ -192,7 +321,7 @@ class _InParts(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, result = ctx.saved_tensors
         convolution, pool = ctx.convolution, ctx.pool
-        if torch.is_grad_enabled():  # to be differentiated once more: as autograd has it
+        if torch.is_grad_enabled():  # to be differentiated once more: by autograd's own formulas
             out = pool(convolution(x, weight, bias, ctx.groups))
             inputs = [t for t, needed in zip((x, weight, bias), ctx.needs_input_grad, strict=False) if needed]
             found = iter(torch.autograd.grad(out, inputs, gradient, create_graph=True))
@@ -201,8 +330,8 @@ class _InParts(torch.autograd.Function):
             gradient = torch.ops.aten.threshold_backward(gradient, result, 0)
         sums: list[Tensor | None] = [None, None]
         of_x = []
-        parts = zip(x.split(ctx.part), gradient.split(ctx.part), ctx.indices, strict=True)
-        for samples, pooled, indices in parts:
+        chunks = zip(x.split(ctx.chunk), gradient.split(ctx.chunk), ctx.indices, strict=True)
+        for samples, pooled, indices in chunks:
             of_out = torch.ops.aten.max_pool2d_with_indices_backward(
                 pooled, ctx.form[: len(samples)], *pool.settings(), indices
             )
@@ -225,156 +354,3 @@ class _InParts(torch.autograd.Function):
                 total = sums[at]
                 sums[at] = part if total is None or part is None else total.add_(part)
         return (torch.cat(of_x) if of_x else None), *sums, None, None, None
-
-
-# -- Which calls wait for the next ones, because together they are cheaper? Convolution and ReLU, for the --
-
-_RELUS = {F.relu, torch.relu, Tensor.relu}
-_MAXIMA = {
-    F.max_pool1d,
-    F.max_pool2d,
-    F.max_pool3d,
-    torch.max_pool1d,
-    torch.max_pool2d,
-    torch.max_pool3d,
-    F.adaptive_max_pool1d,
-    F.adaptive_max_pool2d,
-    F.adaptive_max_pool3d,
-}
-_ABOUT = {
-    Tensor.dim,
-    Tensor.get_device,
-    Tensor.is_floating_point,
-    Tensor.ndimension,
-    Tensor.numel,
-    Tensor.size,
-    *(getattr(Tensor, name).__get__ for name in ("shape", "ndim", "dtype", "device", "is_cuda")),
-}
-"""What asks about a tensor's form and not about its values."""
-
-_WORTHWHILE = 2**17
-"""Elements of all particles from which on a pass over the memory costs more than the bookkeeping here."""
-
-
-class Postponing:
-    """Stands between a network and torch under ``vmap``, and has large convolutions and ReLUs wait for what follows.
-
-    They return a placeholder. Max pooling of a ReLU's placeholder pools what went into the ReLU, and the ReLU follows; if
-    that is a convolution's placeholder, convolution and pooling are one. Any other call that takes a placeholder gets the
-    value, computed then; before a call that changes a tensor in place all values are computed.
-
-    A network that changes a ReLU's input in place after its output was pooled is refused by autograd, with its own error.
-
-    Args:
-        particles: How many there are.
-        proceed: Makes a call that doesn't wait, ``proceed(func, args, kwargs)``.
-    """
-
-    def __init__(self, particles: int, proceed: Callable[..., Any]) -> None:
-        self.particles, self.proceed = particles, proceed
-        self._waiting: dict[int, _Waiting] = {}
-
-    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What the call returns, or a placeholder for it."""
-        plain_relu = func in _RELUS and len(args) == 1 and not any(kwargs.values())
-        if self._waiting and func not in _ABOUT:
-            first = self._waiting.get(id(args[0])) if args else None
-            if first is not None and first.value is None:
-                if func in _MAXIMA and len(args) < 7 and not kwargs.get("return_indices"):
-                    relu = first.func in _RELUS
-                    return self._pooled(func, first.args[0] if relu else args[0], args[1:], kwargs, relu)
-                if first.func is torch.conv2d and func is F.relu and kwargs == {"inplace": True}:
-                    return self._relu_in_place(first)
-            if _changes_in_place(func, kwargs):
-                for waiting in self._waiting.values():
-                    self._settle(waiting)
-        if func is torch.conv2d or plain_relu:
-            try:
-                return self._wait(func, args if plain_relu else self.settled(args), self.settled(kwargs))
-            except NotCovered:
-                pass
-        return self.proceed(func, self.settled(args), self.settled(kwargs))
-
-    def settled(self, values: Any) -> Any:
-        """The same values (a tensor, or lists, tuples and dicts of any) without placeholders."""
-        if not self._waiting:
-            return values
-        if isinstance(values, Tensor):
-            waiting = self._waiting.get(id(values))
-            return values if waiting is None else self._settle(waiting)
-        if type(values) in (list, tuple):
-            return type(values)(self.settled(value) for value in values)
-        if type(values) is dict:
-            return {name: self.settled(value) for name, value in values.items()}
-        return values
-
-    def _wait(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        waiting = _Waiting(func, args, kwargs)
-        if func is torch.conv2d:
-            waiting.placeholder = output_placeholder(self.particles, *args, **kwargs)
-        elif args[0].numel() * self.particles < _WORTHWHILE:
-            raise NotCovered
-        else:
-            waiting.placeholder = lowered(waiting.alias, args[0])
-        self._waiting[id(waiting.placeholder)] = waiting
-        return waiting.placeholder
-
-    def _relu_in_place(self, convolution: _Waiting) -> Tensor:
-        """There is no memory to change yet: from now on the placeholder stands for the ReLU's value."""
-        before = _Waiting(convolution.func, convolution.args, convolution.kwargs)
-        before.placeholder = output_placeholder(self.particles, *before.args, **before.kwargs)
-        relu = _Waiting(F.relu, (before.placeholder,), {})
-        relu.placeholder = convolution.placeholder
-        self._waiting |= {id(before.placeholder): before, id(relu.placeholder): relu}
-        return relu.placeholder
-
-    def _settle(self, waiting: _Waiting) -> Tensor:
-        if waiting.value is None:
-            if waiting.func in _RELUS:
-                waiting.value = lowered(waiting.relu, self.settled(waiting.args[0]))
-            else:
-                waiting.value = self.proceed(waiting.func, waiting.args, waiting.kwargs)
-        return waiting.value
-
-    def _pooled(
-        self, func: Callable[..., Any], x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any], relu: bool
-    ) -> Tensor:
-        """The pooled ``x``, which is perhaps a convolution that waits; and the ReLU of it, if there is one."""
-        convolution = self._waiting.get(id(x))
-        if convolution is not None and convolution.value is None and func in (F.max_pool2d, torch.max_pool2d):
-            try:
-                return pooled_convolution(convolution.args, convolution.kwargs, args, kwargs, relu)
-            except NotCovered:
-                pass
-        pooled: Tensor = self.proceed(func, (self.settled(x), *args), kwargs)
-        return torch.relu(pooled) if relu else pooled
-
-
-class _Waiting:
-    """A convolution or ReLU that hasn't been computed yet."""
-
-    placeholder: Tensor
-
-    def __init__(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.func, self.args, self.kwargs = func, args, kwargs
-        self.value: Tensor | None = None
-        self._version: int | None = None
-
-    def alias(self, particles: int, dims: tuple[int, ...], x: Tensor) -> tuple[Tensor, int]:
-        self._version = None if x.is_inference() else x._version
-        return x.view_as(x), dims[0]
-
-    def relu(self, particles: int, dims: tuple[int, ...], x: Tensor) -> tuple[Tensor, int]:
-        if self._version not in (None, 0 if x.is_inference() else x._version):
-            raise RuntimeError(
-                "the input of a ReLU was changed in place before the ReLU was computed: stack without rules"
-            )
-        return torch.relu(x), dims[0]
-
-
-def _changes_in_place(func: Callable[..., Any], kwargs: dict[str, Any]) -> bool:
-    name = getattr(func, "__name__", "")
-    operator = name == "__setitem__" or (name.startswith("__i") and name.endswith("__"))
-    return (
-        operator or (name.endswith("_") and not name.endswith("__")) or "out" in kwargs or bool(kwargs.get("inplace"))
-    )

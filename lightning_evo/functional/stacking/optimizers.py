@@ -1,4 +1,4 @@
-"""How do N optimizers take their steps at once? The same updates, stacked, each particle's by its own settings."""
+"""Steps of N optimizers computed at once: the updates of ``torch.optim``, stacked, with each particle's own settings."""
 
 from __future__ import annotations
 
@@ -11,6 +11,22 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from lightning_evo._compat.torch import (
+    foreach_add,
+    foreach_add_,
+    foreach_addcdiv_,
+    foreach_addcmul,
+    foreach_addcmul_,
+    foreach_div,
+    foreach_div_,
+    foreach_lerp_,
+    foreach_maximum_,
+    foreach_mul,
+    foreach_mul_,
+    foreach_neg,
+    foreach_sqrt,
+)
+
 __all__ = [
     "can_stack",
     "clip_gradient_norms",
@@ -22,23 +38,23 @@ __all__ = [
 
 _Group = Mapping[str, Any]
 _Factor = float | list[Tensor]
-"""One number for all particles, or for each parameter a tensor (N, 1, ...) that holds each particle's."""
+"""One number for all particles, or for each parameter a tensor (N, 1, ...) with one for each particle."""
 
 _ALIKE = {
     SGD: ("nesterov", "maximize"),
     Adam: ("amsgrad", "maximize", "decoupled_weight_decay"),
     AdamW: ("amsgrad", "maximize", "decoupled_weight_decay"),
 }
-"""What decides which computation is done, and so must be the same for all particles."""
+"""Settings that select the computation, and so must be equal for all particles."""
 
 _REFUSED = ("differentiable", "capturable")
 
 
 def can_stack(optimizers: Sequence[Optimizer]) -> str | None:
-    """Why the steps of these optimizers, one per particle, can't be taken by :func:`stacked_step`; ``None`` if they can.
+    """Why :func:`stacked_step` can't take the steps of these optimizers, one per particle; ``None`` if it can.
 
-    SGD, Adam and AdamW of ``torch.optim`` can, with any learning rates, weight decays, momenta, dampenings, betas and eps;
-    switches (``nesterov``, ``maximize``, ``amsgrad``) must agree.
+    It covers SGD, Adam and AdamW of ``torch.optim``, with any learning rates, weight decays, momenta, dampenings, betas and
+    eps; switches (``nesterov``, ``maximize``, ``amsgrad``) must be equal.
 
     >>> parameters = [torch.nn.Parameter(torch.zeros(2)) for _ in range(2)]
     >>> can_stack([SGD([p], lr=lr) for p, lr in zip(parameters, (0.1, 0.2))])
@@ -88,19 +104,19 @@ def stacked_step(
     *,
     take: Tensor | None = None,
 ) -> None:
-    """Take one step of every particle, in place, as each one's optimizer would: equal to it up to rounding.
+    """Take one step of every particle, in place, as its own optimizer would: equal up to rounding.
 
-    Nothing that one particle computes reaches another: gradients that aren't finite spoil their own particle alone.
+    Particles don't affect each other: gradients that aren't finite spoil only their own particle.
 
     Args:
-        optimizers: One per particle, that :func:`can_stack` has nothing against. Only the settings in their
-            ``param_groups`` are read; they may differ between particles and change between steps.
+        optimizers: One per particle; :func:`can_stack` must return ``None`` for them. Only the settings in their
+            ``param_groups`` are read, which may differ between particles and change between steps.
         parameters: For each parameter group its parameters, each stacked, (N, ...), with stacked gradients; those without
-            a gradient stay as they are.
-        states: For each of them what the optimizers keep, stacked, (N, ...), under ``torch.optim``'s names: ``exp_avg``,
+            a gradient don't change.
+        states: For each parameter the optimizers' state, stacked, (N, ...), under ``torch.optim``'s names: ``exp_avg``,
             ``exp_avg_sq``, ``max_exp_avg_sq``, ``momentum_buffer``, and ``step``, (N,) on the CPU. Empty before the first
-            step; filled and changed in place. SGD's also keeps a ``step``, as only who has taken one has a momentum.
-        take: Which particles take the step, (N,) bool; all by default. The others' weights and state stay as they are.
+            step; filled and changed in place. SGD's has a ``step``, too: a particle has momentum only after its first step.
+        take: Which particles take the step, (N,) bool; all by default. Weights and states of the others don't change.
 
     >>> w = torch.zeros(2, 3, requires_grad=True)  # two particles of three weights
     >>> w.grad = torch.ones(2, 3)
@@ -120,7 +136,7 @@ def stacked_step(
         if not pairs:
             continue
         for p, state in pairs:
-            _begin(kind, groups, p, state)
+            _add_missing_state(kind, groups, p, state)
         gradients = [p.grad for p, _ in pairs if p.grad is not None]
         if rows is None:
             _UPDATES[kind](groups, [p for p, _ in pairs], gradients, [state for _, state in pairs])
@@ -138,7 +154,7 @@ def _update_rows(
     gradients: list[Tensor],
     rows: list[int],
 ) -> None:
-    """The update on copies of some particles' rows, written back: seldom needed, and then what is simplest."""
+    """The update of some particles' rows, on copies that are written back: rarely needed, so simplicity comes first."""
     chosen = [p[rows] for p, _ in pairs]
     states = [{name: value[rows] for name, value in state.items()} for _, state in pairs]
     update([groups[row] for row in rows], chosen, [gradient[rows] for gradient in gradients], states)
@@ -148,8 +164,8 @@ def _update_rows(
             state[name][rows] = value
 
 
-def _begin(kind: type[Optimizer], groups: list[_Group], p: Tensor, state: dict[str, Tensor]) -> None:
-    """Zeros where a parameter has no state yet."""
+def _add_missing_state(kind: type[Optimizer], groups: list[_Group], p: Tensor, state: dict[str, Tensor]) -> None:
+    """Add zeros where a parameter has no state yet."""
     names = ["exp_avg", "exp_avg_sq"] if kind is not SGD else []
     if kind is SGD and any(group["momentum"] for group in groups):
         names.append("momentum_buffer")
@@ -171,10 +187,10 @@ def _sgd(
     if any(momenta):
         buffers = [state["momentum_buffer"] for state in states]
         begun = [state["step"] > 0 for state in states]
-        # The first step takes the gradient as it is; so does, always, a particle without momentum.
+        # The first step uses the plain gradient, and so does every step of a particle without momentum.
         shares = [1 - float(group["dampening"]) if group["momentum"] else 1.0 for group in groups]
         first = [[share if old else 1.0 for share, old in zip(shares, b.tolist(), strict=True)] for b in begun]
-        torch._foreach_mul_(buffers, factors(momenta))
+        foreach_mul_(buffers, factors(momenta))
         _add(buffers, updates, factors.each(first))
         for state in states:
             state["step"] += 1
@@ -195,7 +211,7 @@ def _adam(
     if groups[0].get("decoupled_weight_decay", decoupled):  # torch 2.6 has no such setting
         kept = [1 - rate * group["weight_decay"] for rate, group in zip(rates, groups, strict=True)]
         if any(factor != 1 for factor in kept):
-            torch._foreach_mul_(parameters, factors(kept))
+            foreach_mul_(parameters, factors(kept))
     else:
         gradients = _with_decay(groups, parameters, gradients, factors)
     beta1, beta2 = ([float(group["betas"][i]) for group in groups] for i in (0, 1))
@@ -206,56 +222,56 @@ def _adam(
 
     new = factors([1 - beta for beta in beta1])
     if isinstance(new, float):
-        torch._foreach_lerp_(means, gradients, new)
-    else:  # foreach_lerp wants weights of the parameters' own data type
-        torch._foreach_mul_(means, factors(beta1))
-        torch._foreach_addcmul_(means, gradients, new)
-    torch._foreach_mul_(squares, factors(beta2))
+        foreach_lerp_(means, gradients, new)
+    else:  # foreach_lerp takes only weights of the parameters' own data type
+        foreach_mul_(means, factors(beta1))
+        foreach_addcmul_(means, gradients, new)
+    foreach_mul_(squares, factors(beta2))
     added = factors([1 - beta for beta in beta2])
     if isinstance(added, float):
-        torch._foreach_addcmul_(squares, gradients, gradients, value=added)
+        foreach_addcmul_(squares, gradients, gradients, value=added)
     else:
-        torch._foreach_addcmul_(squares, torch._foreach_mul(gradients, gradients), added)
+        foreach_addcmul_(squares, foreach_mul(gradients, gradients), added)
     if groups[0]["amsgrad"]:
         largest = [state["max_exp_avg_sq"] for state in states]
-        torch._foreach_maximum_(largest, squares)
+        foreach_maximum_(largest, squares)
         squares = largest
-    roots = torch._foreach_sqrt(squares)
+    roots = foreach_sqrt(squares)
     corrections = [[math.sqrt(1 - beta**t) for beta, t in zip(beta2, at, strict=True)] for at in steps]
-    torch._foreach_div_(roots, factors.each(corrections))
-    torch._foreach_add_(roots, factors([float(group["eps"]) for group in groups]))
+    foreach_div_(roots, factors.each(corrections))
+    foreach_add_(roots, factors([float(group["eps"]) for group in groups]))
     sizes = factors.each(
         [[-rate / (1 - beta**t) for rate, beta, t in zip(rates, beta1, at, strict=True)] for at in steps]
     )
     if isinstance(sizes, float):
-        torch._foreach_addcdiv_(parameters, means, roots, value=sizes)
+        foreach_addcdiv_(parameters, means, roots, value=sizes)
     else:
-        _add(parameters, list(torch._foreach_div(means, roots)), sizes)
+        _add(parameters, list(foreach_div(means, roots)), sizes)
 
 
 _UPDATES: dict[type[Optimizer], _Update] = {SGD: _sgd, Adam: _adam, AdamW: partial(_adam, decoupled=True)}
 
 
 class _Factors:
-    """Numbers of particles, made ready to be multiplied with stacked parameters."""
+    """One number for each particle, in a form that can be multiplied with stacked parameters."""
 
     def __init__(self, parameters: list[Tensor]) -> None:
         self.parameters = parameters
         self._made: dict[tuple[Any, ...], Tensor] = {}
 
     def __call__(self, numbers: list[float]) -> _Factor:
-        """One number if all particles have the same, which takes one kernel for all parameters; otherwise tensors."""
+        """One number if it is the same for all particles, which takes one kernel for all parameters; otherwise tensors."""
         return self.each([numbers] * len(self.parameters))
 
     def each(self, numbers: list[list[float]]) -> _Factor:
-        """The same for N numbers of each parameter."""
+        """The same for N numbers for each parameter."""
         first = numbers[0][0]
         if all(number == first for row in numbers for number in row):
             return first
         return [self._tensor(tuple(row), p) for row, p in zip(numbers, self.parameters, strict=True)]
 
     def _tensor(self, numbers: tuple[float, ...], p: Tensor) -> Tensor:
-        # A learning rate in half precision would be off by up to 0.4 percent; torch.optim's are exact there too.
+        # A learning rate in half precision would be off by up to 0.4 percent; torch.optim uses Python numbers.
         dtype = torch.float32 if p.dtype in (torch.float16, torch.bfloat16) else p.dtype
         key = (numbers, dtype, p.device, p.dim())
         if key not in self._made:
@@ -264,7 +280,7 @@ class _Factors:
 
 
 def _ascending(groups: list[_Group], gradients: list[Tensor]) -> list[Tensor]:
-    return list(torch._foreach_neg(gradients)) if groups[0]["maximize"] else gradients
+    return list(foreach_neg(gradients)) if groups[0]["maximize"] else gradients
 
 
 def _with_decay(
@@ -279,20 +295,20 @@ def _with_decay(
 def _add(tensors: list[Tensor], updates: list[Tensor], factor: _Factor) -> None:
     """``tensors += factor * updates``."""
     if isinstance(factor, float):
-        torch._foreach_add_(tensors, updates, alpha=factor)
+        foreach_add_(tensors, updates, alpha=factor)
     else:
-        torch._foreach_addcmul_(tensors, updates, factor)
+        foreach_addcmul_(tensors, updates, factor)
 
 
 def _sum(tensors: list[Tensor], updates: list[Tensor], factor: _Factor) -> list[Tensor]:
     """``tensors + factor * updates``."""
     if isinstance(factor, float):
-        return list(torch._foreach_add(tensors, updates, alpha=factor))
-    return list(torch._foreach_addcmul(tensors, updates, factor))
+        return list(foreach_add(tensors, updates, alpha=factor))
+    return list(foreach_addcmul(tensors, updates, factor))
 
 
 def gradient_norms(gradients: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
-    """Each particle's norm of all its gradients together, (N,).
+    """The norm of all gradients of each particle together, (N,).
 
     Args:
         gradients: Stacked, each (N, ...).
@@ -307,9 +323,9 @@ def gradient_norms(gradients: Sequence[Tensor], norm_type: float = 2.0) -> Tenso
 
 @torch.no_grad()
 def clip_gradient_norms(gradients: Sequence[Tensor], max_norm: float, norm_type: float = 2.0) -> Tensor:
-    """Scale each particle's gradients, in place, so that its norm is at most ``max_norm``; returns the norms before, (N,).
+    """Scale each particle's gradients, in place, so that their norm is at most ``max_norm``; return the norms before, (N,).
 
-    As :func:`torch.nn.utils.clip_grad_norm_` does for one. A particle whose norm isn't finite spoils no other.
+    This is :func:`torch.nn.utils.clip_grad_norm_` for each particle. A norm that isn't finite affects no other particle.
 
     >>> gradients = [torch.tensor([[3.0, 4.0], [0.3, 0.4]])]
     >>> clip_gradient_norms(gradients, 1.0)

@@ -1,4 +1,7 @@
-"""Which calls of a network are computed for all particles in one go, and how? Each exactly as it is for one alone."""
+"""Rules: how a network's calls are computed for all particles at once, each with the result that it has for one alone.
+
+:data:`RULE_GROUPS` lists them; the README says what each group is worth.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_evo.functional.stacking.convolution import RULES as CONVOLUTIONS
+from lightning_evo.functional.stacking.convolution import CONVOLUTION_RULES
 from lightning_evo.functional.stacking.tensors import (
     NotCovered,
     autocast_dtype,
@@ -19,7 +22,10 @@ from lightning_evo.functional.stacking.tensors import (
     particles_first,
 )
 
-__all__ = ["RULES"]
+__all__ = ["RULES", "RULE_GROUPS", "Rule"]
+
+Rule = Callable[..., Any]
+"""Is called in place of a torch function, with the same arguments; raises :class:`NotCovered` for those it can't take."""
 
 
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -31,13 +37,13 @@ def _stacked_linear(
 ) -> tuple[Tensor, int]:
     weight = particles_first(weight, dims[1])
     bias = None if bias is None else particles_first(bias, dims[2])
-    if dims[0] is None:  # all see the same: one product with the rows of all weights
+    if dims[0] is None:  # one input for all: one product with the rows of all weights
         out = F.linear(x, weight.flatten(0, 1), None if bias is None else bias.flatten())
         return out.unflatten(-1, (particles, -1)), x.dim() - 1
     x = particles_first(x, dims[0])
     operands: tuple[Tensor | None, ...] = (x.reshape(particles, -1, x.shape[-1]), weight, bias)
     dtype = autocast_dtype(x.device)
-    if dtype is not None:  # which casts the operands of torch's functions, but not those of ours
+    if dtype is not None:  # autocast casts the operands of torch's functions, but not those of this package's
         operands = tuple(_cast(tensor, dtype) for tensor in operands)
     return _BatchedLinear.apply(*operands).reshape(*x.shape[:-1], -1), 0
 
@@ -49,8 +55,8 @@ def _cast(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 class _BatchedLinear(torch.autograd.Function):
     """``F.linear`` for (N, rows, in), (N, out, in) and (N, out).
 
-    As autograd has it for ``baddbmm``, the weights' gradient comes out transposed, which takes four times as long where
-    there are many inputs and few outputs.
+    Autograd's own backward pass of ``baddbmm`` computes the weights' gradient transposed, which takes four times as long
+    where there are many inputs and few outputs.
     """
 
     @staticmethod
@@ -105,7 +111,7 @@ def _stacked_batch_norm(
 
 
 def _one_row(tensor: Tensor, dim: int | None) -> Tensor:
-    """(N · channels,), over the same memory: running statistics are changed in place."""
+    """The tensor as (N · channels,) over the same memory, because running statistics are changed in place."""
     rows = particles_first(tensor, dim)
     if not rows.is_contiguous():
         raise NotCovered
@@ -113,7 +119,7 @@ def _one_row(tensor: Tensor, dim: int | None) -> Tensor:
 
 
 def _per_plane(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The rule of a function of pictures, (batch, channels, height, width), that treats each channel for itself."""
+    """The rule of a function of images, (batch, channels, height, width), that treats each channel separately."""
 
     def rule(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if input.dim() != 4 or kwargs.get("return_indices"):
@@ -127,16 +133,16 @@ def _stacked_planes(
     function: Callable[[Tensor], Tensor], particles: int, dims: tuple[int | None, ...], x: Tensor
 ) -> tuple[Tensor, int]:
     x = particles_first(x, dims[0])
-    # Which axis the particles are joined with makes no difference to the result. What the memory already is isn't copied.
+    # Which axis the particles are joined with makes no difference to the result: the one that needs no copy.
     if x.stride(0) == max(x.stride()):
         return function(x.flatten(0, 1)).unflatten(0, (particles, -1)), 0
     return function(x.transpose(0, 1).flatten(1, 2)).unflatten(1, (particles, -1)), 1
 
 
 def _view(tensor: Tensor, *shape: Any) -> Tensor:
-    """A view of one particle's contiguous tensor may be none of the stacked one, whose axes are in another order."""
+    """``view``, and where the stacked tensor's axes are in another order, so that it has no such view, ``reshape``."""
     if not all(isinstance(size, int | tuple | list) for size in shape):
-        raise NotCovered  # as another data type
+        raise NotCovered  # view(dtype)
     try:
         return tensor.view(*shape)
     except RuntimeError:
@@ -165,9 +171,9 @@ def _stacked_reshape(
 
 
 class _SameLayout(torch.autograd.Function):
-    """Nothing forward; backward the gradient gets the tensor's own order in memory.
+    """The identity; its backward pass gives the gradient the memory layout of the tensor.
 
-    What came before it (ReLU, for one) then has both in one order. With mixed ones elementwise kernels take many times
+    The layer before it, such as a ReLU, then gets both in one layout. With two layouts, elementwise kernels take many times
     as long as this copy.
     """
 
@@ -194,15 +200,22 @@ _PLANES = (
     torch.adaptive_avg_pool2d if hasattr(torch, "adaptive_avg_pool2d") else F.adaptive_avg_pool2d,
 )
 
-RULES: dict[Callable[..., Any], Callable[..., Any]] = {
-    F.linear: _linear,
-    F.batch_norm: _batch_norm,
-    torch.Tensor.view: _view,
-    torch.Tensor.reshape: _reshape,
-    torch.reshape: _reshape,
-    torch.flatten: _flatten,
-    torch.Tensor.flatten: _flatten,
-    **{function: _per_plane(function) for function in _PLANES},
-    **CONVOLUTIONS,
+RULE_GROUPS: dict[str, dict[Callable[..., Any], Rule]] = {
+    "convolution": CONVOLUTION_RULES,
+    "linear": {F.linear: _linear},
+    "normalization": {F.batch_norm: _batch_norm},
+    "pooling": {function: _per_plane(function) for function in _PLANES},
+    "reshaping": {
+        torch.Tensor.view: _view,
+        torch.Tensor.reshape: _reshape,
+        torch.reshape: _reshape,
+        torch.flatten: _flatten,
+        torch.Tensor.flatten: _flatten,
+    },
 }
-"""What is called -> what is called instead, with the same arguments; it may raise :class:`NotCovered`."""
+"""Group -> function of torch -> its rule."""
+
+RULES: dict[Callable[..., Any], Rule] = {
+    function: rule for group in RULE_GROUPS.values() for function, rule in group.items()
+}
+"""Function of torch -> its rule."""

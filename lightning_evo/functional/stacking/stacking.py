@@ -1,4 +1,4 @@
-"""How are many copies of one network computed as one? By ``torch.func.vmap``, with the layers it lowers badly rewritten."""
+"""Many copies of one network computed as one, by ``torch.func.vmap`` with the layers rewritten that it lowers badly."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from lightning_evo.functional.stacking.fusion import Postponing
+from lightning_evo._compat.torch import tree_flatten, tree_unflatten
+from lightning_evo.functional.stacking.optional import PARTS, Fusion
 from lightning_evo.functional.stacking.rules import RULES
 from lightning_evo.functional.stacking.tensors import NotCovered
 
@@ -29,7 +29,7 @@ def stacked_call(
     randomness: str = "different",
     rules: bool = True,
 ) -> Any:
-    """Call ``function``, which uses ``template``, once for all N particles instead of once with each one's tensors.
+    """Call ``function``, which uses ``template``, once for all N particles instead of once with the tensors of each.
 
     Ordinary autograd records the call: gradients with respect to ``tensors`` come from ``outputs.sum().backward()``.
     Buffers that the call changes, in place or by assignment, are changed in ``tensors``.
@@ -41,16 +41,16 @@ def stacked_call(
         args: The function's arguments.
         in_dims: For each argument the axis that counts the particles, or ``None`` where all particles get the same (the
             default for all).
-        randomness: ``"different"`` draws of dropout for each particle, or the ``"same"``.
-        rules: Whether convolutions, linear layers, batch normalisation and pooling are rewritten to grouped and batched
+        randomness: ``"different"`` dropout masks for each particle, or the ``"same"`` for all.
+        rules: Whether convolutions, linear layers, batch normalization and pooling are rewritten to grouped and batched
             forms. Otherwise vmap's own rules compute everything; the result is the same up to rounding.
 
     Returns:
-        What the function returns, each tensor with the particles along a new first axis; anything else as it is.
+        What the function returns, each tensor with the particles along a new first axis; anything else unchanged.
 
     Raises:
-        RuntimeError: vmap's own, if the function does what can't be computed for all particles at once (control flow
-            that depends on values, ``.item()``).
+        RuntimeError: vmap's own, if the function does something that can't be computed for all particles at once (control
+            flow that depends on values, ``.item()``).
 
     >>> nets = [nn.Linear(3, 2) for _ in range(4)]
     >>> tensors = {name: torch.stack([net.state_dict()[name] for net in nets]) for name in ("weight", "bias")}
@@ -63,20 +63,21 @@ def stacked_call(
     """
     wrapper = _Call(template, function)
     names = list(tensors)
-    waiting = Postponing(len(next(iter(tensors.values()))), _by_rule)
+    particles = len(next(iter(tensors.values())))
+    calls: Fusion = _Plain() if PARTS.fusion is None or not rules else PARTS.fusion(particles, _by_rule)
     form: list[Any] = []
 
     def particle(values: list[Tensor], *particle_args: Any) -> list[Tensor]:
         replaced = {f"template.{name}": value for name, value in zip(names, values, strict=True)}
-        with _Rewriting(waiting) if rules else nullcontext():
+        with _Rewriting(calls) if rules else nullcontext():
             outputs = functional_call(wrapper, replaced, particle_args)
         with torch.no_grad():
             for name, value in zip(names, values, strict=True):
                 assigned = replaced[f"template.{name}"]
                 if assigned is not value:
-                    value.copy_(waiting.settled(assigned))
+                    value.copy_(calls.settled(assigned))
         leaves, structure = tree_flatten(outputs)
-        leaves = [waiting.settled(leaf) for leaf in leaves]
+        leaves = [calls.settled(leaf) for leaf in leaves]
         form[:] = [structure, [None if isinstance(leaf, Tensor) else (leaf,) for leaf in leaves]]
         return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
@@ -102,14 +103,24 @@ class _Call(nn.Module):
 class _Rewriting(TorchFunctionMode):
     """Replaces the calls that have a rule; whatever a rule doesn't cover stays as it was called."""
 
-    def __init__(self, waiting: Postponing) -> None:
+    def __init__(self, calls: Fusion) -> None:
         super().__init__()
-        self.waiting = waiting
+        self.calls = calls
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        return self.waiting.call(func, args, kwargs or {})
+        return self.calls.call(func, args, kwargs or {})
+
+
+class _Plain:
+    """Calls one by one, without fusion."""
+
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return _by_rule(func, args, kwargs)
+
+    def settled(self, values: Any) -> Any:
+        return values
 
 
 def _by_rule(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""How does a function under ``torch.func.vmap`` get at the tensors of all particles, and in which order are their axes?"""
+"""Access to the tensors of all particles from inside ``torch.func.vmap``, and the order of their axes."""
 
 from __future__ import annotations
 
@@ -8,35 +8,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_functorch: Any
-try:  # what torch's own batching of autograd.Function calls
-    from torch._C import _functorch
-    from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter as _interpreter
-
-    _functorch.TransformType, _functorch._unwrap_batched, _functorch._add_batch_dim  # noqa: B018
-except (ImportError, AttributeError):
-    _functorch = None
+from lightning_evo._compat.torch import HAS_FUNCTORCH, add_batch_dim, current_vmap, unwrap_batched
 
 __all__ = ["NotCovered", "autocast_dtype", "channels_joined", "lowered", "particles_first"]
 
 
 class NotCovered(Exception):
-    """A call that no rule computes exactly; vmap's own rule takes it."""
+    """Raised by a rule for a call that it doesn't compute exactly; vmap's own rule computes it."""
 
 
 def lowered(function: Callable[..., tuple[Tensor, int]], *operands: Tensor | None) -> Tensor:
     """Call ``function(particles, dims, *operands)`` with the stacked operands, from inside ``torch.func.vmap``.
 
     Args:
-        function: Gets the number of particles, for each operand the axis that counts them (``None`` where the operand is
-            no stacked tensor) and the operands. Returns its output and the output's axis of particles.
+        function: Is given the number of particles, for each operand the axis that counts them (``None`` where the operand
+            isn't stacked) and the stacked operands. Returns its output and the output's axis of particles.
         operands: As the caller under ``vmap`` sees them: those of one particle.
 
     Returns:
-        The output as one particle's, recorded by ordinary autograd.
+        The output as that of one particle, recorded by ordinary autograd.
 
     Raises:
-        NotCovered: If none of the operands is stacked, or the function says so.
+        NotCovered: If none of the operands is stacked, or the function raises it.
 
     >>> def add(particles, dims, x, y):
     ...     return x + y.unsqueeze(1 - dims[1]), 0
@@ -44,26 +37,25 @@ def lowered(function: Callable[..., tuple[Tensor, int]], *operands: Tensor | Non
     tensor([[1., 1., 1.],
             [2., 2., 2.]])
     """
-    if _functorch is None:
+    if not HAS_FUNCTORCH:
         return _Lowered.apply(function, *operands)
-    interpreter: Any = _interpreter()
-    if interpreter.key() != _functorch.TransformType.Vmap:
+    vmap = current_vmap()
+    if vmap is None:
         raise NotCovered  # the network differentiates inside the call
-    level = interpreter.level()
     tensors, dims = [], []
     for operand in operands:
-        tensor, dim = (None, None) if operand is None else _functorch._unwrap_batched(operand, level)
+        tensor, dim = (None, None) if operand is None else unwrap_batched(operand, vmap)
         tensors.append(tensor)
         dims.append(dim)
     if all(dim is None for dim in dims):
         raise NotCovered
-    with interpreter.lower():
-        out, at = function(interpreter.batch_size(), tuple(dims), *tensors)
-    return _functorch._add_batch_dim(out, at, level)
+    with vmap.lower():
+        out, at = function(vmap.batch_size(), tuple(dims), *tensors)
+    return add_batch_dim(out, at, vmap)
 
 
 class _Lowered(torch.autograd.Function):
-    """The same by the documented way alone, at twenty times the cost: for a torch whose inner functions have changed.
+    """The same through documented interfaces alone, at twenty times the cost, for a torch whose private ones have changed.
 
     ``forward`` is reached where no operand is stacked, ``setup_context`` where the network differentiates inside the call.
     """
@@ -85,7 +77,7 @@ def particles_first(tensor: Tensor, dim: int | None) -> Tensor:
     """A view with the axis of particles in front.
 
     Raises:
-        NotCovered: If it has none.
+        NotCovered: If the tensor has no such axis.
 
     >>> particles_first(torch.zeros(5, 2, 3), 1).shape
     torch.Size([2, 5, 3])
@@ -96,12 +88,12 @@ def particles_first(tensor: Tensor, dim: int | None) -> Tensor:
 
 
 def channels_joined(tensor: Tensor, dim: int | None, particles: int) -> Tensor:
-    """The channels of all particles behind one another, (batch, particles · channels, ...); a view where memory allows it.
+    """The channels of all particles concatenated, (batch, particles · channels, ...); a view where memory allows it.
 
     Args:
-        tensor: Each particle's is (batch, channels, ...).
+        tensor: (batch, channels, ...) of each particle.
         dim: Its axis of particles; ``None`` if there is one tensor for all.
-        particles: How many.
+        particles: The number of particles.
 
     >>> channels_joined(torch.zeros(2, 5, 3, 8, 8), 0, 2).shape
     torch.Size([5, 6, 8, 8])
@@ -114,7 +106,7 @@ def channels_joined(tensor: Tensor, dim: int | None, particles: int) -> Tensor:
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """The data type that autocast computes layers in on a device; ``None`` where it is off.
+    """The data type in which autocast computes layers on a device; ``None`` where it is off.
 
     >>> with torch.autocast("cpu", torch.bfloat16):
     ...     autocast_dtype(torch.device("cpu"))

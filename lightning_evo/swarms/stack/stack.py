@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from torchmetrics import Metric
 
-from lightning_evo.functional.stacking.allocator import keep_freed_memory
-from lightning_evo.functional.stacking.autotuning import lowerings, set_lowerings
+from lightning_evo.functional.stacking.optional import PARTS
 from lightning_evo.functional.stacking.stacking import stacked_call
 from lightning_evo.swarms.errors import SwarmError
 from lightning_evo.swarms.logs import Log, Logged
@@ -324,8 +323,9 @@ class ParticleStack(LightningModule):
                 f"{type(self.trainer.strategy).__name__} shards parameters, which a stack keeps whole; use a single device, "
                 "or strategy: swarm with a stack in each process"
             )
-        if stage == "fit" and self.lowering != "loop" and self.trainer.strategy.root_device.type == "cpu":
-            keep_freed_memory()  # or the activations of all particles are mapped and zeroed anew in each step
+        on_cpu = self.trainer.strategy.root_device.type == "cpu"
+        if stage == "fit" and self.lowering != "loop" and on_cpu and PARTS.allocator is not None:
+            PARTS.allocator()  # or the activations of all particles are mapped and zeroed anew in each step
         self._each("setup", stage)
 
     def on_train_epoch_end(self) -> None:
@@ -419,7 +419,8 @@ class ParticleStack(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         own = [kept_of(particle, checkpoint) for particle in self._particles]
-        choice = {**self._choice.state_dict(), "lowerings": lowerings()}
+        tuned = {} if PARTS.autotuning is None else PARTS.autotuning.state_dict()
+        choice = {**self._choice.state_dict(), "lowerings": tuned}
         checkpoint["particle_stack"] = {"choice": choice, "particles": own}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -427,7 +428,8 @@ class ParticleStack(LightningModule):
         if saved is None:
             return
         self._choice.load_state_dict(saved["choice"])
-        set_lowerings(saved["choice"]["lowerings"])
+        if PARTS.autotuning is not None:
+            PARTS.autotuning.load_state_dict(saved["choice"]["lowerings"])
         for particle, mine in zip(self._particles, saved["particles"], strict=True):
             particle.on_load_checkpoint({**own_part(particle, checkpoint), **mine})
 

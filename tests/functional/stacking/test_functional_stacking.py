@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 from collections.abc import Callable, Iterator
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,20 +14,38 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_evo.functional.stacking import autotuning as lowerings_module
-from lightning_evo.functional.stacking import fusion, tensors
-from lightning_evo.functional.stacking.autotuning import choose, fixed_lowerings, lowerings, set_lowerings
-from lightning_evo.functional.stacking.stacking import stacked_call
+from lightning_evo.functional import stacking
+from lightning_evo.functional.stacking import PARTS, fusion, stacked_call, tensors
+from lightning_evo.functional.stacking.autotuning import Autotuner
 
 N = 3
 
 
 @pytest.fixture(autouse=True)
-def _nothing_chosen_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(lowerings_module, "_chosen", {})
+def _seeded() -> Iterator[None]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         yield
+
+
+@pytest.fixture
+def tuner(monkeypatch: pytest.MonkeyPatch) -> Autotuner:
+    """One that chooses on CPUs, too, and has chosen nothing yet."""
+    tuner = Autotuner(cpu=True)
+    monkeypatch.setattr(PARTS, "autotuning", tuner)
+    return tuner
+
+
+class Always(Autotuner):
+    """Chooses one computation wherever it is offered."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(cpu=True)
+        self.name, self.keys = name, []
+
+    def choose(self, key, names, default, trial) -> str:
+        self.keys.append(key)
+        return self.name if self.name in names else default
 
 
 def randomised(make: Callable[[], nn.Module]) -> list[nn.Module]:
@@ -133,11 +154,11 @@ PICTURES: dict[str, Callable[[], nn.Module]] = {
 
 
 @pytest.fixture
-def everything_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small convolutions and ReLUs are put off as well, and computed in small parts."""
-    monkeypatch.setattr(fusion, "_WORTHWHILE", 0)
-    monkeypatch.setattr(fusion, "_LARGE", 0)
-    monkeypatch.setattr(fusion, "_PART", 3000)
+def everything_deferred(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small convolutions and ReLUs are deferred as well, and computed in small chunks."""
+    monkeypatch.setattr(fusion, "_RELU_ELEMENTS", 0)
+    monkeypatch.setattr(fusion, "_CONVOLUTION_ELEMENTS", 0)
+    monkeypatch.setattr(fusion, "_CHUNK_ELEMENTS", 3000)
 
 
 @pytest.mark.parametrize("own", [False, True], ids=["shared input", "own input"])
@@ -160,20 +181,13 @@ POOLED = {
 }
 
 
-@pytest.mark.usefixtures("everything_waits")
+@pytest.mark.usefixtures("everything_deferred")
 @pytest.mark.parametrize("own", [False, True], ids=["shared input", "own input"])
-@pytest.mark.parametrize("way", ["in parts", "as a whole"])
 @pytest.mark.parametrize("name", POOLED)
-def test_a_convolution_computed_in_parts_is_the_same(
-    name: str, way: str, own: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = []
-
-    def chosen(key: str) -> str:
-        asked.append(key)
-        return way
-
-    monkeypatch.setattr(fusion, "chosen", chosen)
+def test_a_convolution_computed_in_chunks_is_the_same(name: str, own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    fused = []
+    pooled = fusion.pooled_convolution
+    monkeypatch.setattr(fusion, "pooled_convolution", lambda *args: fused.append(args) or pooled(*args))
     convolution, pool = POOLED[name]
     sizes = (7, convolution.in_channels, 12, 12)
     make = lambda: nn.Sequential(copy.deepcopy(convolution), nn.ReLU(), copy.deepcopy(pool))  # noqa: E731
@@ -181,13 +195,13 @@ def test_a_convolution_computed_in_parts_is_the_same(
     check(randomised(make), x, own)
     pool_first = lambda: nn.Sequential(copy.deepcopy(convolution), copy.deepcopy(pool))  # noqa: E731
     check(randomised(pool_first), x, own)
-    assert len(asked) == 2
+    assert len(fused) == 2
 
 
-@pytest.mark.usefixtures("everything_waits")
+@pytest.mark.usefixtures("everything_deferred")
 @pytest.mark.parametrize("own", [False, True], ids=["shared input", "own input"])
 @pytest.mark.parametrize("name", PICTURES)
-def test_waiting_for_what_follows_changes_no_picture_network(name: str, own: bool) -> None:
+def test_deferring_calls_changes_no_picture_network(name: str, own: bool) -> None:
     x = torch.randn(N, 4, 2, 12, 12) if own else torch.randn(4, 2, 12, 12)
     check(randomised(PICTURES[name]), x, own)
 
@@ -223,21 +237,16 @@ def test_other_networks_compute_what_each_particle_does_alone(name: str, own: bo
     check(randomised(make), torch.randn(N, *shape) if own else torch.randn(shape), own)
 
 
-@pytest.mark.parametrize("lowering", ["grouped channels_last", "separate channels_last", "columns"])
+@pytest.mark.parametrize("way", ["grouped", "grouped channels_last", "separate", "separate channels_last"])
 def test_every_way_of_computing_a_convolution_is_the_same_convolution(
-    lowering: str, monkeypatch: pytest.MonkeyPatch
+    way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = []
-
-    def chosen(key: str) -> str:
-        asked.append(key)
-        return lowering
-
-    monkeypatch.setattr("lightning_evo.functional.stacking.convolution.chosen", chosen)
+    always = Always(way)
+    monkeypatch.setattr(PARTS, "autotuning", always)
     check(randomised(lambda: nn.Conv2d(1, 4, 3, stride=2, padding=1)), torch.randn(4, 1, 9, 9))
     check(randomised(lambda: nn.Conv2d(2, 4, (3, 2), padding=(1, 0))), torch.randn(4, 2, 9, 9))
     check(randomised(lambda: nn.Conv2d(2, 4, 3)), torch.randn(N, 4, 2, 9, 9), own=True)
-    assert asked
+    assert always.keys
 
 
 def test_a_call_without_rules_computes_the_same() -> None:
@@ -321,15 +330,15 @@ WAYS = [
 ]
 
 
-@pytest.mark.usefixtures("everything_waits")
+@pytest.mark.usefixtures("everything_deferred")
 @pytest.mark.parametrize("way", WAYS)
-def test_a_convolution_that_waits_has_its_value_wherever_it_is_used(way: str) -> None:
+def test_a_deferred_convolution_has_its_value_wherever_it_is_used(way: str) -> None:
     check(randomised(lambda: ManyUses(way)), torch.randn(8, 1, 16, 16), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_relu_put_behind_the_pooling_has_its_value_wherever_it_is_used(way: str) -> None:
-    # as large as it takes for a ReLU to be put off
+    # large enough for a ReLU to be deferred
     check(randomised(lambda: ManyUses(way)), torch.randn(8, 1, 32, 32), rtol=1e-3, atol=1e-3)
 
 
@@ -357,7 +366,7 @@ def test_autocast_computes_in_its_data_type(dtype: torch.dtype) -> None:
 def test_it_computes_the_same_where_torchs_inner_functions_are_missing(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tensors, "_functorch", None)
+    monkeypatch.setattr(tensors, "HAS_FUNCTORCH", False)
     check(randomised(PICTURES[name]), torch.randn(4, 2, 12, 12))
     check(randomised(PICTURES[name]), torch.randn(N, 4, 2, 12, 12), own=True)
 
@@ -376,7 +385,7 @@ class PerSample(nn.Module):
 @pytest.mark.parametrize("direct", [True, False])
 def test_a_network_may_differentiate_inside_the_call(direct: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not direct:
-        monkeypatch.setattr(tensors, "_functorch", None)
+        monkeypatch.setattr(tensors, "HAS_FUNCTORCH", False)
     nets, x = randomised(PerSample), torch.randn(5, 3)
     out = stacked_call(nets[0], nets[0], {n: t.detach() for n, t in stacked(nets).items()}, (x,))
     torch.testing.assert_close(out, torch.stack([net(x) for net in nets]))
@@ -411,8 +420,8 @@ def test_second_derivatives_are_right() -> None:
     torch.testing.assert_close(second, torch.stack(penalties))
 
 
-@pytest.mark.usefixtures("everything_waits")
-def test_second_derivatives_of_a_convolution_in_parts_are_right() -> None:
+@pytest.mark.usefixtures("everything_deferred")
+def test_second_derivatives_of_a_convolution_in_chunks_are_right() -> None:
     nets = randomised(lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Tanh()))
     x = torch.randn(N, 5, 1, 8, 8)
     expected = []
@@ -486,41 +495,82 @@ def test_what_depends_on_values_is_vmaps_error() -> None:
         stacked_call(net, lambda x: x if net(x).sum().item() > 0 else -x, stacked([net] * N), (torch.ones(2, 3),))
 
 
-def test_ways_are_chosen_once_and_can_be_carried_to_another_run() -> None:
+def test_ways_are_chosen_once_and_can_be_carried_to_another_run(tuner: Autotuner) -> None:
     nets, x = randomised(lambda: nn.Conv2d(2, 4, 3)), torch.randn(4, 2, 12, 12)
     state = torch.get_rng_state()
     before = {name: tensor.detach().clone() for name, tensor in stacked(nets).items()}
     stacked_call(nets[0], nets[0], stacked(nets), (x,)).sum().backward()
-    (key,) = lowerings()
+    (key,) = tuner.state_dict()
     assert torch.equal(torch.get_rng_state(), state)  # timing has drawn nothing
     torch.testing.assert_close(stacked(nets), before, rtol=0, atol=0)
 
-    set_lowerings({key: "separate channels_last"})
+    tuner.load_state_dict({key: "separate channels_last"})
     out = stacked_call(nets[0], nets[0], stacked(nets), (x,))
-    assert lowerings() == {key: "separate channels_last"}
+    assert tuner.state_dict() == {key: "separate channels_last"}
     torch.testing.assert_close(out[1], nets[1](x), rtol=1e-4, atol=1e-5)
     stacked_call(nets[0], nets[0], stacked(nets), (torch.randn(5, 2, 12, 12),))  # a batch of nearly that size
-    assert len(lowerings()) == 1
+    assert len(tuner.state_dict()) == 1
 
 
-def test_nothing_is_timed_where_the_same_computation_is_asked_for() -> None:
+def test_a_choice_that_this_version_does_not_know_is_made_again(tuner: Autotuner) -> None:
     nets, x = randomised(lambda: nn.Conv2d(2, 4, 3)), torch.randn(4, 2, 12, 12)
-    with fixed_lowerings():
+    stacked_call(nets[0], nets[0], stacked(nets), (x,))
+    (key,) = tuner.state_dict()
+    tuner.load_state_dict({key: "by magic"})
+    stacked_call(nets[0], nets[0], stacked(nets), (x,))
+    assert tuner.state_dict()[key] != "by magic"
+
+
+def test_nothing_is_timed_where_the_same_computation_is_asked_for(tuner: Autotuner) -> None:
+    nets, x = randomised(lambda: nn.Conv2d(2, 4, 3)), torch.randn(4, 2, 12, 12)
+    with PARTS.disabled("autotuning"):
         stacked_call(nets[0], nets[0], stacked(nets), (x,))
     torch.use_deterministic_algorithms(True)
     try:
         stacked_call(nets[0], nets[0], stacked(nets), (x,))
     finally:
         torch.use_deterministic_algorithms(False)
-    assert lowerings() == {}
+    assert tuner.state_dict() == {}
 
 
-def test_a_way_that_cannot_be_computed_here_is_not_chosen() -> None:
+def test_a_way_that_cannot_be_computed_here_is_not_chosen(tuner: Autotuner) -> None:
     x = torch.ones(2, requires_grad=True)
 
     def fails() -> Tensor:
         raise RuntimeError("not implemented for 'Half'")
 
-    assert choose("half", {"first": fails, "second": lambda: 2 * x}, [x], default="first") == "second"
+    names = ("first", "second")
+    assert tuner.choose("half", names, "first", lambda: ({"first": fails, "second": lambda: 2 * x}, [x])) == "second"
     with pytest.raises(RuntimeError, match="not implemented"):
-        choose("none", {"first": fails, "second": fails}, [x], default="first")
+        tuner.choose("none", names, "first", lambda: ({"first": fails, "second": fails}, [x]))
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["shared input", "own input"])
+@pytest.mark.parametrize("part", [field.name for field in fields(PARTS)])
+def test_the_result_is_the_same_without_an_optional_part(
+    part: str, own: bool, tuner: Autotuner, everything_deferred: None
+) -> None:
+    nets, x = randomised(Mixed), torch.randn(N, 4, 2, 12, 12) if own else torch.randn(4, 2, 12, 12)
+    with_it = stacked_call(nets[0], nets[0], stacked(nets), (x,), in_dims=(0 if own else None,))
+    with PARTS.disabled(part):
+        without_it = stacked_call(nets[0], nets[0], stacked(nets), (x,), in_dims=(0 if own else None,))
+        check(nets, x, own)
+    torch.testing.assert_close(with_it, without_it)
+
+
+def test_the_core_imports_no_optional_part() -> None:
+    """Deleting the files of the optional parts and their lines in the face leaves the rest working."""
+    folder = Path(stacking.__file__).parent
+    parts = [field.name for field in fields(PARTS)]
+    for file in folder.glob("*.py"):
+        if file.stem not in parts and file.stem != "__init__":
+            imported = {
+                node.module for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)
+            }
+            assert not imported & {f"{stacking.__name__}.{part}" for part in parts}, file
+
+
+def test_an_optional_part_has_a_name() -> None:
+    message = "'speed' is not an optional part; accepted are fusion, autotuning, allocator"
+    with pytest.raises(ValueError, match=message), PARTS.disabled("speed"):
+        pass
