@@ -59,7 +59,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_evo.callbacks import CostMeter, StructuralGrowth
 from lightning_evo.callbacks.growth.triggers import FixedInterval, GrowthTrigger, Plateau, RandomTrigger
-from lightning_evo.functional.growth.growth import Growth
+from lightning_evo.functional.growth import Growth
 
 START, LARGE = (4, 8), (16, 32)
 LR, WEIGHT_DECAY = 0.05, 1e-3

@@ -19,8 +19,7 @@ from lightning_evo.callbacks.records import InheritanceRecord
 from lightning_evo.callbacks.search import SearchCallback, SearchContext
 from lightning_evo.functional import Inheritance, Structure, inherit, inherit_optimizer, structure_of
 from lightning_evo.functional.graph.channels import NewUnits
-from lightning_evo.functional.growth.morphism import inheritance_after
-from lightning_evo.functional.growth.steps import Growth
+from lightning_evo.functional.growth.steps import Growth, inheritance_after
 from lightning_evo.utils.checkpoints import read_checkpoint
 
 __all__ = ["Restructuring", "WeightInheritance"]

@@ -8,7 +8,7 @@ from lightning_evo.utils.lazy import lazily
 
 if TYPE_CHECKING:
     from lightning_evo.functional.growth.growth import grow, growth_sites, plan_step
-    from lightning_evo.functional.growth.insertion import ZeroResidual
+    from lightning_evo.functional.growth.operations.insertion import ZeroResidual
     from lightning_evo.functional.growth.optimizers import (
         extend_scheduler,
         grow_optimizer,
@@ -64,7 +64,7 @@ _HOME = {
     "Inheritance": "inheritance.inheritance",
     "Particle": "particles",
     "Structure": "inheritance.inheritance",
-    "ZeroResidual": "growth.insertion",
+    "ZeroResidual": "growth.operations.insertion",
     "can_stack": "stacking.optimizers",
     "combine": "mixing",
     "extend_scheduler": "growth.optimizers",

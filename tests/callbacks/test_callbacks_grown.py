@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_evo.callbacks.growth.loading import export_grown, express, load_grown
 from lightning_evo.callbacks.growth.recipe import Recipe, carry, recipe_of
-from lightning_evo.functional.growth.growth import GrowthError, grow, resolve
+from lightning_evo.functional.growth import GrowthError, grow, resolve
 from lightning_evo.models import ConvNet, ImageClassifier
 
 HERE = Path(__file__).parent
@@ -29,10 +29,10 @@ def _seeded():
     seed_everything(0, verbose=False)
 
 
-def grown(module: LightningModule, *wishes: dict) -> LightningModule:
+def grown(module: LightningModule, *requests: dict) -> LightningModule:
     """The module after some steps, in eval mode, with its recipe."""
-    for seed, wish in enumerate(wishes):
-        step = resolve(module, wish)
+    for seed, request in enumerate(requests):
+        step = resolve(module, request)
         recipe = recipe_of(module)
         growth = grow(module, step, new_units="net2wider", seed=seed)
         carry(module, recipe.then(step, growth.after))
@@ -284,7 +284,7 @@ def test_the_projects_convnet_is_found_in_a_configs_nested_section():
 
 
 @pytest.mark.parametrize(
-    ("make", "wishes"),
+    ("make", "requests"),
     [
         (Net, [RESIDUAL]),
         (Net, [INSERTED]),
@@ -305,8 +305,8 @@ def test_the_projects_convnet_is_found_in_a_configs_nested_section():
         "one of two",
     ],
 )
-def test_what_no_hyperparameters_build_is_not_claimed(make, wishes):
-    assert express(grown(make(), *wishes)) is None
+def test_what_no_hyperparameters_build_is_not_claimed(make, requests):
+    assert express(grown(make(), *requests)) is None
 
 
 def test_no_more_modules_are_built_than_allowed(monkeypatch):

@@ -25,7 +25,7 @@ from lightning_evo.callbacks.growth.loading import load_grown
 from lightning_evo.callbacks.growth.recipe import recipe_of
 from lightning_evo.callbacks.growth.triggers import Decision, FixedInterval, Gap, GrowthTrigger, Plateau
 from lightning_evo.callbacks.search import Inherited, SearchContext
-from lightning_evo.functional.growth.growth import Growth, GrowthError, GrowthStep, NothingChanged
+from lightning_evo.functional.growth import Growth, GrowthError, GrowthStep, NothingChanged
 from lightning_evo.genome import Objective
 from lightning_evo.swarms import ParticleStack
 
@@ -396,13 +396,13 @@ def test_a_module_that_makes_its_layers_late_grows(tmp_path):
 # -- steps before training ---------------------------------------------------------------------------------------------
 
 
-def test_wishes_are_fulfilled_before_optimizers_are_made(tmp_path):
-    wishes = [
+def test_initial_steps_are_taken_before_optimizers_are_made(tmp_path):
+    requests = [
         {"operation": "widen", "place": 0.0, "ratio": 2.0},
         {"operation": "insert", "layer": "body.8"},
         {"operation": "widen", "layer": "body.3", "settings": {"width": 7}},
     ]
-    growth, module = growing(triggers=FixedInterval(99), initial=wishes), net()
+    growth, module = growing(triggers=FixedInterval(99), initial=requests), net()
     trainer = fit(module, tmp_path, [growth], epochs=1)
     assert [(one["epoch"], one["source"]) for one in growth.history] == [(None, "initial")] * 3
     assert module.body[0].weight.shape[0] == 8
@@ -412,17 +412,17 @@ def test_wishes_are_fulfilled_before_optimizers_are_made(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("wish", "message"),
+    ("asked", "message"),
     [
         ({"operation": "widen", "place": 2.0}, r"initial\[1\]: place: 2.0 is not from 0 to 1"),
         ({"operation": "widen", "layer": "body.10"}, r"initial\[1\]: body.10: widen: its channels are outputs"),
         ({"operation": "wide", "place": 0.5}, r"initial\[1\]: operation: 'wide' is none of"),
-        ({"place": 0.5}, r"initial\[1\]: a wish has an operation"),
+        ({"place": 0.5}, r"initial\[1\]: a step needs an operation"),
         ({"operation": "widen", "layer": "body.99"}, r"initial\[1\]: layer: there is no 'body.99'"),
     ],
 )
-def test_a_wish_that_cannot_be_fulfilled_is_named_by_its_number(wish, message, tmp_path):
-    growth = growing(initial=[{"operation": "widen", "place": 0.0}, wish])
+def test_an_initial_step_that_cannot_be_taken_is_named_by_its_number(asked, message, tmp_path):
+    growth = growing(initial=[{"operation": "widen", "place": 0.0}, asked])
     with pytest.raises(GrowthError, match=message):
         fit(net(), tmp_path, [growth])
 
@@ -460,8 +460,8 @@ def context(checkpoint, **more):
 
 
 def test_a_child_begins_as_its_parent_had_grown_and_takes_its_own_step(tmp_path):
-    wishes = [{"operation": "widen", "place": 0.0, "ratio": 1.5}]
-    parent = growing(initial=wishes, operations=["insert"])
+    requests = [{"operation": "widen", "place": 0.0, "ratio": 1.5}]
+    parent = growing(initial=requests, operations=["insert"])
     trained = fit(net(), tmp_path, [parent, WeightInheritance()], epochs=3)
     trained.save_checkpoint(tmp_path / "parent.ckpt")
 
@@ -474,7 +474,7 @@ def test_a_child_begins_as_its_parent_had_grown_and_takes_its_own_step(tmp_path)
             pl_module.train()
             self.loss = float(torch.stack(losses).mean())
 
-    child = growing(initial=[*wishes, {"operation": "widen", "place": 0.9}], triggers=FixedInterval(99))
+    child = growing(initial=[*requests, {"operation": "widen", "place": 0.9}], triggers=FixedInterval(99))
     inheriting, first = WeightInheritance(), First()
     for callback in (child, inheriting):
         callback.join_search(context(tmp_path / "parent.ckpt"))
@@ -580,7 +580,7 @@ def moments(trainer):
     return {n: state[p]["exp_avg"].clone() for n, p in trainer.lightning_module.named_parameters() if p in state}
 
 
-@pytest.mark.parametrize("why", ["no inheritance", "other wishes", "damaged", "gone"])
+@pytest.mark.parametrize("why", ["no inheritance", "other requests", "damaged", "gone"])
 def test_a_parent_whose_growth_is_not_the_child_s_is_left_alone(why, tmp_path):
     path = tmp_path / "parent.ckpt"
     fit(net(), tmp_path, [growing(initial=[{"operation": "widen", "place": 0.0}])], epochs=2).save_checkpoint(path)
@@ -588,10 +588,10 @@ def test_a_parent_whose_growth_is_not_the_child_s_is_left_alone(why, tmp_path):
         path.write_bytes(path.read_bytes()[:200])
     if why == "gone":
         path.unlink()
-    wishes = (
-        [{"operation": "insert", "place": 0.0}] if why == "other wishes" else [{"operation": "widen", "place": 0.0}]
+    requests = (
+        [{"operation": "insert", "place": 0.0}] if why == "other requests" else [{"operation": "widen", "place": 0.0}]
     )
-    child = growing(initial=wishes, triggers=FixedInterval(99))
+    child = growing(initial=requests, triggers=FixedInterval(99))
     callbacks = [child] + ([] if why == "no inheritance" else [WeightInheritance()])
     for callback in callbacks:
         callback.join_search(context(path))

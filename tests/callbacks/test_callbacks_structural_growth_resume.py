@@ -19,7 +19,7 @@ from lightning_evo.callbacks.continuation import Continuation
 from lightning_evo.callbacks.growth.recipe import recipe_of
 from lightning_evo.callbacks.growth.structural_growth import StructuralGrowth
 from lightning_evo.callbacks.growth.triggers import EntropySaturation, FixedInterval
-from lightning_evo.functional.growth.growth import GrowthError
+from lightning_evo.functional.growth import GrowthError
 
 
 def ended(trainer):

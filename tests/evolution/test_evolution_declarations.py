@@ -17,7 +17,7 @@ from lightning_evo.algorithms import PopulationBasedTraining, RegularizedEvoluti
 from lightning_evo.callbacks import StructuralGrowth
 from lightning_evo.callbacks.search import ExportedStructure, Inherited, SearchCallback, SearchContext
 from lightning_evo.evolution import SearchError
-from lightning_evo.functional.growth.growth import GrowthError
+from lightning_evo.functional.growth import GrowthError
 from lightning_evo.genome import LogUniform, Ordinal
 from lightning_evo.training import Blueprint, train_candidate
 from lightning_evo.training.packing import pack, restore_structure

@@ -7,7 +7,7 @@ from genome_strategies import examples, seeds
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_evo.functional.growth.growth import Operation
+from lightning_evo.functional.growth import Operation
 from lightning_evo.genome import GrowthSteps, SearchSpace
 from lightning_evo.genome.growth import GROWTH_OPERATIONS
 

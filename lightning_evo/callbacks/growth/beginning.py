@@ -13,7 +13,7 @@ from lightning_evo.callbacks.growth.observation import Records
 from lightning_evo.callbacks.growth.recipe import carry, recipe_in
 from lightning_evo.callbacks.growth.trainer_state import count_parameters
 from lightning_evo.callbacks.search import SearchContext
-from lightning_evo.functional.growth.growth import Growth, GrowthError, GrowthStep, replay, resolve
+from lightning_evo.functional.growth import Growth, GrowthError, GrowthStep, replay, resolve
 from lightning_evo.utils.checkpoints import Checkpoint, read_checkpoint
 
 __all__ = ["begin_as_parent", "goes_on", "parents_checkpoint", "take_wishes"]
@@ -84,7 +84,7 @@ def take_wishes(
 
     Args:
         module: To grow.
-        wishes: See :func:`~lightning_evo.functional.growth.growth.resolve`.
+        wishes: See :func:`~lightning_evo.functional.growth.resolve`.
         first: The number of the first to be taken.
         max_parameters: How many parameters there may be.
         seed: Gives that of a wish's number.

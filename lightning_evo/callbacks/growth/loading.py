@@ -23,7 +23,7 @@ from lightning_evo.callbacks.growth.recipe import KEY, Recipe, carry, recipe_in
 from lightning_evo.callbacks.rebuilding import build_from
 from lightning_evo.callbacks.search import ExportedStructure
 from lightning_evo.functional.graph.tracing import trace
-from lightning_evo.functional.growth.growth import GrowthError, replay
+from lightning_evo.functional.growth import GrowthError, replay
 from lightning_evo.functional.inheritance.alignment import units_of
 from lightning_evo.functional.inheritance.roles import analyse
 from lightning_evo.utils.files import atomic_path, copy_atomically, write_atomically
@@ -267,7 +267,7 @@ _HEADER = """\
 # How the network in model.ckpt has grown: `class_path` built with the checkpoint's hyperparameters, then these steps.
 # No hyperparameters of the class build it as it is. Open it with
 #     lightning_evo.load_grown("model.ckpt")
-# or take the steps in a module of the class, with lightning_evo.functional.growth.growth:
+# or take the steps in a module of the class, with lightning_evo.functional.growth:
 #     replay(module, [GrowthStep.from_dict(step) for step in steps])
 """
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lightning_evo._compat.torch import buffers_dict
 from lightning_evo.callbacks.records import GrownStep
 from lightning_evo.functional.entropy import covariance, histogram, shannon_entropy, spectral_entropy, take_samples
-from lightning_evo.functional.growth.growth import Growth
+from lightning_evo.functional.growth import Growth
 from lightning_evo.swarms.logs import catching
 from lightning_evo.utils.random_state_torch import isolated_random_state
 

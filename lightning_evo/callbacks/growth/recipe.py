@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule
 from torch import nn
 
 from lightning_evo._compat.torch import REGISTRIES
-from lightning_evo.functional.growth.growth import GrowthError, GrowthStep, replay
+from lightning_evo.functional.growth import GrowthError, GrowthStep, replay
 from lightning_evo.utils.compiled import plain_name
 from lightning_evo.utils.imports import public_name
 

@@ -41,17 +41,17 @@ from lightning_evo.callbacks.growth.trainer_state import (
 from lightning_evo.callbacks.growth.triggers import Decision, EntropySaturation, GrowthState, GrowthTrigger, Plateau
 from lightning_evo.callbacks.records import GrowthRecord
 from lightning_evo.callbacks.search import ExportedStructure, SearchCallback, SearchContext
-from lightning_evo.functional.growth import growth as functional
-from lightning_evo.functional.growth.growth import (
+from lightning_evo.functional.growth import (
     Growth,
     GrowthError,
     GrowthStep,
+    NewWeights,
     Operation,
     Site,
     growth_sites,
     plan_step,
 )
-from lightning_evo.functional.growth.steps import NewWeights
+from lightning_evo.functional.growth import growth as functional
 from lightning_evo.genome import derive_seed
 from lightning_evo.utils.checkpoints import Checkpoint
 from lightning_evo.utils.compiled import plain_name
@@ -101,7 +101,7 @@ class StructuralGrowth(SearchCallback):
         entropy: How activations' entropy is measured, see :mod:`lightning_evo.functional.entropy`.
         entropy_batches: On how many of an epoch's last batches.
         initial: Steps to be taken before training, in order: ``{operation, place or layer, ratio, settings}``, see
-            :func:`~lightning_evo.functional.growth.growth.resolve`. A search can evolve this list.
+            :func:`~lightning_evo.functional.growth.resolve`. A search can evolve this list.
         seed: Of all that is drawn.
 
     Attributes:

@@ -18,8 +18,7 @@ from torch.optim import Optimizer
 from lightning_evo._compat.lightning import callbacks_of, is_compiled_by_lightning, synchronize_layers, wrap_again
 from lightning_evo.callbacks.growth.triggers import AllOf, AnyOf, GrowthTrigger, Not
 from lightning_evo.callbacks.search import StackedModule
-from lightning_evo.functional.growth.frame import Undo
-from lightning_evo.functional.growth.growth import Growth, GrowthError, GrowthStep, NothingChanged, Operation, Site
+from lightning_evo.functional.growth import Growth, GrowthError, GrowthStep, NothingChanged, Operation, Site
 from lightning_evo.functional.growth.optimizers import (
     NewGroup,
     extend_scheduler,
@@ -28,6 +27,7 @@ from lightning_evo.functional.growth.optimizers import (
     why_not_extendable,
     why_not_growable,
 )
+from lightning_evo.functional.growth.surgery import Snapshot
 from lightning_evo.utils import compiled
 from lightning_evo.utils.compiled import plain_name
 
@@ -129,11 +129,11 @@ def in_all_ranks(
     Raises:
         NothingChanged: A step was taken, and the network is what it was.
     """
-    undo = Undo(module)
+    snapshot = Snapshot(module)
     try:
         return _in_all_ranks(trainer, module, operation, layer, grow, repeat)
     except BaseException:  # Ctrl-C while ranks wait for each other: the step is in no record yet
-        undo.undo()
+        snapshot.restore()
         raise
 
 

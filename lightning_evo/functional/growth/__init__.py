@@ -1,4 +1,4 @@
-"""Growing a network in place: layers made wider or inserted, with the function it computes preserved."""
+"""Growing a network in place: wider or additional layers, with the function it computes preserved."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from lightning_evo.utils.lazy import lazily
 
 if TYPE_CHECKING:
-    from lightning_evo.functional.growth.growth import grow, growth_sites, plan_step, replay
-    from lightning_evo.functional.growth.insertion import ZeroResidual
+    from lightning_evo.functional.growth.growth import added_by, grow, growth_sites, plan_step, replay, resolve
+    from lightning_evo.functional.growth.operations.insertion import ZeroResidual
     from lightning_evo.functional.growth.optimizers import (
         extend_scheduler,
         grow_optimizer,
@@ -16,13 +16,30 @@ if TYPE_CHECKING:
         why_not_extendable,
         why_not_growable,
     )
-    from lightning_evo.functional.growth.steps import Growth, GrowthError, GrowthStep
+    from lightning_evo.functional.growth.steps import (
+        Added,
+        Growth,
+        GrowthError,
+        GrowthStep,
+        Moved,
+        NewWeights,
+        NothingChanged,
+        Operation,
+        Site,
+    )
 
 __all__ = [
+    "Added",
     "Growth",
     "GrowthError",
     "GrowthStep",
+    "Moved",
+    "NewWeights",
+    "NothingChanged",
+    "Operation",
+    "Site",
     "ZeroResidual",
+    "added_by",
     "extend_scheduler",
     "grow",
     "grow_optimizer",
@@ -30,15 +47,23 @@ __all__ = [
     "growth_sites",
     "plan_step",
     "replay",
+    "resolve",
     "why_not_extendable",
     "why_not_growable",
 ]
 
 _HOME = {
+    "Added": "steps",
     "Growth": "steps",
     "GrowthError": "steps",
     "GrowthStep": "steps",
-    "ZeroResidual": "insertion",
+    "Moved": "steps",
+    "NewWeights": "steps",
+    "NothingChanged": "steps",
+    "Operation": "steps",
+    "Site": "steps",
+    "ZeroResidual": "operations.insertion",
+    "added_by": "growth",
     "extend_scheduler": "optimizers",
     "grow": "growth",
     "grow_optimizer": "optimizers",
@@ -46,6 +71,7 @@ _HOME = {
     "growth_sites": "growth",
     "plan_step": "growth",
     "replay": "growth",
+    "resolve": "growth",
     "why_not_extendable": "optimizers",
     "why_not_growable": "optimizers",
 }

@@ -1,4 +1,4 @@
-"""Which outgoing weights let new units learn fastest? Those that make the gradient of their incoming weights largest."""
+"""GradMax: outgoing weights of new units that make the gradient of their incoming weights as large as possible."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DENSE = 1024
 """Up to this many rows or columns a gradient matrix is decomposed exactly."""
 _ROUNDS = 8
 _CHUNK = 2**24
-"""How many numbers a convolution's gradient matrix may take at a time while it is summed up."""
+"""How many numbers are handled at a time while a convolution's gradient matrix is summed."""
 
 
 def initialise(
@@ -37,32 +37,32 @@ def initialise(
     whole: nn.Module | None = None,
     seed: int = 0,
 ) -> str:
-    """Set new units' weights so that the network computes the same and their gradient is as large as it can be.
+    """Set new units' weights so that the network computes the same and their gradient is as large as possible.
 
     With incoming weights of 0 a unit gives f(0) = 0, whatever its outgoing weights W. The gradient of the k new units'
     incoming weights is f'(0) WᵀM, where M is the gradient of the loss with respect to the consumer's output times the
     layer's input, summed over the batch. For orthogonal W of given norm it is largest if W's columns are M's k
-    foremost left singular vectors. Each gets the mean norm of the columns that are there already. More units than M
-    has rows: the surplus gets random columns of that norm.
+    first left singular vectors. Each is given the mean norm of the existing columns. If there are more units than M has
+    rows, the surplus gets random columns of that norm.
 
-    At 0 torch's ReLU and ReLU6 hand on no gradient, LeakyReLU a fraction. There a new unit's bias is not 0 but just above,
-    so that the unit is active for every input. By this the consumer's output moves by at most 1e-6 of its largest number.
+    At 0 the gradient of torch's ReLU and ReLU6 is 0, that of LeakyReLU a fraction. There a new unit's bias is not 0 but just
+    above, so that the unit is active for every input; the consumer's output changes by at most 1e-6 of its largest number.
 
     Args:
         root: The network, in which the layer is wider already.
-        graph: Of the network, traced before or after.
+        graph: The network's graph, traced before or after.
         layer: Name of the layer that got new units, linear or a convolution, in ``root.named_modules()``.
-        new: Which of its outputs are new; their incoming and outgoing weights are overwritten.
-        loss: Gives the loss of a module on a batch; called once, as it is (train or eval mode), without traces:
-            gradients, batch normalisation's statistics and random state stay.
-        whole: What ``loss`` is given, if ``root`` is a part of it.
-        seed: Of surplus columns.
+        new: The indices of its new outputs; their incoming and outgoing weights are overwritten.
+        loss: Returns the loss of a module on a batch. It is called once, in the present mode, without side effects:
+            gradients, statistics of batch normalisation and random state are restored.
+        whole: The module that ``loss`` is called with, if ``root`` is a part of it.
+        seed: Seed of surplus columns.
 
     Returns:
         Why nothing was done; empty if it was.
 
     Raises:
-        GrowthError: If the loss is no scalar, or not finite, or doesn't run the layer.
+        GrowthError: If the loss is not a finite scalar, or doesn't run the layer.
 
     Source:
         Evci et al. 2022, GradMax: Growing neural networks using gradient information, arXiv:2201.05125.
@@ -76,7 +76,7 @@ def initialise(
     (0.0, True)
     """
     modules = dict(root.named_modules(remove_duplicate=False))
-    found = _path(graph, modules, layer)
+    found = _route(graph, modules, layer)
     if isinstance(found, str):
         return found
     producer, consumer = modules[layer], modules[found.consumer]
@@ -84,34 +84,34 @@ def initialise(
     assert isinstance(consumer, nn.Linear | ConvBase)
     bias = found.bias
     if bias and producer.bias is None:
-        return f"{layer} has no bias, and {found.activation} hands on no gradient at 0"
+        return f"{layer} has no bias, and {found.activation} has no gradient at 0"
     if not len(new) or len(new) >= producer.weight.shape[0]:
         return f"{layer} has no old units to go by" if len(new) else ""
-    seen = _observe(whole or root, producer, consumer, loss, layer, found.consumer)
-    matrix = _gradient_matrix(producer, consumer, seen)
+    observed = _observe(whole or root, producer, consumer, loss, layer, found.consumer)
+    matrix = _gradient_matrix(producer, consumer, observed)
     if not bool(torch.isfinite(matrix).all()):
         raise GrowthError(f"{layer}: gradmax: the gradient of the loss is not finite")
     if not bool(matrix.any()):
         return f"the gradient at {found.consumer} is 0"
     columns = _columns(matrix, len(new), seed)
-    _write(producer, consumer, torch.as_tensor(new), columns, seen.largest if bias else 0.0)
+    _write(producer, consumer, torch.as_tensor(new), columns, observed.largest if bias else 0.0)
     return ""
 
 
-# The layer, its activation, its consumer --------------------------------------------------------------------------------
+# The layer, its activation and its consumer
 
 
 @dataclass(frozen=True)
-class _Way:
-    """From a layer to the one that takes its units: its path, the activation in between, whether that needs a bias."""
+class _Route:
+    """From a layer to its consumer: the consumer's path, the activation in between, and whether that needs a bias."""
 
     consumer: str
     activation: str
     bias: bool
 
 
-def _path(graph: fx.Graph, modules: dict[str, nn.Module], layer: str) -> _Way | str:
-    """The way from a layer to its consumer, or why there is none that GradMax can go."""
+def _route(graph: fx.Graph, modules: dict[str, nn.Module], layer: str) -> _Route | str:
+    """Return the route from a layer to its consumer, or why GradMax isn't applicable."""
     calls = [node for node in graph.nodes if node.op == "call_module" and modules[str(node.target)] is modules[layer]]
     if len(calls) != 1:
         return f"{layer} is called {len(calls)} times"
@@ -135,7 +135,7 @@ def _path(graph: fx.Graph, modules: dict[str, nn.Module], layer: str) -> _Way | 
         activation = call
         slopes = _at_zero(node, modules.get(target) if node.op == "call_module" else None)
         if slopes is None:
-            return f"{call} isn't 0 at 0, or hands on no gradient there"
+            return f"{call} isn't 0 at 0, or has no gradient there"
         at_zero = slopes
     path = target
     if any(getattr(modules[name], "padding_mode", "zeros") != "zeros" for name in (layer, path)):
@@ -144,11 +144,11 @@ def _path(graph: fx.Graph, modules: dict[str, nn.Module], layer: str) -> _Way | 
         return f"{path}, which takes {layer}'s units, is of another kind"
     if sum(other.op == "call_module" and modules[str(other.target)] is modules[path] for other in graph.nodes) != 1:
         return f"{path} is called several times"
-    return _Way(path, activation, abs(at_zero[1]) > 1.01 * abs(at_zero[0]))
+    return _Route(path, activation, abs(at_zero[1]) > 1.01 * abs(at_zero[0]))
 
 
 def _at_zero(node: fx.Node, module: nn.Module | None) -> tuple[float, float] | None:
-    """An activation's slopes at 0 and just above, as torch differentiates it; ``None`` if it isn't 0 there, or is flat."""
+    """Return an activation's slopes at 0 and just above, as torch has them; ``None`` if it isn't 0 there, or is flat."""
     points = torch.tensor([0.0, _SMALL], requires_grad=True)
     with torch.enable_grad():
         if isinstance(module, nn.PReLU):
@@ -165,20 +165,22 @@ def _at_zero(node: fx.Node, module: nn.Module | None) -> tuple[float, float] | N
     return None if values[0].item() != 0 or above == 0 else (at, above)
 
 
-# Its gradient -----------------------------------------------------------------------------------------------------------
+# The gradient
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What one call of the loss showed: the layer's input, the gradient at the consumer's output, the latter's size."""
+class _Observation:
+    """The result of one call of the loss: the layer's input, the gradient at the consumer's output, the latter's size."""
 
     inputs: Tensor
     gradient: Tensor
     largest: float
 
 
-def _observe(root: nn.Module, producer: nn.Module, consumer: nn.Module, loss: Loss, layer: str, taking: str) -> _Seen:
-    """Run the loss once, and leave no trace."""
+def _observe(
+    root: nn.Module, producer: nn.Module, consumer: nn.Module, loss: Loss, layer: str, taking: str
+) -> _Observation:
+    """Run the loss once, without side effects."""
     inputs: list[Tensor] = []
     probes: list[Tensor] = []
     largest: list[float] = []
@@ -199,7 +201,7 @@ def _observe(root: nn.Module, producer: nn.Module, consumer: nn.Module, loss: Lo
             stack.callback(handle.remove)
         value = loss(root)
         if not isinstance(value, Tensor) or value.numel() != 1:
-            raise GrowthError(f"{layer}: gradmax: the loss is no number but {type(value).__name__}")
+            raise GrowthError(f"{layer}: gradmax: the loss is a {type(value).__name__}, not a scalar")
         if len(inputs) != 1 or len(probes) != 1:
             raise GrowthError(
                 f"{layer}: gradmax: the loss runs {layer} {len(inputs)} times and {taking} {len(probes)} times"
@@ -207,12 +209,12 @@ def _observe(root: nn.Module, producer: nn.Module, consumer: nn.Module, loss: Lo
         gradient = torch.autograd.grad(value.reshape(()), probes, allow_unused=True)[0] if value.requires_grad else None
     if gradient is None:
         raise GrowthError(f"{layer}: gradmax: the loss doesn't depend on {taking}")
-    return _Seen(inputs[0].float(), gradient.detach().float(), largest[0])
+    return _Observation(inputs[0].float(), gradient.detach().float(), largest[0])
 
 
 @contextmanager
 def _without_traces(root: nn.Module) -> Iterator[None]:
-    """Put buffers and random state back."""
+    """Restore buffers and random state afterwards."""
     buffers = [(buffer, buffer.detach().clone()) for buffer in root.buffers()]
     with isolated_random_state(devices=root):
         try:
@@ -224,37 +226,37 @@ def _without_traces(root: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _gradient_matrix(producer: nn.Linear | ConvBase, consumer: nn.Linear | ConvBase, seen: _Seen) -> Tensor:
-    """Of shape (outgoing weights of one unit, incoming weights of one unit): how the loss depends on their product."""
+def _gradient_matrix(producer: nn.Linear | ConvBase, consumer: nn.Linear | ConvBase, observed: _Observation) -> Tensor:
+    """Return the loss's gradient by the product of a unit's outgoing (rows) and incoming weights (columns)."""
     if isinstance(producer, nn.Linear):
-        return seen.gradient.flatten(0, -2).T @ seen.inputs.flatten(0, -2)
+        return observed.gradient.flatten(0, -2).T @ observed.inputs.flatten(0, -2)
     assert isinstance(consumer, ConvBase)
-    return _of_convolutions(producer, consumer, seen)
+    return _of_convolutions(producer, consumer, observed)
 
 
-def _of_convolutions(producer: ConvBase, consumer: ConvBase, seen: _Seen) -> Tensor:
-    """The same of two convolutions, whatever their strides, dilations and paddings.
+def _of_convolutions(producer: ConvBase, consumer: ConvBase, observed: _Observation) -> Tensor:
+    """Return the same for two convolutions, whatever their strides, dilations and paddings.
 
-    A unit with one outgoing weight of 1 at one output and one place of the kernel would get as gradient the consumer's,
-    moved by that place; the layer's weight gradient under it is a row.
+    A unit whose only outgoing weight is 1, at one output and one position of the kernel, has the consumer's gradient, moved
+    by that position; the layer's weight gradient under it is a row.
     """
-    inputs = seen.inputs if seen.inputs.ndim == producer.weight.ndim else seen.inputs[None]
-    gradient = seen.gradient if seen.gradient.ndim == producer.weight.ndim else seen.gradient[None]
+    inputs = observed.inputs if observed.inputs.ndim == producer.weight.ndim else observed.inputs[None]
+    gradient = observed.gradient if observed.gradient.ndim == producer.weight.ndim else observed.gradient[None]
     outputs, kernel = consumer.out_channels, consumer.weight.shape[2:]
-    places = list(torch.cartesian_prod(*(torch.arange(size) for size in kernel)).reshape(-1, len(kernel)).tolist())
-    shape = _maps(producer, inputs)
+    positions = list(torch.cartesian_prod(*(torch.arange(size) for size in kernel)).reshape(-1, len(kernel)).tolist())
+    shape = _map_size(producer, inputs)
     rows = []
-    for place in places:
-        moved = _moved(consumer, gradient, place, shape)
+    for position in positions:
+        moved = _moved(consumer, gradient, position, shape)
         step = max(1, _CHUNK // max(1, moved[0].numel()))
         pieces = range(0, len(inputs), step)
         one = [_weight_gradient(producer, inputs[i : i + step], moved[i : i + step]) for i in pieces]
         rows.append(torch.stack(one).sum(0))
-    return torch.stack(rows, 1).reshape(outputs * len(places), -1)
+    return torch.stack(rows, 1).reshape(outputs * len(positions), -1)
 
 
-def _maps(layer: ConvBase, inputs: Tensor) -> tuple[int, ...]:
-    """The size of a convolution's output maps."""
+def _map_size(layer: ConvBase, inputs: Tensor) -> tuple[int, ...]:
+    """Return the size of a convolution's output maps."""
     with torch.device("meta"):
         meta = torch.empty((1, *inputs.shape[1:]))
         weight = torch.empty((1, *layer.weight.shape[1:]))
@@ -262,35 +264,35 @@ def _maps(layer: ConvBase, inputs: Tensor) -> tuple[int, ...]:
 
 
 def _convolved(layer: ConvBase, inputs: Tensor, weight: Tensor) -> Tensor:
-    """A convolution like the layer's, with another weight, zeros as padding and no bias."""
+    """Convolve like the layer, with another weight, zero padding and no bias."""
     return _FUNCTIONS[inputs.ndim - 2](inputs, weight, None, layer.stride, layer.padding, layer.dilation)  # type: ignore[arg-type]
 
 
 _FUNCTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
-def _moved(consumer: ConvBase, gradient: Tensor, place: list[int], shape: tuple[int, ...]) -> Tensor:
-    """The gradient of units that the consumer takes with a weight of 1 at one place of its kernel, one per output."""
+def _moved(consumer: ConvBase, gradient: Tensor, position: list[int], shape: tuple[int, ...]) -> Tensor:
+    """Return the gradient of units with an outgoing weight of 1 at one position of the kernel, one unit per output."""
     with torch.enable_grad():
         units = torch.zeros(*gradient.shape[:2], *shape, device=gradient.device, requires_grad=True)
         weight = torch.zeros(1, 1, *consumer.weight.shape[2:], device=gradient.device)
-        weight[(0, 0, *place)] = 1.0
+        weight[(0, 0, *position)] = 1.0
         out = _convolved(consumer, units.flatten(0, 1)[:, None], weight)
         return torch.autograd.grad(out, units, gradient.flatten(0, 1)[:, None])[0]
 
 
 def _weight_gradient(producer: ConvBase, inputs: Tensor, gradient: Tensor) -> Tensor:
-    """Of shape (units, incoming weights): the layer's weight gradient under a gradient of its output."""
+    """Return the layer's weight gradient, (units, incoming weights), under a gradient of its output."""
     with torch.enable_grad():
         weight = torch.zeros(gradient.shape[1], *producer.weight.shape[1:], device=inputs.device, requires_grad=True)
         return torch.autograd.grad(_convolved(producer, inputs, weight), weight, gradient)[0].flatten(1)
 
 
-# The weights --------------------------------------------------------------------------------------------------------------
+# The weights
 
 
 def _columns(matrix: Tensor, count: int, seed: int) -> Tensor:
-    """The foremost left singular vectors, of shape (rows, count); random directions where there are not so many."""
+    """Return the first left singular vectors, (rows, count), completed by random directions."""
     generator = torch.Generator().manual_seed(seed)
     rows, columns = matrix.shape
     small = min(rows, columns) <= _DENSE
@@ -308,7 +310,7 @@ def _exact(matrix: Tensor) -> Tensor:
 
 
 def _iterated(matrix: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Subspace iteration; signs and order as in a decomposition of what is found."""
+    """Return the first left singular vectors by subspace iteration."""
     width = min(count + 16, *matrix.shape)
     basis = torch.randn(matrix.shape[1], width, generator=generator).to(matrix)
     scaled = matrix / matrix.abs().max()

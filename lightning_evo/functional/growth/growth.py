@@ -1,10 +1,9 @@
-"""How does a network change its structure while it lives? By steps: planned, named, measured, undone where they fail."""
+"""Growing a network in place: where it can grow, planning a step, taking it, and repeating steps."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
-from types import ModuleType
 from typing import Any, Literal, get_args
 
 import torch
@@ -12,11 +11,23 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from lightning_evo._compat.torch import BatchNormBase, parameters_dict
-from lightning_evo.functional.growth import gradmax, insertion, replacement, widths
-from lightning_evo.functional.growth.frame import (
-    Part,
-    StructureChange,
-    Undo,
+from lightning_evo.functional.growth import gradmax
+from lightning_evo.functional.growth.operations import OPERATIONS, StructureOperation, replacement, widths
+from lightning_evo.functional.growth.parts import Part, StructureChange, parts_of
+from lightning_evo.functional.growth.steps import (
+    Growth,
+    GrowthError,
+    GrowthStep,
+    NewWeights,
+    NothingChanged,
+    Operation,
+    Site,
+    check_operation,
+    check_request,
+    number,
+)
+from lightning_evo.functional.growth.surgery import (
+    Snapshot,
     added_parameters,
     apply,
     calibrate,
@@ -26,21 +37,6 @@ from lightning_evo.functional.growth.frame import (
     difference,
     named_tensors,
     outputs,
-    parts_of,
-)
-from lightning_evo.functional.growth.steps import (
-    Added,
-    Growth,
-    GrowthError,
-    GrowthStep,
-    Moved,
-    NewWeights,
-    NothingChanged,
-    Operation,
-    Site,
-    check_operation,
-    check_wish,
-    number,
 )
 from lightning_evo.functional.inheritance.alignment import unwrapped
 from lightning_evo.functional.inheritance.inheritance import Inheritance, read_structure, transfer_weights
@@ -48,46 +44,21 @@ from lightning_evo.functional.inheritance.placement import TensorMap
 from lightning_evo.utils.compiled import plain_name
 from lightning_evo.utils.random_state_torch import isolated_random_state
 
-__all__ = [
-    "Added",
-    "Growth",
-    "GrowthError",
-    "GrowthStep",
-    "Moved",
-    "NewWeights",
-    "NothingChanged",
-    "Operation",
-    "Site",
-    "added_by",
-    "grow",
-    "growth_sites",
-    "plan_step",
-    "replay",
-    "resolve",
-]
+__all__ = ["added_by", "grow", "growth_sites", "plan_step", "replay", "resolve"]
 
-_MAKERS: dict[str, ModuleType] = {
-    "insert": insertion,
-    "residual": insertion,
-    "widen": widths,
-    "prune": widths,
-    "kernel": replacement,
-    "activation": replacement,
-}
-"""For each operation the module whose ``sites``, ``plan`` and ``build`` make it."""
 _CHANGES = ("prune", "activation")
-"""What makes a network compute something else."""
+"""Operations after which the network computes something else."""
 
 
 def growth_sites(module: nn.Module) -> dict[str, Site]:
-    """Where a network can grow: its layers by name, in the order of registration, and what can be done to each.
+    """Return the layers that can grow, by name in the order of registration, and what can be done to each.
 
-    Layers are found in the graph of the module's ``forward`` (``torch.fx``). Where that can't be traced, or something else
-    runs a part of the network (a ``training_step``), in the graphs of its children: what runs between these isn't known, so
-    their outputs keep their width.
+    Layers are found in the graph of the module's ``forward`` (``torch.fx``). If that can't be traced, or something else
+    runs a part of the network (a ``training_step``), they are found in the graphs of its children: what runs between these
+    isn't known, so their outputs keep their width.
 
     Args:
-        module: A network, or a LightningModule that holds one.
+        module: A network, or a LightningModule that contains one.
 
     Raises:
         GrowthError: If a parameter is lazy (no shape yet) or sharded.
@@ -115,50 +86,50 @@ def plan_step(
     settings: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> GrowthStep:
-    """Make a wish absolute: the step that takes it, on this network.
+    """Plan a step on a network: replace relative sizes by absolute numbers.
 
     Args:
-        module: The network; stays as it is.
+        module: The network; it stays as it is.
         operation: ``widen``, ``insert``, ``residual``, ``prune``, ``kernel`` or ``activation``.
-        layer: Name of a layer that offers it (:func:`growth_sites`). For ``activation`` the activation, or a layer that it
-            stands behind.
-        ratio: Of ``widen``, how many times as many channels, above 1 (default 1.5); of ``prune``, which share of them
-            stays, below 1 (default 2/3). Rounded up, and to what grouped convolutions and normalisations admit.
-        max_added: How many parameters the step may add at most. New layers and widths become smaller where they would add
-            more.
-        settings: Absolute wishes, instead of ``ratio``: ``width``, ``kept``, ``kernel``, ``activation`` and those of
+        layer: Name of a layer that offers it (:func:`growth_sites`). For ``activation`` the activation, or the layer before
+            it.
+        ratio: For ``widen``, the factor of the number of channels, above 1 (default 1.5); for ``prune``, the share of them
+            that is kept, below 1 (default 2/3). Rounded up, and to what grouped convolutions and normalisations allow.
+        max_added: How many parameters the step may add at most. New layers and widths are made smaller accordingly.
+        settings: Absolute numbers, instead of ``ratio``: ``width``, ``kept``, ``kernel``, ``activation`` and those of
             insertions.
-        seed: Of what is drawn (an activation that isn't named).
+        seed: Seed of whatever is drawn (an activation that isn't named).
 
     Raises:
-        GrowthError: If that can't be done, named with the reason.
+        GrowthError: If the step isn't possible; the message names the layer and the reason.
 
     >>> plan_step(nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 3)), "widen", "0")
     GrowthStep(operation='widen', layer='0', settings={'width': 12})
     """
-    check_operation(operation)
-    part, layer = _home(module, layer, operation)
+    name = check_operation(operation)
+    part, layer = _locate(module, layer, operation)
     local = part.local(layer)
-    maker = _offered(part, operation, local)
+    implementation = _operation_for(part, name, local)
     if ratio is None:
         ratio = 2 / 3 if operation == "prune" else 1.5
     ratio = number(f"{layer}: ratio", ratio)
-    wishes = dict(settings or {})
-    planned = maker.plan(part, operation, local, ratio=ratio, max_added=max_added, settings=wishes, seed=seed)
-    return GrowthStep(operation, layer, planned)  # type: ignore[arg-type]
+    planned = implementation.plan(
+        part, name, local, ratio=ratio, max_added=max_added, settings=dict(settings or {}), seed=seed
+    )
+    return GrowthStep(name, layer, planned)
 
 
 def added_by(module: nn.Module, step: GrowthStep) -> int:
-    """How many parameters a step would add to a network (fewer than 0: remove).
+    """Return how many parameters a step would add to a network (negative: remove).
 
     Raises:
-        GrowthError: If it can't be taken.
+        GrowthError: If the step can't be taken.
 
     >>> net = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 3))
     >>> added_by(net, GrowthStep("widen", "0", {"width": 10}))
     12
     """
-    part, change = _changed(module, step, 0, None)
+    part, change = _planned_change(module, step, 0, None)
     return added_parameters(part, change)
 
 
@@ -172,32 +143,33 @@ def grow(
     sample: tuple[Any, ...] | None = None,
     loss: Callable[[nn.Module], Tensor] | None = None,
 ) -> Growth:
-    """Take one step, in place. If anything goes wrong, the network is what it was before.
+    """Take one step, in place. If anything goes wrong, the network is restored.
 
-    Layers that take another shape stay the same modules, with new parameters in the old ones' places; parameters that
-    needn't change stay the same objects. What is new has the device, dtype and memory format of what it joins, and is
-    frozen if that is. Optimizers must be told (:func:`~lightning_evo.functional.grow_optimizer`).
+    Layers that get another shape stay the same modules, with new parameters in place of the old ones; parameters that don't
+    have to change stay the same objects. New tensors have the device, dtype and memory format of the layer they belong to,
+    and are frozen if it is. Optimizers have to follow (:func:`~lightning_evo.functional.grow_optimizer`).
 
     Args:
-        module: The network. Layers that can't be grown safely are refused by name: tied or parametrised weights,
-            shapes that ``forward`` states as numbers, outputs of the network.
-        step: What to do (:func:`plan_step`, :func:`resolve`).
-        new_units: What new units of a widened layer begin with. ``zero``: as a new layer's, but nothing takes what they
-            give yet. ``net2wider``: copies of old ones, which share what is taken from these. ``gradmax``: they give
-            nothing yet, but are taken so that their gradient is as large as it can be; where that isn't possible, zero,
-            and :attr:`Growth.notes` says why. Normalisations over channels (LayerNorm, GroupNorm) need copies.
-        spread: How unequally copies share, from 0 to below 1 (``net2wider``).
-        seed: Of everything drawn; nothing depends on, or changes, the process's random state.
-        sample: Inputs of the module's ``forward``. The network is run on them before and after, in eval mode: the step is
-            undone unless shapes and, if it is to preserve the function, values are the same, to 1e-5 of the largest (3e-2
-            in bfloat16, 4e-3 in float16). New batch normalisations get statistics from them.
-        loss: Gives the loss of the module, on a batch of its own; for ``gradmax``.
+        module: The network. Layers that can't be grown safely are refused by name: tied or parametrised weights, shapes
+            that are written as numbers in ``forward``, outputs of the network.
+        step: The step (:func:`plan_step`, :func:`resolve`).
+        new_units: How new units of a widened layer are initialised. ``zero``: like those of a new layer, with outgoing
+            weights of 0. ``net2wider``: as copies of old ones, among which the outgoing weights are divided. ``gradmax``:
+            with incoming weights of 0 and the outgoing weights that make their gradient as large as possible; where that
+            isn't possible, as ``zero``, with the reason in :attr:`Growth.notes`. Normalisations over channels (LayerNorm,
+            GroupNorm) need copies.
+        spread: How unequally copies share the outgoing weights, from 0 to below 1 (``net2wider``).
+        seed: Seed of everything drawn; the process's random state is neither used nor changed.
+        sample: Inputs of the module's ``forward``. The network is run on them before and after, in eval mode. The step is
+            undone if shapes differ or, where it is to preserve the function, values: by more than 1e-5 of the largest (3e-2
+            in bfloat16, 4e-3 in float16). New batch normalisations get their statistics from them.
+        loss: Returns the loss of the module, on a batch of its own; for ``gradmax``.
 
     Returns:
-        What became of the parameters, counted.
+        An account of the step and its parameters.
 
     Raises:
-        GrowthError: If the step can't be taken, changed nothing, or changed other than announced.
+        GrowthError: If the step can't be taken, changed nothing, or something other than announced.
 
     Source:
         Chen, Goodfellow and Shlens 2016, Net2Net, arXiv:1511.05641; Evci et al. 2022, GradMax, arXiv:2201.05125.
@@ -217,59 +189,34 @@ def grow(
         raise GrowthError(f"spread: {spread} is not from 0 to below 1")
     where = f"{step.layer}: {step.operation}"
     whole = unwrapped(module)
-    undo = Undo(whole)
+    snapshot = Snapshot(whole)
     try:
         with isolated_random_state(seed, whole):
-            earlier = outputs(whole, sample, seed) if sample is not None else None
-            part, change = _changed(whole, step, seed, sample)
-            announced = added_parameters(part, change)
-            before, tensors, looked = count(whole), named_tensors(whole), describe(whole)
-            structure = read_structure(part.graph, part.root, part.units)
-            apply(part, change)
-            transferred = Inheritance()
-            if change.tensors:
-                units: Literal["zero", "net2wider"] = "net2wider" if new_units == "net2wider" else "zero"
-                transferred = transfer_weights(
-                    part.root, part.units, structure, change.index, new_units=units, spread=spread, seed=seed
-                )
-            why_not = _doubts(step, change, transferred, where)
-            notes = list(change.notes)
-            moved, added, removed, renamed = difference(part, part.local(step.layer), tensors, transferred.maps, change)
-            after = count(whole)
-            if describe(whole) == looked:
-                raise NothingChanged(f"{where}: it changed nothing")
-            if after - before != announced:
-                raise GrowthError(f"{where}: it added {after - before:,} parameters, not the {announced:,} announced")
-            _check_run(whole, part, step, where)
-            if step.operation == "widen" and new_units == "gradmax":
-                notes += _gradmax(part, part.local(step.layer), transferred, loss, seed)
-            if sample is not None and (fresh := _new_statistics(part, transferred)):
-                calibrate(part, fresh, sample, seed)
-            if earlier is not None:
-                compare(earlier, outputs(whole, sample or (), seed), not why_not, where)
+            return _grow(whole, step, where, new_units, spread, seed, sample, loss)
     except GrowthError:
-        undo.undo()
+        snapshot.restore()
         raise
     except Exception as error:  # whatever a user's forward raises once a layer has another shape
-        undo.undo()
+        snapshot.restore()
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise GrowthError(f"{where}: it was undone, as this was raised: {reason}") from error
     except BaseException:  # Ctrl-C
-        undo.undo()
+        snapshot.restore()
         raise
-    return Growth(step, before, after, moved, added, removed, renamed, why_not, tuple(notes))
 
 
 def replay(module: nn.Module, steps: Iterable[GrowthStep], *, seed: int = 0) -> None:
-    """Take steps for their structure alone, with fresh weights: what a strict load of a grown network's state needs.
+    """Repeat the structure of steps, with fresh weights, so that a grown network's state can be loaded strictly.
+
+    If anything goes wrong, the network is restored.
 
     Args:
-        module: Built as the network was before its first step; changed in place.
-        steps: In the order in which they were taken.
-        seed: Of the fresh weights.
+        module: A module built as the network was before its first step; changed in place.
+        steps: The steps in the order in which they were taken.
+        seed: Seed of the fresh weights.
 
     Raises:
-        GrowthError: If a step can't be taken; the network is then what it was.
+        GrowthError: If a step can't be taken.
 
     >>> grown, other = (nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 3)) for _ in range(2))
     >>> step = plan_step(grown, "widen", "0", ratio=2)
@@ -279,46 +226,48 @@ def replay(module: nn.Module, steps: Iterable[GrowthStep], *, seed: int = 0) -> 
     <All keys matched successfully>
     """
     whole = unwrapped(module)
-    undo = Undo(whole)
+    snapshot = Snapshot(whole)
     try:
         for step in steps:
-            part, change = _changed(whole, step, seed, None)
+            part, change = _planned_change(whole, step, seed, None)
             apply(part, change)
     except BaseException:  # Ctrl-C, too
-        undo.undo()
+        snapshot.restore()
         raise
 
 
-def resolve(module: nn.Module, wish: Mapping[str, Any], *, seed: int = 0, max_added: int | None = None) -> GrowthStep:
-    """The step that a wish means on this network.
+def resolve(
+    module: nn.Module, request: Mapping[str, Any], *, seed: int = 0, max_added: int | None = None
+) -> GrowthStep:
+    """Return the step that a request, as in a config, means on a network.
 
     Args:
         module: The network.
-        wish: ``operation``; ``layer``, a name, or ``place``, a number from 0 to 1 that picks among the layers that offer the
-            operation, in their order; and, if need be, ``ratio`` and ``settings`` (:func:`plan_step`). A step's own dict is
-            a wish, too.
+        request: ``operation``; ``layer``, a name, or ``place``, a number from 0 to 1 that selects one of the layers that
+            offer the operation, in their order; and optionally ``ratio`` and ``settings`` (:func:`plan_step`). The dict of a
+            step is a request, too.
         seed: As in :func:`plan_step`.
-        max_added: The same.
+        max_added: As in :func:`plan_step`.
 
     Raises:
-        GrowthError: If the wish isn't one, or can't be fulfilled.
+        GrowthError: If the request is malformed, or can't be met.
 
     >>> net = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
     >>> resolve(net, {"operation": "widen", "place": 0.9, "ratio": 2}).layer
     '2'
     """
-    check_wish(wish)
-    operation, layer = wish["operation"], wish.get("layer")
+    check_request(request)
+    operation, layer = request["operation"], request.get("layer")
     if layer is None:
         names = [name for name, site in growth_sites(module).items() if operation in site.operations]
         if not names:
             raise GrowthError(f"{operation}: no layer offers it")
-        layer = names[min(int(wish["place"] * len(names)), len(names) - 1)]
-    ratio, settings = wish.get("ratio"), wish.get("settings")
+        layer = names[min(int(request["place"] * len(names)), len(names) - 1)]
+    ratio, settings = request.get("ratio"), request.get("settings")
     return plan_step(module, operation, layer, ratio=ratio, max_added=max_added, settings=settings, seed=seed)
 
 
-# Where --------------------------------------------------------------------------------------------------------------------
+# Where it can grow
 
 
 def _parts(module: nn.Module) -> tuple[list[Part], dict[str, str]]:
@@ -329,13 +278,13 @@ def _parts(module: nn.Module) -> tuple[list[Part], dict[str, str]]:
 
 
 def _sites(part: Part) -> dict[str, Site]:
-    """A part's sites by local names."""
-    offers: dict[str, dict[str, str]] = {}
-    for maker in dict.fromkeys([widths, *_MAKERS.values()]):
-        for name, reasons in maker.sites(part).items():
+    """Return a part's sites by local names."""
+    offers: dict[str, dict[Operation, str]] = {}
+    for implementation in dict.fromkeys([widths, *OPERATIONS.values()]):
+        for name, reasons in implementation.sites(part).items():
             offers.setdefault(name, {}).update(reasons)
     kinds = {unit.name: unit.kind for unit in part.units}
-    found = {}
+    found: dict[str, Site] = {}
     for name, reasons in offers.items():
         wide = kinds.get(name) in widths.WIDENED
         found[name] = Site(
@@ -349,8 +298,8 @@ def _sites(part: Part) -> dict[str, Site]:
     return found
 
 
-def _home(module: nn.Module, layer: str, operation: str) -> tuple[Part, str]:
-    """The part in which a layer is, and the layer's plain name."""
+def _locate(module: nn.Module, layer: str, operation: str) -> tuple[Part, str]:
+    """Return the part that contains a layer, and the layer's plain name."""
     if not isinstance(layer, str):
         raise GrowthError(f"layer: {layer!r} is not a name; names are strings, as in named_modules()")
     whole, layer = unwrapped(module), plain_name(layer)
@@ -368,10 +317,10 @@ def _home(module: nn.Module, layer: str, operation: str) -> tuple[Part, str]:
     raise GrowthError(f"{layer}: {refused[max(around, key=len)] if around else 'it holds no parameters'}")
 
 
-def _offered(part: Part, operation: str, local: str) -> ModuleType:
-    """What makes an operation; after a check that the layer offers it."""
-    maker = _MAKERS[operation]
-    reasons = maker.sites(part).get(local)
+def _operation_for(part: Part, operation: Operation, local: str) -> StructureOperation:
+    """Return the module that implements an operation, once it is checked that the layer offers it."""
+    implementation = OPERATIONS[operation]
+    reasons = implementation.sites(part).get(local)
     if reasons is None or operation not in reasons:
         module = part.named[local]
         if is_parametrized(module) or {"weight_g", "weight_orig"} & set(parameters_dict(module)):
@@ -382,23 +331,66 @@ def _offered(part: Part, operation: str, local: str) -> ModuleType:
     # A larger kernel than kernels grow to by themselves may be asked for: the plan checks it.
     if reasons[operation] and operation != "kernel":
         raise GrowthError(f"{part.path(local)}: {operation}: {reasons[operation]}")
-    return maker
+    return implementation
 
 
-# How ----------------------------------------------------------------------------------------------------------------------
+# How it grows
 
 
-def _changed(module: nn.Module, step: GrowthStep, seed: int, sample: Any) -> tuple[Part, StructureChange]:
-    """What a step puts where; nothing is touched yet."""
-    part, layer = _home(module, step.layer, step.operation)
-    maker = _offered(part, step.operation, part.local(layer))
+def _grow(
+    whole: nn.Module,
+    step: GrowthStep,
+    where: str,
+    new_units: NewWeights,
+    spread: float,
+    seed: int,
+    sample: tuple[Any, ...] | None,
+    loss: Callable[[nn.Module], Tensor] | None,
+) -> Growth:
+    """Take a step; see :func:`grow`, which undoes it if this raises."""
+    earlier = outputs(whole, sample, seed) if sample is not None else None
+    part, change = _planned_change(whole, step, seed, sample)
+    layer, announced = part.local(step.layer), added_parameters(part, change)
+    before, tensors, description = count(whole), named_tensors(whole), describe(whole)
+    structure = read_structure(part.graph, part.root, part.units)
+    apply(part, change)
+    transferred = Inheritance()
+    if change.tensors:
+        units: Literal["zero", "net2wider"] = "net2wider" if new_units == "net2wider" else "zero"
+        transferred = transfer_weights(
+            part.root, part.units, structure, change.index, new_units=units, spread=spread, seed=seed
+        )
+    why_not = _check_preserving(step, change, transferred, where)
+    moved, added, removed, renamed = difference(part, layer, tensors, transferred.maps, change)
+    after = count(whole)
+    if describe(whole) == description:
+        raise NothingChanged(f"{where}: it changed nothing")
+    if after - before != announced:
+        raise GrowthError(f"{where}: it added {after - before:,} parameters, not the {announced:,} announced")
+    _check_run(whole, part, where)
+    notes = list(change.notes)
+    if step.operation == "widen" and new_units == "gradmax":
+        notes += _gradmax(part, layer, transferred, loss, seed)
+    if sample is not None and earlier is not None:
+        if fresh := _new_statistics(part, transferred):
+            calibrate(part, fresh, sample, seed)
+        compare(earlier, outputs(whole, sample, seed), not why_not, where)
+    return Growth(step, before, after, moved, added, removed, renamed, why_not, tuple(notes))
+
+
+def _planned_change(module: nn.Module, step: GrowthStep, seed: int, sample: Any) -> tuple[Part, StructureChange]:
+    """Return the change that a step makes; nothing is touched yet."""
+    part, layer = _locate(module, step.layer, step.operation)
+    implementation = _operation_for(part, step.operation, part.local(layer))
     plain_step = GrowthStep(step.operation, layer, step.settings)
     with isolated_random_state(seed, unwrapped(module)):
-        return part, maker.build(part, plain_step, sample)
+        return part, implementation.build(part, plain_step, sample)
 
 
-def _doubts(step: GrowthStep, change: StructureChange, transferred: Inheritance, where: str) -> tuple[str, ...]:
-    """Why the network may compute something else; an error where the operation promises that it doesn't."""
+def _check_preserving(
+    step: GrowthStep, change: StructureChange, transferred: Inheritance, where: str
+) -> tuple[str, ...]:
+    """Return why the network may compute something else; raise an error if the operation promises that it doesn't."""
     why_not = (*change.why_not, *transferred.why_not)
     smaller = step.operation == "kernel" and all(reason.endswith("smaller kernel") for reason in why_not)
     if why_not and step.operation not in _CHANGES and not smaller:
@@ -406,8 +398,8 @@ def _doubts(step: GrowthStep, change: StructureChange, transferred: Inheritance,
     return why_not
 
 
-def _check_run(whole: nn.Module, part: Part, step: GrowthStep, where: str) -> None:
-    """Refuse a change by which the part can't be looked into any more, or that isn't run."""
+def _check_run(whole: nn.Module, part: Part, where: str) -> None:
+    """Raise an error for a change after which the part can't be traced any more, or isn't run."""
     parts, refused = _parts(whole)
     if part.prefix not in [each.prefix for each in parts]:
         raise GrowthError(f"{where}: the changed network isn't run as a whole: {refused.get(part.prefix, '')}")
@@ -416,7 +408,7 @@ def _check_run(whole: nn.Module, part: Part, step: GrowthStep, where: str) -> No
 def _gradmax(
     part: Part, layer: str, transferred: Inheritance, loss: Callable[[nn.Module], Tensor] | None, seed: int
 ) -> list[str]:
-    """Give a widened layer's new units GradMax's weights; why not, if that isn't possible."""
+    """Initialise a widened layer's new units by GradMax; return why that isn't possible, if so."""
     if loss is None:
         raise GrowthError(f"{part.path(layer)}: new_units: gradmax needs a loss")
     new = _new(transferred.maps[f"{layer}.weight" if layer else "weight"])
@@ -428,7 +420,7 @@ def _gradmax(
 
 
 def _new_statistics(part: Part, transferred: Inheritance) -> dict[str, Tensor]:
-    """The batch normalisations that got new channels, and which these are."""
+    """Return the batch normalisations that got new channels, and the indices of these."""
     found = {}
     for unit in part.units:
         plan = transferred.maps.get(unit.path("running_mean"))
@@ -438,5 +430,5 @@ def _new_statistics(part: Part, transferred: Inheritance) -> dict[str, Tensor]:
 
 
 def _new(plan: TensorMap) -> Tensor:
-    """Which rows of a tensor are new."""
+    """Return the indices of a tensor's new rows."""
     return torch.empty(0, dtype=torch.long) if plan.rows is None else (plan.rows < 0).nonzero().flatten()

@@ -1,4 +1,4 @@
-"""What becomes of a learning rate's schedule when an optimizer has one more parameter group? The new one follows it too."""
+"""Optimizers and schedulers that follow the growth of the network they train, with all of their state."""
 
 from __future__ import annotations
 
@@ -25,88 +25,19 @@ __all__ = [
     "why_not_growable",
 ]
 
-
-_RATES = ("base_lrs", LAST_RATES, "max_lrs", "min_lrs")
-"""One learning rate for each parameter group."""
-_ALIKE = ("lr_lambdas", "base_momentums", "max_momentums")
-"""One function or number for each parameter group, of which the new one is given its source's."""
-
-_KNOWN = (
-    lr_scheduler.LambdaLR,
-    lr_scheduler.MultiplicativeLR,
-    lr_scheduler.StepLR,
-    lr_scheduler.MultiStepLR,
-    lr_scheduler.ConstantLR,
-    lr_scheduler.LinearLR,
-    lr_scheduler.ExponentialLR,
-    lr_scheduler.PolynomialLR,
-    lr_scheduler.CosineAnnealingLR,
-    lr_scheduler.CosineAnnealingWarmRestarts,
-    lr_scheduler.CyclicLR,
-    lr_scheduler.OneCycleLR,
-    lr_scheduler.ReduceLROnPlateau,
-    lr_scheduler.SequentialLR,
-    lr_scheduler.ChainedScheduler,
-    SWALR,
-)
-
-
-def why_not_extendable(scheduler: Any) -> str:
-    """Why a scheduler is bound to the number of parameter groups it was made with; empty if it isn't.
-
-    >>> import torch
-    >>> sgd = torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))], lr=0.1)
-    >>> why_not_extendable(lr_scheduler.StepLR(sgd, 1))
-    ''
-    """
-    # A subclass may keep whatever it likes for each group.
-    if type(scheduler) not in _KNOWN and not type(scheduler).__module__.startswith("lightning."):
-        return f"{type(scheduler).__name__} may be bound to the number of parameter groups; torch.optim's own aren't"
-    return next((why for part in chained_schedulers(scheduler) if (why := why_not_extendable(part))), "")
-
-
-def extend_scheduler(scheduler: Any, source: int, rate: float) -> None:
-    """Have a scheduler, in place, drive one more parameter group, which is its optimizer's last.
-
-    Args:
-        scheduler: Of ``torch.optim``, at any position.
-        source: The group that the new one was copied from.
-        rate: The new group's learning rate in relation to the source's.
-
-    >>> import torch
-    >>> sgd = torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))], lr=0.4)
-    >>> schedule = lr_scheduler.LambdaLR(sgd, lambda epoch: 0.5**epoch)
-    >>> sgd.param_groups.append({**sgd.param_groups[0], "params": [], "lr": 0.2, "initial_lr": 0.2})
-    >>> extend_scheduler(schedule, 0, 0.5)
-    >>> sgd.step(); schedule.step(); schedule.get_last_lr()
-    [0.2, 0.1]
-    """
-    for name in _RATES:
-        rates = vars(scheduler).get(name)
-        if isinstance(rates, list):  # before the first validation, a plateau's has no last rates
-            rates.append(rates[source] * rate)
-    for name in _ALIKE:
-        if name in vars(scheduler):
-            getattr(scheduler, name).append(getattr(scheduler, name)[source])
-    for part in chained_schedulers(scheduler):
-        extend_scheduler(part, source, rate)
-
-
-# -- What becomes of optimizers when the network they train grows? They follow it, and forget nothing of  --
-
 RATES = ("lr", "initial_lr", "max_lr", "min_lr", "swa_lr")
-"""What of a parameter group is a learning rate."""
+"""Entries of a parameter group that are learning rates."""
 
 _SIZES = frozenset(
     ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "acc_delta", "exp_inf", "variance", "row_var", "col_var")
 ) | {"step_size"}
-"""Per weight, how large its gradients or steps have been. New weights begin with the tensor's mean of these: with 0, and a
-count of steps that goes on, Adam's first steps would be several times the learning rate."""
+"""State per weight that tells how large its gradients or steps have been. For new weights it is set to the tensor's mean:
+with 0, and a count of steps that goes on, Adam's first steps would be several times the learning rate."""
 
 _SOURCE = "grown_from"
-"""In a group that growth has added: the number of the one whose settings it has."""
+"""Key in a group that growth has added: the number of the group whose settings it has."""
 _WEIGHTS = frozenset(("ax", "z", "slow_buffer"))
-"""Per weight, another version of itself. New weights' is what they are."""
+"""State per weight that is another version of the weight. For new weights it is set to their value."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +45,8 @@ class NewGroup:
     """A parameter group that growth has added.
 
     Args:
-        optimizer: Which optimizer's, counted from 0.
-        source: The group whose settings it has, its rates apart.
+        optimizer: The number of its optimizer, from 0.
+        source: The group whose settings it has, except the learning rates.
     """
 
     optimizer: int
@@ -123,20 +54,20 @@ class NewGroup:
 
 
 def grow_optimizer(optimizer: Optimizer, growth: Growth, *, rate: float = 1.0) -> tuple[str, ...]:
-    """Have an optimizer follow what a step did to the network, in place; see :func:`grow_optimizers`.
+    """Update an optimizer, in place, after a step of growth; see :func:`grow_optimizers`.
 
-    New parameters whose neighbour (:attr:`Added.beside`) it doesn't hold are left alone.
+    New parameters whose neighbour (:attr:`Added.beside`) it doesn't hold are ignored.
 
     Args:
-        optimizer: Of any number of parameter groups, in the middle of a training or before it.
-        growth: What :func:`~lightning_evo.functional.grow` returned.
-        rate: Learning rate of new parameters in relation to their neighbours'.
+        optimizer: The optimizer, with any number of parameter groups, before or during training.
+        growth: The result of :func:`~lightning_evo.functional.grow`.
+        rate: Learning rate of new parameters, relative to their neighbours'.
 
     Returns:
         The names of the new parameters it now holds.
 
     Raises:
-        GrowthError: If its state can't follow. It is then as it was.
+        GrowthError: If its state can't follow. It is then unchanged.
 
     >>> from lightning_evo.functional.growth.steps import GrowthStep
     >>> layer, wider = nn.Linear(2, 2, bias=False), nn.Linear(2, 3, bias=False)
@@ -161,36 +92,35 @@ def grow_optimizer(optimizer: Optimizer, growth: Growth, *, rate: float = 1.0) -
 def grow_optimizers(
     optimizers: Sequence[Optimizer], growth: Growth, module: nn.Module, *, rate: float = 1.0
 ) -> tuple[NewGroup, ...]:
-    """Have all optimizers of a training follow what a step did to the network, in place.
+    """Update all optimizers of a training, in place, after a step of growth.
 
-    Parameters are told apart by identity. A parameter in another's place takes over its position in its group, its gradient
+    Parameters are identified by object. A parameter that replaces another takes over its position in its group, its gradient
     and its state: moments follow their weights, and are 0 for new weights; second moments (Adam's ``exp_avg_sq`` and the
-    like) begin at the mean of the tensor's; counts of steps go on. Parameters that are gone are forgotten. New ones join
-    the group of their neighbour (:attr:`Added.beside`), at its end; with
-    another ``rate`` they share one more group for each that has neighbours, like it but for its learning rate. A new
-    parameter whose neighbour no optimizer holds joins the group of the nearest parameter of the network that one does.
-    What no optimizer held (frozen weights) stays with none.
+    like) of new weights are the mean of the tensor's; counts of steps go on. Removed parameters are dropped. New ones join
+    the end of the group of their neighbour (:attr:`Added.beside`); with another ``rate`` they share an additional group for
+    each group with neighbours, which differs from it in the learning rate. A new parameter whose neighbour no optimizer
+    holds joins the group of the nearest parameter of the network that an optimizer holds. What no optimizer held (frozen
+    weights) stays without one.
 
     Args:
-        optimizers: All that train ``module``.
-        growth: What :func:`~lightning_evo.functional.grow` returned.
+        optimizers: All optimizers of ``module``.
+        growth: The result of :func:`~lightning_evo.functional.grow`.
         module: The network as it is now.
-        rate: Learning rate of new parameters in relation to their neighbours', above 0. With other than 1
-            groups may be added, to which schedulers are extended by
-            :func:`~lightning_evo.functional.extend_scheduler`.
+        rate: Learning rate of new parameters, relative to their neighbours', above 0. If it isn't 1, groups may be added, to
+            which schedulers are extended by :func:`~lightning_evo.functional.extend_scheduler`.
 
     Returns:
         The groups that were added.
 
     Raises:
-        GrowthError: If a state can't follow: the message names optimizer, parameter and entry. All is then as it was.
+        GrowthError: If a state can't follow; the message names optimizer, parameter and entry. Nothing is changed then.
     """
     plan = _plan(optimizers, growth, module, rate)
     return _apply(optimizers, growth, plan, rate)
 
 
 def why_not_growable(optimizer: Any) -> str:
-    """Why an optimizer can't follow a network that grows; empty if it can.
+    """Return why an optimizer can't follow a network that grows; empty if it can.
 
     >>> layer = nn.Linear(2, 2)
     >>> why_not_growable(torch.optim.Adam(layer.parameters()))
@@ -211,12 +141,12 @@ def why_not_growable(optimizer: Any) -> str:
 
 
 def like_group(groups: Sequence[Mapping[str, Any]], source: int, rate: float) -> dict[str, Any]:
-    """A parameter group without parameters, with the settings of another but for its learning rates.
+    """Return a parameter group without parameters, with the settings of another and scaled learning rates.
 
     Args:
-        groups: All of an optimizer.
-        source: Which of them has the settings.
-        rate: By what its rates are multiplied.
+        groups: All groups of an optimizer.
+        source: The number of the group whose settings are used.
+        rate: Factor of its learning rates.
     """
     group = groups[source]
     like = {name: value for name, value in group.items() if name not in ("params", "param_names")}
@@ -226,12 +156,12 @@ def like_group(groups: Sequence[Mapping[str, Any]], source: int, rate: float) ->
     return {**like, _SOURCE: source, "params": [], **({"param_names": []} if "param_names" in group else {})}
 
 
-# -- inside ------------------------------------------------------------------------------------------------------------
+# How optimizers follow
 
 
 @dataclass
 class _Plan:
-    """What is to be done, worked out before anything is changed."""
+    """All changes, planned before anything is changed."""
 
     moves: list[tuple[Moved, int, int, int]] = field(default_factory=list)  # optimizer, group, position
     states: list[dict[str, Any] | None] = field(default_factory=list)  # of each move
@@ -275,7 +205,7 @@ def _plan(optimizers: Sequence[Optimizer], growth: Growth, module: nn.Module | N
 
 
 def _target(optimizer: Optimizer, home: int, rate: float) -> int | NewGroup:
-    """The group that new parameters beside those of the group ``home`` join, or the one to be made for them."""
+    """Return the group that new parameters beside those of group ``home`` join, or the one to be added for them."""
     if rate == 1:
         return home
     source = optimizer.param_groups[home].get(_SOURCE, home)
@@ -287,7 +217,7 @@ def _target(optimizer: Optimizer, home: int, rate: float) -> int | NewGroup:
 def _apply(optimizers: Sequence[Optimizer], growth: Growth, plan: _Plan, rate: float) -> tuple[NewGroup, ...]:
     for (moved, i, j, k), state in zip(plan.moves, plan.states, strict=True):
         optimizer = optimizers[i]
-        if moved.old.grad is not None:  # not yet stepped with, where a module accumulates them by itself
+        if moved.old.grad is not None:  # not used in a step yet, where a module accumulates gradients itself
             moved.new.grad = moved.map.moments(moved.old.grad, moved.new)
         optimizer.param_groups[j]["params"][k] = moved.new
         optimizer.state.pop(moved.old, None)
@@ -312,13 +242,13 @@ def _apply(optimizers: Sequence[Optimizer], growth: Growth, plan: _Plan, rate: f
         if "param_names" in group:
             group["param_names"].append(added.name)
     for key, group in new.items():
-        # Not by `add_param_group`: optimizers may keep there what they know of a group only when they are made.
+        # Not by `add_param_group`, which some optimizers allow only while they are constructed.
         optimizers[key.optimizer].param_groups.append(group)
     return tuple(new)
 
 
 def _followed(state: Mapping[str, Any], moved: Moved, name: str) -> dict[str, Any]:
-    """A parameter's state for the one in its place."""
+    """Return a parameter's state for the one that replaced it."""
     old, new = moved.old, moved.new
     followed: dict[str, Any] = {}
     for key, value in state.items():
@@ -339,7 +269,7 @@ def _followed(state: Mapping[str, Any], moved: Moved, name: str) -> dict[str, An
 
 
 def _remapped(key: str, value: Tensor, plan: TensorMap, new: nn.Parameter) -> Tensor:
-    """A state tensor of its parameter's shape, laid out anew."""
+    """Return a state tensor of its parameter's shape for the new parameter."""
     like = torch.empty_like(new, dtype=value.dtype, device=value.device)
     laid = plan.moments(value, like)
     if key in _SIZES | _WEIGHTS:
@@ -349,7 +279,7 @@ def _remapped(key: str, value: Tensor, plan: TensorMap, new: nn.Parameter) -> Te
 
 
 def _remapped_reduced(key: str, value: Tensor, moved: Moved) -> Tensor:
-    """A state tensor with the parameter's axes, some reduced to one (Adafactor's rows and columns), laid out anew."""
+    """Return a state tensor with some axes reduced to one (Adafactor's rows and columns) for the new parameter."""
     axes = tuple(at for at, (a, b) in enumerate(zip(value.shape, moved.old.shape, strict=True)) if a != b)
     like = torch.empty_like(moved.new, dtype=value.dtype, device=value.device)
     whole = value.expand(moved.old.shape).contiguous()
@@ -362,7 +292,7 @@ def _remapped_reduced(key: str, value: Tensor, moved: Moved) -> Tensor:
 def _nearest(
     parameter: nn.Parameter, module: nn.Module, homes: Mapping[int, tuple[int, int, int]]
 ) -> tuple[int, int, int] | None:
-    """Where the parameter is held that is nearest to another in the order of registration; the earlier of two."""
+    """Return where the held parameter is that is nearest in the order of registration; of two the earlier."""
     order = [id(p) for p in module.parameters()]
     at = order.index(id(parameter)) if id(parameter) in order else len(order)
     held = [(abs(at - place), place, one) for place, one in enumerate(order) if one in homes]
@@ -384,8 +314,76 @@ def _rename(group: dict[str, Any], renamed: Mapping[str, str]) -> None:
 
 
 def _held(value: Any, depth: int = 2) -> Iterator[Any]:
-    """What a container holds, and what containers in it do."""
+    """Yield the contents of a container, and of containers in it."""
     if depth and isinstance(value, (list, tuple, set, frozenset, dict)):
         for one in (*value, *value.values()) if isinstance(value, dict) else value:
             yield one
             yield from _held(one, depth - 1)
+
+
+# Schedulers
+
+_RATES = ("base_lrs", LAST_RATES, "max_lrs", "min_lrs")
+"""Attributes with one learning rate for each parameter group."""
+_ALIKE = ("lr_lambdas", "base_momentums", "max_momentums")
+"""Attributes with one function or number for each parameter group, of which a new group gets its source's."""
+
+_KNOWN = (
+    lr_scheduler.LambdaLR,
+    lr_scheduler.MultiplicativeLR,
+    lr_scheduler.StepLR,
+    lr_scheduler.MultiStepLR,
+    lr_scheduler.ConstantLR,
+    lr_scheduler.LinearLR,
+    lr_scheduler.ExponentialLR,
+    lr_scheduler.PolynomialLR,
+    lr_scheduler.CosineAnnealingLR,
+    lr_scheduler.CosineAnnealingWarmRestarts,
+    lr_scheduler.CyclicLR,
+    lr_scheduler.OneCycleLR,
+    lr_scheduler.ReduceLROnPlateau,
+    lr_scheduler.SequentialLR,
+    lr_scheduler.ChainedScheduler,
+    SWALR,
+)
+
+
+def extend_scheduler(scheduler: Any, source: int, rate: float) -> None:
+    """Extend a scheduler, in place, to one more parameter group, its optimizer's last.
+
+    Args:
+        scheduler: A scheduler of ``torch.optim``, after any number of steps.
+        source: The group that the new one was copied from.
+        rate: The new group's learning rate, relative to the source's.
+
+    >>> import torch
+    >>> sgd = torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))], lr=0.4)
+    >>> schedule = lr_scheduler.LambdaLR(sgd, lambda epoch: 0.5**epoch)
+    >>> sgd.param_groups.append({**sgd.param_groups[0], "params": [], "lr": 0.2, "initial_lr": 0.2})
+    >>> extend_scheduler(schedule, 0, 0.5)
+    >>> sgd.step(); schedule.step(); schedule.get_last_lr()
+    [0.2, 0.1]
+    """
+    for name in _RATES:
+        rates = vars(scheduler).get(name)
+        if isinstance(rates, list):  # before the first validation, a plateau's has no last rates
+            rates.append(rates[source] * rate)
+    for name in _ALIKE:
+        if name in vars(scheduler):
+            getattr(scheduler, name).append(getattr(scheduler, name)[source])
+    for part in chained_schedulers(scheduler):
+        extend_scheduler(part, source, rate)
+
+
+def why_not_extendable(scheduler: Any) -> str:
+    """Return why a scheduler can't be extended to more parameter groups; empty if it can.
+
+    >>> import torch
+    >>> sgd = torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))], lr=0.1)
+    >>> why_not_extendable(lr_scheduler.StepLR(sgd, 1))
+    ''
+    """
+    # A subclass may keep other attributes for each group.
+    if type(scheduler) not in _KNOWN and not type(scheduler).__module__.startswith("lightning."):
+        return f"{type(scheduler).__name__} may be bound to the number of parameter groups; torch.optim's own aren't"
+    return next((why for part in chained_schedulers(scheduler) if (why := why_not_extendable(part))), "")

@@ -1,14 +1,15 @@
-"""What is one step of a network's growth, and what did it do? Plain data."""
+"""Steps of growth as plain data: the request, the step, what it did, and what a child has inherited after it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, cast, get_args
 
-from torch import nn
+from torch import Tensor, nn
 
+from lightning_evo.functional.inheritance.inheritance import Inheritance
 from lightning_evo.functional.inheritance.placement import TensorMap
 
 __all__ = [
@@ -21,9 +22,10 @@ __all__ = [
     "NothingChanged",
     "Operation",
     "Site",
-    "Wishes",
+    "StepRequest",
     "check_operation",
-    "check_wish",
+    "check_request",
+    "inheritance_after",
     "number",
 ]
 
@@ -33,21 +35,21 @@ NewWeights = Literal["zero", "net2wider", "gradmax"]
 
 
 class GrowthError(ValueError):
-    """A step that can't be taken: the message names the layer and the reason."""
+    """Raised for a step that can't be taken; the message names the layer and the reason."""
 
 
 class NothingChanged(GrowthError):
-    """A step that was taken, and left the network as it was."""
+    """Raised for a step that was taken and left the network as it was."""
 
 
 @dataclass(frozen=True)
 class GrowthStep:
-    """One change of a network's structure, resolved: the same step on the same network always builds the same structure.
+    """One change of a network's structure, in absolute numbers: on the same network it always builds the same structure.
 
     Args:
-        operation: What is done.
-        layer: Path of the layer it is done to, in ``named_modules()`` just before the step.
-        settings: Whatever else decides the structure, plain JSON: absolute numbers, never ratios.
+        operation: The operation.
+        layer: Path of the layer that is changed, in ``named_modules()`` just before the step.
+        settings: Whatever else determines the structure, as JSON: absolute numbers, never ratios.
     """
 
     operation: Operation
@@ -59,24 +61,24 @@ class GrowthStep:
             raise GrowthError(f"operation: {self.operation!r} is none of {', '.join(get_args(Operation))}")
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return it as JSON."""
         return {"operation": self.operation, "layer": self.layer, "settings": dict(self.settings)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> GrowthStep:
-        """What :meth:`to_dict` gave."""
+        """Make it from the result of :meth:`to_dict`."""
         return cls(data["operation"], data["layer"], dict(data.get("settings", {})))
 
 
 @dataclass(frozen=True)
 class Moved:
-    """A parameter that took another one's place.
+    """A parameter that replaced another one.
 
     Args:
         name: Its name now.
-        old: The parameter that was there, no longer part of the network.
-        new: The one that is.
-        map: Which of the old one's numbers went where; optimizer moments follow it (:meth:`TensorMap.moments`).
+        old: The replaced parameter, no longer part of the network.
+        new: The new one.
+        map: Where the old one's numbers went; optimizer moments follow it (:meth:`TensorMap.moments`).
     """
 
     name: str
@@ -87,13 +89,13 @@ class Moved:
 
 @dataclass(frozen=True)
 class Added:
-    """A parameter that the network didn't have.
+    """A parameter that the network didn't have before.
 
     Args:
         name: Its name.
-        new: Itself.
-        beside: A parameter in whose optimizer group it belongs: the same kind of tensor (weight, bias, normalisation) of the
-            layer it was added to. ``None`` where there is none.
+        new: The parameter.
+        beside: A parameter whose optimizer group it belongs to: the same kind of tensor (weight, bias, normalisation) of the
+            layer it was added to. ``None`` if there is none.
     """
 
     name: str
@@ -107,14 +109,14 @@ class Growth:
 
     Args:
         step: The step.
-        before: Number of parameters before, counted.
-        after: The same afterwards.
-        moved: Parameters in others' places.
-        added: New ones.
-        removed: Gone without a successor.
-        renamed: Old name -> new name, of all tensors of the state dict that stayed but are called otherwise now.
-        why_not: Why the network may compute something else than before (eval mode); empty where it computes the same.
-        notes: What was done otherwise than asked, and why (GradMax where it isn't possible).
+        before: Counted number of parameters before.
+        after: Counted number of parameters afterwards.
+        moved: Parameters that replaced others.
+        added: New parameters.
+        removed: Parameters that were removed without a replacement.
+        renamed: Old name -> new name, for all tensors of the state dict that stayed under another name.
+        why_not: Why the network may compute something other than before (eval mode); empty if it computes the same.
+        notes: What was done differently from what was asked, and why (GradMax where it isn't possible).
     """
 
     step: GrowthStep
@@ -142,7 +144,7 @@ class Site:
         kind: What it computes: ``linear``, ``conv``, ``transposed``, ``embedding`` or ``activation``.
         operations: What can be done to it.
         why_not: For each operation that can't, the reason.
-        width: How many channels it gives; 0 for an activation.
+        width: Its number of output channels; 0 for an activation.
         shares: Layers whose tensors change with its width.
     """
 
@@ -154,45 +156,14 @@ class Site:
     shares: tuple[str, ...] = ()
 
 
-# -- What may be wished of a step? Its settings as they were given, checked; each error says where and wh --
-
-
-def check_operation(operation: Any) -> None:
-    """Refuse what is no operation's name."""
-    if operation not in get_args(Operation):
-        raise GrowthError(f"operation: {operation!r} is none of {', '.join(get_args(Operation))}")
-
-
-def number(where: str, value: Any) -> float:
-    """A finite number; an error that begins with ``where`` if it is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise GrowthError(f"{where}: {value!r} is not a number")
-    return value
-
-
-def check_wish(wish: Any) -> None:
-    """Refuse what doesn't say what is wished where."""
-    said = {name for name, value in wish.items() if value is not None} if isinstance(wish, Mapping) else set()
-    strange = said - {"operation", "place", "layer", "ratio", "settings"}
-    if strange or "operation" not in said or ("place" in said) == ("layer" in said):
-        raise GrowthError(
-            f"a wish has an operation, and either a layer or a place, beside them ratio and settings; this is {wish!r}"
-        )
-    check_operation(wish["operation"])
-    if not isinstance(wish.get("settings") or {}, Mapping):
-        raise GrowthError(f"settings: {wish['settings']!r} is not a mapping")
-    if "place" in said and not 0 <= number("place", wish["place"]) <= 1:
-        raise GrowthError(f"place: {wish['place']!r} is not from 0 to 1")
-
-
 @dataclass(frozen=True)
-class Wishes:
-    """What is wished of one step.
+class StepRequest:
+    """The requested settings of one step.
 
     Args:
-        where: Path of the layer and the operation, with which errors begin.
-        settings: The wishes.
-        max_added: How many parameters the step may add; ``None``: any number.
+        where: Path of the layer and the operation, with which error messages begin.
+        settings: The settings as given.
+        max_added: How many parameters the step may add; ``None`` for any number.
     """
 
     where: str
@@ -200,34 +171,137 @@ class Wishes:
     max_added: int | None = None
 
     def refuse(self, reason: str) -> GrowthError:
-        """The error to raise."""
+        """Return the error to raise."""
         return GrowthError(f"{self.where}: {reason}")
 
     def only(self, *names: str) -> None:
-        """Refuse settings of other names."""
+        """Raise an error for settings of other names."""
         strange = [name for name in self.settings if name not in names]
         if strange:
             raise self.refuse(f"settings: {strange[0]!r} is none of {', '.join(names)}")
 
     def number(self, name: str, default: int, least: int = 1) -> int:
-        """A whole number of at least ``least``."""
+        """Return a setting that is a whole number of at least ``least``."""
         value = self.settings.get(name, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise self.refuse(f"{name}: {value!r} is not an integer of at least {least}")
         return value
 
     def kernel(self, default: int) -> int:
-        """The side of a kernel that leaves maps their size."""
+        """Return the side of a kernel that keeps the size of maps."""
         side = self.number("kernel", default)
         if side % 2 == 0:
             raise self.refuse(f"kernel: {side} is not odd: maps would not keep their size")
         return side
 
     def allows(self, added: int) -> bool:
-        """Whether so many parameters may be added."""
+        """Whether a number of parameters may be added."""
         return self.max_added is None or added <= self.max_added
 
     def check(self, least: int) -> None:
-        """Refuse a step if not even the least that it adds is allowed."""
+        """Raise an error if not even the smallest addition is allowed."""
         if not self.allows(least):
-            raise self.refuse(f"the least it adds is {least:,} parameters, allowed are {self.max_added:,}")
+            raise self.refuse(f"it adds at least {least:,} parameters, and at most {self.max_added:,} are allowed")
+
+
+def check_operation(operation: Any) -> Operation:
+    """Return the operation; raise :class:`GrowthError` if it is unknown."""
+    if operation not in get_args(Operation):
+        raise GrowthError(f"operation: {operation!r} is none of {', '.join(get_args(Operation))}")
+    return cast(Operation, operation)
+
+
+def number(where: str, value: Any) -> float:
+    """Return a finite number; raise an error that begins with ``where`` if it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise GrowthError(f"{where}: {value!r} is not a number")
+    return value
+
+
+def check_request(request: Any) -> None:
+    """Raise :class:`GrowthError` for a mapping that doesn't describe a step (:func:`~.growth.resolve`)."""
+    given = {name for name, value in request.items() if value is not None} if isinstance(request, Mapping) else set()
+    unknown = given - {"operation", "place", "layer", "ratio", "settings"}
+    if unknown or "operation" not in given or ("place" in given) == ("layer" in given):
+        raise GrowthError(
+            f"a step needs an operation and either a layer or a place, and may have a ratio and settings; got {request!r}"
+        )
+    check_operation(request["operation"])
+    if not isinstance(request.get("settings") or {}, Mapping):
+        raise GrowthError(f"settings: {request['settings']!r} is not a mapping")
+    if "place" in given and not 0 <= number("place", request["place"]) <= 1:
+        raise GrowthError(f"place: {request['place']!r} is not from 0 to 1")
+
+
+def inheritance_after(
+    inheritance: Inheritance, growth: Growth, before: Mapping[str, Tensor], after: Mapping[str, Tensor]
+) -> Inheritance:
+    """Return what a network has inherited, with the names it has after a step of growth.
+
+    What the step moved is in part the parent's. What it added is initialised so that the network computes the same, and
+    counts as identity. No map is kept for a tensor that both inheritance and growth have changed, so that it has no moments.
+
+    Args:
+        inheritance: Before the step, as :func:`~lightning_evo.functional.inherit` or this gave it.
+        growth: The result of :func:`~lightning_evo.functional.grow`.
+        before: ``state_dict(keep_vars=True)`` of the network before the step.
+        after: ``state_dict(keep_vars=True)`` of the network after the step.
+
+    >>> from torch import nn
+    >>> from lightning_evo.functional import inherit
+    >>> from lightning_evo.functional.growth import GrowthStep, grow
+    >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> inherited, before = inherit(net, net.state_dict()), net.state_dict(keep_vars=True)
+    >>> growth = grow(net, GrowthStep("widen", "0", {"width": 5}))
+    >>> result = inheritance_after(inherited, growth, before, net.state_dict(keep_vars=True))
+    >>> result.copied, result.sliced
+    (('2.bias',), ('0.weight', '0.bias', '2.weight'))
+    """
+    origins = _origins(growth, before, after)
+    moves = {id(moved.new): moved.map for moved in growth.moved}
+    outcomes = {name: outcome for outcome in _OUTCOMES for name in getattr(inheritance, outcome)}
+    found: dict[str, list[str]] = {outcome: [] for outcome in _OUTCOMES}
+    parents: dict[str, str] = {}
+    maps: dict[str, TensorMap] = {}
+    for name, tensor in after.items():
+        old = origins.get(name)
+        if old is None:
+            found["identity"].append(name)
+            continue
+        move = moves.get(id(tensor))
+        changed = move is not None or tensor.shape != before[old].shape
+        outcome = outcomes.get(old, "fresh")
+        found["sliced" if changed and outcome == "copied" else outcome].append(name)
+        if old in inheritance.parents:
+            parents[name] = inheritance.parents[old]
+        if old in inheritance.maps and (together := _together(inheritance.maps[old], move)) is not None:
+            maps[name] = together
+    lists: dict[str, Any] = {outcome: tuple(names) for outcome, names in found.items()}
+    why_not = (*inheritance.why_not, *growth.why_not)
+    return replace(inheritance, **lists, parents=parents, maps=maps, why_not=why_not)
+
+
+_OUTCOMES = ("copied", "sliced", "identity", "fresh")
+
+
+def _origins(growth: Growth, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return the earlier name of each tensor that was there before the step."""
+    names = {id(tensor): name for name, tensor in before.items()}
+    earlier = {new: old for old, new in growth.renamed.items()}
+    moved = {id(one.new): names[id(one.old)] for one in growth.moved if id(one.old) in names}
+    added = {id(one.new) for one in growth.added}
+    origins = {}
+    for name, tensor in after.items():
+        # A name may have gone over to a new tensor.
+        by_name = earlier.get(name, None if name in growth.renamed or id(tensor) in added else name)
+        old = moved.get(id(tensor), names.get(id(tensor), by_name))
+        if old is not None and old in before:
+            origins[name] = old
+    return origins
+
+
+def _together(inherited: TensorMap, move: TensorMap | None) -> TensorMap | None:
+    """Combine two maps of which one leaves the tensor as it is; ``None`` if neither does."""
+    if move is None or move.rows is None:
+        return inherited
+    return move if inherited.rows is None else None

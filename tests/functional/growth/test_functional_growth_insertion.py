@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lightning_evo.functional.growth.growth import (
+from lightning_evo.functional.growth import (
     Growth,
     GrowthError,
     GrowthStep,
@@ -21,7 +21,7 @@ from lightning_evo.functional.growth.growth import (
     plan_step,
     replay,
 )
-from lightning_evo.functional.growth.insertion import ZeroResidual
+from lightning_evo.functional.growth.operations.insertion import ZeroResidual
 
 TOLERANCE = 1e-5
 
@@ -276,7 +276,7 @@ def test_no_step_adds_more_than_it_may(inputs, outputs_, allowed, activation, op
     try:
         step = plan_step(net, operation, "0", max_added=allowed)
     except GrowthError:
-        with pytest.raises(GrowthError, match=f"allowed are {allowed}"):
+        with pytest.raises(GrowthError, match=f"at most {allowed:,} are allowed"):
             plan_step(net, operation, "0", max_added=allowed)
         return
     sample = torch.randn(5, inputs)
@@ -353,7 +353,7 @@ def test_a_layers_second_insertion_stands_between_it_and_the_first():
 def test_a_convolution_that_may_add_little_gets_a_kernel_of_one():
     net, _ = trained("cnn")
     assert plan_step(net, "insert", "0", max_added=200).settings["kernel"] == 1
-    with pytest.raises(GrowthError, match=r"0: insert: the least it adds is 80 parameters, allowed are 79"):
+    with pytest.raises(GrowthError, match=r"0: insert: it adds at least 80 parameters, and at most 79 are allowed"):
         plan_step(net, "insert", "0", max_added=79)
 
 
@@ -410,7 +410,7 @@ def test_behind_a_networks_output_no_block_is_put():
 
 
 @pytest.mark.parametrize(
-    ("operation", "layer", "wishes", "message"),
+    ("operation", "layer", "requests", "message"),
     [
         ("insert", "0", {"kernel": 4}, "kernel: 4 is not odd"),
         ("insert", "0", {"norm": "layer"}, "norm: 'layer' is neither 'batch' nor 'none'"),
@@ -421,9 +421,9 @@ def test_behind_a_networks_output_no_block_is_put():
         ("residual", "0", {"hidden": True}, "hidden: True is not an integer"),
     ],
 )
-def test_wishes_that_make_no_sense_are_named(operation, layer, wishes, message):
+def test_settings_that_make_no_sense_are_named(operation, layer, requests, message):
     with pytest.raises(GrowthError, match=message):
-        plan_step(cnn(), operation, layer, settings=wishes)
+        plan_step(cnn(), operation, layer, settings=requests)
 
 
 def test_a_step_without_its_settings_is_refused_and_nothing_has_changed():

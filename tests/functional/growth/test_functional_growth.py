@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lightning_evo.functional.growth.growth import (
+from lightning_evo.functional.growth import (
     Growth,
     GrowthStep,
     added_by,

@@ -11,8 +11,7 @@ import torch
 from growth_nets import IMAGES, OPERATIONS, POINTS, Picture, cnn, mlp
 from torch import Tensor, nn
 
-from lightning_evo.functional.growth.frame import apply
-from lightning_evo.functional.growth.growth import (
+from lightning_evo.functional.growth import (
     GrowthError,
     GrowthStep,
     NothingChanged,
@@ -23,6 +22,7 @@ from lightning_evo.functional.growth.growth import (
     replay,
     resolve,
 )
+from lightning_evo.functional.growth.surgery import apply
 from lightning_evo.functional.inheritance.inheritance import Inheritance
 
 
@@ -101,7 +101,7 @@ def test_what_cannot_grow_is_refused_by_name_and_reason(make, operation, layer, 
 
 
 @pytest.mark.parametrize(
-    ("operation", "wishes", "reason"),
+    ("operation", "requests", "reason"),
     [
         ("widen", {"settings": {"width": 8}}, r"0: width 8 is not an integer above its present 8"),
         ("widen", {"settings": {"width": 12.0}}, r"0: width 12\.0 is not an integer above"),
@@ -109,8 +109,8 @@ def test_what_cannot_grow_is_refused_by_name_and_reason(make, operation, layer, 
         ("widen", {"ratio": 1.0}, r"0: widen by a ratio of 1\.0, which is not above 1"),
         ("widen", {"ratio": float("inf")}, r"0: ratio: inf is not a number"),
         ("widen", {"ratio": "2"}, r"0: ratio: '2' is not a number"),
-        ("widen", {"max_added": 24}, r"0: widening it by 1, the least possible, adds 75 parameters, and 24 may be added"),
-        ("widen", {"settings": {"width": 9}, "max_added": 74}, r"0: 9 channels would add 75 parameters, and 74 may be"),
+        ("widen", {"max_added": 24}, r"0: widening it by 1, the least possible, adds 75 parameters, and at most 24 are"),
+        ("widen", {"settings": {"width": 9}, "max_added": 74}, r"0: 9 channels would add 75 parameters, and at most 74"),
         ("prune", {"ratio": 1}, r"0: prune to a share of 1, which is not between 0 and 1"),
         ("prune", {"settings": {"kept": [0, 0]}}, r"0: kept \[0, 0\] are not some, and not all, of 0 to 7 in ascending"),
         ("prune", {"settings": {"kept": [8]}}, r"0: kept \[8\] are not some, and not all, of 0 to 7"),
@@ -119,14 +119,14 @@ def test_what_cannot_grow_is_refused_by_name_and_reason(make, operation, layer, 
         ("kernel", {"settings": {"kernel": 4}}, r"0: a kernel of 4x4 has no common centre with the present 3x3"),
         ("kernel", {"settings": {"kernel": "5"}}, r"0: kernel '5' is neither a size nor 2 of them"),
         ("kernel", {"settings": {"size": 5}}, r"0: kernel: settings: 'size' is none of kernel"),
-        ("kernel", {"max_added": 255}, r"0: a kernel of 5x5 adds 256 parameters, and 255 may be added"),
+        ("kernel", {"max_added": 255}, r"0: a kernel of 5x5 adds 256 parameters, and at most 255 are allowed"),
         ("activation", {"settings": {"activation": "Mish"}}, r"2: activation 'Mish' is none of ReLU, LeakyReLU, PReLU"),
         ("activation", {"settings": {"activation": "ReLU"}}, r"2: it is ReLU already"),
     ],
 )  # fmt: skip
-def test_wishes_out_of_range_say_what_is_accepted(operation, wishes, reason):
+def test_settings_out_of_range_say_what_is_accepted(operation, requests, reason):
     with pytest.raises(GrowthError, match=reason):
-        plan_step(cnn(), operation, "0", **wishes)
+        plan_step(cnn(), operation, "0", **requests)
 
 
 def test_max_added_makes_a_step_as_large_as_it_may_be():
@@ -161,13 +161,13 @@ def test_groups_and_normalisations_admit_only_multiples(net, layer, multiple):
 
 
 @pytest.mark.parametrize(
-    ("wish", "reason"),
+    ("asked", "reason"),
     [
-        ({}, "a wish has an operation, and either a layer or a place"),
-        ("widen", "a wish has an operation, .*; this is 'widen'"),
+        ({}, "a step needs an operation and either a layer or a place"),
+        ("widen", "a step needs an operation .*; got 'widen'"),
         ({"operation": "widen"}, "either a layer or a place"),
         ({"operation": "widen", "layer": "0", "place": 0.5}, "either a layer or a place"),
-        ({"operation": "widen", "layer": "0", "size": 3}, "beside them ratio and settings; this is .*'size': 3"),
+        ({"operation": "widen", "layer": "0", "size": 3}, "may have a ratio and settings; got .*'size': 3"),
         ({"operation": "widen", "place": 1.5}, r"place: 1\.5 is not from 0 to 1"),
         ({"operation": "widen", "place": "last"}, "place: 'last' is not a number"),
         ({"operation": "grow", "place": 0.5}, "operation: 'grow' is none of insert"),
@@ -176,12 +176,12 @@ def test_groups_and_normalisations_admit_only_multiples(net, layer, multiple):
         ({"operation": "widen", "place": 0.5, "ratio": "big"}, "2: ratio: 'big' is not a number"),
     ],
 )
-def test_a_wish_that_is_none_is_refused(wish, reason):
+def test_a_request_that_names_no_step_is_refused(asked, reason):
     with pytest.raises(GrowthError, match=reason):
-        resolve(mlp(), wish)
+        resolve(mlp(), asked)
 
 
-def test_a_wish_picks_by_name_by_place_or_is_a_step_already():
+def test_a_request_picks_by_name_or_place_or_is_a_step_already():
     net = mlp()
     places = [resolve(net, {"operation": "widen", "place": place}).layer for place in (0, 0.49, 0.5, 1)]
     assert places == ["0", "0", "2", "2"]
@@ -237,7 +237,7 @@ def test_a_forward_that_raises_on_the_grown_network_leaves_it_as_it_was(operatio
         ({"new_units": "gradmax"}, GrowthError, "0: new_units: gradmax needs a loss"),
         ({"new_units": "gradmax", "loss": broken}, GrowthError, "0: widen: it was undone, as this was raised: no data"),
         ({"new_units": "gradmax", "loss": interrupted}, KeyboardInterrupt, None),
-        ({"new_units": "gradmax", "loss": lambda net: net(POINTS)}, GrowthError, "the loss is no number"),
+        ({"new_units": "gradmax", "loss": lambda net: net(POINTS)}, GrowthError, "the loss is a Tensor, not a scalar"),
         ({"sample": (torch.randn(4, 7),)}, GrowthError, "0: widen: it was undone, as this was raised: .*shape"),
         ({"sample": POINTS}, GrowthError, "0: widen: it was undone, as this was raised"),
     ],
