@@ -20,10 +20,14 @@ from lightning_evo.callbacks.records import EarlyFitnessRecord, FitnessInterval
 from lightning_evo.callbacks.search import SearchCallback, SearchContext
 from lightning_evo.genome import Objective, derive_seed
 from lightning_evo.predictors.curves.bayes import BayesianCurve
-from lightning_evo.predictors.curves.fitness import FinalFitness
-from lightning_evo.predictors.curves.learning_curve import CurvePredictor, KnownCurve
-from lightning_evo.predictors.curves.pareto import probability_not_dominated
-from lightning_evo.predictors.curves.policies import CurveContext, ProbabilityOfImprovement, StoppingPolicy, Verdict
+from lightning_evo.predictors.curves.learning_curve import CurvePredictor, FinalFitness, KnownCurve
+from lightning_evo.predictors.curves.policies import (
+    CurveContext,
+    ProbabilityOfImprovement,
+    StoppingPolicy,
+    Verdict,
+    probability_not_dominated,
+)
 
 __all__ = ["EarlyFitnessPrediction"]
 

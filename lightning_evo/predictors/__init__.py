@@ -12,9 +12,7 @@ from lightning_evo.utils.lazy import lazily
 
 if TYPE_CHECKING:
     from lightning_evo.predictors.curves.bayes import BayesianCurve
-    from lightning_evo.predictors.curves.fitness import FinalFitness
-    from lightning_evo.predictors.curves.learning_curve import CurvePredictor, KnownCurve, LastValue
-    from lightning_evo.predictors.curves.pareto import probability_not_dominated
+    from lightning_evo.predictors.curves.learning_curve import CurvePredictor, FinalFitness, KnownCurve, LastValue
     from lightning_evo.predictors.curves.policies import (
         CurveContext,
         Hyperband,
@@ -24,6 +22,7 @@ if TYPE_CHECKING:
         StoppingPolicy,
         SuccessiveHalvingRule,
         Verdict,
+        probability_not_dominated,
     )
     from lightning_evo.predictors.curves.regression import RegressionCurve
     from lightning_evo.predictors.genomes.ensemble import EnsemblePredictor
@@ -65,7 +64,7 @@ _HOME = {
     "CurveContext": "curves.policies",
     "CurvePredictor": "curves.learning_curve",
     "EnsemblePredictor": "genomes.ensemble",
-    "FinalFitness": "curves.fitness",
+    "FinalFitness": "curves.learning_curve",
     "ForestPredictor": "genomes.forest",
     "GaussianProcessPredictor": "genomes.gaussian_process",
     "Hyperband": "curves.policies",
@@ -80,7 +79,7 @@ _HOME = {
     "SuccessiveHalvingRule": "curves.policies",
     "Verdict": "curves.policies",
     "ZeroCostPredictor": "genomes.zero_cost",
-    "probability_not_dominated": "curves.pareto",
+    "probability_not_dominated": "curves.policies",
     "sample_efficiency": "genomes.evaluation",
 }
 

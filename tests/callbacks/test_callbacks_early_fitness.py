@@ -15,8 +15,7 @@ from lightning_evo.callbacks import CostMeter, EarlyFitnessPrediction
 from lightning_evo.callbacks.fitness import MetricNotLogged
 from lightning_evo.callbacks.search import SearchContext
 from lightning_evo.genome import LogUniform, Objective
-from lightning_evo.predictors.curves.fitness import FinalFitness
-from lightning_evo.predictors.curves.learning_curve import LastValue
+from lightning_evo.predictors.curves.learning_curve import FinalFitness, LastValue
 from lightning_evo.predictors.curves.policies import (
     Hyperband,
     MedianRule,

@@ -20,7 +20,7 @@ from lightning_evo.predictors import (
     LastValue,
     RegressionCurve,
 )
-from lightning_evo.predictors.curves.bank import bank
+from lightning_evo.predictors.curves.prior import bank
 
 HORIZON = 30
 QUICK = BayesianCurve(bases=300)

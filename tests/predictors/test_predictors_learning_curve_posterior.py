@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal, norm
 
-from lightning_evo.predictors.curves.bank import bank
 from lightning_evo.predictors.curves.posterior import Drift, Hypotheses, drifts, evidence, posterior
+from lightning_evo.predictors.curves.prior import bank
 
 HORIZON, SEEN = 12, np.array([0, 1, 3, 4, 6])
 NOISE = np.linspace(2.0, 0.5, HORIZON)

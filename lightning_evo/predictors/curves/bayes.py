@@ -1,4 +1,4 @@
-"""What will a curve be at its end, by all the ways in which learning curves go on? Bayesian extrapolation."""
+"""Bayesian extrapolation of learning curves."""
 
 from __future__ import annotations
 
@@ -10,26 +10,36 @@ from typing import Self
 import numpy
 from scipy.special import ndtr, ndtri
 
-from lightning_evo.predictors.curves.bank import NOISE_SPREAD, Lessons, bank, learn, small
-from lightning_evo.predictors.curves.fitness import FinalFitness, Floats, Integers, Mode, Target, bounded
-from lightning_evo.predictors.curves.learning_curve import CurvePredictor, KnownCurve, fingerprint, oriented
+from lightning_evo.predictors.curves.learning_curve import (
+    CurvePredictor,
+    FinalFitness,
+    Floats,
+    Integers,
+    KnownCurve,
+    Mode,
+    Target,
+    bounded,
+    fingerprint,
+    oriented,
+)
 from lightning_evo.predictors.curves.posterior import RATIOS, WIDTHS, Cells, Drift, Hypotheses, drifts, posterior
+from lightning_evo.predictors.curves.prior import NOISE_SPREAD, EmpiricalPrior, bank, estimate_prior, small
 
 __all__ = ["BayesianCurve"]
 
 _NOISE = (-4.5, 1.0)
 """The noise's logarithm while nothing is known, relative to how far the curve has moved: mean, standard deviation."""
 _SCALES = (1.0, 4.0, 16.0)
-"""Gains that may come, per how far the curve has moved: so that log b is about uniform."""
+"""Gains still to come, relative to how far the curve has moved: log b is about uniform."""
 _CHANGE = 0.15
-"""Standard error of a predicted change, relative to it: no basis is the truth."""
+"""Standard error of a predicted change, relative to it, as no basis is the truth."""
 _TILTS, _TILT_SPREAD = numpy.linspace(-2.0, 5.0, 15), 2.0
 """Log odds that may be added to the finished curves, as bases, against the bank; and their prior's standard deviation."""
 _DOUBT, _WORST = 8.0, 3.0
-"""How many standard normal errors calibration starts from, and where one counts no more."""
+"""How many standard normal errors calibration starts from, and where an error is clipped."""
 _COMPONENTS, _NEGLIGIBLE, _PATHS = 400, 1e-4, 512
 _STILL = 1e-60
-"""A curve that has moved by no more counts as constant: the fourth power of how far it moved must not vanish."""
+"""A curve that has moved by no more counts as constant: the fourth power of its range must not vanish."""
 
 
 class BayesianCurve(CurvePredictor):
@@ -47,7 +57,7 @@ class BayesianCurve(CurvePredictor):
 
     A curve is not explained (:attr:`FinalFitness.explained`), and no policy stops it, while it has not begun to climb
     (in the first fifth of the epochs, or the first half if no other curves are known), and while its climb speeds up,
-    as a sigmoid's does before its inflection: nobody can know then how far it will go.
+    as a sigmoid's does before its inflection: how far it will go can't be known then.
 
     Args:
         bases: Size of the bank (default 1000).
@@ -82,14 +92,14 @@ class BayesianCurve(CurvePredictor):
         self.bases, self.minimum_epochs, self.least_known, self.seed = bases, minimum_epochs, least_known, seed
         self._known: tuple[KnownCurve, ...] = ()
         self._fitted: Hashable = ()
-        self._lessons: dict[Hashable, Lessons | None] = {}
+        self._priors: dict[Hashable, EmpiricalPrior | None] = {}
         self._calibrations: dict[Hashable, tuple[float, float]] = {}
 
     def fit(self, known: Sequence[KnownCurve]) -> Self:
-        # Comparing costs little; what is learned is worked out when first asked for.
+        # Comparing is cheap; the prior is estimated when it is first needed.
         now = fingerprint(known)
         if now != self._fitted:
-            self._fitted, self._known, self._lessons, self._calibrations = now, tuple(known), {}, {}
+            self._fitted, self._known, self._priors, self._calibrations = now, tuple(known), {}, {}
         return self
 
     def predict(
@@ -107,17 +117,17 @@ class BayesianCurve(CurvePredictor):
         if index[-1] == horizon - 1:
             end = float(sign * (values.max() if target == "best" else values[-1]))
             return FinalFitness([1.0], [end], [0.0], low=low, high=high)
-        lessons = self._learned(horizon, sign)
+        empirical = self._prior(horizon, sign)
         moved = float(numpy.ptp(values))
-        if lessons is None and moved <= max(1e-12 * float(numpy.abs(values).max()), _STILL):
-            # Nothing says in which units it could move.
+        if empirical is None and moved <= max(1e-12 * float(numpy.abs(values).max()), _STILL):
+            # There is no scale by which it could move.
             last = float(sign * values[-1])
-            explained = not _waiting(values, index, horizon, lessons)
+            explained = not _still_flat(values, index, horizon, empirical)
             return FinalFitness([1.0], [last], [abs(last) or 1.0], explained)
-        mixture = _Mixture.of(values[None], index, horizon, lessons, *self._bank(horizon), reach=moved)
-        tilt, factor = (0.0, 1.0) if lessons is None else self._calibration(index, horizon, sign, lessons)
+        mixture = _Mixture.of(values[None], index, horizon, empirical, *self._bank(horizon), reach=moved)
+        tilt, factor = (0.0, 1.0) if empirical is None else self._calibration(index, horizon, sign, empirical)
         mixture = mixture.tilted(tilt)
-        explained = not (_waiting(values, index, horizon, lessons) or _speeding_up(values))
+        explained = not (_still_flat(values, index, horizon, empirical) or _accelerating(values))
         if target == "best":
             paths = mixture.best(values, index, horizon, numpy.random.default_rng(self.seed))
             centre = float(paths.mean())
@@ -134,24 +144,25 @@ class BayesianCurve(CurvePredictor):
         drawn = bank(horizon, self.bases, self.seed)
         return drawn.shapes - drawn.shapes[:, -1:], drawn.log_prior
 
-    def _learned(self, horizon: int, sign: float) -> Lessons | None:
+    def _prior(self, horizon: int, sign: float) -> EmpiricalPrior | None:
         key = (horizon, sign)
-        if key not in self._lessons:
-            self._lessons[key] = learn(self._known, horizon, sign, self.least_known, self.bases, self.seed)
-        return self._lessons[key]
+        if key not in self._priors:
+            self._priors[key] = estimate_prior(self._known, horizon, sign, self.least_known, self.bases, self.seed)
+        return self._priors[key]
 
-    def _calibration(self, index: Integers, horizon: int, sign: float, lessons: Lessons) -> tuple[float, float]:
-        """What would have predicted the finished curves best, had they been as long as this one.
+    def _calibration(
+        self, index: Integers, horizon: int, sign: float, empirical: EmpiricalPrior
+    ) -> tuple[float, float]:
+        """The calibration that would have predicted the finished curves best, had they been as long as this one.
 
         Returns:
-            The log odds to add to the finished curves as bases, and by how much predictions were off, compared with
-            what they said (1: as much).
+            The log odds to add to the finished curves as bases, and the ratio of actual to predicted errors.
         """
         key = (horizon, sign, index.tobytes())
         if key not in self._calibrations:
             shapes, log_prior = small(horizon, self.bases, self.seed)
-            mixture = _Mixture.of(lessons.curves[:, index], index, horizon, lessons, shapes, log_prior, apart=True)
-            truths = lessons.curves[:, -1]
+            mixture = _Mixture.of(empirical.curves[:, index], index, horizon, empirical, shapes, log_prior, apart=True)
+            truths = empirical.curves[:, -1]
             tilt = mixture.best_tilt(truths)
             errors = numpy.clip(mixture.tilted(tilt).normal_scores(truths), -_WORST, _WORST)
             self._calibrations[key] = tilt, math.sqrt((_DOUBT + float(errors @ errors)) / (_DOUBT + len(errors)))
@@ -163,7 +174,7 @@ class _Mixture:
     """The predictions of all hypotheses for some curves at once.
 
     Args:
-        parts: The drift, the hypotheses and what they say, for each pair of them.
+        parts: Drift, hypotheses and their posterior, for each pair of drift and hypotheses.
         widths: (w,) σ.
         last: (curves,) the last observed values.
         tilt: Log odds added to the finished curves as bases.
@@ -175,7 +186,7 @@ class _Mixture:
     tilt: float = 0.0
 
     def tilted(self, tilt: float) -> _Mixture:
-        """With ``tilt`` in place of what it was."""
+        """The same mixture with another ``tilt``."""
         return replace(self, tilt=tilt)
 
     @classmethod
@@ -184,14 +195,14 @@ class _Mixture:
         curves: Floats,
         index: Integers,
         horizon: int,
-        lessons: Lessons | None,
+        empirical: EmpiricalPrior | None,
         shapes: Floats,
         log_prior: Floats,
         reach: float = 0.0,
         apart: bool = False,
     ) -> _Mixture:
         base = -0.5 * WIDTHS**2
-        if lessons is None:
+        if empirical is None:
             noise, count = numpy.ones(horizon), len(shapes)
             widths = reach * numpy.exp(_NOISE[0] + _NOISE[1] * WIDTHS)
             log_widths = numpy.tile(base, (len(RATIOS), 1))
@@ -201,8 +212,8 @@ class _Mixture:
                 for scale in _SCALES
             ]
         else:
-            noise, log_widths, widths = lessons.noise, lessons.log_widths, numpy.exp(NOISE_SPREAD * WIDTHS)
-            sets = lessons.hypotheses(shapes, log_prior, reach, apart)
+            noise, log_widths, widths = empirical.noise, empirical.log_widths, numpy.exp(NOISE_SPREAD * WIDTHS)
+            sets = empirical.hypotheses(shapes, log_prior, reach, apart)
         parts = [
             (drift, each, posterior(curves, index, drift, each, widths, log_widths[row]))
             for row, drift in enumerate(drifts(index, noise))
@@ -217,24 +228,26 @@ class _Mixture:
             numpy.concatenate([getattr(cells, name).reshape(count, -1) for _, _, cells in self.parts], axis=1)
             for name in ("log_weight", "mean", "variance")
         )
-        log_weights = log_weights + self.tilt * self._taught()
+        log_weights = log_weights + self.tilt * self._empirical()
         weights = numpy.exp(log_weights - log_weights.max(axis=1, keepdims=True))
         change = _CHANGE * (means - self.last[:, None])
         return weights / weights.sum(axis=1, keepdims=True), means, numpy.sqrt(numpy.maximum(variances, 0) + change**2)
 
-    def _taught(self) -> Floats:
+    def _empirical(self) -> Floats:
         """(cells,): 1 where the basis is a finished curve, 0 where it is the bank's."""
-        return numpy.concatenate([numpy.full(cells.mean[0].size, each.taught, float) for _, each, cells in self.parts])
+        return numpy.concatenate(
+            [numpy.full(cells.mean[0].size, each.empirical, float) for _, each, cells in self.parts]
+        )
 
     def best_tilt(self, truths: Floats) -> float:
         """The log odds that make the truths most likely, shrunk towards none (stacking, by its posterior's mode)."""
         weights, means, stds = self._flat()
         density = weights * numpy.exp(-0.5 * ((truths[:, None] - means) / stds) ** 2) / stds
-        taught = self._taught()
-        of_taught, of_bank = density @ taught, density @ (1 - taught)
-        share = weights @ taught
+        from_curves = self._empirical()
+        of_curves, of_bank = density @ from_curves, density @ (1 - from_curves)
+        share = weights @ from_curves
         odds = numpy.exp(_TILTS)[:, None]
-        likely = numpy.maximum((of_bank + odds * of_taught) / (1 - share + odds * share), 1e-300)
+        likely = numpy.maximum((of_bank + odds * of_curves) / (1 - share + odds * share), 1e-300)
         score = numpy.log(likely).sum(axis=1) - 0.5 * (_TILTS / _TILT_SPREAD) ** 2
         return float(_TILTS[score.argmax()])
 
@@ -298,18 +311,18 @@ class _Mixture:
         return future.max(axis=1)
 
 
-def _waiting(values: Floats, index: Integers, horizon: int, lessons: Lessons | None) -> bool:
-    """Whether the curve may simply not have begun to climb."""
-    share = 0.5 if lessons is None else 0.2
+def _still_flat(values: Floats, index: Integers, horizon: int, empirical: EmpiricalPrior | None) -> bool:
+    """Whether the curve may not have begun to climb."""
+    share = 0.5 if empirical is None else 0.2
     if index[-1] + 1 > share * horizon:
         return False
     noise = _local_noise(values)
     climbed = float(values[-2:].mean() - values[0])
-    return climbed <= max(3 * noise, 0.0 if lessons is None else 0.05 * lessons.gain)
+    return climbed <= max(3 * noise, 0.0 if empirical is None else 0.05 * empirical.gain)
 
 
-def _speeding_up(values: Floats) -> bool:
-    """Whether the curve gained more, lately, than before, by more than its noise can do."""
+def _accelerating(values: Floats) -> bool:
+    """Whether the curve gained more lately than before, by more than its noise explains."""
     width = max(2, len(values) // 6)
     if len(values) < 3 * width:
         return False

@@ -1,6 +1,7 @@
-"""Should a candidate's training end here? Policies that decide by its curve, those of others, and the bar to beat.
+"""Stopping policies: whether a candidate's training ends now, by its curve, those of others and the fitness to beat.
 
-Settled: :class:`Verdict`, :class:`StoppingPolicy`, the policies' names and arguments, :func:`probability_not_dominated`.
+:class:`StoppingPolicy` is the contract, :class:`CurveContext` what a policy decides by, and :class:`Verdict` its answer.
+:func:`probability_not_dominated` tells whether a candidate may still join a Pareto front.
 """
 
 from __future__ import annotations
@@ -11,11 +12,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy
+from numpy.typing import NDArray
 
 from lightning_evo.genome import derive_seed
 from lightning_evo.predictors.curves.bayes import BayesianCurve
-from lightning_evo.predictors.curves.fitness import FinalFitness, Floats, Mode, Target, check_mode
-from lightning_evo.predictors.curves.learning_curve import CurvePredictor, KnownCurve
+from lightning_evo.predictors.curves.learning_curve import (
+    CurvePredictor,
+    FinalFitness,
+    Floats,
+    KnownCurve,
+    Mode,
+    Target,
+    check_mode,
+)
 
 __all__ = [
     "CurveContext",
@@ -26,18 +35,21 @@ __all__ = [
     "StoppingPolicy",
     "SuccessiveHalvingRule",
     "Verdict",
+    "probability_not_dominated",
 ]
+
+Booleans = NDArray[numpy.bool_]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a policy decided, and by what.
+    """A policy's decision and the grounds for it.
 
     Args:
         stop: Whether the candidate should stop now.
         probability: P(its final fitness beats the bar), where the policy has one.
         prediction: The distribution of its final fitness, where the policy made one.
-        reason: Why, in words.
+        reason: The reason as text, for the record.
     """
 
     stop: bool
@@ -48,7 +60,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class CurveContext:
-    """What a policy may know of a candidate when it decides.
+    """Everything that a policy decides by.
 
     Args:
         curve: The metric so far, one value per epoch from the first; NaN and infinities count as missing.
@@ -59,7 +71,7 @@ class CurveContext:
         target: Whether the fitness is the ``last`` or the ``best`` value.
         features: The candidate's genome as numbers.
         candidate: The candidate's id.
-        seed: The search's seed; with the id it decides what a policy leaves to chance.
+        seed: The search's seed, which decides random choices together with the candidate's id.
     """
 
     curve: Sequence[float]
@@ -74,10 +86,10 @@ class CurveContext:
 
 
 class StoppingPolicy(ABC):
-    """Decides after each epoch whether a candidate goes on. A user's own implements :meth:`decide`.
+    """Decides after each epoch whether a candidate goes on; a policy of your own implements :meth:`decide`.
 
-    A decision follows from its context alone. Constructor arguments are kept under their own names, by which two
-    searches are compared.
+    The context alone must determine the decision. Keep constructor arguments under their own names: two searches are
+    compared by them.
     """
 
     @abstractmethod
@@ -88,11 +100,12 @@ class StoppingPolicy(ABC):
 class ProbabilityOfImprovement(StoppingPolicy):
     """Stop when P(final fitness beats the bar) ≤ δ.
 
-    Never while there is no bar, the curve has fewer finite values than the predictor or ``minimum_epochs`` asks for, or
-    the predictor doesn't understand the curve (:attr:`FinalFitness.explained`).
+    It never stops a candidate while there is no bar, while the curve has fewer finite values than the predictor or
+    ``minimum_epochs`` requires, or where the predictor can't explain the curve (:attr:`FinalFitness.explained
+    <lightning_evo.predictors.FinalFitness.explained>`).
 
     Args:
-        predictor: What predicts (default :class:`~lightning_evo.predictors.BayesianCurve`).
+        predictor: Predicts the final fitness (default :class:`~lightning_evo.predictors.BayesianCurve`).
         delta: δ, in (0, 1) (default 0.05).
         minimum_epochs: No candidate stops before so many epochs (default 3).
 
@@ -166,13 +179,13 @@ class MedianRule(StoppingPolicy):
         values = _larger_is_better(context.curve, context.mode)
         epoch = len(values)
         if epoch < self.minimum_epochs or not numpy.isfinite(values).any():
-            return Verdict(False, reason=f"epoch {epoch} of the {self.minimum_epochs} that no candidate stops before")
+            return Verdict(False, reason=f"epoch {epoch} of the {self.minimum_epochs} that every candidate trains")
         reached = [each.curve[:epoch] for each in context.known if len(each.curve) >= epoch]
         others = [_larger_is_better(curve, context.mode) for curve in reached]
         averages = [float(other[numpy.isfinite(other)].mean()) for other in others if numpy.isfinite(other).any()]
         if len(averages) < self.minimum_curves:
             return Verdict(
-                False, reason=f"{len(averages)} of {self.minimum_curves} other candidates got to epoch {epoch}"
+                False, reason=f"{len(averages)} of {self.minimum_curves} other candidates reached epoch {epoch}"
             )
         best, median = float(values[numpy.isfinite(values)].max()), float(numpy.median(averages))
         stop = best < median
@@ -184,10 +197,10 @@ class MedianRule(StoppingPolicy):
 
 
 class SuccessiveHalvingRule(StoppingPolicy):
-    """Asynchronous successive halving in its stopping form: at each rung, only the best 1/η of those that got there go on.
+    """Asynchronous successive halving in its stopping form: at each rung, only the best 1/η of those that reached it go on.
 
     Rungs are at ``grace_period`` · η^k epochs. A candidate's value at a rung is its best so far; it goes on if it is
-    among the best 1/η of all that reached the rung, itself included (with fewer than η, everyone does).
+    among the best 1/η of all that reached the rung, itself included (all go on where fewer than η reached it).
 
     Args:
         reduction_factor: η, at least 2 (default 3).
@@ -218,7 +231,7 @@ class SuccessiveHalvingRule(StoppingPolicy):
 
 
 class Hyperband(StoppingPolicy):
-    """Successive halving with several grace periods, as nobody knows the best one: a candidate's bracket sets its own.
+    """Successive halving with several grace periods, as the best one isn't known: each bracket has its own.
 
     Bracket s of 0..``brackets``−1 has its first rung at ``grace_period`` · η^s epochs. A candidate is in bracket s with a
     probability proportional to the number of candidates that Hyperband starts there, decided by its id and the search's
@@ -226,8 +239,8 @@ class Hyperband(StoppingPolicy):
 
     Args:
         reduction_factor: η, at least 2 (default 3).
-        grace_period: The first rung of the most eager bracket, in epochs (default 1).
-        brackets: How many (default: as many as have a rung before the last epoch).
+        grace_period: The first rung of bracket 0, in epochs (default 1).
+        brackets: Number of brackets (default: as many as have a rung before the last epoch).
 
     Raises:
         ValueError: If a number is out of range.
@@ -249,7 +262,7 @@ class Hyperband(StoppingPolicy):
         self.reduction_factor, self.grace_period, self.brackets = reduction_factor, grace_period, brackets
 
     def bracket(self, candidate: int, horizon: int, seed: int = 0) -> int:
-        """The bracket of a candidate, 0 the most eager."""
+        """The bracket of a candidate; bracket 0 stops candidates earliest."""
         eta, count = self.reduction_factor, self.brackets
         if count is None:
             count = max(1, math.ceil(math.log(max(horizon / self.grace_period, 1.0), eta) - 1e-9))
@@ -267,11 +280,11 @@ class Hyperband(StoppingPolicy):
 
 
 class Patience(StoppingPolicy):
-    """Stop when the best value is so many epochs old; ordinary early stopping, blind to the bar and to others.
+    """Stop when the best value is ``patience`` epochs old: ordinary early stopping, regardless of bar and other candidates.
 
     Args:
         patience: Epochs without a better value (default 10).
-        min_delta: By how much a value must be better to count, in the metric's units (default 0).
+        min_delta: The smallest improvement that counts, in the metric's units (default 0).
 
     Raises:
         ValueError: If ``patience`` is below 1 or ``min_delta`` below 0.
@@ -295,6 +308,85 @@ class Patience(StoppingPolicy):
             else:
                 since += 1
         return Verdict(since >= self.patience, reason=f"{since} epochs without a better value")
+
+
+def probability_not_dominated(
+    predictions: Sequence[FinalFitness | float],
+    front: Sequence[tuple[float, ...]],
+    weights: Sequence[float],
+    seed: int = 0,
+    samples: int = 4096,
+) -> float:
+    """P(no point of ``front`` dominates the candidate), objectives taken as independent.
+
+    A point dominates if it is at least as good in every objective and better in one. One uncertain objective beside
+    known ones is computed in closed form; several by Monte Carlo.
+
+    Args:
+        predictions: Per objective, the final fitness's distribution, or a number where it is known (a cost).
+        front: Points reached so far, one value per objective each; dominated points may be among them.
+        weights: Per objective, positive to maximise and negative to minimise.
+        seed: Decides the samples; the same seed gives the same probability.
+        samples: Number of samples where several objectives are uncertain (default 4096: a standard error of at most 0.008,
+            and of 0.0034 at a probability of 0.05).
+
+    Raises:
+        ValueError: If the lengths differ, there is no objective, a known number is NaN, a weight is 0, or ``samples`` < 1.
+
+    Example:
+        >>> accuracy = FinalFitness.normal(0.9, 0.01)
+        >>> front = [(0.9, 1000.0), (0.95, 5000.0)]
+        >>> round(probability_not_dominated([accuracy, 2000.0], front, weights=(1, -1)), 3)  # must beat 0.9
+        0.5
+        >>> probability_not_dominated([accuracy, 500.0], front, weights=(1, -1))  # smaller than all
+        1.0
+    """
+    count = len(weights)
+    if not count or len(predictions) != count or any(len(point) != count for point in front):
+        raise ValueError(
+            f"{len(predictions)} predictions, {count} weights and points of {sorted({len(point) for point in front})} "
+            "values don't fit together: all need one per objective"
+        )
+    if any(not weight for weight in weights):
+        raise ValueError(f"weights {tuple(weights)!r} contain a 0: positive maximises, negative minimises")
+    if samples < 1:
+        raise ValueError(f"samples {samples!r} is not at least 1")
+    if any(not isinstance(each, FinalFitness) and math.isnan(each) for each in predictions):
+        raise ValueError(f"predictions {tuple(predictions)!r} contain NaN")
+    if not front:
+        return 1.0
+    signs = numpy.sign(numpy.asarray(weights, dtype=numpy.float64))
+    points = numpy.asarray(front, dtype=numpy.float64) * signs
+    uncertain = {i: each for i, each in enumerate(predictions) if isinstance(each, FinalFitness)}
+    certain = {i: float(each) for i, each in enumerate(predictions) if not isinstance(each, FinalFitness)}
+    fixed, values = list(certain), numpy.array([signs[i] * value for i, value in certain.items()])
+    # Only points at least as good in all that is known can dominate; where one is better there, a tie elsewhere will do.
+    rivals = points[(points[:, fixed] >= values).all(axis=1)]
+    if not len(rivals):
+        return 1.0
+    stricter: Booleans = numpy.asarray((rivals[:, fixed] > values).any(axis=1))
+    if not uncertain:
+        return float(not stricter.any())
+    if len(uncertain) == 1:
+        ((i, prediction),) = uncertain.items()
+        return _closed(prediction, signs[i], rivals[:, i], stricter)
+    rng = numpy.random.default_rng(seed)
+    drawn = numpy.stack([signs[i] * each.sample(samples, rng) for i, each in uncertain.items()], axis=1)
+    theirs = rivals[:, list(uncertain)]
+    dominated = numpy.zeros(samples, dtype=bool)
+    for point, already in zip(theirs, stricter, strict=True):
+        dominated |= (point >= drawn).all(axis=1) & (already | (point > drawn).any(axis=1))
+    return float(1.0 - dominated.mean())
+
+
+def _closed(prediction: FinalFitness, sign: float, theirs: Floats, stricter: Booleans) -> float:
+    """P(better than every rival): above the best of them, or level with it if no rival there is better elsewhere."""
+    best = float(theirs.max())
+    better: Mode = "max" if sign > 0 else "min"
+    worse: Mode = "min" if sign > 0 else "max"
+    if stricter[theirs == best].any():
+        return prediction.probability_better(sign * best, better)
+    return 1.0 - prediction.probability_better(sign * best, worse)
 
 
 def _halve(context: CurveContext, eta: int, grace: int, where: str = "") -> Verdict:

@@ -1,4 +1,4 @@
-"""Where does a curve end, by every basis, noise and prior at once? The closed form of Bayesian extrapolation.
+"""The closed form of Bayesian extrapolation: the posterior of a curve's end by every basis, noise and prior at once.
 
 A curve is y(t) = F + b·ψ(t) + d(t) + e(t) with a basis ψ that is 0 at the horizon, so that F is the final level and b > 0
 the total gain. e is noise of variance σ²v(t). d is what no basis has: a Brownian motion of variance σ²ρ·Σ v(t)/√t, which
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy
 from scipy.special import log_ndtr
 
-from lightning_evo.predictors.curves.fitness import Floats, Integers
+from lightning_evo.predictors.curves.learning_curve import Floats, Integers
 
 __all__ = ["RATIOS", "WIDTHS", "Cells", "Drift", "Hypotheses", "drifts", "evidence", "posterior"]
 
@@ -37,7 +37,7 @@ class Hypotheses:
         level: Mean and standard deviation of F.
         gain: (k,) means and (k,) standard deviations of b, before it is truncated to b > 0.
         noise_factor: By how much σ² is larger, as the bases are noisy themselves.
-        taught: Whether the bases are finished curves.
+        empirical: Whether the bases are finished curves.
     """
 
     shapes: Floats
@@ -45,12 +45,12 @@ class Hypotheses:
     level: tuple[float, float]
     gain: tuple[Floats, Floats]
     noise_factor: float = 1.0
-    taught: bool = False
+    empirical: bool = False
 
 
 @dataclass(frozen=True)
 class Drift:
-    """What noise and Brownian motion of one ρ do between the observed epochs and the horizon, for σ = 1.
+    """Noise and Brownian motion of one ρ between the observed epochs and the horizon, for σ = 1.
 
     Args:
         covariance: (horizon, horizon) of the Brownian motion.
@@ -71,7 +71,7 @@ class Drift:
 
 @dataclass(frozen=True)
 class Cells:
-    """What one set of hypotheses says with one ρ: arrays of (curves, bases, widths).
+    """The posterior by one set of hypotheses and one ρ: arrays of (curves, bases, widths).
 
     Args:
         log_weight: Logarithm of prior times marginal likelihood.
@@ -134,7 +134,7 @@ def posterior(
     (m_f, s_f), (m_b, s_b) = hypotheses.level, hypotheses.gain
     shapes = hypotheses.shapes[:, index]
     n = shapes.shape[1]
-    # Sufficient statistics of the whitened regression on (1, ψ), of what the prior means leave.
+    # Sufficient statistics of the whitened regression on (1, ψ), after the prior means are subtracted.
     one, psi = drift.whiten.sum(axis=1), shapes @ drift.whiten.T
     s11, s1p, spp = float(one @ one), psi @ one, (psi**2).sum(axis=1)
     rest = (curves - m_f) @ drift.whiten.T

@@ -1,4 +1,4 @@
-"""What will a curve be at its end, by how those that began alike ended? A regression on the archive's finished curves."""
+"""Prediction of the final fitness by regression on the search's finished curves."""
 
 from __future__ import annotations
 
@@ -9,8 +9,17 @@ from typing import Any, Self
 import numpy
 
 from lightning_evo.predictors.curves.bayes import BayesianCurve
-from lightning_evo.predictors.curves.fitness import FinalFitness, Floats, Mode, Target, bounded
-from lightning_evo.predictors.curves.learning_curve import CurvePredictor, KnownCurve, fingerprint, oriented
+from lightning_evo.predictors.curves.learning_curve import (
+    CurvePredictor,
+    FinalFitness,
+    Floats,
+    KnownCurve,
+    Mode,
+    Target,
+    bounded,
+    fingerprint,
+    oriented,
+)
 
 __all__ = ["RegressionCurve"]
 
@@ -20,17 +29,17 @@ _FOLDS = 5
 class RegressionCurve(CurvePredictor):
     """Support vector regression (scikit-learn's ``NuSVR``) from a curve's beginning to its final fitness.
 
-    It sees the curve so far, its first and second differences, and the candidate's features. What is known of a
-    candidate's cost before it is trained (its parameters) can be among the features. Missing epochs take the last value
-    before them. The distribution is the prediction plus each error of five-fold cross-validation, smoothed.
+    Its inputs are the curve so far, its first and second differences, and the candidate's features, which may include what
+    is known before training, such as the number of parameters. Missing epochs take the last value before them. The
+    distribution is the prediction plus each error of five-fold cross-validation, smoothed.
 
     Args:
-        least_known: How many finished curves it needs to learn from, at least as long as the one at hand (default 20);
-            with fewer, :class:`~lightning_evo.predictors.BayesianCurve` predicts.
+        least_known: How many finished curves of the same length it needs to learn from (default 20); with fewer,
+            ``fallback`` predicts.
         minimum_epochs: How many finite values it needs (default 3).
-        nu: Share of support vectors at least, in (0, 1] (default 0.5).
-        regularization: The regression's C: how much an error costs (default 1.0).
-        fallback: What predicts while too few are known (default ``BayesianCurve()``).
+        nu: The smallest share of support vectors, in (0, 1] (default 0.5).
+        regularization: The regression's C, the cost of an error (default 1.0).
+        fallback: The predictor to use while too few curves are known (default ``BayesianCurve()``).
 
     Raises:
         ValueError: If a number is out of range.
@@ -96,7 +105,7 @@ class RegressionCurve(CurvePredictor):
     ) -> FinalFitness:
         _, values = oriented(self, curve, horizon, target, mode)
         epochs = len(curve)
-        taught = [
+        usable = [
             each
             for each in self._known
             if each.complete
@@ -105,12 +114,12 @@ class RegressionCurve(CurvePredictor):
             and len(each.features) == len(features)
             and numpy.isfinite(each.curve[:epochs]).any()
         ]
-        if len(taught) < self.least_known or epochs == horizon:
+        if len(usable) < self.least_known or epochs == horizon:
             return self.fallback.predict(curve, horizon, target, mode, features)
         key = (epochs, horizon, len(features))
         if key not in self._models:
-            rows = numpy.stack([_row(each.curve[:epochs], each.features) for each in taught])
-            self._models[key] = self._trained(rows, numpy.array([each.final for each in taught]))
+            rows = numpy.stack([_row(each.curve[:epochs], each.features) for each in usable])
+            self._models[key] = self._trained(rows, numpy.array([each.final for each in usable]))
         model, errors = self._models[key]
         means = float(model.predict(_row(curve, features)[None])[0]) + errors
         width = 0.9 * float(errors.std()) * len(errors) ** -0.2  # Silverman's rule

@@ -1,23 +1,38 @@
-"""Which shapes do learning curves have? A bank of basis curves drawn from a prior over shapes.
+"""The prior over learning curves: a bank of basis curves, and what finished candidates add to it.
 
 Each basis is a shape alone: 0 at the first epoch, 1 where it is highest. How much a candidate gains, and where it ends,
-are the two linear coefficients that :mod:`lightning_evo.predictors.curves.bayes` integrates in closed form.
+are the two linear coefficients that :mod:`lightning_evo.predictors.curves.posterior` integrates in closed form.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy
 
-from lightning_evo.predictors.curves.fitness import Floats
-from lightning_evo.predictors.curves.learning_curve import KnownCurve
+from lightning_evo.predictors.curves.learning_curve import Floats, KnownCurve
 from lightning_evo.predictors.curves.posterior import RATIOS, WIDTHS, Hypotheses, evidence
 
-__all__ = ["NOISE_SPREAD", "Bank", "Lessons", "bank", "learn"]
+__all__ = ["NOISE_SPREAD", "Bank", "EmpiricalPrior", "bank", "estimate_prior", "small"]
+
+
+_SINGLE, _ANNEALED, _DECLINING, _FALL = 0.25, 0.35, 0.15, 0.3
+"""Shares of the bank: bases of one family, with the lift of an annealed learning rate, with a decline; and its size."""
+_SHARES = numpy.array([0.5, 0.5, 0.5, 0.1, 0.1])
+"""How often each family takes part in a mixture."""
+NOISE_SPREAD = 1.0
+"""Standard deviation of the noise's logarithm between candidates of one search."""
+_TEMPLATES, _STUDIED = 100, 12
+"""How many finished curves serve as bases, and how many are used to estimate noise and calibration: the latest ones."""
+_HALF = 1.0
+"""With so many finished curves, they weigh as much as the bank."""
+_GAIN_SPREAD, _TEMPLATE_NOISE = 0.4, 1.1
+"""Relative standard deviation of the gain of a finished curve as a basis, and the factor by which noise grows with it."""
+_SMALL = 120
+"""How many of the bank's bases are enough to estimate noise and calibration."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +78,6 @@ def bank(horizon: int, size: int, seed: int) -> Bank:
     return Bank(shapes, numpy.full(size, -numpy.log(size)))
 
 
-_SINGLE, _ANNEALED, _DECLINING, _FALL = 0.25, 0.35, 0.15, 0.3
-"""Shares of the bank."""
-_SHARES = numpy.array([0.5, 0.5, 0.5, 0.1, 0.1])
-"""How often each family takes part in a mixture."""
-
-
 def _power(rng: numpy.random.Generator, size: int, epochs: Floats) -> Floats:
     return _unit(-(epochs ** -rng.lognormal(-0.3, 0.9, size=(size, 1))))
 
@@ -102,31 +111,18 @@ def _unit(shapes: Floats) -> Floats:
     return shapes / numpy.maximum(shapes[:, -1:], 1e-12)
 
 
-# -- What do the curves of finished candidates teach about the next one? Its likely shapes, noise and fin --
-
-NOISE_SPREAD = 1.0
-"""Standard deviation of the noise's logarithm between candidates of one search."""
-_TEMPLATES, _STUDIED = 100, 12
-"""How many finished curves serve as bases, and how many are studied for noise and calibration: the latest ones."""
-_HALF = 1.0
-"""With so many finished curves, they weigh as much as the bank."""
-_GAIN_SPREAD, _TEMPLATE_NOISE = 0.4, 1.1
-_SMALL = 120
-"""How many of the bank's bases are enough to study noise and calibration."""
-
-
 @dataclass(frozen=True)
-class Lessons:
-    """What finished candidates taught; values are such that larger is better.
+class EmpiricalPrior:
+    """The prior as estimated from finished candidates; values are such that larger is better.
 
     Args:
-        curves: (m, horizon) the finished curves that are studied.
+        curves: (m, horizon) the finished curves that noise and calibration are estimated from.
         noise: (horizon,) v(t), the variance of the noise.
         log_widths: (ratios, widths) log prior of ρ and σ.
         levels: Priors of the final level: means and standard deviations.
         gain: The typical gain from first epoch to best.
         templates: (k, horizon) denoised finished curves, as bases.
-        gains: (k,) theirs.
+        gains: (k,) the gain of each template.
         of_curve: (m,) which template each of ``curves`` became, −1 for none.
     """
 
@@ -165,16 +161,18 @@ class Lessons:
                         prior[row, template] = -numpy.inf
             for wider, level in enumerate(self.levels, start=1):
                 spread = (self.gains, wider * _GAIN_SPREAD * self.gains)
-                sets.append(Hypotheses(self.templates, prior, level, spread, _TEMPLATE_NOISE, taught=True))
+                sets.append(Hypotheses(self.templates, prior, level, spread, _TEMPLATE_NOISE, empirical=True))
         return sets
 
 
-def learn(known: Sequence[KnownCurve], horizon: int, sign: float, least: int, bases: int, seed: int) -> Lessons | None:
-    """Study the candidates that were trained to ``horizon``; ``None`` if they are fewer than ``least``, or all constant.
+def estimate_prior(
+    known: Sequence[KnownCurve], horizon: int, sign: float, least: int, bases: int, seed: int
+) -> EmpiricalPrior | None:
+    """Estimate the prior from candidates trained to ``horizon``; ``None`` if fewer than ``least``, or all constant.
 
     Args:
-        known: Finished and stopped candidates. Of those stopped, the predicted final fitness counts, or the finished
-            ones, which are the best, would make everybody seem good.
+        known: Finished and stopped candidates. Those stopped count with their predicted final fitness: the finished ones
+            alone, which are the best, would make the level too high.
         horizon: How many epochs a training has.
         sign: +1.0 to maximise, −1.0 to minimise.
         least: How many finished curves are needed.
@@ -194,7 +192,7 @@ def learn(known: Sequence[KnownCurve], horizon: int, sign: float, least: int, ba
     smooth = _denoised(values / noise) * noise
     gains = smooth.max(axis=1) - smooth[:, 0]
     gain = max(float(numpy.median(gains)), 1e-3 * span)
-    rising = gains > 0.1 * gain  # the others never learned: they have noise in place of a shape
+    rising = gains > 0.1 * gain  # the others never learned: their shape is noise
     finals = numpy.array([sign * each.final for each in ordered if math.isfinite(each.final)] or [values[:, -1].mean()])
     centre = float(numpy.median(finals))
     core = max(1.4826 * float(numpy.median(numpy.abs(finals - centre))), 1e-3 * span)
@@ -202,10 +200,10 @@ def learn(known: Sequence[KnownCurve], horizon: int, sign: float, least: int, ba
     studied = values[-_STUDIED:]
     of_curve = numpy.where(rising, numpy.cumsum(rising) - 1, -1)[-_STUDIED:]
     templates = (smooth - smooth[:, -1:])[rising] / gains[rising][:, None]
-    lessons = Lessons(
+    prior = EmpiricalPrior(
         studied, noise**2, _base(), levels, gain, templates, gains[rising], tuple(int(i) for i in of_curve)
     )
-    return _studied(lessons, bases, seed)
+    return _with_noise_prior(prior, bases, seed)
 
 
 def _base() -> Floats:
@@ -214,16 +212,16 @@ def _base() -> Floats:
     return numpy.log(numpy.tile(weights / weights.sum() / len(RATIOS), (len(RATIOS), 1)))
 
 
-def _studied(lessons: Lessons, bases: int, seed: int) -> Lessons:
-    """With the prior of ρ and σ that the finished curves suggest: one step of EM for the mixture's weights."""
-    shapes, log_prior = small(lessons.curves.shape[1], bases, seed)
-    # The templates contain the curves themselves: the bank alone tells their noise from their shape.
-    sets = [each for each in lessons.hypotheses(shapes, log_prior) if each.shapes is shapes]
+def _with_noise_prior(prior: EmpiricalPrior, bases: int, seed: int) -> EmpiricalPrior:
+    """Replace the prior of ρ and σ by what the finished curves suggest: one step of EM for the mixture's weights."""
+    shapes, log_prior = small(prior.curves.shape[1], bases, seed)
+    # The templates contain the curves themselves: only the bank can tell their noise from their shape.
+    sets = [each for each in prior.hypotheses(shapes, log_prior) if each.shapes is shapes]
     widths = numpy.exp(NOISE_SPREAD * WIDTHS)
-    told = evidence(lessons.curves, numpy.arange(lessons.curves.shape[1]), lessons.noise, sets, widths)
-    told = numpy.exp(told - told.max(axis=(1, 2), keepdims=True))
-    total = numpy.exp(_base()) + (told / told.sum(axis=(1, 2), keepdims=True)).sum(axis=0)
-    return Lessons(**{**vars(lessons), "log_widths": numpy.log(total / total.sum())})
+    likelihood = evidence(prior.curves, numpy.arange(prior.curves.shape[1]), prior.noise, sets, widths)
+    likelihood = numpy.exp(likelihood - likelihood.max(axis=(1, 2), keepdims=True))
+    total = numpy.exp(_base()) + (likelihood / likelihood.sum(axis=(1, 2), keepdims=True)).sum(axis=0)
+    return replace(prior, log_widths=numpy.log(total / total.sum()))
 
 
 def small(horizon: int, bases: int, seed: int) -> tuple[Floats, Floats]:
