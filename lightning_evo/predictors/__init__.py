@@ -1,5 +1,4 @@
-"""What can be known before training ends? How good an architecture will be, learned from those trained before; and where a
-learning curve will end, by its beginning.
+"""Predictors of fitness, from genomes before training and from learning curves during it; and stopping policies.
 
 The classes are imported when first asked for: scikit-learn and torch take seconds.
 """

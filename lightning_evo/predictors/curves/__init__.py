@@ -1,1 +1,1 @@
-"""Extrapolation of learning curves, and the rules that stop trainings by it."""
+"""Extrapolation of learning curves, and policies that stop trainings by it."""

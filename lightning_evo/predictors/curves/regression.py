@@ -20,6 +20,7 @@ from lightning_evo.predictors.curves.learning_curve import (
     fingerprint,
     oriented,
 )
+from lightning_evo.utils.random_state import preserved_random_state
 
 __all__ = ["RegressionCurve"]
 
@@ -139,7 +140,8 @@ class RegressionCurve(CurvePredictor):
         model = TransformedTargetRegressor(regression, transformer=StandardScaler())
         # Shuffled: neighbours in a search are often relatives.
         folds = KFold(_FOLDS, shuffle=True, random_state=0)
-        return model.fit(rows, finals), finals - cross_val_predict(model, rows, finals, cv=folds)
+        with preserved_random_state():  # libsvm takes a seed, which it doesn't use, from NumPy's global state
+            return model.fit(rows, finals), finals - cross_val_predict(model, rows, finals, cv=folds)
 
 
 def _row(curve: Sequence[float], features: Sequence[float]) -> Floats:

@@ -1,4 +1,4 @@
-"""How good is a genome, when several predictors are asked? Their mean, less sure where they disagree."""
+"""The mean of several predictors of the fitness, with more uncertainty where they disagree."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class EnsemblePredictor(Predictor):
             :class:`~lightning_evo.predictors.GaussianProcessPredictor` elsewhere.
 
     Raises:
-        ValueError: There is no member; from :meth:`bind` where one can do nothing with the space.
+        ValueError: If there is no member; from :meth:`bind` if a member doesn't support the space.
     """
 
     def __init__(self, members: list[Predictor] | None = None) -> None:
@@ -42,7 +42,7 @@ class EnsemblePredictor(Predictor):
 
     def bind(self, space: SearchSpace, seed: int = 0, measure: Measure | None = None) -> Self:
         super().bind(space, seed, measure)
-        members = self.members if self.members is not None else _usual(space)
+        members = self.members if self.members is not None else _default_members(space)
         self._bound = [
             copy.deepcopy(member).bind(space, derive_seed(seed, "member", i), measure if member.proxies else None)
             for i, member in enumerate(members)
@@ -66,7 +66,7 @@ class EnsemblePredictor(Predictor):
         return means.mean(axis=0), numpy.sqrt((stds**2).mean(axis=0) + means.var(axis=0))
 
 
-def _usual(space: SearchSpace) -> list[Predictor]:
+def _default_members(space: SearchSpace) -> list[Predictor]:
     if any(isinstance(gene, SequenceGene) for gene in space.values()):
         from lightning_evo.predictors.genomes.lstm import LSTMPredictor  # needs torch
 

@@ -1,4 +1,4 @@
-"""How good is a predictor, by the number of results it learned from? Learning curves on results it has not seen."""
+"""Sample efficiency of predictors: their quality on held-out results by the number of results learned from."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ __all__ = ["LearningPoint", "log_sizes", "sample_efficiency", "size_forest"]
 
 @dataclass(frozen=True)
 class LearningPoint:
-    """What a predictor was worth after one training on one sample of results.
+    """The quality of a predictor fitted to one sample of results.
 
     Args:
         size: How many results it learned from.
         repeat: Which sample, from 0.
-        r2: Coefficient of determination on the others; 0 is what their mean would reach, below 0 is worse.
-        tau: Kendall's τ-b with the truth, on the others; NaN where the predictions are all alike.
+        r2: Coefficient of determination on held-out results; 0 is that of their mean, below 0 is worse.
+        tau: Kendall's τ-b with the truth on held-out results; NaN where all predictions are equal.
         spearman: Spearman's rank correlation likewise.
-        calibration: Share of the truths at most two standard deviations from the mean.
-        baseline_r2: ``r2`` of a forest that sees the sizes alone (logarithms of parameters and FLOPs); NaN without sizes.
+        calibration: Share of the true values within two standard deviations of the mean.
+        baseline_r2: ``r2`` of a forest that only sees the sizes (logarithms of parameters and FLOPs); NaN without sizes.
         baseline_tau: Kendall's τ-b of that forest.
         size_tau: The larger |τ| of any one size with the truth, without any learning.
-        fit_seconds: What fitting took, by the clock.
-        predict_seconds: What predicting the others took.
+        fit_seconds: Wall-clock time of the fit.
+        predict_seconds: Wall-clock time of predicting the held-out results.
     """
 
     size: int
@@ -59,16 +59,16 @@ def sample_efficiency(
     baseline: Sequence[Mapping[str, float]] | None = None,
     test_size: int | None = None,
 ) -> list[LearningPoint]:
-    """Train a predictor on more and more of some results, and judge it on the rest.
+    """Fit a predictor to more and more of some results, and score it on the rest.
 
-    Every repeat shuffles the results once, holds the same part out for all sizes, and lets larger samples contain the
-    smaller ones.
+    Every repeat shuffles the results once and holds out the same part for all sizes; larger samples contain the smaller
+    ones.
 
     Args:
         predictor_factory: Seed -> a fresh predictor, bound to the space.
         genomes: What was trained.
         fitness: Finite numbers, higher is better.
-        sizes: How many results to learn from.
+        sizes: Numbers of results to learn from.
         repeats: Samples per size (default 5).
         seed: Decides samples and the predictors' seeds.
         baseline: Of each genome, ``params`` and ``flops``; without it the baselines are NaN.
@@ -154,7 +154,7 @@ def log_sizes(costs: Sequence[Mapping[str, float]]) -> NDArray[numpy.float64]:
 
 
 def size_forest(seed: int) -> Any:
-    """scikit-learn's forest for :func:`log_sizes`: the yardstick that a predictor has to be better than."""
+    """scikit-learn's forest for :func:`log_sizes`: the baseline that a predictor has to beat."""
     from sklearn.ensemble import RandomForestRegressor
 
     # Leaves of five: two features leave a forest with whole trees little but noise to learn.

@@ -1,4 +1,4 @@
-"""How good is a genome, by the features of those trained before? A forest's answer."""
+"""Prediction of the fitness by a forest of randomised trees."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["ForestPredictor"]
 
 
 class ForestPredictor(Predictor):
-    """A forest of extremely randomised trees (scikit-learn) on what the genes say of themselves; for any search space.
+    """A forest of extremely randomised trees (scikit-learn) on the features of the genes; for any search space.
 
     Its features are those of :class:`~lightning_evo.predictors.genomes.features.Features`: one-hot choices, scaled numbers,
     the flat description of an architecture, and the proxies asked for; NaN (a gene that isn't active) is a value of its own.
@@ -28,14 +28,15 @@ class ForestPredictor(Predictor):
 
     Args:
         trees: Number of trees (default 100).
-        max_features: Share of the features that each split may choose from, in (0, 1] (default 1/3).
+        max_features: Share of the features that each split chooses from, in (0, 1] (default 1/3).
         proxies: Zero-cost proxies to use as features: ``naswot``, ``synflow``, ``gradient_norm``, ``params``, ``flops``.
             Default: none.
-        max_results: Learn from at most so many results (default 500): the best half of that number, and an even sample
-            of the rest. It bounds the cost of a fit.
+        max_results: Most results to learn from (default 500), which bounds the cost of a fit: the best half of that
+            number, and an even sample of the rest.
         min_results: How many results :meth:`fit` needs (default 10).
-        features: Import path of (or) a function of your own from a genome (config path -> value) to numbers, always as many,
-            in place of what the genes say: where you know what matters, such as the paths through a cell. Default: none.
+        features: A function of your own, or its import path, from a genome (config path -> value) to numbers, always the
+            same number of them; it replaces the features of the genes where you know better what matters, such as the
+            paths through a cell. Default: none.
 
     Raises:
         ValueError: A number or name is not accepted.
@@ -84,7 +85,7 @@ class ForestPredictor(Predictor):
         )
         targets = self._scale.to(values[kept])
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # few trees may leave a result in every one's bag
+            warnings.simplefilter("ignore", UserWarning)  # with few trees a result may be in the bag of every one
             forest.fit(self._prepare(self._learned), targets)
         self._scale = self._scale.learn(targets - forest.oob_prediction_)
         # The trees themselves: scikit-learn's checks around each of them would take most of a prediction's time.

@@ -1,4 +1,4 @@
-"""How good is a genome, by those most like it? A Gaussian process' answer, the strongest from few results."""
+"""Prediction of the fitness by a Gaussian process, the most accurate from few results."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ Floats = NDArray[numpy.float64]
 class GaussianProcessPredictor(Predictor):
     """A Gaussian process that learns which genes matter; for choices and numbers, and few results.
 
-    Two genomes are alike as far as exp(-Σ_g w_g d_g), where d_g is how far they differ in a group of features: 0 or 1 for
-    an unordered choice, the distance in [0, 1] along a range, the share of bits that differ. The weights w_g, the noise
+    The similarity of two genomes is exp(-Σ_g w_g d_g), where d_g is their distance in a group of features: 0 or 1 for an
+    unordered choice, the distance in [0, 1] along a range, the share of bits that differ. The weights w_g, the noise
     and the signal maximise the posterior (marginal likelihood and weak log-normal priors) by L-BFGS. It learns on the
     scale of ranks (:class:`~lightning_evo.predictors.genomes.results.Scale`). The standard deviation is that of the
     noiseless function.
@@ -31,13 +31,13 @@ class GaussianProcessPredictor(Predictor):
     Args:
         proxies: Zero-cost proxies to use as features: ``naswot``, ``synflow``, ``gradient_norm``, ``params``, ``flops``.
             Default: none.
-        max_results: Learn from at most so many results (default 400): the best half of that number, and an even sample
-            of the rest. It bounds the cost of a fit.
-        max_tuned: Find the weights on at most so many of those, chosen likewise (default 150).
-        max_steps: Steps of the search for the weights at most (default 20).
+        max_results: Most results to learn from (default 400), which bounds the cost of a fit: the best half of that
+            number, and an even sample of the rest.
+        max_tuned: Most of those to fit the weights on, chosen likewise (default 150).
+        max_steps: Most steps of the optimisation of the weights (default 20).
         min_results: How many results :meth:`fit` needs (default 10).
-        features: Import path of (or) a function of your own from a genome (config path -> value) to numbers, always as many,
-            in place of what the genes say. Default: none.
+        features: A function of your own, or its import path, from a genome (config path -> value) to numbers, always the
+            same number of them; it replaces the features of the genes. Default: none.
 
     Raises:
         ValueError: A number or name is not accepted.
@@ -99,7 +99,7 @@ class GaussianProcessPredictor(Predictor):
         self._factor = factor
         inverse = _solve(factor, numpy.eye(len(targets)))
         self._solved = inverse.T @ (inverse @ targets)
-        # Each result's error, had it alone been left out (equation 5.12).
+        # The leave-one-out error of each result (equation 5.12).
         self._scale = self._scale.learn(self._solved / (inverse**2).sum(axis=0))
         return self
 
@@ -113,7 +113,7 @@ class GaussianProcessPredictor(Predictor):
         return self._scale.back(kernel @ self._solved, std)
 
     def _prepare(self, rows: Floats) -> Floats:
-        """Columns in [0, 1] of what was learned from, NaN where it was; those of other genomes may lie outside."""
+        """Scale columns to [0, 1] over the results learned from; NaN stays, and other genomes may lie outside."""
         return (rows - self._low) / self._span
 
     def _kernel(self, rows: Floats) -> Floats:
@@ -122,19 +122,19 @@ class GaussianProcessPredictor(Predictor):
 
 
 JITTER = 1e-6
-"""Added to the kernel's diagonal, without which it may not be positive definite in floating-point numbers."""
+"""Added to the kernel's diagonal, which might otherwise not be positive definite in floating-point arithmetic."""
 
 _PRIOR_SIGNAL, _PRIOR_NOISE = (0.0, 1.0), (-2.0, 1.0)
 """Mean and standard deviation of the logarithms; targets are standardised, distances at most 1."""
 
 
 def _prior_weight(groups: int) -> tuple[float, float]:
-    """Likewise for each weight: the more there are, the less each is likely to matter."""
+    """Mean and standard deviation of a weight's logarithm: the more weights, the less each is likely to matter."""
     return -0.5 * numpy.log(3 * groups), 1.5
 
 
 def _range(rows: Floats) -> tuple[Floats, Floats]:
-    """Lowest value and width of each column, NaN left out; a column without width has 1."""
+    """Lowest value and width of each column, ignoring NaN; a constant column has width 1."""
     known = numpy.isfinite(rows)
     low = numpy.where(known, rows, numpy.inf).min(axis=0)
     high = numpy.where(known, rows, -numpy.inf).max(axis=0)
@@ -144,7 +144,7 @@ def _range(rows: Floats) -> tuple[Floats, Floats]:
 
 
 def _distances(first: Floats, second: Floats, groups: Sequence[Sequence[int]]) -> Floats:
-    """(groups, n, m): the mean absolute difference of a group's columns; 1 where one alone is active, 0 where neither."""
+    """(groups, n, m): the mean absolute difference of a group's columns; 1 where only one is active, 0 where neither is."""
     distances = numpy.empty((len(groups), len(first), len(second)))
     for group, columns in enumerate(groups):
         total = numpy.zeros((len(first), len(second)))
@@ -157,7 +157,7 @@ def _distances(first: Floats, second: Floats, groups: Sequence[Sequence[int]]) -
 
 
 def _tune(distances: Floats, targets: Floats, steps: int) -> tuple[Floats, float, float]:
-    """Weights, signal and noise of the greatest posterior."""
+    """Weights, signal and noise with the maximum posterior."""
     from scipy.optimize import minimize
 
     count, n = len(distances), len(targets)

@@ -1,4 +1,4 @@
-"""How good is an architecture, read layer by layer? A recurrent network's answer."""
+"""Prediction of the fitness by a recurrent network that reads an architecture layer by layer."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ Floats = NDArray[numpy.float64]
 
 
 class LSTMPredictor(Predictor):
-    """LSTM that reads a row of bits per layer and predicts the fitness, after the regressor of sophius.
+    """LSTM that reads a row of bits per layer and predicts the fitness, modelled on the regressor of sophius.
 
     It needs a search space with a gene that is a sequence (:class:`~lightning_evo.genome.Layers`). Sequences are packed,
-    so that padding is never read; where there are several, they follow one another. The features of the genes, and
-    proxies, join the last hidden state as standardised numbers. It learns on the scale of ranks
+    so that padding is never read; several sequences are concatenated. The features of the genes, and proxies, join the
+    last hidden state as standardised numbers. It learns on the scale of ranks
     (:class:`~lightning_evo.predictors.genomes.results.Scale`).
 
-    Each net is trained without a fifth of the results of its own, with AdamW on the squared error, keeps the weights that
+    Each net holds out a fifth of the results of its own, is trained with AdamW on the squared error, keeps the weights that
     were best on that fifth, and stops when those haven't improved for a while. The prediction is the nets' mean; the
-    variance is that between the nets and their squared error on what they had not seen. On the CPU, in one thread; the
-    global random state and number of threads are left as they were.
+    variance is the variance between the nets plus their squared error on the results held out. Training runs on the CPU,
+    in one thread, and leaves the global random state and the number of threads as they were.
 
     Width, depth and dropout are those of sophius (https://github.com/alkorolyov/sophius). Its learning rate (1e-3) and
     batch size (8) reach the same result in about four times as many steps.
@@ -43,17 +43,17 @@ class LSTMPredictor(Predictor):
     Args:
         hidden: Width of the LSTM (default 32).
         layers: LSTM layers (default 2).
-        dropout: Share of what is dropped between LSTM layers and before the output while training (default 0.5).
+        dropout: Probability of dropout between LSTM layers and before the output in training (default 0.5).
         lr: Learning rate (default 1e-2).
         batch_size: Results per step (default 32).
         nets: How many nets are trained (default 2).
-        max_steps: Optimizer steps per net at most (default 150): what bounds the cost of a fit.
-        patience: Stop after so many validations in a row, one every 10 steps, without a new best (default 5).
+        max_steps: Most optimizer steps per net (default 150), which bounds the cost of a fit.
+        patience: Stop after this many validations in a row, one every 10 steps, without a new best (default 5).
         flat: Whether the flat features of the sequences, too, join the last hidden state (default). From a few hundred
             results the LSTM alone learns much less.
         proxies: Zero-cost proxies as further inputs: ``naswot``, ``synflow``, ``gradient_norm``, ``params``, ``flops``.
-        max_results: Learn from at most so many results (default 1000): the best half of that number, and an even sample
-            of the rest.
+        max_results: Most results to learn from (default 1000): the best half of that number, and an even sample of the
+            rest.
         min_results: How many results :meth:`fit` needs (default 20).
 
     Raises:
@@ -96,14 +96,14 @@ class LSTMPredictor(Predictor):
         self.proxies, self.max_results, self.min_results = check_proxies(proxies), max_results, min_results
 
     def bind(self, space: SearchSpace, seed: int = 0, measure: Measure | None = None) -> Self:
-        self._paths = [path for path, gene in space.items() if isinstance(gene, SequenceGene)]
-        if not self._paths:
+        self._sequences = {path: gene for path, gene in space.items() if isinstance(gene, SequenceGene)}
+        if not self._sequences:
             raise ValueError(
                 "LSTMPredictor reads a gene that is a sequence (Layers), and the space has none: "
                 "ForestPredictor or GaussianProcessPredictor suits any space"
             )
         super().bind(space, seed, measure)
-        rest = [path for path in space if self.flat or path not in self._paths]
+        rest = [path for path in space if self.flat or path not in self._sequences]
         self._features = Features(space, self.proxies, measure, rest) if rest or self.proxies else None
         self._bits: dict[Genome, Tensor] = {}
         self._trained: list[_Net] = []
@@ -188,17 +188,18 @@ class LSTMPredictor(Predictor):
 
     def _read(self, genome: Genome) -> Tensor:
         """(length, bits): the sequences one after the other; a single row of zeros where none is active."""
-        width = max(self.space[path].bit_width for path in self._paths)  # type: ignore[attr-defined]
+        width = max(gene.bit_width for gene in self._sequences.values())
         rows = [
             [*row, *[0] * (width - len(row))]
-            for path in self._paths
+            for path, gene in self._sequences.items()
             if path in genome
-            for row in self.space[path].bits(genome[path])  # type: ignore[attr-defined]
+            for row in gene.bits(genome[path])
         ]
         return torch.tensor(rows or [[0] * width], dtype=torch.float32)
 
 
 _VALIDATE_EVERY = 10
+"""Optimizer steps between two validations."""
 
 
 class _Data(NamedTuple):
@@ -209,7 +210,7 @@ class _Data(NamedTuple):
     extra: Tensor
 
     def pick(self, index: Tensor) -> _Data:
-        """Some of them, no longer padded than they need."""
+        """The rows at ``index``, padded only as far as they need."""
         lengths = self.lengths[index]
         return _Data(self.rows[index, : int(lengths.max())], lengths, self.extra[index])
 
@@ -228,7 +229,7 @@ class _Net(nn.Module):
 
 
 def _batches(index: Tensor, size: int, count: int) -> Iterator[Tensor]:
-    """``count`` batches, a new order in every round."""
+    """Yield ``count`` batches, reshuffled in every round."""
     while count > 0:
         for batch in index[torch.randperm(len(index))].tensor_split(-(-len(index) // size))[:count]:
             yield batch
@@ -237,7 +238,7 @@ def _batches(index: Tensor, size: int, count: int) -> Iterator[Tensor]:
 
 @contextmanager
 def _quietly(seed: int) -> Iterator[None]:
-    """One thread and this seed; what was before behind it."""
+    """Run in one thread and from this seed, and restore the number of threads and the random state afterwards."""
     threads = torch.get_num_threads()
     with isolated_random_state(seed, devices=()):
         torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Which results does a predictor learn from, and on which scale? Checked, bounded in number, stretched where it matters."""
+"""The results that a predictor learns from: checked, bounded in number, and on a scale of ranks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Floats = NDArray[numpy.float64]
 
 
 def check_results(predictor: Predictor, genomes: Sequence[Genome], fitness: Sequence[float]) -> Floats:
-    """The fitness as an array.
+    """Check results and return their fitness as an array.
 
     Raises:
         ValueError: If there are fewer results than the predictor needs, one is not finite, or the lengths differ.
@@ -35,15 +35,15 @@ def check_results(predictor: Predictor, genomes: Sequence[Genome], fitness: Sequ
         raise ValueError(f"{name}.fit: {len(values)} results are fewer than min_results {predictor.min_results}")
     if not numpy.isfinite(values).all():
         worst = values[~numpy.isfinite(values)][0]
-        raise ValueError(f"{name}.fit: the fitness {worst} is not finite; leave failed candidates out")
+        raise ValueError(f"{name}.fit: the fitness {worst} is not finite; leave out candidates that failed")
     return values
 
 
 def keep(fitness: Floats, most: int) -> NDArray[numpy.intp]:
     """Indices of the results to learn from, ascending: all, or the best half of ``most`` and an even sample of the rest.
 
-    The rest is sampled at even distances in the order of fitness, so that the whole range stays known; ties are
-    decided by age.
+    The rest is sampled at even distances in the order of fitness, so that the whole range stays covered; among equals
+    older results come first.
 
     >>> keep(numpy.arange(10.0), 4)
     array([0, 7, 8, 9])
@@ -58,13 +58,13 @@ def keep(fitness: Floats, most: int) -> NDArray[numpy.intp]:
 
 
 def not_fitted(predictor: Predictor) -> RuntimeError:
-    """The error of a prediction before anything was learned."""
+    """The error for a prediction before any fit."""
     return RuntimeError(f"{type(predictor).__name__}.predict: call fit first")
 
 
 @dataclass(frozen=True)
 class Scale:
-    """The scale on which fitness is learned: normal scores, by rank.
+    """The scale on which fitness is learned: normal scores of the ranks.
 
     Accuracies have a heavy lower tail (trainings that failed, near chance) that would take up most of a squared error, and
     lie close together where they are good, where a search must tell them apart. On this scale a result's value is the
@@ -88,7 +88,7 @@ class Scale:
     def of(cls, fitness: Floats) -> Self:
         """The scale of some results."""
         unique, index, counts = numpy.unique(fitness, return_inverse=True, return_counts=True)
-        ranks = counts.cumsum() - counts / 2  # ties share the middle of theirs
+        ranks = counts.cumsum() - counts / 2  # ties share their mean rank
         normal = NormalDist()
         scores = numpy.array([normal.inv_cdf(rank / len(fitness)) for rank in ranks])
         all_scores = scores[index]
@@ -99,25 +99,25 @@ class Scale:
         return numpy.interp(fitness, self.fitness, self.scores)
 
     def learn(self, errors: Floats) -> Self:
-        """The same scale, which knows how far off predictions are (true less predicted; NaN is left out)."""
+        """The same scale with the errors of predictions (true minus predicted; NaN is left out)."""
         known = numpy.sort(errors[numpy.isfinite(errors)])
-        # A hundred of them say as much as all.
+        # A hundred quantiles represent them all.
         some = known[numpy.unique(numpy.linspace(0, len(known) - 1, 100).astype(int))] if len(known) else numpy.zeros(1)
         return replace(self, errors=some)
 
     def back(self, mean: Floats, std: Floats) -> tuple[Floats, Floats]:
-        """Means and standard deviations on this scale -> in units of fitness.
+        """Convert means and standard deviations on this scale to units of fitness.
 
-        A mean is that of the fitness over all known errors: the fitness in the middle of the scores is not the mean of the
-        fitness. The order stays. The deviation is the upward one, so that an upper bound ``mean + std`` is that of this
-        scale: what may be much worse than predicted, but hardly better, isn't worth a try.
+        The mean is that of the fitness over all known errors, as the fitness at the mean score isn't the mean fitness; the
+        order is kept. The deviation is the upward one, so that ``mean + std`` is the upper bound on this scale: a candidate
+        that may be much worse than predicted, but hardly better, isn't worth trying.
         """
         middle = self._fitness(mean)
         return middle, self._fitness(mean + std) - middle
 
     def _fitness(self, scores: Floats) -> Floats:
         each = scores[:, None] + self.errors
-        # Above the best it goes on as steeply as over the best tenth.
+        # Above the best, extrapolate with the slope over the best tenth.
         tenth = max(1, len(self.fitness) // 10)
         steep = 0.0
         if len(self.fitness) > tenth:

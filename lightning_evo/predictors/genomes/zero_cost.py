@@ -1,4 +1,4 @@
-"""How good is a genome, by one look at the untrained network? One zero-cost proxy, brought to units of the fitness."""
+"""Prediction of the fitness by one zero-cost proxy of the untrained network."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ __all__ = ["ZeroCostPredictor"]
 class ZeroCostPredictor(Predictor):
     """A single zero-cost proxy as a predictor.
 
-    What is learned is a straight line from the proxy (its logarithm, but for ``naswot``) to the fitness on the scale of
-    ranks (:class:`~lightning_evo.predictors.genomes.results.Scale`), rising or falling as the results say; so candidates are
-    ranked by the proxy alone. One whose proxy can't be measured is expected to be like the worse half of the results.
+    It learns a straight line from the proxy (its logarithm, except for ``naswot``) to the fitness on the scale of ranks
+    (:class:`~lightning_evo.predictors.genomes.results.Scale`), whose slope may have either sign; so the proxy alone ranks
+    candidates. Where it can't be measured, the mean of the worse half of the results is predicted.
 
     Args:
         proxy: ``naswot``, ``synflow`` (default), ``gradient_norm``, ``params`` or ``flops``.
         min_results: How many results :meth:`fit` needs (default 10).
 
     Raises:
-        ValueError: There is no such proxy.
+        ValueError: If there is no such proxy.
     """
 
     def __init__(self, proxy: str = "synflow", min_results: int = 10) -> None:

@@ -1,8 +1,11 @@
-"""What holds for every predictor."""
+"""The contract of predictors of genomes; a new one is a row of ``CASES`` in ``predictors_examples``."""
 
 from __future__ import annotations
 
 import copy
+import inspect
+import json
+import pickle
 import random
 import subprocess
 import sys
@@ -13,6 +16,8 @@ import torch
 from predictors_examples import CASES, SPACES, measure, results
 from scipy.stats import kendalltau
 
+import lightning_evo.predictors
+from lightning_evo.algorithms import Predictor
 from lightning_evo.evolution.description import describe
 from lightning_evo.predictors import EnsemblePredictor, ForestPredictor, GaussianProcessPredictor
 
@@ -24,6 +29,12 @@ predictors = pytest.mark.parametrize(
 
 def bound(name, make, seed=0):
     return make().bind(SPACES[name][0], seed, measure)
+
+
+def test_the_table_has_every_public_class():
+    public = [getattr(lightning_evo.predictors, name) for name in lightning_evo.predictors.__all__]
+    expected = {kind for kind in public if inspect.isclass(kind) and issubclass(kind, Predictor)}
+    assert {type(make()) for _, make in CASES} == expected
 
 
 @predictors
@@ -122,10 +133,10 @@ def test_binding_again_forgets_what_was_learned(name, make):
 
 
 @predictors
-def test_an_unbound_one_can_be_copied_and_described_by_its_arguments(name, make):
-    first, second = make(), copy.deepcopy(make())
+def test_an_unbound_one_can_be_copied_pickled_and_described_by_its_arguments(name, make):
+    first, second = pickle.loads(pickle.dumps(make())), copy.deepcopy(make())
     description = describe(second)
-    assert describe(first) == description
+    assert json.loads(json.dumps(description)) == description == describe(first)
     assert description["init_args"].keys() >= {"members"} or "min_results" in description["init_args"]
     genomes, fitness = results(name, 30)
     for predictor in (first, second):

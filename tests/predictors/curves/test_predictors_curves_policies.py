@@ -6,8 +6,6 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy.stats import norm
 
 from lightning_evo.evolution.description import describe
@@ -21,7 +19,6 @@ from lightning_evo.predictors import (
     MedianRule,
     Patience,
     ProbabilityOfImprovement,
-    StoppingPolicy,
     SuccessiveHalvingRule,
     probability_not_dominated,
 )
@@ -169,27 +166,6 @@ def test_patience_counts_epochs_since_the_best():
 
 
 # -- every policy ------------------------------------------------------------------------------------------------------
-
-EVERY = [
-    ProbabilityOfImprovement(LastValue(), minimum_epochs=2),
-    MedianRule(2, 2),
-    SuccessiveHalvingRule(2),
-    Hyperband(2),
-    Patience(2),
-]
-
-
-@pytest.mark.parametrize("policy", EVERY, ids=lambda policy: type(policy).__name__)
-@given(st.lists(st.lists(st.floats(-10, 10), min_size=1, max_size=8), min_size=1, max_size=6), st.floats(-10, 10))
-@settings(max_examples=25, deadline=None)
-def test_to_minimise_is_to_maximise_the_negative(policy: StoppingPolicy, curves, bar):
-    curve, *others = curves
-    known = [KnownCurve(i, tuple(each), each[-1], complete=len(each) == 8) for i, each in enumerate(others)]
-    flipped = [KnownCurve(k.id, tuple(-v for v in k.curve), -k.final, complete=k.complete) for k in known]
-    up = policy.decide(CurveContext(curve, 8, known, bar))
-    down = policy.decide(CurveContext([-v for v in curve], 8, flipped, -bar, mode="min"))
-    assert up.stop == down.stop
-    assert up.probability == (None if down.probability is None else pytest.approx(down.probability, abs=1e-9))
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ def test_features_of_ones_own_take_the_place_of_the_genes(predictor):
     mean, _ = predictor(features=doubled).bind(CELL).fit(genomes[:30], fitness[:30]).predict(genomes[30:])
     assert np.corrcoef(mean, fitness[30:])[0, 1] > 0.9
     assert Features(CELL, ["params"], measure, own=doubled).names == ["doubled[0]", "params"]
-    with pytest.raises(ValueError, match="growing gives"):
+    with pytest.raises(ValueError, match="growing returns"):
         predictor(features=growing).bind(CELL).fit(genomes, fitness)
 
 
