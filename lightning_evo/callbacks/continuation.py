@@ -26,36 +26,37 @@ __all__ = ["Continuation", "loaders", "schedulers", "steps_per_epoch"]
 
 
 class Continuation(SearchCallback):
-    """Train in parts that together equal one training, bit for bit on the CPU.
+    """Split a training into parts that together equal one uninterrupted training, bit for bit on the CPU.
 
-    Lightning's checkpoints hold weights, optimizers, schedulers and loops. This adds what they leave out: the random state
-    of Python, NumPy, PyTorch and the device, of every process; the generators of data loaders and samplers; and the metrics
-    logged last, which a plateau scheduler may ask for. And it writes the checkpoint when the last epoch is really over,
-    after the plateau schedulers have stepped, which is later than ``ModelCheckpoint`` does.
+    Lightning's checkpoints contain weights, optimizers, schedulers and loops. This callback adds what is missing: the
+    random state of Python, NumPy, PyTorch and the device, of every process; the generators of data loaders and
+    samplers; and the most recently logged metrics, which a plateau scheduler may need. It writes the checkpoint when
+    the last epoch is completely finished, after the plateau schedulers have stepped, which is later than
+    ``ModelCheckpoint`` does.
 
-    The seed of a later part doesn't matter, but for what is drawn from the seed itself: the order of a sampler in several
-    processes (DDP), a random split of the data. Give every part the first one's, as a search does.
+    The seed of a later part matters only for values derived from the seed itself: the order of a sampler in several
+    processes (DDP), a random split of the data. Use the first part's seed for every part, as a search does.
 
-    ``Trainer(max_epochs=...)`` is always the length of the *whole* training, as schedules look at it; ``end`` says where
-    this part ends. The next part is an ordinary ``fit(..., ckpt_path=...)``.
+    ``Trainer(max_epochs=...)`` is always the length of the *whole* training, which schedules depend on; ``end`` is
+    where this part ends. The next part is an ordinary ``fit(..., ckpt_path=...)``.
 
-    Where the config has changed meanwhile, it wins: hyperparameters of optimizers and schedulers that differ from those the
-    earlier part was made with are set (see :func:`~lightning_evo.functional.optimizers.change_settings`); what didn't change
-    stays as it was restored.
+    If the config has changed in the meantime, it takes precedence: hyperparameters of optimizers and schedulers that
+    differ from those of the earlier part are set (see :func:`~lightning_evo.functional.optimizers.change_settings`);
+    unchanged values are restored.
 
-    It must be the first of ``Trainer(callbacks=[...])``: what other callbacks draw or change at the beginning of an epoch,
-    or at the end of training, must come after it.
+    It must be the first of ``Trainer(callbacks=[...])``: random draws and changes by other callbacks at the start of an
+    epoch, or at the end of training, must come after it.
 
     Args:
-        end: Epochs of the whole training after which this part ends, and its state is written. Default: all.
-        directory: Where; default: the trainer's root directory.
-        filename: Under which name (default ``state.ckpt``).
+        end: Epochs of the whole training after which this part ends and its state is written. Default: all.
+        directory: Directory for the state; default: the trainer's root directory.
+        filename: File name of the state (default ``state.ckpt``).
 
     Attributes:
-        changed: Names of the hyperparameters that the config has changed since the earlier part.
+        changed: Names of the hyperparameters that have changed in the config since the earlier part.
 
     Raises:
-        ValueError: At the start of training, where ``end`` lies beyond ``max_epochs``, or ``max_steps`` is set: parts are
+        ValueError: At the start of training, if ``end`` exceeds ``max_epochs``, or if ``max_steps`` is set: parts are
             counted in epochs.
 
     Example:

@@ -23,24 +23,25 @@ class MetricNotLogged(RuntimeError):
 
 
 class FitnessRecorder(Checkpoint):
-    """Record every logged metric per epoch, and keep a checkpoint of the epoch that counts.
+    """Record every logged metric per epoch, and keep the checkpoint of the best (or last) epoch.
 
-    Metrics are read once per epoch, after validation and after every other callback, so that nothing synchronises the
-    device per step. The curve also goes to ``<directory>/curve.jsonl``, one line an epoch, where others can follow it
-    while the model trains.
+    Metrics are read once per epoch, after validation and after every other callback, so that the device isn't
+    synchronized in every step. The curve is also written to ``<directory>/curve.jsonl``, one line per epoch, and can be
+    followed while the model trains.
 
-    Override :meth:`is_better` to decide otherwise which epoch counts.
+    Override :meth:`is_better` to change which epoch is selected.
 
     Args:
-        monitor: The metric that decides. ``None``: the last epoch counts.
+        monitor: The metric that selects the epoch. ``None``: the last epoch.
         mode: ``max`` or ``min``.
-        epoch: ``best``: the epoch with the best ``monitor`` counts; ``last``: the last one, whatever it is.
-        directory: Where the curve and ``checkpoint.ckpt`` go; ``None`` (default): the trainer's root directory.
-        save_checkpoint: Keep a Lightning checkpoint of the epoch that counts (default).
-        required: Metrics that must have been logged by the end of the first epoch that validates.
+        epoch: ``best``: the epoch with the best ``monitor``; ``last``: the last epoch.
+        directory: Output directory for the curve and ``checkpoint.ckpt``; ``None`` (default): the trainer's root
+            directory.
+        save_checkpoint: Keep a Lightning checkpoint of the selected epoch (default).
+        required: Metrics that must have been logged by the end of the first epoch with validation.
 
     Raises:
-        MetricNotLogged: During training, when a required metric isn't there; the message names those that are.
+        MetricNotLogged: During training, if a required metric is missing; the message lists the logged ones.
 
     Example:
         >>> recorder = FitnessRecorder("val_acc", mode="max")

@@ -28,30 +28,30 @@ Values = Mapping[str, Any]
 
 
 class HyperparameterSchedule(Callback):
-    """Change hyperparameters at the beginning of certain epochs, as a search by population-based training found them.
+    """Change hyperparameters at the start of given epochs, such as a schedule found by population-based training.
 
-    What a path means:
+    Supported paths:
 
-    - ``model.init_args.NAME`` (or ``model.NAME``): the module is built anew beside the one in training, with the new
-      value, and what differs is taken over: attributes (a dropout's ``p``), functions, submodules without parameters. Then
-      ``configure_optimizers`` is asked again, and what it changed is set in the optimizers (see
-      :func:`~lightning_evo.functional.optimizers.change_settings`). The module must keep its hyperparameters
+    - ``model.init_args.NAME`` (or ``model.NAME``): a second module is built with the new value, and differences are
+      copied to the one in training: attributes (a dropout's ``p``), functions, submodules without parameters. Then
+      ``configure_optimizers`` is called again, and its changes are applied to the optimizers (see
+      :func:`~lightning_evo.functional.optimizers.change_settings`). The module must store its hyperparameters
       (``save_hyperparameters``), or have an attribute of that name.
-    - ``data.init_args.NAME``: an attribute (or hyperparameter) of the data module; its loaders are then made anew.
-    - ``optimizer.init_args.NAME`` and ``lr_scheduler.init_args.NAME``: of those that LightningCLI makes.
+    - ``data.init_args.NAME``: an attribute (or hyperparameter) of the data module; its loaders are then recreated.
+    - ``optimizer.init_args.NAME`` and ``lr_scheduler.init_args.NAME``: for those created by LightningCLI.
     - ``trainer.gradient_clip_val``, ``trainer.accumulate_grad_batches``.
 
-    A value that holds at epoch 0 is there before optimizers and loaders are made. All values are tried before training
-    begins. Weights, moments and the positions of schedules stay as they are, and no random number is drawn: the fit equals
-    the segments of the search's winner, bit for bit on the CPU.
+    Values for epoch 0 are set before optimizers and loaders are created. All values are tried before training starts.
+    Weights, moments and the positions of schedules are unchanged, and no random numbers are drawn: the fit equals the
+    segments of the search's winner, bit for bit on the CPU.
 
     Args:
-        schedule: Epoch (from 0) -> config path -> the value that holds from its beginning; or the path of a YAML file with
-            that (``lightning-evo export`` writes ``schedule.yaml``).
+        schedule: Epoch (from 0) -> config path -> value from the start of that epoch; or the path of a YAML file with
+            this mapping (``lightning-evo export`` writes ``schedule.yaml``).
 
     Raises:
-        ValueError: For an epoch below 0 or a path that can't be changed; at the start of training (``NotApplicable``) for a
-            value that the module can't take on, such as one that changes the shape of a parameter.
+        ValueError: For an epoch below 0 or a path that can't be changed; at the start of training (``NotApplicable``)
+            for a value that can't be set in the module, such as one that changes the shape of a parameter.
 
     Example:
         >>> HyperparameterSchedule({0: {"model.init_args.lr": 0.1}, 5: {"model.init_args.lr": 0.01}}).values_at(7)

@@ -14,12 +14,12 @@ __all__ = ["Budget", "Final", "Workers", "seconds"]
 
 @dataclass(frozen=True)
 class Budget:
-    """When to stop asking for candidates: whichever limit is reached first. Running candidates are always finished.
+    """When to stop: the first limit that is reached ends the search. Running candidates are always completed.
 
     Args:
-        candidates: How many candidates, those answered from the archive included.
-        epochs: How many training epochs over all candidates.
-        wall_time: Seconds, or ``DD:HH:MM:SS`` (or ``HH:MM:SS``), added up over interrupted and continued runs.
+        candidates: Number of candidates, including duplicates that aren't trained again.
+        epochs: Number of training epochs over all candidates.
+        wall_time: Seconds, or ``DD:HH:MM:SS`` (or ``HH:MM:SS``), accumulated over interrupted and continued runs.
 
     >>> Budget(wall_time="01:30:00").seconds
     5400.0
@@ -54,17 +54,18 @@ class Workers:
     """Where candidates train.
 
     Args:
-        slots: How many candidates train at once. Default: on GPUs one per ``devices_per_candidate`` devices; on CPU one
-            per core this process may use.
-        devices_per_candidate: Devices (on CPU: processes) that train one candidate together by DDP.
-        threads: CPU threads per candidate. Default: ``OMP_NUM_THREADS`` if set, else the cores shared evenly among slots.
-        time_limit: Seconds (or ``HH:MM:SS``) after which a candidate is ended and counts as failed. Default: none.
-        max_retries: How often a candidate is started again after its worker died.
+        slots: Number of candidates that train at once. Default: on GPUs one per ``devices_per_candidate`` devices; on
+            CPU one per core this process may use.
+        devices_per_candidate: Devices (on CPU: processes) that train one candidate together with DDP.
+        threads: CPU threads per candidate. Default: ``OMP_NUM_THREADS`` if set, otherwise the cores divided evenly
+            among the slots.
+        time_limit: Seconds (or ``HH:MM:SS``) after which a candidate is killed and counts as failed. Default: none.
+        max_retries: How often a candidate is restarted after its worker process died.
         recycle_after: Replace a worker process after this many candidates. Default: never.
-        stack: Train up to so many candidates together, as one batched computation, where they differ only in numbers
+        stack: Train up to this many candidates together, as one batched computation, if they differ only in numbers
             that don't change the network's structure (see :mod:`lightning_evo.evolution.stacking`). ``auto``: up to 16.
-            So many are asked for per free slot, before the results of the others are known. Default: each candidate by
-            itself.
+            This many candidates are bred per free slot, before the results of the others are known. Default: train each
+            candidate separately.
     """
 
     slots: int | None = None
@@ -109,9 +110,9 @@ class Final:
     to ``<directory>/final/`` as ``config.yaml`` and ``model.ckpt``.
 
     Args:
-        retrain: Train it again from scratch first, with ``overrides``; otherwise its checkpoint is taken.
-        test: Test it, once, on the test split (if there is one), which the search itself never sees.
-        overrides: Config path -> value, for the retraining: more epochs, a larger part of the data.
+        retrain: Train it again from scratch, with ``overrides``, instead of using its checkpoint.
+        test: Test it, once, on the test split (if there is one), which the search itself never uses.
+        overrides: Config path -> value for retraining: more epochs, a larger part of the data.
     """
 
     retrain: bool = False

@@ -83,57 +83,62 @@ def _optimizers(trainer: Trainer, count: int) -> list[Optimizer]:
 
 
 class SwarmAveraging(SearchCallback):
-    """Average the weights of a swarm's particles while each trains by gradient descent, and make a soup of them at the end.
+    """Average the weights of a swarm's particles while each trains by gradient descent; optionally make a final model soup.
 
-    The particles are those of a :class:`~lightning_evo.ParticleStack`, of the ranks under ``strategy: swarm``,
-    or the candidates of a search that train at the same time; they are of one architecture. Methods:
+    The particles are those of a :class:`~lightning_evo.ParticleStack`, of the ranks of ``strategy: swarm``, or the
+    candidates of a search that train at the same time; all have one architecture. Methods:
 
-    - ``apso`` (Nytorch): a random part of the swarm moves by ``alpha`` towards its best, by current training loss.
-    - ``pso``: particles have a velocity, and fly between their own best place and the swarm's (Shi and Eberhart 1998).
-    - ``papa`` (arXiv 2304.03094): all are pulled by ``alpha`` towards their mean; ``alpha`` shrinks with the learning rate:
-      it is ``alpha`` times the particle's learning rate now over the one its schedule starts from (or rises to).
-    - ``papa_all``, ``papa_pairs`` (PAPA-all, PAPA-2): all are replaced by the mean of all, or of random pairs, rarely.
+    - ``apso`` (Nytorch): a random subset of the swarm moves by ``alpha`` toward its best, by current training loss.
+    - ``pso``: particles have a velocity and move between their own best position and the swarm's (Shi and Eberhart
+      1998).
+    - ``papa`` (arXiv 2304.03094): all are pulled by ``alpha`` toward their mean; the pull decays with the learning
+      rate: it is ``alpha`` times the particle's current learning rate relative to the base (or peak) of its schedule.
+    - ``papa_all``, ``papa_pairs`` (PAPA-all, PAPA-2): all are replaced by the mean of all, or of random pairs, at long
+      intervals.
 
-    A particle whose loss isn't finite is no part of a mean, and nobody's best. Draws follow from ``seed`` and the number of
-    steps taken: they are the same in all ranks and after a resume, and no global random state changes.
+    A particle whose loss isn't finite is excluded from means and is never the best. Random draws depend only on
+    ``seed`` and the number of steps: they are the same in all ranks and after a resume, and no global random state
+    changes.
 
     Batch statistics: ``averaged`` like weights; ``reestimated``, after averaging, by
     :func:`torch.optim.swa_utils.update_bn` on some training batches (the module is called with a batch's first element);
     or each particle's ``own``. Defaults: ``averaged`` for small, frequent pulls (``apso``, ``papa``), ``reestimated`` for
-    ``papa_all``, ``papa_pairs`` and soups, whose statistics would be those of no network, ``own`` for ``pso``.
+    ``papa_all``, ``papa_pairs`` and soups, for which averaged statistics would be wrong, ``own`` for ``pso``.
 
-    The soup is made after the last training batch, before the last validation where that is known beforehand
-    (``max_epochs``, ``max_steps``), else when training ends; if kept, it replaces the best particle's weights, and is
-    written as the plain Lightning checkpoint ``soup.ckpt`` in the Trainer's root directory.
+    The soup is made after the last training batch, before the last validation if that is known in advance
+    (``max_epochs``, ``max_steps``), otherwise when training ends; if kept, it replaces the best particle's weights, and
+    is written as the plain Lightning checkpoint ``soup.ckpt`` in the Trainer's root directory.
 
-    Not supported: strategies that train one model in several processes (DDP, FSDP, DeepSpeed). Candidates that meet in a
-    search only have each other's weights: no ``pso``, soup, common start, or averaged optimizer state. The moving average of
-    a single model is Lightning's own :class:`~lightning.pytorch.callbacks.WeightAveraging`.
+    Not supported: strategies that train one model in several processes (DDP, FSDP, DeepSpeed). Candidates in a search
+    exchange only weights: no ``pso``, soup, common start, or averaged optimizer state. For the moving average of a
+    single model, use Lightning's :class:`~lightning.pytorch.callbacks.WeightAveraging`.
 
     Args:
-        method: How they average; ``None``: only a soup is made.
-        subset: How many take part each time, drawn at random; at least 2; default: all.
+        method: Averaging method; ``None``: only make a soup.
+        subset: Number of particles per averaging, drawn at random; at least 2; default: all.
         alpha: How far particles move, above 0 and below 1. Default: 0.5 (``apso``), 0.01 (``papa``); others have none.
-        every_n_steps: Average after so many optimizer steps. Default: 16 (``apso``, ``pso``), 10 (``papa``).
-        every_n_epochs: Average after so many epochs, before their validation. Default: 5 (``papa_all``, ``papa_pairs``).
+        every_n_steps: Interval in optimizer steps. Default: 16 (``apso``, ``pso``), 10 (``papa``).
+        every_n_epochs: Interval in epochs; averaging comes before validation. Default: 5 (``papa_all``,
+            ``papa_pairs``).
         soup: Make a ``uniform`` or ``greedy`` soup (Wortsman et al. 2022) at the end.
         keep: ``always``, or ``if_not_worse`` by validation, which is then run for each particle before and after each
-            averaging. Default: averages always, soups if not worse.
-        optimizer_state: What the optimizers of averaged particles know: their ``own`` moments, none (``reset``), or
-            ``averaged`` ones (not for ``pso``).
-        batchnorm: What becomes of batch statistics.
-        batchnorm_batches: How many training batches they are estimated on.
-        inertia: ``pso``: how much of a velocity stays.
-        cognitive: ``pso``: pull towards a particle's own best.
-        social: ``pso``: pull towards the swarm's best.
+            averaging. Default: ``always`` for averages, ``if_not_worse`` for soups.
+        optimizer_state: Optimizer moments of averaged particles: their ``own``, none (``reset``), or ``averaged`` (not
+            for ``pso``).
+        batchnorm: Handling of batch statistics: ``averaged``, ``reestimated`` or ``own``.
+        batchnorm_batches: Number of training batches for estimating batch statistics.
+        inertia: ``pso``: share of the velocity that is kept.
+        cognitive: ``pso``: pull toward a particle's own best position.
+        social: ``pso``: pull toward the swarm's best position.
         common_start: Start all particles from the first one's weights.
-        monitor: The validation metric that soups and ``keep`` go by. Default: a search's first objective, else ``val_loss``.
-        mode: Whether ``monitor`` is to be small (``min``) or large (``max``).
-        seed: Of the draws.
+        monitor: Validation metric for soups and ``keep``. Default: the search's first objective, otherwise
+            ``val_loss``.
+        mode: Whether ``monitor`` is minimized (``min``) or maximized (``max``).
+        seed: Seed of the random draws.
 
     Raises:
-        ValueError: For settings that are out of range or don't go together; as :class:`~lightning_evo.swarms.SwarmError` at
-            the start of ``fit`` for a swarm of one particle or fewer than ``subset``, or what isn't supported.
+        ValueError: For settings that are out of range or incompatible; as :class:`~lightning_evo.swarms.SwarmError` at
+            the start of ``fit`` for a swarm of one particle or fewer than ``subset``, or an unsupported setup.
 
     Example:
         >>> averaging = SwarmAveraging("apso", subset=6, alpha=0.5, every_n_steps=16)

@@ -39,38 +39,38 @@ _BEST_SAVING, _COMPILING = 0.3, 30.0
 
 
 class FastTraining(SearchCallback):
-    """Train as fast as the device allows: the preset for one GPU, which helps on a CPU too.
+    """Speed up training on one device: a preset for one GPU that also helps on a CPU.
 
-    One line in any Trainer or config: ``trainer.callbacks: [FastTraining]``. Each setting is switched by an argument:
-    ``auto`` uses it where it helps, ``true`` wherever it can be used, ``false`` never. What was decided, and why, is said in
-    a line each and kept in :attr:`choices`, in a search under ``fast`` in the result's ``extra``. What the Trainer was given
-    stays: a ``precision`` other than ``32-true``, ``deterministic``, ``benchmark: true``. Whatever is global (cuDNN's and
-    TF32's flags) is put back when ``fit`` ends, also by an error.
+    One line in any Trainer or config: ``trainer.callbacks: [FastTraining]``. Each setting has an argument: ``auto``
+    enables it where it helps, ``true`` wherever possible, ``false`` never. Each choice and its reason is logged in one
+    line and stored in :attr:`choices`, in a search under ``fast`` in the result's ``extra``. The Trainer's own settings
+    are kept: a ``precision`` other than ``32-true``, ``deterministic``, ``benchmark: true``. Global settings (cuDNN's
+    and TF32's flags) are restored when ``fit`` ends, even after an error.
 
-    With several devices (DDP) every process does it alike. In a :class:`~lightning_evo.ParticleStack` precision,
-    TF32, cuDNN and data apply; formats, fused optimizers and compiling are the stack's own matter. Under FSDP, DeepSpeed and
-    the like the same holds, and precision is the strategy's.
+    With several devices (DDP) every process makes the same choices. In a :class:`~lightning_evo.ParticleStack`
+    precision, TF32, cuDNN and data apply; formats, fused optimizers and compiling are left to the stack. The same holds
+    for FSDP, DeepSpeed and similar strategies, which also determine the precision.
 
     Args:
-        channels_last: Memory format of the weights of networks that convolve images. ``auto``: on a CPU, and on CUDA under
-            mixed precision.
-        precision: ``auto``: on CUDA ``bf16-mixed``, or ``16-mixed`` (float16 and a gradient scaler) where the GPU is older;
-            elsewhere single precision. Or one of ``bf16-mixed``, ``16-mixed``, ``32-true``; ``false`` is ``32-true``.
-        fused: One kernel for the whole optimizer step: ``SGD``, ``Adam``, ``AdamW`` and ``Adagrad``, where torch has one for
-            the device and type, and the user hasn't chosen ``fused`` or ``foreach``.
-        cudnn_benchmark: Have cuDNN try its algorithms for each new shape.
-        tf32: Tensor cores for products of float32 matrices (Ampere and later).
-        data: Sets of tensors are kept on the device where they fit, and cut into whole batches; other loaders get pinned
-            memory, from which batches travel without blocking, and workers that live on. ``true`` is as ``auto``.
-        compile: ``torch.compile`` the network's parts. ``auto``: where timing shows that it's faster, and enough of the run
-            remains. ``true``: from the second batch on.
-        memory_share: Most of the GPU's free memory that the data may take, above 0 and at most 1.
-        num_workers: Workers for a loader that has none and whose set isn't held as tensors; ``None``: on CUDA the cores per
-            device, at most 4.
-        compile_backend: Of ``torch.compile``.
+        channels_last: Channels-last memory format for the weights of convolutional networks. ``auto``: on a CPU, and on
+            CUDA with mixed precision.
+        precision: ``auto``: on CUDA ``bf16-mixed``, or ``16-mixed`` (float16 and a gradient scaler) on older GPUs;
+            otherwise single precision. Or one of ``bf16-mixed``, ``16-mixed``, ``32-true``; ``false`` is ``32-true``.
+        fused: One kernel for the whole optimizer step: ``SGD``, ``Adam``, ``AdamW`` and ``Adagrad``, if torch has one
+            for the device and type, and neither ``fused`` nor ``foreach`` has been set.
+        cudnn_benchmark: Let cuDNN benchmark its algorithms for each new shape.
+        tf32: Tensor cores for float32 matrix products (Ampere and later).
+        data: Keep sets of tensors on the device if they fit, and index whole batches; other loaders get pinned memory,
+            from which batches are copied without blocking, and persistent workers. ``true`` is equivalent to ``auto``.
+        compile: ``torch.compile`` the network's parts. ``auto``: if measurements show that it is faster and enough of
+            the run remains. ``true``: from the second batch on.
+        memory_share: Maximum share of the GPU's free memory for the data, above 0 and at most 1.
+        num_workers: Workers for a loader that has none and whose data set isn't made of tensors; ``None``: on CUDA the
+            cores per device, at most 4.
+        compile_backend: Backend of ``torch.compile``.
 
     Raises:
-        ValueError: An argument is none of what is accepted.
+        ValueError: If an argument is invalid.
 
     Example:
         >>> FastTraining(precision=False, compile=False).choices

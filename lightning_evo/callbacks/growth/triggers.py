@@ -32,19 +32,19 @@ __all__ = [
 
 @dataclass(frozen=True)
 class GrowthState:
-    """What a trigger knows, at the start of an epoch.
+    """Information for triggers at the start of an epoch.
 
     Args:
-        epoch: The epoch that is about to begin, from 0; as many are finished.
-        max_epochs: How many the training has altogether; ``None`` where nobody knows.
+        epoch: The epoch that is about to start, counted from 0.
+        max_epochs: Total number of epochs of the training; ``None`` if unknown.
         metric: The monitored metric of each finished epoch, NaN where it is missing.
-        mode: Whether it is maximised or minimised.
-        train_metric: Its counterpart on training data (for :class:`Gap`); empty where none is monitored.
+        mode: Whether the metric is maximized or minimized.
+        train_metric: The same metric on training data (for :class:`Gap`); empty if not monitored.
         entropies: For each sampled layer the entropy of its activations in each finished epoch, in [0, 1], NaN where it
-            wasn't sampled (a layer that is younger).
+            wasn't sampled (before the layer was added).
         grown: Epochs at whose start the network has grown, ascending.
-        parameters: How many it has now.
-        seed: Decides what is drawn.
+        parameters: Current number of parameters.
+        seed: Seed of all random draws.
     """
 
     epoch: int
@@ -63,9 +63,9 @@ class Decision:
     """Whether to grow, why (or why not), and where.
 
     Args:
-        grow: Whether.
-        why: Why, or why not, in words.
-        layers: Layer -> how much it needs it, in [0, 1]; empty where the trigger has no opinion.
+        grow: Whether to grow.
+        why: The reason, in words.
+        layers: Layer -> need for growth, in [0, 1]; empty if the trigger doesn't rank layers.
     """
 
     grow: bool
@@ -106,9 +106,10 @@ class GrowthTrigger(ABC):
 
 
 class AllOf(GrowthTrigger):
-    """Grow where all do: ``a & b``.
+    """Grow if all triggers agree: ``a & b``.
 
-    Layers are those that all name which name any, the least need counting; if there is no such layer, it doesn't grow.
+    The layers are those named by every trigger that names any, with the smallest need; if there is none, it doesn't
+    grow.
 
     Args:
         triggers: One or more.
@@ -144,7 +145,7 @@ class AllOf(GrowthTrigger):
 
 
 class AnyOf(GrowthTrigger):
-    """Grow where at least one does: ``a | b``. Layers are those that any of these names, the largest need counting.
+    """Grow if at least one trigger does: ``a | b``. The layers are those named by any of them, with the largest need.
 
     Args:
         triggers: One or more.
@@ -172,10 +173,10 @@ class AnyOf(GrowthTrigger):
 
 
 class Not(GrowthTrigger):
-    """Grow where ``trigger`` doesn't: ``~a``. It names no layers.
+    """Grow if ``trigger`` doesn't: ``~a``. It names no layers.
 
     Args:
-        trigger: Another one.
+        trigger: The trigger to negate.
 
     Example:
         >>> from lightning_evo.callbacks.growth.triggers import FixedInterval
@@ -212,17 +213,17 @@ def _take_needs(trigger: GrowthTrigger, of: Sequence[GrowthTrigger]) -> None:
 
 
 class EntropySaturation(GrowthTrigger):
-    """Grow where a layer's activations say as much as they can and have stopped saying more.
+    """Grow if the activation entropy of a layer is high and has stopped rising.
 
     A layer is saturated when the entropies of the last ``window`` epochs since the network last grew, ``minimum`` at
-    least, have a variance below ``variance`` and a mean above ``level``. It grows if one layer is, and names the
-    saturated ones with their mean as need.
+    least, have a variance below ``variance`` and a mean above ``level``. It grows if at least one layer is saturated,
+    and names the saturated layers with their mean as need.
 
     Args:
-        window: How many epochs are looked at, at least 2 (default 10).
-        variance: The population variance must be below it (default 0.01).
-        level: The mean must be above it, in [0, 1) (default 0.5).
-        minimum: How many epochs since the last growth step must have been sampled, from 2 to ``window`` (default 3).
+        window: Number of epochs to consider, at least 2 (default 10).
+        variance: Upper bound of the population variance (default 0.01).
+        level: Lower bound of the mean, in [0, 1) (default 0.5).
+        minimum: Minimum number of sampled epochs since the last growth step, from 2 to ``window`` (default 3).
 
     Raises:
         ValueError: If a number is out of range.
@@ -269,16 +270,16 @@ class EntropySaturation(GrowthTrigger):
 
 
 class EntropyTrend(GrowthTrigger):
-    """Grow where activations' entropy still rises while the metric stays flat: capacity is short.
+    """Grow if the activation entropy still rises while the metric stays flat, which suggests a lack of capacity.
 
     Over the last ``window`` epochs since the network last grew, the least-squares slope of a layer's entropy is above
-    ``slope`` per epoch, and the metric's standard deviation below ``flat``. It names the layers that rise, their mean
-    entropy as need.
+    ``slope`` per epoch, and the metric's standard deviation below ``flat``. It names the layers with rising entropy,
+    with their mean entropy as need.
 
     Args:
-        window: How many epochs are looked at, all of which are needed, at least 3 (default 5).
-        slope: Entropy per epoch, at least 0 (default 0.001).
-        flat: In the metric's own unit (default 0.007).
+        window: Number of epochs to consider, all of which are required, at least 3 (default 5).
+        slope: Minimum slope in entropy per epoch, at least 0 (default 0.001).
+        flat: Maximum standard deviation of the metric, in its own unit (default 0.007).
 
     Raises:
         ValueError: If a number is out of range.
@@ -323,19 +324,19 @@ class EntropyTrend(GrowthTrigger):
 
 
 class Plateau(GrowthTrigger):
-    """Grow where the monitored metric won't gain much any more as the network is.
+    """Grow if the monitored metric is expected to improve little with the current network.
 
-    From the curve since the network last grew, the metric ``horizon`` epochs ahead is predicted. It grows if its mean is
-    less than ``epsilon`` better than the best of that curve. A prediction that doesn't understand the curve
-    (:attr:`FinalFitness.explained`), as while its climb speeds up, is no plateau.
+    From the curve since the network last grew, the metric ``horizon`` epochs ahead is predicted. It grows if its mean
+    is less than ``epsilon`` better than the best of that curve. A curve that the predictor can't explain
+    (:attr:`FinalFitness.explained`), such as one that accelerates, is not a plateau.
 
     Args:
-        epsilon: ε, the gain that is still worth waiting for, in the metric's own unit, above 0 (default 0.005).
-        horizon: How many epochs ahead, at least 1 (default 3).
-        minimum: How many epochs since the last growth must have a finite metric, at least 1 (default 8); the predictor's
-            own minimum counts as well. Of fewer the best is often a lucky one, which the next can't exceed: noise then
+        epsilon: ε, the smallest gain worth waiting for, in the metric's own unit, above 0 (default 0.005).
+        horizon: Number of epochs to predict ahead, at least 1 (default 3).
+        minimum: Minimum number of epochs with a finite metric since the last growth step, at least 1 (default 8); the
+            predictor's own minimum also applies. With fewer epochs the best one is often a lucky outlier, so that noise
             looks like a plateau.
-        predictor: What predicts (default :class:`~lightning_evo.predictors.BayesianCurve`).
+        predictor: Predictor of the metric (default :class:`~lightning_evo.predictors.BayesianCurve`).
 
     Raises:
         ValueError: If a number is out of range.
@@ -374,8 +375,8 @@ class Gap(GrowthTrigger):
     """Don't grow while the network overfits: grow only where training isn't much better than validation.
 
     Args:
-        limit: By how much the metric on training data may be better than the monitored one, in their unit, at least 0
-            (default 0.05). In the last epoch that has both.
+        limit: Maximum difference by which the metric on training data may be better than the monitored one, in their
+            unit, at least 0 (default 0.05), in the last epoch with both.
 
     Raises:
         ValueError: If ``limit`` is negative.
@@ -404,10 +405,10 @@ class Gap(GrowthTrigger):
 
 
 class FixedInterval(GrowthTrigger):
-    """Grow on a clock: every ``epochs`` epochs. A control; it looks at nothing.
+    """Grow at fixed intervals: every ``epochs`` epochs. A control that uses no information.
 
     Args:
-        epochs: At least 1 (default 5), counted from the last growth step, or the start.
+        epochs: Interval, at least 1 (default 5), counted from the last growth step or the start.
 
     Raises:
         ValueError: If ``epochs`` is below 1.
@@ -429,10 +430,10 @@ class FixedInterval(GrowthTrigger):
 
 
 class RandomTrigger(GrowthTrigger):
-    """Grow by chance: a control. What it draws follows from the seed and the epoch alone.
+    """Grow at random: a control. The draws depend only on the seed and the epoch.
 
     Args:
-        probability: Per epoch, in [0, 1] (default 0.2).
+        probability: Probability of growing per epoch, in [0, 1] (default 0.2).
 
     Raises:
         ValueError: If ``probability`` is not in [0, 1].
