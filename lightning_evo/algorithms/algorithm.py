@@ -70,9 +70,9 @@ class _Child:
 
 
 class Algorithm(ABC):
-    """Asks for candidates and is told how they ended; a subclass says how to select parents, vary and survive.
+    """Proposes candidates and receives their results; subclasses define parent selection, variation and survival.
 
-    The whole of an algorithm of your own (steady state: it breeds whenever it is asked, and never makes a slot wait):
+    A complete custom algorithm (steady state: it breeds on every ask, and never makes a slot wait):
 
     >>> from lightning_evo.algorithms import Algorithm
     >>> class KeepTheBest(Algorithm):
@@ -85,7 +85,7 @@ class Algorithm(ABC):
     ...     def survive(self, population):
     ...         return self.toolbox.survive(population, self.population_size)
 
-    and its use:
+    Its use:
 
     >>> from lightning_evo.algorithms import Operator, SearchSetup
     >>> from lightning_evo.genome import Integer, Objective, Result, SearchSpace
@@ -99,25 +99,26 @@ class Algorithm(ABC):
     42
 
     Inside the four methods :attr:`rng`, Python's global ``random`` (DEAP's operators use it) and NumPy's global state
-    are seeded for that one call, so that the run's seed, the candidate's id and the results told so far decide
-    everything. Keep no state that :meth:`ask` changes: a resumed search recalls candidates without breeding them.
+    are seeded for each call, so that the run's seed, the candidate's id and the results so far determine the outcome.
+    Don't keep state that :meth:`ask` changes: a resumed search recalls candidates without breeding them.
 
-    Set ``synchronous = True`` for an algorithm in generations: it is asked for ``population_size`` candidates
-    (:attr:`generation_size` after the first), then makes the slots wait (:meth:`ask` returns ``None``) until all are
-    told, and only then calls :meth:`survive`; so it gives the same candidates on any number of slots.
+    Set ``synchronous = True`` for a generational algorithm: it provides ``population_size`` candidates
+    (:attr:`generation_size` after the first generation), then makes the slots wait (:meth:`ask` returns ``None``) until
+    all results are in, and only then calls :meth:`survive`; so it gives the same candidates on any number of slots.
 
     Args:
-        population_size: How many individuals live at a time; so many are sampled before any is bred (default 16).
+        population_size: Size of the population, and number of initial random candidates (default 16).
         select: Operator registered as ``toolbox.select`` (parents). Default: tournament of 3; with several objectives
             ``selTournamentDCD``.
         mate: Operator registered as ``toolbox.mate``. Default: ``uniform``.
         mutate: Operator registered as ``toolbox.mutate``. Default: ``per_gene``.
         survive: Operator registered as ``toolbox.survive``. Default: ``selBest``; with several objectives ``selNSGA2``.
-        initial: Genomes to start from, as config path -> value; what one leaves out is sampled.
-        duplicate_retries: How often to breed again when a genome was asked before (default 10); after that the
-            duplicate is returned, with ``duplicate_of`` set.
-        hall_of_fame_size: How many of the best to keep (default 10); with several objectives the whole front is kept.
-        prescreen: Breed many children and train the one a predictor expects most of. Default: train every child.
+        initial: Genomes to start from, as config path -> value; missing genes are sampled.
+        duplicate_retries: How often to breed again when a child duplicates an earlier candidate (default 10); after
+            that the duplicate is returned, with ``duplicate_of`` set.
+        hall_of_fame_size: Number of best individuals to keep (default 10); with several objectives the whole front is
+            kept.
+        prescreen: Breed many children and train the one with the best predicted fitness. Default: train every child.
 
     Raises:
         ValueError: For a value out of range, or an operator that doesn't exist or doesn't take its arguments.

@@ -21,22 +21,24 @@ __all__ = ["GenerationalEvolution"]
 class GenerationalEvolution(Algorithm):
     """A genetic algorithm in generations: tournament, crossover, mutation, elitism.
 
-    Synchronous: slots wait until the whole generation is told, and the candidates are the same on any number of slots.
-    Places that failed offspring leave empty go to the best of their parents' generation.
+    Synchronous: slots wait for the results of the whole generation, and the candidates are the same on any number of
+    slots. Failed offspring are replaced by the best of the parents' generation.
 
     Args:
-        population_size: How many individuals live at a time, μ (default 16).
-        strategy: Who lives on. ``generational``: the ``elitism`` best parents and all offspring. ``mu+lambda``: the
-            best of parents and offspring. ``mu,lambda``: the ``elitism`` best parents and the best offspring.
-        offspring: Candidates per generation, λ (default μ, less ``elitism`` in ``generational``, where it is fixed).
-        elitism: How many of the best parents live on unconditionally (default 2); ``mu+lambda`` keeps the best anyway.
-        tournament_size: How many individuals compete to be a parent (default 5). With several objectives parents are
-            drawn by ``selTournamentDCD`` instead.
-        crossover_probability: How likely a child has two parents (default 0.5).
-        mutation_probability: How likely a child of two parents is mutated too (default 1); a child of one always is.
-        select: Operator in the tournament's place.
+        population_size: Size of the population, μ (default 16).
+        strategy: Selection of survivors. ``generational``: the ``elitism`` best parents and all offspring.
+            ``mu+lambda``: the best of parents and offspring. ``mu,lambda``: the ``elitism`` best parents and the best
+            offspring.
+        offspring: Candidates per generation, λ (default μ, minus ``elitism`` in ``generational``, where it is fixed).
+        elitism: Number of best parents that always survive (default 2); ``mu+lambda`` keeps the best anyway.
+        tournament_size: Number of individuals that compete to be a parent (default 5). With several objectives,
+            ``selTournamentDCD`` is used instead.
+        crossover_probability: Probability that a child has two parents (default 0.5).
+        mutation_probability: Probability that a child of two parents is also mutated (default 1); a child of one parent
+            always is.
+        select: Operator that replaces the tournament.
         mate: Crossover (default ``uniform``).
-        mutate: Mutation (default ``per_gene``: each gene at one in their number, at least one).
+        mutate: Mutation (default ``per_gene``: each gene with probability 1 / number of genes, at least one).
         survive: Operator that ranks survivors (default ``selBest``; with several objectives ``selNSGA2``).
         shared: ``initial``, ``duplicate_retries``, ``hall_of_fame_size`` and ``prescreen``: see :class:`Algorithm`.
 

@@ -20,14 +20,14 @@ __all__ = ["LocalSearch"]
 
 
 class LocalSearch(Algorithm):
-    """Hill climbing: mutate the best of this climb; start a new climb after ``patience`` tells without improvement.
+    """Hill climbing: mutate the best of this climb; restart after ``patience`` results without improvement.
 
     Steady state: it never makes a slot wait. With several objectives a candidate improves if it dominates.
 
     Args:
-        population_size: How many random candidates the first climb takes its start from (default 4).
-        patience: How many candidates in a row, told without improving on the best of the climb, end it (default 20).
-        mutate: Operator that makes a neighbour (default: one gene mutates).
+        population_size: Number of random candidates from which the first climb starts (default 4).
+        patience: Number of consecutive results without improvement that end a climb (default 20).
+        mutate: Operator that makes a neighbor (default: one gene mutates).
         shared: ``initial``, ``duplicate_retries``, ``hall_of_fame_size`` and ``prescreen``: see :class:`Algorithm`.
 
     Raises:

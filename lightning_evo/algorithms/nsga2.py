@@ -19,20 +19,21 @@ __all__ = ["NSGA2"]
 
 
 class NSGA2(Algorithm):
-    """NSGA-II (Deb et al. 2002): rank by domination, then by distance to the neighbours on the front.
+    """NSGA-II (Deb et al. 2002): rank by domination, then by crowding distance on the front.
 
-    Synchronous (μ + λ with λ = μ): slots wait until the whole generation is told, and the candidates are the same on
-    any number of slots. With one objective it is an elitist genetic algorithm; for four objectives or more name
+    Synchronous (μ + λ with λ = μ): slots wait for the results of the whole generation, and the candidates are the same
+    on any number of slots. With one objective it is an elitist genetic algorithm; for four or more objectives use
     ``survive: {name: selNSGA3, arguments: {ref_points: 12}}``.
 
     Args:
-        population_size: How many individuals live at a time, and candidates per generation (default 20).
-        crossover_probability: How likely a child has two parents (default 0.9).
-        mutation_probability: How likely a child of two parents is mutated too (default 1); a child of one always is.
+        population_size: Size of the population, and candidates per generation (default 20).
+        crossover_probability: Probability that a child has two parents (default 0.9).
+        mutation_probability: Probability that a child of two parents is also mutated (default 1); a child of one parent
+            always is.
         select: Operator that chooses parents (default ``selTournamentDCD``: by domination, then by crowding).
         mate: Crossover (default ``uniform``).
-        mutate: Mutation (default ``per_gene``: each gene at one in their number, at least one).
-        survive: Operator that chooses who lives on (default ``selNSGA2``).
+        mutate: Mutation (default ``per_gene``: each gene with probability 1 / number of genes, at least one).
+        survive: Operator that selects survivors (default ``selNSGA2``).
         shared: ``initial``, ``duplicate_retries``, ``hall_of_fame_size`` and ``prescreen``: see :class:`Algorithm`.
 
     Raises:

@@ -107,16 +107,16 @@ class Operator:
             ``alter_layer`` (mutate; ``rate``), ``one_point_layers`` and ``homologous_layers`` (mate; ``swap``); or the
             import path of your own function with DEAP's signature: ``select(individuals, k)`` returns a list,
             ``mate(list1, list2)`` a pair of lists, ``mutate(list1)`` a tuple of one list.
-        arguments: Its further arguments. ``low`` and ``up`` are the ends of the scale and need not be given;
-            ``ref_points`` of ``selNSGA3`` may be a number of divisions.
-        acts_on: The list that a crossover or mutation acts on. ``values``: one element per gene of the space, as it stands
-            (:data:`~lightning_evo.algorithms.INACTIVE` where the gene is off). ``unit``: the numbers in [0, 1] of
-            ``SearchSpace.encode``, put back into [0, 1] and decoded afterwards; unordered values count by their index.
-            ``bits``: the bits of the Bitstring and Boolean genes that are on. Default: what suits the operator;
+        arguments: Additional arguments. ``low`` and ``up`` are the ends of the scale and need not be given;
+            ``ref_points`` of ``selNSGA3`` can be a number of divisions.
+        acts_on: The list that a crossover or mutation acts on. ``values``: one unmodified element per gene of the space
+            (:data:`~lightning_evo.algorithms.INACTIVE` for inactive genes). ``unit``: the numbers in [0, 1] of
+            ``SearchSpace.encode``, clipped to [0, 1] and decoded afterwards; unordered values are represented by their
+            index. ``bits``: the bits of the active Bitstring and Boolean genes. Default: suitable for the operator;
             ``values`` for your own function.
 
     Raises:
-        ValueError: If the name is unknown or refused, or ``acts_on`` doesn't suit it.
+        ValueError: If the name is unknown or unsupported, or ``acts_on`` doesn't suit it.
 
     >>> Operator("selTournment")
     Traceback (most recent call last):

@@ -28,35 +28,37 @@ class _Step:
 class PopulationBasedTraining(Algorithm):
     """Population-based training (Jaderberg et al. 2017, arXiv:1711.09846): train in segments; the worst copy the best.
 
-    Each of ``population_size`` members trains ``interval`` epochs at a time; each such segment is a candidate. After it, a
-    member among the worst ``quantile`` *exploits*: it takes over the whole training state (weights, optimizers, position
-    in schedules, random state) of one drawn from the best ``quantile`` that beats it. Then it *explores*: each gene is
-    drawn anew with ``resample_probability``, otherwise perturbed (see :meth:`explore`). All others go on as they are. With
-    several objectives members are ranked by non-domination, then by crowding, and only a donor that dominates is copied.
+    Each of ``population_size`` members trains ``interval`` epochs at a time; each such segment is a candidate.
+    Afterwards, a member in the worst ``quantile`` *exploits*: it copies the whole training state (weights, optimizers,
+    position in schedules, random state) of a random better member from the best ``quantile``. Then it *explores*: each
+    gene is resampled with ``resample_probability``, otherwise perturbed (see :meth:`explore`). All others continue
+    unchanged. With several objectives, members are ranked by non-domination, then by crowding, and only a dominating
+    member is copied.
 
-    What is found is a *schedule* of hyperparameters rather than one value for each: the winner's segments, each continuing
-    the one it inherits from, are one training. Genes must not change the shape of the network, as states are copied
-    between members.
+    The result is a *schedule* of hyperparameters rather than one value for each: the winner's segments, each continuing
+    the one it inherits from, form one training. Genes must not change the shape of the network, because states are
+    copied between members.
 
-    A candidate's parents are the member's last candidate and, where it exploits, the donor; it inherits from the one whose
-    state it continues, whose seed it keeps: data splits drawn from the seed stay as they are. A member that failed
-    takes over the best; where there is none, it starts anew. Duplicates are trained, as the same genome continues another
-    state.
+    A candidate's parents are the member's last candidate and, if it exploits, the donor; it inherits from the one whose
+    state it continues and keeps that one's seed, so that data splits derived from the seed don't change. A member that
+    failed copies the best one; if there is none, it starts over. Duplicates are trained, because the same genome
+    continues another state.
 
     Args:
-        population_size: How many members train (default 16).
-        interval: Epochs in a segment (default 1): often enough to follow a schedule, long enough to tell good from bad.
-        epochs: Epochs that a member trains in all. Default: the Trainer's ``max_epochs``; without a Trainer, members
-            train on until the budget ends the search. The last segment may be shorter. Each member is asked for no more
-            segments than that takes, whichever member it copies.
-        quantile: Which part of the population is replaced, and which may be copied (default 0.25; at most 0.5).
-        resample_probability: How likely a gene is drawn anew when exploring (default 0.25).
-        factors: By which numbers are multiplied when perturbed, one drawn at random (default 0.8 and 1.2).
-        synchronous: Wait until all members have trained their segment, so that the candidates are the same on any number
-            of slots (default). ``false``: a member is compared with the latest of all others as soon as it ends, and no
-            slot waits while a member is ready.
-        initial: Genomes to start from, at most ``population_size``; what one leaves out is sampled.
-        hall_of_fame_size: How many of the best to keep (default 10).
+        population_size: Number of members (default 16).
+        interval: Epochs in a segment (default 1): short enough to follow a schedule, long enough to distinguish good
+            from bad.
+        epochs: Total epochs of a member. Default: the Trainer's ``max_epochs``; without a Trainer, members train until
+            the budget ends the search. The last segment may be shorter. This also limits the number of segments per
+            member, whichever member it copies.
+        quantile: Fraction of the population that is replaced, and that can be copied (default 0.25; at most 0.5).
+        resample_probability: Probability that a gene is resampled when exploring (default 0.25).
+        factors: Random factors by which numbers are multiplied when perturbed (default 0.8 and 1.2).
+        synchronous: Wait until all members have trained their segment, so that the candidates are the same on any
+            number of slots (default). ``false``: a member is compared with the latest segments of all others as soon as
+            it ends, and no slot waits while a member is ready.
+        initial: Genomes to start from, at most ``population_size``; missing genes are sampled.
+        hall_of_fame_size: Number of best individuals to keep (default 10).
 
     Raises:
         ValueError: For a value out of range.

@@ -16,25 +16,27 @@ __all__ = ["PredictorSearch"]
 class PredictorSearch(Algorithm):
     """Alternate between fitting a predictor and local search over it (as BANANAS does: White et al. 2021, arXiv:1910.11858).
 
-    A composition of the other algorithms' parts: parents are among the best so far, children mutants of them, and a
-    :class:`~lightning_evo.algorithms.Prescreen` with several ``rounds`` climbs the predictor from there: in each round the
-    most promising children are mutated further, and only the most promising of all rounds is trained. Steady state: it
-    never makes a slot wait. Where the predictor hasn't earned its use, a mutant of one of the best is trained as it is.
+    Composed of the same parts as the other algorithms: parents are among the best so far, children are mutants of them,
+    and a :class:`~lightning_evo.algorithms.Prescreen` with several ``rounds`` optimizes the prediction from there: in
+    each round the most promising children are mutated further, and only the most promising child of all rounds is
+    trained. Steady state: it never makes a slot wait. As long as the predictor doesn't beat its baseline, a mutant of
+    one of the best is trained unfiltered.
 
     Args:
-        predictor: What predicts fitness. With several objectives each has a copy of its own.
-        population_size: How many random candidates come first, and how many of the best are kept (default 16).
-        parents: How many of the best children descend from (default 8).
-        pool: How many children each round breeds (default 20).
-        rounds: How often the best children are mutated further before one is trained (default 3).
-        explore: Fraction of children trained without asking the predictor (default 0.1).
-        confidence: How many standard deviations are added to the mean that children are compared by (default 0.5).
-        archives: Earlier searches over the same space that the predictor learns from too.
-        mutate: Operator that makes a child (default ``per_gene``: each gene at one in their number, at least one).
-        survive: Operator that ranks who is kept (default ``selBest``; with several objectives ``selNSGA2``).
-        initial: Genomes to start from; what one leaves out is sampled.
-        duplicate_retries: How often a genome that was asked before is bred again (default 10).
-        hall_of_fame_size: How many of the best to keep (default 10).
+        predictor: Predictor of fitness. With several objectives, each has its own copy.
+        population_size: Number of initial random candidates, and of best individuals kept (default 16).
+        parents: Number of best individuals that can be parents (default 8).
+        pool: Number of children bred in each round (default 20).
+        rounds: Rounds of further mutation of the best children before one is trained (default 3).
+        explore: Fraction of candidates trained without using the predictor (default 0.1).
+        confidence: Standard deviations added to the predicted mean when children are compared (default 0.5).
+        archives: Earlier searches over the same space to learn from as well.
+        mutate: Operator that makes a child (default ``per_gene``: each gene with probability 1 / number of genes, at
+            least one).
+        survive: Operator that selects survivors (default ``selBest``; with several objectives ``selNSGA2``).
+        initial: Genomes to start from; missing genes are sampled.
+        duplicate_retries: How often to breed again when a child duplicates an earlier candidate (default 10).
+        hall_of_fame_size: Number of best individuals to keep (default 10).
 
     Raises:
         ValueError: For a value out of range, or an operator that doesn't exist or doesn't take its arguments.

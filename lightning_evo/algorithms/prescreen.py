@@ -32,24 +32,23 @@ FOLDS = 5
 
 @dataclass(frozen=True)
 class Prescreen:
-    """Breed many children, train the one a predictor expects most of.
+    """Breed many children, and train the one with the best predicted fitness.
 
-    A predictor is fitted as soon as it has the results it needs, and fitted again whenever results have grown by a
-    tenth. It is used only while its cross-validated Kendall τ is above that of parameters and FLOPs alone, which is
-    measured again whenever results have grown by a quarter. Until then, and where it is not used, children are trained
-    as they are bred.
+    A predictor is fitted as soon as there are enough results, and again whenever their number has grown by a tenth. It
+    is used only while its cross-validated Kendall τ is above that of parameters and FLOPs alone, which is measured
+    again whenever the number of results has grown by a quarter. Otherwise, children are trained unfiltered.
 
     Args:
-        predictor: What predicts fitness. With several objectives each has a copy of its own.
-        pool: How many children are bred for each one trained (default 10).
-        explore: Fraction of children that are trained unfiltered, so that the predictor keeps learning about what it
-            thinks little of (default 0.2).
-        confidence: How many standard deviations are added to the mean: the upper confidence bound that children are
-            compared by (default 0.5; 0: the mean alone).
-        rounds: How often the best children of the pool are mutated further before one is chosen: local search over the
-            predictor (default 0: none).
-        archives: Directories (archive files, database URLs) of earlier searches over the same space, whose results the
-            predictor learns from too: it is ready from the first candidate on.
+        predictor: Predictor of fitness. With several objectives, each has its own copy.
+        pool: Number of children bred for each one trained (default 10).
+        explore: Fraction of candidates trained unfiltered, so that the predictor also learns about candidates it would
+            reject (default 0.2).
+        confidence: Standard deviations added to the predicted mean, for an upper confidence bound when children are
+            compared (default 0.5; 0: the mean alone).
+        rounds: Rounds of further mutation of the best of the pool before one is chosen: local search over the predictor
+            (default 0).
+        archives: Directories, archive files or database URLs of earlier searches over the same space to learn from as
+            well, so that the predictor is ready from the first candidate on.
 
     Raises:
         ValueError: For a value out of range.
@@ -84,17 +83,17 @@ class _Row:
 
 
 class Screen:
-    """A prescreen at work in one search: it collects results, keeps the predictors fitted, and chooses.
+    """A prescreen in a running search: collects results, refits the predictors, and chooses children.
 
-    What it does at an ask is decided by the seed and the results told before, in their order; it can be rebuilt from
-    them at any time. So it is fitted late: not when a result comes, but when a child is to be chosen.
+    Its choices depend only on the seed and the previous results, in their order, so it can be rebuilt from them at any
+    time. For this reason it is fitted lazily, when a child is to be chosen.
 
     Args:
-        settings: The prescreen asked for.
+        settings: The prescreen's settings.
         setup: The search.
 
     Raises:
-        ValueError: If the predictor can do nothing with the space.
+        ValueError: If the predictor can't handle the space.
     """
 
     needs: int

@@ -17,10 +17,10 @@ __all__ = ["RandomSearch"]
 
 
 class RandomSearch(Algorithm):
-    """Draw every candidate from the whole space. Steady state: it never makes a slot wait.
+    """Sample every candidate from the whole space. Steady state: it never makes a slot wait.
 
     Args:
-        population_size: How many of the candidates told last one line of the logbook describes (default 16).
+        population_size: Number of recent candidates that one line of the logbook describes (default 16).
         shared: ``initial``, ``duplicate_retries``, ``hall_of_fame_size`` and ``prescreen``: see :class:`Algorithm`.
     """
 

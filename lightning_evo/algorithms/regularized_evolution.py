@@ -19,18 +19,19 @@ __all__ = ["RegularizedEvolution"]
 
 
 class RegularizedEvolution(Algorithm):
-    """Aging evolution (Real et al. 2019, arXiv:1802.01548): mutate a tournament's winner; the oldest dies.
+    """Aging evolution (Real et al. 2019, arXiv:1802.01548): mutate the winner of a tournament; remove the oldest.
 
     Steady state: it never makes a slot wait. The population is a queue in the order in which results arrive, so on
     several slots the candidates depend on which ends first (a resumed search follows the recorded order).
 
     Args:
-        population_size: Length of the queue; so many candidates are sampled first (default 16).
-        tournament_size: How many individuals, drawn with replacement, compete to be the parent (default 8: half of
-            the population; with a budget of thousands a fourth explores more). With several objectives the parent is
-            drawn by ``selTournamentDCD`` instead.
-        select: Operator in the tournament's place.
-        mutate: Operator that makes a child (default ``per_gene``: each gene at one in their number, at least one).
+        population_size: Length of the queue, and number of initial random candidates (default 16).
+        tournament_size: Number of individuals, drawn with replacement, that compete to be the parent (default 8: half
+            of the population; with a budget of thousands, a quarter explores more). With several objectives,
+            ``selTournamentDCD`` is used instead.
+        select: Operator that replaces the tournament.
+        mutate: Operator that makes a child (default ``per_gene``: each gene with probability 1 / number of genes, at
+            least one).
         shared: ``initial``, ``duplicate_retries``, ``hall_of_fame_size`` and ``prescreen``: see :class:`Algorithm`.
 
     Raises:

@@ -16,18 +16,18 @@ Prior = Sequence[tuple[Genome, tuple[float, ...]]]
 
 @dataclass(frozen=True)
 class SearchSetup:
-    """Everything that an algorithm needs to know of the search, for :meth:`Algorithm.bind`.
+    """Everything that an algorithm needs from the search, for :meth:`Algorithm.bind`.
 
     Args:
-        space: Where to search.
-        objectives: What to optimise, at least one.
-        seed: Decides every random choice (default 0).
+        space: The search space.
+        objectives: The objectives, at least one.
+        seed: Seed of every random choice (default 0).
         prior: Results of earlier searches that a prescreen's predictors learn from as well (default: none).
-        measure: Measures zero-cost proxies for predictors; ``None`` (default) where no network can be built, as in the
-            search of a plain function.
+        measure: Measures zero-cost proxies for predictors; ``None`` (default) if no network can be built, as in the
+            search over a plain function.
         inherits: Whether children start from their parents' weights (default ``False``).
         max_epochs: Epochs of a whole training, for an algorithm that trains in segments; ``None`` (default): unlimited.
-        free_genes: Genes that may differ within a swarm: numbers that leave the structure of the network as it is.
+        free_genes: Genes that may differ within a swarm: numbers that don't change the structure of the network.
             ``None`` (default): not examined.
 
     Raises:

@@ -30,40 +30,42 @@ def is_numeric(gene: object) -> bool:
 class SwarmOptimization(Algorithm):
     """Search for swarms: each is ``particles`` candidates of one architecture that train and average together.
 
-    All particles of a swarm share the genes that decide what is built and on which data; each has values of its *own* for
-    the others (learning rate, weight decay, momentum), and initial weights of its own. The whole swarm trains as one
-    stack; :class:`~lightning_evo.callbacks.SwarmAveraging` among the search's callbacks pulls its particles together (the
-    accelerated particle swarm of Yang 2010 between steps of gradient descent, as in Nytorch's example).
+    All particles of a swarm share the genes that determine structure and data; each has its *own* values for the others
+    (learning rate, weight decay, momentum), and its own initial weights. The whole swarm trains as one stack;
+    :class:`~lightning_evo.callbacks.SwarmAveraging` among the search's callbacks pulls its particles together (the
+    accelerated particle swarm of Yang 2010 between steps of gradient descent, as in the Nytorch tutorial).
 
-    The first ``population_size`` swarms are drawn from the whole space, own genes evenly over their ranges. Later ones are
-    bred: of the best swarms alive, by tournament, parents are chosen; a new swarm's shared genes are theirs, recombined
-    and mutated; its first particle takes the own genes of the parent's best particle, the others vary them (see
-    :meth:`explore`). A swarm is as good as its best particle, which stands for it among those alive. Where all genes are
-    own ones, later swarms share everything else with the first, and search around the best particle.
+    The first ``population_size`` swarms are sampled from the whole space, own genes evenly over their ranges. Later
+    ones are bred: parents are selected from the population of swarms by tournament; a new swarm's shared genes are
+    theirs, recombined and mutated; its first particle inherits the own genes of the parent's best particle, and the
+    others mutate them (see :meth:`explore`). A swarm's fitness is that of its best particle, which represents it in the
+    population. If all genes are own genes, later swarms share everything else with the first, and search around the
+    best particle.
 
-    Synchronous: a swarm is asked for whole, and the next when all of its particles are told. ``generation`` is the swarm's
-    number. Equal genomes in one swarm are no duplicates: their weights begin differently.
+    Synchronous: the particles of a swarm are asked for together, and those of the next swarm after all results are in.
+    ``generation`` is the swarm's number. Equal genomes in one swarm aren't duplicates, because their initial weights
+    differ.
 
-    Which genes may be own ones is found out by building networks (:attr:`SearchSetup.free_genes
-    <lightning_evo.algorithms.SearchSetup.free_genes>`); where they weren't examined, every numeric gene counts as one.
+    Which genes can be own genes is determined by building networks (:attr:`SearchSetup.free_genes
+    <lightning_evo.algorithms.SearchSetup.free_genes>`); if they weren't examined, every numeric gene counts as one.
 
     Args:
         particles: Candidates in each swarm (default 12).
-        population_size: How many swarms live at a time; so many are drawn before one is bred (default 4).
-        tournament_size: How many of these compete to be a parent (default 2). With several objectives parents are drawn
-            by ``selTournamentDCD`` instead.
-        crossover_probability: How likely a swarm's shared genes have two parents (default 0.5).
-        mutation_probability: How likely they are mutated too where they have two (default 1).
-        resample_probability: How likely an own gene is drawn anew instead (default 0.1).
-        select: Operator in the tournament's place.
+        population_size: Number of swarms in the population, and of initial random swarms (default 4).
+        tournament_size: Number of swarms that compete to be a parent (default 2). With several objectives,
+            ``selTournamentDCD`` is used instead.
+        crossover_probability: Probability that a swarm's shared genes have two parents (default 0.5).
+        mutation_probability: Probability that shared genes of two parents are also mutated (default 1).
+        resample_probability: Probability that an own gene is resampled instead of mutated (default 0.1).
+        select: Operator that replaces the tournament.
         mate: Crossover of the shared genes (default ``uniform``).
         mutate: Mutation of the shared genes (default ``per_gene``).
         survive: Operator that ranks swarms by their best particles (default ``selBest``; with several objectives
             ``selNSGA2``).
-        initial: Genomes of the first candidates, in their order; what one leaves out is drawn, or shared with the first of
-            its swarm.
-        duplicate_retries: How often shared genes that an earlier swarm had are bred again (default 10).
-        hall_of_fame_size: How many of the best particles to keep (default 10).
+        initial: Genomes of the first candidates, in order; missing genes are sampled, or shared with the first particle
+            of the swarm.
+        duplicate_retries: How often to breed again when shared genes duplicate an earlier swarm (default 10).
+        hall_of_fame_size: Number of best particles to keep (default 10).
 
     Raises:
         ValueError: For a value out of range, or an operator that doesn't exist or doesn't take its arguments.

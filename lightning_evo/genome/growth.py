@@ -27,29 +27,29 @@ _PER_STEP = 3
 
 
 class GrowthSteps(Gene):
-    """How a network grows from the one in the config: steps taken one after the other before it trains.
+    """Growth of a network from the one in the config: steps applied in sequence before training.
 
-    A value is a list of steps such as ``{"operation": "widen", "place": 0.37, "ratio": 1.5}``. ``place`` picks one of the
-    layers that the operation can be done to, in the order of the network: 0 is the first, 1 the last. The gene lives at
-    ``trainer.callbacks.StructuralGrowth.init_args.initial``, and there must be a
-    :class:`~lightning_evo.callbacks.StructuralGrowth` among ``trainer.callbacks``.
+    A value is a list of steps such as ``{"operation": "widen", "place": 0.37, "ratio": 1.5}``. ``place`` selects one of
+    the layers that support the operation, in the order of the network: 0 is the first, 1 the last. The gene's config
+    path is ``trainer.callbacks.StructuralGrowth.init_args.initial``, and ``trainer.callbacks`` must contain a
+    :class:`~lightning_evo.callbacks.StructuralGrowth`.
 
     A mutation mostly appends a step. So a child is its parent plus one step, and with
-    :class:`~lightning_evo.callbacks.WeightInheritance` it starts with its parent's weights and computes what its parent
-    computed: evolution by morphism. Two parents' steps aren't mixed: a step is meant for the network that the steps before
-    it made. The whole list may come from either (see :meth:`SearchSpace.crossover
+    :class:`~lightning_evo.callbacks.WeightInheritance` it starts with its parent's weights and function: evolution by
+    network morphisms. The steps of two parents aren't mixed, because a step depends on the network built by the
+    previous steps. The whole list can come from either parent (see :meth:`SearchSpace.crossover
     <lightning_evo.genome.SearchSpace.crossover>`).
 
     Args:
-        operations: What a step may do: some of ``insert``, ``widen``, ``residual``, ``prune``, ``kernel``,
-            ``activation``. The first three begin as the function that was there; the others may not.
-        max_steps: Most steps, at least 1.
-        ratios: How many times as wide ``widen`` makes a layer, ascending, each above 1 and at most 100. ``prune`` keeps
-            the inverse of one.
-        initial_steps: Most steps of a sampled value, from 0 to ``max_steps``; so many or fewer are drawn. Default 0: every
-            first candidate is the network in the config.
-        mutations: Weights of ``append``, ``drop`` (the last step) and ``alter`` (the last step), one of which is a
-            mutation; those left out have none. Default: 8, 1 and 1.
+        operations: Operations that a step may use: ``insert``, ``widen``, ``residual``, ``prune``, ``kernel``,
+            ``activation``. The first three preserve the network's function; the others may not.
+        max_steps: Maximum number of steps, at least 1.
+        ratios: Factors by which ``widen`` widens a layer, ascending, each above 1 and at most 100. ``prune`` keeps the
+            inverse of a factor.
+        initial_steps: Maximum number of steps of a sampled value, from 0 to ``max_steps``. Default 0: every initial
+            candidate is the network in the config.
+        mutations: Weights with which ``append``, ``drop`` (the last step) or ``alter`` (the last step) is chosen; 0 for
+            those left out. Default: 8, 1 and 1.
         when: See :class:`Gene`.
 
     Raises:

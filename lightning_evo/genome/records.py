@@ -35,7 +35,7 @@ FAILED: Status = "failed"
 
 @dataclass(frozen=True)
 class Objective:
-    """One thing to optimise.
+    """A metric or cost to optimize.
 
     Args:
         monitor: A metric the module logs (``val_acc``), or a measured cost: ``cost/params``, ``cost/flops``,
@@ -66,13 +66,13 @@ class Objective:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a predictor said of a candidate before it was trained.
+    """The prediction for a candidate before training.
 
     Args:
         mean: The predicted fitness, one value per objective, in the objectives' own units.
         std: Its uncertainty, a standard deviation per objective.
-        used: Whether the candidate was chosen by it; ``False`` for those left unfiltered.
-        results: How many results the predictor had learned from.
+        used: Whether the candidate was chosen by it; ``False`` for unfiltered candidates.
+        results: Number of results the predictor was fitted to.
         proxies: Zero-cost proxies of the untrained network, by name; one that could not be measured is missing.
     """
 
@@ -100,11 +100,11 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Segment:
-    """Which epochs of a longer training a candidate trains.
+    """The epochs of a longer training that a candidate trains.
 
     Args:
-        start: Epochs trained before it begins: 0 begins anew, otherwise it continues the training of the candidate it
-            inherits from, with all of that one's state.
+        start: Epochs trained before it: 0 for a new training, otherwise it continues the training of the candidate it
+            inherits from, with its complete state.
         end: Epochs trained when it ends.
 
     Raises:
@@ -124,16 +124,17 @@ class Candidate:
     """A genome with its place in the search.
 
     Args:
-        id: Counts from 0 in the order in which candidates were asked.
-        genome: What varies.
+        id: Number of the candidate, from 0 in the order of asking.
+        genome: The values of the genes.
         parents: Ids of the candidates it was bred from, none if it was sampled.
         generation: 0 for the initial population, else one more than its oldest generation of parents.
-        seed: Decides everything random about its training; derived from the run's seed and ``id`` alone.
+        seed: Seed of its training; derived from the run's seed and ``id`` alone.
         origin: The operation that made it (``sample``, ``mutate``, ``mate``, ``mate+mutate``, ...).
         inherits: Id of the candidate whose weights it starts from, or whose training it continues, if any.
-        duplicate_of: Id of the earlier candidate with the same phenotype; such a candidate is answered, not trained.
-        prediction: What was predicted of it before it was trained, if anything.
-        segment: Which epochs it trains, where it isn't a whole training.
+        duplicate_of: Id of the earlier candidate with the same phenotype; such a candidate isn't trained but gets that
+            one's result.
+        prediction: The prediction before training, if any.
+        segment: The epochs it trains, if it isn't a whole training.
     """
 
     id: int
@@ -189,23 +190,23 @@ class Result:
 
     Args:
         status: ``completed``, ``stopped`` (early; its fitness is predicted) or ``failed``.
-        fitness: One value per objective, in their order; ``None`` where it failed.
-        metrics: Every metric logged, at the epoch the fitness was read from.
+        fitness: One value per objective, in order; ``None`` if it failed.
+        metrics: All logged metrics, at the epoch of the fitness.
         curve: One mapping per epoch: ``epoch`` (from 0) and every metric logged by its end.
         cost: ``params``, ``flops`` (per training sample, forward and backward), ``training_flops`` (of all of them),
             ``seconds``, ``peak_memory`` (bytes), ``epochs``, ``samples_per_second``, ``waiting`` (for data) and
             ``utilisation`` (shares of the time).
         checkpoint: Path of the Lightning checkpoint: from training relative to the candidate's directory, in the archive
             relative to the run's.
-        checkpoint_bytes: Its size, by which a damaged one is recognised.
-        error: Traceback or reason, where it failed.
-        error_type: A short name for what went wrong, equal for failures alike (the exception's class and message).
-        fatal: The failure is the machine's, not this candidate's (full disk): the search must stop.
+        checkpoint_bytes: Its size, for detecting damage.
+        error: Traceback or reason, if it failed.
+        error_type: Short description of the error, equal for equal failures (the exception's class and message).
+        fatal: Whether the failure is the machine's, not this candidate's (full disk), so that the search must stop.
         started: When training began, in seconds since the epoch.
         ended: When it ended.
-        slot: Where it ran.
-        attempts: How often it was started (more than once where a worker died).
-        extra: What else a callback wants remembered: JSON by name.
+        slot: Slot in which it ran.
+        attempts: How often it was started (more than once if a worker died).
+        extra: Additional data from callbacks: JSON by name.
     """
 
     status: Status
