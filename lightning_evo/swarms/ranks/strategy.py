@@ -256,30 +256,34 @@ class SwarmStrategy(DDPStrategy):
     """Train one particle per process and device: collectives for losses and weights, none for gradients.
 
     ``Trainer(strategy="swarm", devices=4)`` trains four particles, once this module is imported (``lightning-evo`` and
-    ``import lightning_evo.swarms`` do); an instance works as well. Processes are started as DDP starts them, by running
-    the script or command line again, or by ``torchrun``, SLURM and the like; ``num_nodes`` counts machines as in DDP. By
-    itself the strategy never averages: add :class:`~lightning_evo.callbacks.SwarmAveraging`. Where the model is a
+    ``import lightning_evo.swarms`` do); an instance works as well. Processes are started as in DDP, by running the
+    script or command line again, or by ``torchrun`` or SLURM; ``num_nodes`` is the number of machines, as in DDP. The
+    strategy itself never averages: add :class:`~lightning_evo.callbacks.SwarmAveraging`. If the model is a
     :class:`~lightning_evo.ParticleStack`, every device trains all particles of its stack.
 
-    - **Weights.** Ranks whose particles would start alike draw their own from (global seed, rank): the model is built anew
-      from its hyperparameters, as for ``load_from_checkpoint``; where those don't give the same architecture, each layer
-      draws by its ``reset_parameters``. Rank 0 keeps the weights it was given.
-    - **Data.** Every rank trains on all of the data and validates on all of it. This goes by the sampler that Lightning
-      puts into a ``DataLoader``; under ``use_distributed_sampler=False`` or with an iterable data set the loader decides.
-    - **Metrics.** Each rank's own, torchmetrics included, and the mean over ranks under ``self.log(...,
-      sync_dist=True)``. What a ModelCheckpoint, EarlyStopping or the like monitors is the mean over ranks in every rank,
-      as all must decide alike. ``metrics`` holds every rank's; loggers get them as ``val_acc/rank_1``.
-    - **Checkpoints.** Rank 0's is at the path asked for, rank 1's beside it as ``rank1.<name>``: each a plain Lightning
-      checkpoint of its particle. ``ckpt_path`` gives each rank its own, and every rank the same one if no swarm wrote it.
+    - **Weights.** Ranks whose particles would be identical draw their own weights from (global seed, rank): the model
+      is rebuilt from its hyperparameters, as in ``load_from_checkpoint``; if those don't give the same architecture,
+      each layer is reinitialized by its ``reset_parameters``. Rank 0 keeps its weights.
+    - **Data.** Every rank trains and validates on all of the data. This uses the sampler that Lightning sets in a
+      ``DataLoader``; with ``use_distributed_sampler=False`` or an iterable data set, the loader alone determines the
+      data.
+    - **Metrics.** Each rank's own, including torchmetrics, and the mean over ranks with ``self.log(...,
+      sync_dist=True)``. Metrics monitored by callbacks such as ModelCheckpoint or EarlyStopping are means over ranks in
+      every rank, because all must make the same decision. ``metrics`` contains those of every rank; loggers get them as
+      ``val_acc/rank_1``.
+    - **Checkpoints.** Rank 0's is at the requested path, rank 1's beside it as ``rank1.<name>``: each a plain Lightning
+      checkpoint of its particle. With ``ckpt_path``, each rank loads its own, or all load the same one if it wasn't
+      written by a swarm.
     - **A dead rank** ends the run in all ranks, within seconds, with an error that names it.
 
     Not supported: ``sync_batchnorm``, ``AsyncCheckpointIO``, notebooks (processes start from a script).
 
     Args:
-        data: ``same``: all ranks see the same batches in the same order (as in Nytorch); ``own``: each shuffles in an
-            order of its own. What a loader draws otherwise, such as augmentation, is each rank's own in both.
-        initialization: ``own``: as above; ``same``: all start from rank 0's weights, as a pretrained model should.
-        timeout: How long a collective may wait for a rank that is alive but late; dead ones are noticed at once.
+        data: ``same``: all ranks see the same batches in the same order (as in Nytorch); ``own``: a separate order in
+            each rank. Other random numbers of a loader, such as augmentation, are separate in both cases.
+        initialization: ``own``: as above; ``same``: all start from rank 0's weights, for a pretrained model.
+        timeout: Maximum time that a collective waits for a rank that is alive but late; dead ranks are detected
+            immediately.
         process_group_backend: Default: ``nccl`` on GPUs, ``gloo`` on CPUs.
         accelerator: As in DDPStrategy; the Trainer sets it.
         parallel_devices: As in DDPStrategy; the Trainer sets them.
@@ -288,8 +292,8 @@ class SwarmStrategy(DDPStrategy):
         precision_plugin: As in DDPStrategy; the Trainer sets it.
 
     Raises:
-        SwarmError: Before training, in every rank: there is one particle in all; ranks differ in architecture, naming the
-            first difference, or in the number of batches.
+        SwarmError: Before training, in every rank: if there is only one particle, or ranks differ in architecture
+            (naming the first difference) or in the number of batches.
 
     Example:
         ``trainer: {strategy: {class_path: lightning_evo.SwarmStrategy, init_args: {data: own}}, devices: 4}``
