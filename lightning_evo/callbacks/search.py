@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 from lightning.pytorch import Callback, LightningModule
 from torch import Tensor
 
-from lightning_evo.genome import Objective, Segment
-
 if TYPE_CHECKING:
     from lightning_evo.functional.growth.steps import Growth
     from lightning_evo.functional.optimizers import OptimizerSettings
+    from lightning_evo.genome import Objective, Segment
 
 __all__ = ["ExportedStructure", "Inherited", "SearchCallback", "SearchContext", "StackedModule"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import math
 import traceback
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar
 
 from lightning_evo.genome.genome import Genome
 from lightning_evo.genome.representation import html_table, listed, shown
+from lightning_evo.utils.seeds import derive_seed
 
 __all__ = [
     "COMPLETED",
@@ -292,13 +292,3 @@ def _unusual(record: Candidate, names: Sequence[str]) -> list[str]:
     defaults = {each.name: each.default for each in fields(record)}
     values = {name: getattr(record, name) for name in names}
     return [f"{name}={value!r}" for name, value in values.items() if value != defaults[name]]
-
-
-def derive_seed(*parts: object) -> int:
-    """A 32-bit seed decided by ``parts`` alone (the run's seed, a purpose, a candidate's id), stable across machines.
-
-    >>> derive_seed(1, "breed", 7) == derive_seed(1, "breed", 7) != derive_seed(1, "breed", 8)
-    True
-    """
-    text = "/".join(str(part) for part in parts)
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big")

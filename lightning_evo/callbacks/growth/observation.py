@@ -20,7 +20,6 @@ from lightning_evo._compat.torch import buffers_dict
 from lightning_evo.callbacks.records import GrownStep
 from lightning_evo.functional.entropy import covariance, histogram, shannon_entropy, spectral_entropy, take_samples
 from lightning_evo.functional.growth import Growth
-from lightning_evo.swarms.logs import catching
 from lightning_evo.utils.random_state_torch import isolated_random_state
 
 __all__ = ["EntropySampler", "Probe", "Records"]
@@ -193,6 +192,8 @@ class Probe:
         """One training step that leaves nothing changed but gradients."""
         if self._batch is None or not module.automatic_optimization:
             return None  # a step that optimises by itself can't be tried
+        from lightning_evo.swarms.logs import catching  # of the swarms nothing else is needed
+
         batch = trainer.strategy.batch_to_device(self._batch)
         takes = inspect.signature(module.training_step).parameters
         arguments = (batch, 0) if len(takes) > 1 else (batch,)

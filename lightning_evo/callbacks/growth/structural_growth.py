@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from lightning_evo._compat.lightning import callbacks_of
 from lightning_evo.callbacks.growth.beginning import begin_as_parent, goes_on, parents_checkpoint, take_wishes
-from lightning_evo.callbacks.growth.loading import export_structure
 from lightning_evo.callbacks.growth.observation import EntropySampler, Probe, Records, renamed_layers
 from lightning_evo.callbacks.growth.recipe import Original, Restoration, carry, recipe_in, recipe_of, restore_structure
 from lightning_evo.callbacks.growth.trainer_state import (
@@ -52,9 +51,9 @@ from lightning_evo.functional.growth import (
     plan_step,
 )
 from lightning_evo.functional.growth import growth as functional
-from lightning_evo.genome import derive_seed
 from lightning_evo.utils.checkpoints import Checkpoint
 from lightning_evo.utils.compiled import plain_name
+from lightning_evo.utils.seeds import derive_seed
 
 __all__ = ["StructuralGrowth"]
 
@@ -254,6 +253,8 @@ class StructuralGrowth(SearchCallback):
 
     @classmethod
     def export_structure(cls, checkpoint: Path, to: Path) -> ExportedStructure | None:
+        from lightning_evo.callbacks.growth.loading import export_structure  # a training exports nothing
+
         return export_structure(checkpoint, to)
 
     # -- before training -----------------------------------------------------------------------------------------------

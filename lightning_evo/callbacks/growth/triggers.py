@@ -8,11 +8,13 @@ import statistics
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
 
-from lightning_evo.genome import derive_seed
-from lightning_evo.predictors.curves.bayes import BayesianCurve
-from lightning_evo.predictors.curves.learning_curve import CurvePredictor
+from lightning_evo.utils.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from lightning_evo.predictors import CurvePredictor
 
 __all__ = [
     "AllOf",
@@ -356,7 +358,14 @@ class Plateau(GrowthTrigger):
         _check_count("horizon", horizon, 1)
         _check_count("minimum", minimum, 1)
         self.epsilon, self.horizon, self.minimum, self.predictor = epsilon, horizon, minimum, predictor
-        self._predictor = BayesianCurve() if predictor is None else predictor
+
+    @cached_property
+    def _predictor(self) -> CurvePredictor:
+        if self.predictor is not None:
+            return self.predictor
+        from lightning_evo.predictors import BayesianCurve  # not before a plateau is looked for
+
+        return BayesianCurve()
 
     def decide(self, state: GrowthState) -> Decision:
         curve = _since_growth(state, state.metric)

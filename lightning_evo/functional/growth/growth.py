@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from lightning_evo._compat.torch import BatchNormBase, parameters_dict
-from lightning_evo.functional.growth import gradmax
 from lightning_evo.functional.growth.operations import OPERATIONS, StructureOperation, replacement, widths
 from lightning_evo.functional.growth.parts import Part, StructureChange, parts_of
 from lightning_evo.functional.growth.steps import (
@@ -414,6 +413,8 @@ def _gradmax(
     new = _new(transferred.maps[f"{layer}.weight" if layer else "weight"])
     if not len(new):
         return ["gradmax: a normalisation over channels needs copies"]
+    from lightning_evo.functional.growth import gradmax  # few trainings need it
+
     target = str(part.calls(layer)[0].target)
     why_not = gradmax.initialise(part.root, part.graph, target, new.tolist(), loss, whole=part.module, seed=seed)
     return [f"gradmax: {why_not}"] if why_not else []
