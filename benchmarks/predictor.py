@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_IMAGES = ROOT.parent / "shared" / "data" / "images" / "fashion_mnist.npz"
 GENE = "model.init_args.layers"
 MODELS, LEARNERS = (25, 50, 100, 200, 400), ("forest", "lstm", "ensemble")
-GOAL_R2, GOAL_TAU, GOAL_AT, LEAST_HELD_OUT = 0.8, 0.10, 50, 100
+GOAL_R2, GOAL_TAU, GOAL_AT, MIN_HELD_OUT = 0.8, 0.10, 50, 100
 
 RANGES: dict[str, Any] = {"num_classes": 10, "max_conv": 5, "max_linear": 3, "max_layers": 30, "max_features": 1024}
 SPACES = {
@@ -157,9 +157,9 @@ def main(args: Sequence[str] | None = None) -> None:
         "--plot", type=Path, help="draw curves and predictions here (.html; .svg, .png: needs matplotlib)"
     )
     options = parser.parse_args(args)
-    learned = [number for number in options.at if number + LEAST_HELD_OUT <= options.models]
+    learned = [number for number in options.at if number + MIN_HELD_OUT <= options.models]
     if not learned:
-        parser.error(f"--models {options.models}: needs {min(options.at) + LEAST_HELD_OUT} or more")
+        parser.error(f"--models {options.models}: needs {min(options.at) + MIN_HELD_OUT} or more")
     if options.again and not 2 <= options.again <= options.models:
         parser.error(f"--again {options.again}: needs 2 or more, and no more than --models")
     if options.data == "fashion_mnist" and not options.images.is_file():

@@ -52,7 +52,7 @@ def test_several_runs_come_before_the_kind(search, tmp_path, capsys):
     main(["plot", search, search, "progress", "--to", str(tmp_path / "x.pdf"), "--against", "seconds"])
     assert (tmp_path / "x.pdf").read_bytes().startswith(b"%PDF")
     capsys.readouterr()
-    assert "front: shows one run, 2 were given" in refusal([search, search, "front", "--to", "x.pdf"], capsys)
+    assert "front: shows a single run, but 2 were given" in refusal([search, search, "front", "--to", "x.pdf"], capsys)
 
 
 def test_help_lists_every_picture_and_what_its_options_mean(capsys):
@@ -70,13 +70,13 @@ def test_help_lists_every_picture_and_what_its_options_mean(capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["pie", "--to", "x.pdf"], "kind: 'pie' is no picture. There are progress: "),
-        (["progress", "--to", "x.gif"], "to: x.gif ends in none of .pdf, .svg, .png"),
+        (["pie", "--to", "x.pdf"], "kind: 'pie' is unknown; choose from progress: "),
+        (["progress", "--to", "x.gif"], "to: x.gif does not end in one of .pdf, .svg, .png"),
         (["progress", "--to", "none/x.pdf"], "to: none/x.pdf: the directory"),
-        (["front", "--to", "x.pdf"], "has one objective (val_acc); a front is between two or more"),
-        (["importance", "--to", "x.pdf"], "8 candidates have a fitness; it takes 20"),
-        (["predicted", "--to", "x.pdf"], "nothing was predicted of val_acc"),
-        (["costs", "--to", "x.pdf", "--top", "3"], "top: costs has no such option"),
+        (["front", "--to", "x.pdf"], "has one objective (val_acc); a Pareto front needs at least two"),
+        (["importance", "--to", "x.pdf"], "only 8 of the required 20 candidates have a fitness"),
+        (["predicted", "--to", "x.pdf"], "there are no predictions of val_acc"),
+        (["costs", "--to", "x.pdf", "--top", "3"], "top: does not apply to costs"),
         (["curves", "--to", "x.pdf", "--candidate", "99"], "has no candidate 99"),
     ],
 )

@@ -79,9 +79,9 @@ def test_many_searches_are_learned_from_and_each_prescreen_is_judged(harvest, sc
     main(["predictor", harvest, screened, "--predictor", "forest", "--repeats", "1"])
     said = capsys.readouterr().out
     assert "2 searches: value of 100 results" in said
-    assert f"{screened}: its prescreen's predictor, cross-validated while it ran" in said.replace("\n", " ")
+    assert f"{screened}: predictor of the prescreen, cross-validated during the search" in said.replace("\n", " ")
     chosen = next(line.split() for line in said.splitlines() if "chosen by the predictor" in line)
-    unfiltered = next(line.split() for line in said.splitlines() if "left unfiltered" in line)
+    unfiltered = next(line.split() for line in said.splitlines() if "trained unfiltered" in line)
     assert int(chosen[-3]) + int(unfiltered[-3]) == 40  # the harvest had taught it before the first candidate
     assert f"{harvest}: its prescreen" not in said.replace("\n", " ")
 
@@ -132,14 +132,17 @@ def test_a_harvest_of_templates_is_learned_from(tmp_path):
     ("arguments", "message"),
     [
         (["nowhere"], "nowhere: no archive here"),
-        (["{harvest}", "{other}"], "{other} searched another space than {harvest}: only one of them has lr, x, y"),
-        (["{harvest}", "{loss}"], "{loss} optimised value (min), {harvest} value (max)"),
-        (["{harvest}", "--monitor", "val_acc"], "monitor: 'val_acc' is no objective of {harvest}"),
-        (["{harvest}", "--at", "500"], "there are 60 finished results and 510 are needed: 500 to learn from and 10"),
+        (["{harvest}", "{other}"], "{other} and {harvest} have different search spaces: only one of them has lr, x, y"),
+        (["{harvest}", "{loss}"], "{loss} has the objectives value (min), {harvest} has value (max)"),
+        (["{harvest}", "--monitor", "val_acc"], "monitor: {harvest} has no objective 'val_acc'"),
+        (
+            ["{harvest}", "--at", "500"],
+            "there are only 60 of the required 510 finished results: 500 for training and 10",
+        ),
         (["{harvest}", "--predictor", "lstm"], "predictor lstm: LSTMPredictor reads a gene that is a sequence"),
         (["{harvest}", "--predictor", "own.Gone"], "predictor own.Gone: can't be imported (No module named 'own')"),
-        (["{harvest}", "--plot", "plot.gif"], "plot: plot.gif ends in none of .html, .png, .svg, .pdf"),
-        (["{harvest}", "--repeats", "0"], "repeats 0 is not at least 1"),
+        (["{harvest}", "--plot", "plot.gif"], "plot: plot.gif does not end in one of .html, .png, .svg, .pdf"),
+        (["{harvest}", "--repeats", "0"], "repeats: 0 is not at least 1"),
         (["{harvest}", "--json", "nowhere/told.json"], "No such file or directory: 'nowhere/told.json'"),
     ],
 )

@@ -75,11 +75,11 @@ def test_the_browser_opens_the_page_where_asked(run, monkeypatch, capsys):
 
 def test_bad_input_is_one_line_that_names_it(run, tmp_path, capsys):
     assert f"{tmp_path}: no archive here" in refused([tmp_path], capsys)
-    assert f"{run}: is given twice" in refused([run, run], capsys)
+    assert f"{run}: given more than once" in refused([run, run], capsys)
     assert f"--to {tmp_path}: is a directory" in refused([run, "--to", tmp_path], capsys)
     assert "does not exist" in refused([run, "--to", tmp_path / "gone" / "page.html"], capsys)
     assert "--port 80: only applies with --watch" in refused([run, "--port", 80], capsys)
-    assert "--port -1: is no port" in refused([run, "--watch", "--port", -1], capsys)
+    assert "--port -1: is not between 0" in refused([run, "--watch", "--port", -1], capsys)
     assert "--watch serves the page and writes no file" in refused([run, "--watch", "--to", "x.html"], capsys)
     assert "no run nope" in refused([run, "--run", "nope"], capsys)
 

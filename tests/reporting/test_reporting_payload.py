@@ -32,7 +32,7 @@ from lightning_evo.archive import Archive, ArchiveError, ArchiveWriter
 from lightning_evo.genome import Candidate, Genome, Result
 from lightning_evo.reporting.page import assemble, report
 from lightning_evo.reporting.page import payload as payload_of
-from lightning_evo.reporting.page.assemble import packed
+from lightning_evo.reporting.page.assemble import compress
 from lightning_evo.reporting.summaries.savings import savings
 
 
@@ -42,7 +42,7 @@ def runs_of(*directories, **known):
     for archive in archives:
         archive.close()
     # What a browser would read: a NaN would be refused here.
-    return json.loads(gzip.decompress(packed(found)))["runs"]
+    return json.loads(gzip.decompress(compress(found)))["runs"]
 
 
 @pytest.fixture(scope="module")
@@ -131,9 +131,9 @@ def test_remarks_tell_what_callbacks_did(run):
     said = {
         id: columns["remarks"][at] for id, at in zip(columns["id"], columns["remark"], strict=True) if at is not None
     }
-    assert said[13] == "inherited weights: tensors 2 copied, 1 sliced, 1 fresh"
-    assert said[19] == "inherited weights: from an older ancestor, tensors 2 copied, 1 sliced, 1 fresh"
-    assert said[21] == "began anew: checkpoint gone"
+    assert said[13] == "inherited weights: 2 copied, 1 sliced, 1 fresh tensors"
+    assert said[19] == "inherited weights from an older ancestor: 2 copied, 1 sliced, 1 fresh tensors"
+    assert said[21] == "started from scratch: checkpoint gone"
     assert said[17] == "trained epochs 5 to 10 of a longer training"
     assert said[12] == "grew widen net.0 to 24, insert net.2: 1,000 → 2,000 parameters"
     assert said[1] == "stack 0, 2 of 2"
@@ -215,8 +215,8 @@ def test_all_curves_are_there_where_they_are_few(run, directory):
 
 def test_of_many_or_long_curves_a_part_is_held_and_said(tmp_path, monkeypatch):
     module = sys.modules[payload_of.__module__]
-    monkeypatch.setattr(module, "CURVE_NUMBERS", 4_800)
-    monkeypatch.setattr(module, "CURVE_POINTS", 4)
+    monkeypatch.setattr(module, "MAX_CURVE_NUMBERS", 4_800)
+    monkeypatch.setattr(module, "MAX_CURVE_POINTS", 4)
     (run,) = runs_of(synthetic(tmp_path, 400, seed=1))
     every = run["curves"]["every"]
     assert sum(len(values) for curve in every.values() for values in curve.values()) <= 4_800
@@ -236,12 +236,12 @@ def test_metrics_that_few_logged_are_left_out_where_there_are_too_many(tmp_path)
     curves = runs_of(tmp_path)[0]["curves"]
     assert curves["metrics"][0] == "acc"
     assert len(curves["metrics"]) == 16
-    assert "15 metrics left out" in curves["thinned"]
+    assert "16 of 31 metrics" in curves["thinned"]
 
 
 @pytest.mark.parametrize(
     ("make", "note", "count"),
-    [(empty, "No candidate has been asked for yet.", 0), (unfinished, "No candidate has finished yet.", 4)],
+    [(empty, "No candidate has been created yet.", 0), (unfinished, "No candidate has finished yet.", 4)],
 )
 def test_a_run_without_results_is_given_as_far_as_it_goes(tmp_path, make, note, count):
     (run,) = runs_of(make(tmp_path))
@@ -271,7 +271,7 @@ def test_runs_of_one_name_are_told_apart_and_what_cannot_be_compared_is_said(tmp
     runs = runs_of(one, two, other)
     assert [run["name"] for run in runs] == ["net", "net (2)", "other"]
     assert runs[0]["notes"] == []
-    assert runs[1]["notes"] == ["objectives that net doesn't have: cost/params (min)"]
+    assert runs[1]["notes"] == ["objectives missing in net: cost/params (min)"]
     (only, missing) = runs[2]["notes"]
     assert "model.init_args.depth" in only
     assert STRANGE_GENE in missing
@@ -352,7 +352,7 @@ def test_a_script_that_speaks_of_the_end_of_scripts_stays_whole(monkeypatch):
     monkeypatch.setattr(assemble, "_asset", lambda name: said if name == "format.js" else real(name))
     assemble._inlined.cache_clear()
     try:
-        whole = Page(assemble.assemble(packed({"runs": []}), "title"))
+        whole = Page(assemble.assemble(compress({"runs": []}), "title"))
     finally:
         assemble._inlined.cache_clear()
     (found,) = [text for _, text in whole.scripts if "mousetrap" in text]
@@ -392,7 +392,7 @@ def test_what_cannot_be_reported_on_is_refused_by_name(tmp_path):
     run = empty(tmp_path / "run")
     with pytest.raises(ArchiveError, match="no archive here"):
         report(tmp_path)
-    with pytest.raises(ValueError, match="is given twice"):
+    with pytest.raises(ValueError, match="given more than once"):
         report([run, run / "archive.sqlite"])
     with pytest.raises(ValueError, match="give at least one run"):
         report([])
@@ -400,7 +400,7 @@ def test_what_cannot_be_reported_on_is_refused_by_name(tmp_path):
         report(run, tmp_path / "gone" / "page.html")
     with pytest.raises(ValueError, match="is a directory"):
         report(run, tmp_path)
-    with pytest.raises(ValueError, match="--run x: names a run in one database"):
+    with pytest.raises(ValueError, match="--run x: selects a run in one database"):
         report([run, unfinished(tmp_path / "other")], run="x")
 
 

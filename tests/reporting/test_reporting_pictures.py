@@ -6,12 +6,12 @@ from xml.etree import ElementTree
 
 import numpy
 import pytest
-from reporting_archives import HOSTILE, empty, featured, synthetic, unfinished
+from reporting_archives import CREATED, HOSTILE, empty, featured, synthetic, unfinished
 
 from lightning_evo.archive import Archive, ArchiveError, ArchiveWriter
-from lightning_evo.genome import Candidate, Genome, Result
+from lightning_evo.genome import Candidate, Genome, Prediction, Result
 from lightning_evo.reporting.pictures import KINDS, plot
-from lightning_evo.reporting.views import front, importance, progress, record
+from lightning_evo.reporting.views import front, importance, progress, read_snapshot
 
 matplotlib = pytest.importorskip("matplotlib")
 from matplotlib.colors import to_rgb  # noqa: E402
@@ -35,7 +35,7 @@ def strange(tmp_path_factory):
 @pytest.fixture(scope="module")
 def recorded(run):
     with Archive(run) as archive:
-        return record(archive)
+        return read_snapshot(archive)
 
 
 def texts(figure):
@@ -112,13 +112,50 @@ def test_size_and_resolution_are_as_asked(run, tmp_path):
     assert imread(tmp_path / "x.png").shape[:2] == (100, 250)
 
 
-@pytest.mark.parametrize("kind", ["progress", "parallel", "lineage", "curves", "predicted", "occupation", "costs"])
-def test_a_search_that_still_writes_is_drawn(strange, tmp_path, kind):
+NEWEST = 24
+"""Id of a candidate that is recorded while the archive is open for writing: the best one so far."""
+
+
+def lines_of_parallel(figure):
+    return len(figure.axes[0].collections[0].get_segments())
+
+
+DRAWN = {
+    "progress": lambda figure: max(line.get_ydata()[-1] for line in figure.axes[0].lines),
+    "parallel": lines_of_parallel,
+    "lineage": lambda figure: {text.split("\n")[0] for text in texts(figure)} & {"20", str(NEWEST)},
+    "curves": lambda figure: {text for text in texts(figure) if text.startswith("best")},
+    "predicted": lambda figure: [text.split(",")[0] for text in texts(figure) if text.startswith("before training")],
+    "occupation": lambda figure: sum(len(bars.get_paths()) for bars in figure.axes[0].collections),
+    "costs": lambda figure: figure.axes[0].get_yticklabels()[0].get_text(),
+}
+"""What a picture shows of the newest candidate, by kind."""
+
+
+@pytest.mark.parametrize("kind", DRAWN)
+def test_a_search_that_still_writes_is_drawn_with_its_newest_result(strange, tmp_path, kind):
     directory = shutil.copytree(strange, tmp_path / "run")
+    before = DRAWN[kind](plot(directory, kind, **({"candidate": 20} if kind == "lineage" else {})))
     with ArchiveWriter(directory) as writer:
-        writer.record_candidate(Candidate(24, Genome({"model.init_args.lr": 0.01}), parents=(20,)), queued=1.76e9)
-        plot(directory, kind)
+        prediction = Prediction((0.9, 1000.0, 2.0), (0.1, 100.0, 0.5), used=True)
+        newest = Candidate(NEWEST, Genome({"model.init_args.lr": 0.01}), parents=(20,), prediction=prediction)
+        writer.record_candidate(newest, queued=CREATED + 60.0)
+        fitness, cost = (0.99, 1000.0, 3.0), {"params": 1000, "seconds": 3.0, "epochs": 1}
+        times = {"started": CREATED + 61.0, "ended": CREATED + 64.0, "slot": 0}
+        result = Result("completed", fitness, curve=[{"epoch": 0, "val_acc": 0.99}], cost=cost, **times)
+        writer.record_result(NEWEST, result)
+        after = DRAWN[kind](plot(directory, kind))
         writer.set_meta("still", "writing")
+    expected = {
+        "progress": 0.99,
+        "parallel": lines_of_parallel(plot(strange, "parallel")) + 1,
+        "lineage": {"20", str(NEWEST)},
+        "curves": {f"best (candidate {NEWEST})"},
+        "predicted": ["before training: 10"],
+        "occupation": DRAWN["occupation"](plot(strange, "occupation")) + 1,
+        "costs": "23 candidates",
+    }
+    assert before != after == expected[kind]
 
 
 # -- what is drawn -----------------------------------------------------------------------------------------------------
@@ -140,7 +177,7 @@ def test_progress_shows_the_best_so_far(run, recorded, against):
         assert axes.get_xlabel() == "time [s]"
 
 
-def test_progress_compares_runs_by_their_names_and_tells_them_apart_without_colour(run, tmp_path):
+def test_progress_compares_runs_by_their_names_and_tells_them_apart_without_color(run, tmp_path):
     other = synthetic(tmp_path / "other", candidates=60, seed=1)
     [axes] = plot([run, other], "progress").axes
     assert [text.get_text() for text in axes.get_legend().get_texts()] == [
@@ -197,7 +234,7 @@ def test_three_objectives_are_drawn_in_space(strange):
 
 def test_parallel_has_a_line_for_every_candidate_that_has_a_fitness(strange):
     with Archive(strange) as archive:
-        scored = record(archive).scored()
+        scored = read_snapshot(archive).scored()
     [axes] = plot(strange, "parallel", width=17).axes
     [lines] = axes.collections
     assert len(lines.get_segments()) == len(scored)
@@ -268,7 +305,7 @@ def test_lineage_puts_every_parent_above_its_children(run):
 def test_weights_that_came_from_somebody_who_is_no_parent_are_dashed(strange):
     figure = plot(strange, "lineage", candidate=17)
     assert any(line.get_linestyle() == "--" for line in figure.axes[0].lines)
-    assert "weights alone" in texts(figure)
+    assert "weights only" in texts(figure)
 
 
 def test_curves_show_the_best_and_where_others_were_stopped(strange):
@@ -280,7 +317,7 @@ def test_curves_show_the_best_and_where_others_were_stopped(strange):
     bold = max(axes.lines, key=lambda line: line.get_linewidth())
     assert list(bold.get_ydata()) == [point["val_acc"] for point in curve]
     assert list(bold.get_xdata()) == [point["epoch"] + 1 for point in curve]
-    assert {f"the best (candidate {best['id']})", "stopped (2)", "expected end, 90 %"} <= set(texts(figure))
+    assert {f"best (candidate {best['id']})", "stopped (2)", "predicted final value, 90%"} <= set(texts(figure))
     crosses = next(line for line in axes.lines if line.get_marker() == "x")
     assert sorted(crosses.get_xdata()) == [3, 4]
 
@@ -342,12 +379,12 @@ def test_a_run_in_which_nobody_has_finished_is_refused_with_a_reason(tmp_path, k
         return
     said = refusal(run, kind, to=tmp_path / "x.pdf")
     reasons = {
-        "importance": "0 candidates have a fitness; it takes 20",
+        "importance": "only 0 of the required 20 candidates have a fitness",
         "front": "has one objective (val_acc)",
-        "predicted": "nothing was predicted of val_acc",
+        "predicted": "there are no predictions of val_acc",
         "occupation": "no training has ended yet",
         "costs": "no candidate has ended yet",
-        "curves": "logged 'val_acc' by epoch",
+        "curves": "logged 'val_acc' per epoch",
     }
     assert reasons.get(kind, f"no candidate has a fitness yet ({counts})") in said
     assert not (tmp_path / "x.pdf").exists()
@@ -363,25 +400,25 @@ def test_a_run_without_objectives_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "arguments", "said"),
     [
-        ("pie", {}, "kind: 'pie' is no picture. There are progress: the best so far"),
-        ("progress", {"to": "x.jpeg"}, "to: x.jpeg ends in none of .pdf, .svg, .png"),
-        ("progress", {"to": "x"}, "to: x ends in none of"),
+        ("pie", {}, "kind: 'pie' is unknown; choose from progress: the best fitness so far"),
+        ("progress", {"to": "x.jpeg"}, "to: x.jpeg does not end in one of .pdf, .svg, .png"),
+        ("progress", {"to": "x"}, "to: x does not end in one of"),
         ("progress", {"to": "none/x.pdf"}, "does not exist"),
-        ("progress", {"metric": "val_auc"}, "'val_auc' is no objective of"),
+        ("progress", {"metric": "val_auc"}, "has no objective 'val_auc'"),
         (
             "progress",
             {"top": 3},
-            "top: progress has no such option; it is one of parallel, importance, lineage, curves",
+            "top: does not apply to progress, only to parallel, importance, lineage, curves",
         ),
-        ("front", {"metric": "val_acc"}, "metric: front has no such option"),
+        ("front", {"metric": "val_acc"}, "metric: does not apply to front"),
         ("parallel", {"top": 0}, "top: 0 is not at least 1"),
-        ("progress", {"width": 0.5}, "width: 0.5 cm is not from 2 to 200"),
-        ("progress", {"height": float("nan")}, "height: nan cm is not from 2 to 200"),
-        ("progress", {"dpi": 1}, "dpi: 1 is not from 20 to 2400"),
-        ("progress", {"against": "flops"}, "against: 'flops' is none of candidates, epochs, seconds"),
+        ("progress", {"width": 0.5}, "width: 0.5 cm is not between 2 and 200"),
+        ("progress", {"height": float("nan")}, "height: nan cm is not between 2 and 200"),
+        ("progress", {"dpi": 1}, "dpi: 1 is not between 20 and 2400"),
+        ("progress", {"against": "flops"}, "against: 'flops' is not one of candidates, epochs, seconds"),
         ("lineage", {"candidate": 999}, "there is no candidate 999"),
         ("curves", {"candidate": 999}, "has no candidate 999"),
-        ("curves", {"metric": "val_auc"}, "logged 'val_auc' by epoch; logged: train_loss, val_acc, val_loss"),
+        ("curves", {"metric": "val_auc"}, "logged 'val_auc' per epoch; logged metrics: train_loss, val_acc, val_loss"),
     ],
 )
 def test_what_makes_no_sense_is_refused_by_its_name(run, kind, arguments, said, tmp_path, monkeypatch):
@@ -390,7 +427,9 @@ def test_what_makes_no_sense_is_refused_by_its_name(run, kind, arguments, said, 
 
 
 def test_several_runs_are_refused_where_one_is_shown(run):
-    assert refusal([run, run], "front") == "front: shows one run, 2 were given; several can be in progress"
+    assert (
+        refusal([run, run], "front") == "front: shows a single run, but 2 were given; kinds for several runs: progress"
+    )
     assert refusal([], "progress") == "location: give at least one run"
 
 

@@ -102,7 +102,7 @@ def test_any_objective_can_be_chosen(tmp_path):
     place = write(tmp_path, objectives=[*VALUE, *LOSS])
     assert load_results([place]).objective.monitor == "value"
     assert load_results([place], "loss").objective.monitor == "loss"
-    with pytest.raises(ValueError, match=r"monitor: 'los' is no objective of .*, which optimised value \(max\), loss"):
+    with pytest.raises(ValueError, match=r"monitor: .* has no objective 'los'; its objectives: value \(max\), loss"):
         load_results([place], "los")
 
 
@@ -120,7 +120,7 @@ def test_many_archives_are_learned_from_together(tmp_path):
     [
         ({"space": {"x": Uniform(-1, 1)}, "function": lambda g: g["x"]}, "only one of them has kind, n"),
         ({"space": {**SPACE, "n": Integer(40, 50)}}, "n: 4. is not in 1..9"),
-        ({"objectives": LOSS}, r"optimised loss \(min\), .* value \(max\): give searches for the same objectives"),
+        ({"objectives": LOSS}, r"has the objectives loss \(min\), .* has value \(max\): give searches for the same"),
     ],
 )
 def test_searches_that_do_not_fit_together_are_refused(changes, message, tmp_path):
@@ -133,9 +133,9 @@ def test_nothing_to_read_is_refused(tmp_path):
     with pytest.raises(ArchiveError, match="no archive here"):
         predictor_report([tmp_path])
     ArchiveWriter(tmp_path).close()
-    with pytest.raises(ArchiveError, match="doesn't say what was optimised"):
+    with pytest.raises(ArchiveError, match="the archive has no objectives"):
         predictor_report([tmp_path])
-    with pytest.raises(ValueError, match="locations is empty"):
+    with pytest.raises(ValueError, match="locations: give at least one search"):
         predictor_report([])
 
 
@@ -206,7 +206,7 @@ def test_a_predictor_of_ones_own_is_named_by_its_import_path(tmp_path, monkeypat
     # It expects the same of all: there is no order to compare; and at 25 it would know too little.
     assert math.isnan(report.evaluations[0].at(50, "tau")[0])
     text = as_text(report)
-    assert [line.split()[1:] for line in text.splitlines() if "more" in line] == [["25", "needs", "more"]]
+    assert [line.split()[1:] for line in text.splitlines() if "too few" in line] == [["25", "too", "few"]]
     assert json.loads(json.dumps(report.to_dict(), allow_nan=False))
 
 
@@ -216,22 +216,22 @@ def test_a_predictor_of_ones_own_is_named_by_its_import_path(tmp_path, monkeypat
         (
             60,
             {"predictors": ["forrest"]},
-            "predictor 'forrest' is none of size, ensemble, forest, gaussian_process, lstm",
+            "predictor 'forrest' is neither one of size, ensemble, forest, gaussian_process, lstm",
         ),
         (60, {"predictors": ["no.such.Thing"]}, r"predictor no\.such\.Thing: can't be imported"),
-        (60, {"predictors": ["json.loads"]}, "predictor 'json.loads' is none of"),
+        (60, {"predictors": ["json.loads"]}, "predictor 'json.loads' is neither one of"),
         (60, {"predictors": [f"{__name__}.Demanding"]}, "Demanding: .*missing 1 required positional argument: 'wish'"),
         (60, {"predictors": ["lstm"]}, "predictor lstm: LSTMPredictor reads a gene that is a sequence"),
         (60, {"predictors": ["zero_cost"]}, "predictor zero_cost: .*synflow.*nothing measures them here"),
         (
             60,
             {"at": [25, 51]},
-            "there are 60 finished results and 61 are needed: 51 to learn from and 10 to be judged by",
+            "there are only 60 of the required 61 finished results: 51 for training and 10 for testing",
         ),
-        (60, {"at": [0, 25]}, r"at: \[0, 25\] is not a list of numbers of results to learn from, each at least 1"),
-        (60, {"at": [5]}, r"at: \[5\] are fewer results than the 10 that forest needs"),
-        (60, {"repeats": 0}, "repeats 0 is not at least 1"),
-        (19, {}, "there are 19 finished results and 20 are needed: 10 to learn from and 10 to be judged by"),
+        (60, {"at": [0, 25]}, r"at: \[0, 25\] is not a list of numbers of training results, each at least 1"),
+        (60, {"at": [5]}, r"at: \[5\] are too few training results; forest needs at least 10"),
+        (60, {"repeats": 0}, "repeats: 0 is not at least 1"),
+        (19, {}, "there are only 19 of the required 20 finished results: 10 for training and 10 for testing"),
     ],
 )
 def test_what_cannot_be_done_is_refused_with_the_reason(count, arguments, message, tmp_path):
@@ -353,12 +353,12 @@ def test_pictures_need_matplotlib(report, tmp_path):
 
 
 def test_a_plot_that_cannot_be_drawn_is_refused_before_anything_is_trained(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match=r"plot: report\.gif ends in none of \.html, \.png, \.svg, \.pdf"):
+    with pytest.raises(ValueError, match=r"plot: report\.gif does not end in one of \.html, \.png, \.svg, \.pdf"):
         check_plot(Path("report.gif"))
-    with pytest.raises(ValueError, match=r"plot: .*nowhere is no directory"):
+    with pytest.raises(ValueError, match=r"plot: the directory .*nowhere does not exist"):
         check_plot(tmp_path / "nowhere" / "report.html")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"plot: report\.png needs matplotlib"):
+    with pytest.raises(ValueError, match=r"plot: report\.png requires matplotlib"):
         check_plot(Path("report.png"))
 
 

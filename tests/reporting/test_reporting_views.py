@@ -30,13 +30,13 @@ def long_run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def seen(feature_run):
     with Archive(feature_run) as archive:
-        yield views.record(archive)
+        yield views.read_snapshot(archive)
 
 
 @pytest.fixture(scope="module")
 def seen_long(long_run):
     with Archive(long_run) as archive:
-        yield views.record(archive)
+        yield views.read_snapshot(archive)
 
 
 def written(directory, *results, objectives=("acc",), mode="max", meta=None):
@@ -48,7 +48,7 @@ def written(directory, *results, objectives=("acc",), mode="max", meta=None):
             if result is not None:
                 writer.record_result(id, result)
     with Archive(directory) as archive:
-        return views.record(archive)
+        return views.read_snapshot(archive)
 
 
 def completed(*fitness, start=0.0, end=1.0, status="completed", slot=0, **known):
@@ -127,7 +127,7 @@ def test_the_time_in_which_a_search_was_not_running_does_not_count(tmp_path):
 
 def test_an_unknown_objective_is_refused_naming_those_there_are(seen):
     for view in (views.progress, views.importance, views.predicted):
-        with pytest.raises(ValueError, match=r"'nope' is no objective of .*; it has val_acc, cost/params"):
+        with pytest.raises(ValueError, match=r"has no objective 'nope'; its objectives: val_acc, cost/params"):
             view(seen, "nope")
 
 
@@ -185,7 +185,7 @@ def test_ancestry_follows_parents_and_whoever_gave_weights_to_the_beginning(seen
 
 def test_an_ancestry_needs_a_candidate_that_has_finished(tmp_path):
     with Archive(unfinished(tmp_path)) as archive, pytest.raises(ValueError, match="no candidate has finished yet"):
-        views.ancestry(views.record(archive))
+        views.ancestry(views.read_snapshot(archive))
 
 
 # -- curves and predictions --------------------------------------------------------------------------------------------
@@ -212,11 +212,11 @@ def test_a_metric_missing_in_an_epoch_is_nan_there_and_one_missing_throughout_is
 
 
 def test_of_many_curves_the_best_and_the_last_are_worth_showing(seen_long):
-    chosen = views.worth_showing(seen_long, 40)
+    chosen = views.sample_candidates(seen_long, 40)
     assert len(chosen) == len(set(chosen)) == 40
     fresh = [row["id"] for row in seen_long.rows if row["duplicate_of"] is None]
     assert {seen_long.best, fresh[-1], fresh[-5]} <= set(chosen)
-    assert views.worth_showing(seen_long, 1000) == fresh
+    assert views.sample_candidates(seen_long, 1000) == fresh
 
 
 def test_early_predictions_tell_stops_from_controls_whose_end_is_known(seen):
@@ -255,8 +255,8 @@ def test_how_right_predictions_were_is_what_pandas_says(seen_long):
 def test_occupation_says_who_trained_where_and_when(seen):
     found = views.occupation(seen)
     assert found.slots == (0, 1)
-    assert {stay.id for stay in found.stays} == set(range(FEATURED - 2)) - {9}
-    (stopped,) = [stay for stay in found.stays if stay.id == 7]
+    assert {stay.id for stay in found.spans} == set(range(FEATURED - 2)) - {9}
+    (stopped,) = [stay for stay in found.spans if stay.id == 7]
     row = seen.by_id[7]
     assert (stopped.slot, stopped.status) == (1, "stopped")
     assert (stopped.start, stopped.end) == (row["started"] - CREATED, row["ended"] - CREATED)
@@ -283,7 +283,7 @@ def test_totals_are_sums_over_whoever_was_trained(seen):
 def test_every_view_of_a_run_without_candidates_or_results_is_empty(tmp_path):
     for make, count in ((empty, 0), (unfinished, 4)):
         with Archive(make(tmp_path / make.__name__)) as archive:
-            seen = views.record(archive)
+            seen = views.read_snapshot(archive)
             assert views.curves(archive) == []
         assert seen.best is None
         assert len(views.front(seen).ids) == 0
@@ -302,7 +302,7 @@ def test_a_run_without_objectives_has_no_best_and_no_front(tmp_path):
     with ArchiveWriter(tmp_path) as writer:
         writer.record_candidate(Candidate(0, Genome({"x": 1})), queued=CREATED)
     with Archive(tmp_path) as archive:
-        seen = views.record(archive)
+        seen = views.read_snapshot(archive)
     assert seen.best is None
     assert views.front(seen).best == []
     assert seen.created == CREATED
@@ -311,14 +311,14 @@ def test_a_run_without_objectives_has_no_best_and_no_front(tmp_path):
 def test_a_run_is_running_while_its_directory_is_locked_and_then_finished_or_interrupted(tmp_path):
     with ArchiveWriter(tmp_path) as writer, writer.archive() as archive:
         writer.update_meta({"objectives": [{"monitor": "acc", "mode": "max"}]})
-        assert views.record(archive).status == "running"
+        assert views.read_snapshot(archive).status == "running"
         writer.record_candidate(Candidate(0, Genome({"x": 1})), queued=CREATED)
         writer.close()
-        assert views.record(archive).status == "interrupted"
+        assert views.read_snapshot(archive).status == "interrupted"
     with ArchiveWriter(tmp_path) as writer:
         writer.record_result(0, completed(0.5))
     with Archive(tmp_path) as archive:
-        assert views.record(archive).status == "finished"
+        assert views.read_snapshot(archive).status == "finished"
 
 
 @pytest.mark.parametrize(("end", "status"), [("budget.candidates", "finished"), ("", "interrupted")])
@@ -331,10 +331,10 @@ def test_where_the_search_runs_on_another_machine_a_fresh_journal_says_that_it_r
         writer.record_candidate(Candidate(0, Genome({"x": 1})), queued=CREATED)
     (tmp_path / "lock").write_text("process 1 on a-machine-elsewhere\n")
     with Archive(tmp_path) as archive:
-        assert views.record(archive).status == "running"
+        assert views.read_snapshot(archive).status == "running"
         old = time.time() - 3600
         os.utime(tmp_path / "journal.jsonl", (old, old))
-        assert views.record(archive).status == "interrupted"
+        assert views.read_snapshot(archive).status == "interrupted"
 
 
 def test_views_need_neither_torch_nor_lightning(feature_run):
@@ -342,7 +342,7 @@ def test_views_need_neither_torch_nor_lightning(feature_run):
 import sys
 from lightning_evo.archive import Archive
 from lightning_evo.reporting import views
-seen = views.record(Archive({str(feature_run)!r}))
+seen = views.read_snapshot(Archive({str(feature_run)!r}))
 views.gene_columns(seen), views.progress(seen), views.front(seen), views.importance(seen), views.totals(seen)
 assert not {{"torch", "lightning"}} & set(sys.modules), "imported"
 """

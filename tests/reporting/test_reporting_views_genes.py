@@ -17,7 +17,7 @@ from lightning_evo.reporting import views
 
 def columns_of(directory):
     with Archive(directory) as archive:
-        seen = views.record(archive)
+        seen = views.read_snapshot(archive)
     return seen, {gene.path: gene for gene in views.gene_columns(seen)}
 
 
@@ -74,7 +74,7 @@ def test_texts_are_shortened_where_there_are_many(tmp_path, monkeypatch):
             writer.record_candidate(Candidate(id, space.sample(rng)), queued=CREATED)
     _, found = columns_of(tmp_path)
     assert [len(text) for text in found["x"].choices] == [300] * 3
-    monkeypatch.setattr("lightning_evo.reporting.views.genes.LABELS", 300)
+    monkeypatch.setattr("lightning_evo.reporting.views.genes.MAX_LABEL_CHARACTERS", 300)
     _, found = columns_of(tmp_path)
     assert [len(text) for text in found["x"].choices] == [100] * 3
     assert found["x"].choices[0].endswith("…")
@@ -140,7 +140,7 @@ def searched(directory, fitness, count=160, status="completed"):
             writer.record_candidate(Candidate(id, genome), queued=CREATED)
             writer.record_result(id, Result(status, (fitness(genome, id),)))
     with Archive(directory) as archive:
-        return views.importance(views.record(archive))
+        return views.importance(views.read_snapshot(archive))
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_one_exploded_fitness_does_not_hide_the_rest(tmp_path):
 @pytest.mark.parametrize(
     ("fitness", "known", "why"),
     [
-        (lambda genome, id: genome["m.lr"], {"count": 19}, "19 candidates have a fitness; it takes 20"),
+        (lambda genome, id: genome["m.lr"], {"count": 19}, "only 19 of the required 20 candidates have a fitness"),
         (lambda genome, id: 0.5, {}, "all candidates have the same fitness"),
         (lambda genome, id: math.nan, {}, "0 candidates have a fitness"),
     ],
@@ -192,7 +192,7 @@ def test_where_nothing_can_be_said_of_importance_the_reason_is(tmp_path, fitness
 
 def test_importances_are_the_same_each_time(tmp_path):
     with Archive(synthetic(tmp_path, 150, seed=2)) as archive:
-        first, second = (views.importance(views.record(archive)) for _ in range(2))
+        first, second = (views.importance(views.read_snapshot(archive)) for _ in range(2))
     assert first == second
     assert {gene.path for gene in first.genes} == set(SPACE)
 

@@ -1,4 +1,4 @@
-"""What is the one page that shows a search? A report that opens without anything installed, as a file or served."""
+"""The report page: one self-contained HTML file about a search, written to disk or served while the search runs."""
 
 from lightning_evo.reporting.page.payload import payload
 from lightning_evo.reporting.page.report import report

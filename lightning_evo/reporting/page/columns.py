@@ -1,4 +1,4 @@
-"""How do a run's candidates travel to the page? Column by column, texts by number, and no digit more than is seen."""
+"""A run's candidates in the payload: column by column, texts by index, and only the digits that are shown."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from typing import Any
 
 from lightning_evo.archive import Archive
 from lightning_evo.reporting.summaries import growth_remark, stack_remark
-from lightning_evo.reporting.views import GeneColumn, Recorded
+from lightning_evo.reporting.views import GeneColumn, RunSnapshot
 
 __all__ = ["MANY", "STATUSES", "candidate_columns", "fitness_digits", "gene_descriptions", "rounded"]
 
 STATUSES = ("pending", "completed", "stopped", "failed")
-"""A status is its place here."""
+"""A status is encoded as its index."""
 
 MANY = 5_000
-"""Of more candidates fewer digits are kept, so that the page stays small."""
+"""With more candidates than this, fewer digits are kept to limit the size of the page."""
 
-TRACEBACKS = 50
-"""Of so many different errors one traceback is kept."""
+MAX_TRACEBACKS = 50
+"""Number of different errors for which a traceback is kept."""
 
-_LONGEST = 4_000
-_LINES = 30
-_RAW = 200_000
-"""Characters that one gene's values may take as they are, besides their labels."""
+_MAX_ERROR_LENGTH = 4_000
+_MAX_TRACEBACK_LINES = 30
+_MAX_RAW_CHARACTERS = 200_000
+"""Total characters of one gene's raw values, which are kept in addition to their labels."""
 
 
 def fitness_digits(candidates: int) -> int:
-    """How many significant digits of a fitness are kept; as many of what it is compared with, or ties would be broken."""
+    """Significant digits of a fitness and of everything it is compared with: other values would break ties."""
     return 7 if candidates <= MANY else 5
 
 
 def rounded(value: Any, digits: int) -> float | int | None:
-    """A number with so many significant digits; ``None`` for what is missing or not finite.
+    """A number with this many significant digits; ``None`` for missing and non-finite values.
 
     >>> rounded(0.1234567, 4), rounded(1234567.0, 4), rounded(math.nan, 4), rounded(None, 4), rounded(True, 4)
     (0.1235, 1235000, None, None, 1)
@@ -44,41 +44,41 @@ def rounded(value: Any, digits: int) -> float | int | None:
     return int(short) if short.is_integer() and abs(short) < 1e15 else short
 
 
-def candidate_columns(archive: Archive, recorded: Recorded, genes: Sequence[GeneColumn]) -> dict[str, Any]:
+def candidate_columns(archive: Archive, snapshot: RunSnapshot, genes: Sequence[GeneColumn]) -> dict[str, Any]:
     """The candidates of a run, column by column; see :func:`~lightning_evo.reporting.page.payload`.
 
     Args:
-        archive: The run's, for the tracebacks.
-        recorded: The run.
+        archive: The run's archive, for the tracebacks.
+        snapshot: The run.
         genes: Its genes.
     """
-    rows = recorded.rows
+    rows = snapshot.rows
     digits = fitness_digits(len(rows))
     costs, metrics = _names(rows, "cost/"), _names(rows, "metrics/")
-    origins, errors, remarks = _Texts(), _Texts(), _Texts()
-    fitness = recorded.values(rows)
+    origins, errors, remarks = _TextIndex(), _TextIndex(), _TextIndex()
+    fitness = snapshot.values(rows)
     ended = [row["status"] not in ("pending", "failed") for row in rows]
     columns: dict[str, Any] = {
         "id": [row["id"] for row in rows],
         "status": [STATUSES.index(row["status"]) for row in rows],
         "fitness": [[rounded(value, digits) for value in column] for column in fitness.T.tolist()],
-        # The fitness isn't a finite number, though the candidate has one.
+        # Candidates with a result whose fitness isn't a finite number.
         "nonfinite": [
             at for at, values in enumerate(fitness.tolist()) if ended[at] and not all(map(math.isfinite, values))
         ],
         "genes": {gene.path: _gene_values(gene, digits) for gene in genes},
         "parents": [list(row["parents"]) for row in rows],
         "generation": [row["generation"] for row in rows],
-        "origin": [origins.place(row["origin"]) for row in rows],
-        "inherits": [recorded.source[row["id"]] for row in rows],
+        "origin": [origins.index(row["origin"]) for row in rows],
+        "inherits": [snapshot.weight_source[row["id"]] for row in rows],
         "duplicate_of": [row["duplicate_of"] for row in rows],
-        **{name: [_moment(row[name], recorded.created) for row in rows] for name in ("queued", "started", "ended")},
+        **{name: [_seconds(row[name], snapshot.created) for row in rows] for name in ("queued", "started", "ended")},
         "slot": [row["slot"] for row in rows],
         "attempts": [row["attempts"] for row in rows],
         "costs": {name: _numbers(rows, f"cost/{name}", digits - 1) for name in costs},
         "metrics": {name: _numbers(rows, f"metrics/{name}", digits - 1) for name in metrics},
-        "error": [errors.place(_cut(row["error_type"])) for row in rows],
-        "remark": [remarks.place(_remark(recorded, row["id"])) for row in rows],
+        "error": [errors.index(_shorten(row["error_type"])) for row in rows],
+        "remark": [remarks.index(_remark(snapshot, row["id"])) for row in rows],
     }
     tracebacks = _tracebacks(archive, rows, columns["error"], len(errors.texts))
     texts = {"origins": origins.texts, "errors": errors.texts, "tracebacks": tracebacks, "remarks": remarks.texts}
@@ -86,7 +86,7 @@ def candidate_columns(archive: Archive, recorded: Recorded, genes: Sequence[Gene
 
 
 def gene_descriptions(genes: Iterable[GeneColumn]) -> list[dict[str, Any]]:
-    """What the page must know of each gene; ``raw`` holds the values behind the labels, where they aren't too long."""
+    """The description of each gene; ``raw`` holds the values behind the labels unless they are too long."""
     return [
         {
             "path": gene.path,
@@ -94,24 +94,26 @@ def gene_descriptions(genes: Iterable[GeneColumn]) -> list[dict[str, Any]]:
             "kind": gene.kind,
             "scale": gene.scale,
             "choices": None if gene.choices is None else list(gene.choices),
-            "raw": None if gene.texts is None or sum(len(str(t)) for t in gene.texts) > _RAW else list(gene.texts),
+            "raw": None
+            if gene.texts is None or sum(len(str(t)) for t in gene.texts) > _MAX_RAW_CHARACTERS
+            else list(gene.texts),
         }
         for gene in genes
     ]
 
 
-class _Texts:
-    """Different texts in the order in which they came, each to be named by its place."""
+class _TextIndex:
+    """Different texts in order of appearance, each with an index."""
 
     def __init__(self) -> None:
-        self._places: dict[str, int] = {}
+        self._indices: dict[str, int] = {}
 
-    def place(self, text: str | None) -> int | None:
-        return self._places.setdefault(text, len(self._places)) if text else None
+    def index(self, text: str | None) -> int | None:
+        return self._indices.setdefault(text, len(self._indices)) if text else None
 
     @property
     def texts(self) -> list[str]:
-        return list(self._places)
+        return list(self._indices)
 
 
 def _names(rows: Sequence[Mapping[str, Any]], prefix: str) -> list[str]:
@@ -132,45 +134,45 @@ def _gene_values(gene: GeneColumn, digits: int) -> list[float | int | None]:
     return [keep(value) for value in gene.values.tolist()]
 
 
-def _moment(at: float | None, created: float) -> float | None:
+def _seconds(at: float | None, created: float) -> float | None:
     return None if at is None else round(at - created, 2)
 
 
-def _cut(text: str | None) -> str | None:
-    return text if text is None or len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+def _shorten(text: str | None) -> str | None:
+    return text if text is None or len(text) <= _MAX_ERROR_LENGTH else f"{text[: _MAX_ERROR_LENGTH - 1]}…"
 
 
-def _remark(recorded: Recorded, id: int) -> str:
-    """What callbacks did with a candidate, without the numbers of other candidates: many have the same one."""
+def _remark(snapshot: RunSnapshot, id: int) -> str:
+    """What callbacks did with a candidate, without other candidates' ids, so that many candidates share a remark."""
     parts = []
-    if (inherited := recorded.inherited.get(id)) is not None:
+    if (inherited := snapshot.inherited.get(id)) is not None:
         if inherited.parent is None:
-            parts.append(f"began anew: {inherited.why}" if inherited.why else "began anew")
+            parts.append(f"started from scratch: {inherited.why}" if inherited.why else "started from scratch")
         else:
             taken = ", ".join(f"{count} {name}" for name, count in inherited.counts.items() if count)
-            older = "" if inherited.parent == inherited.asked else "from an older ancestor, "
-            parts.append(f"inherited weights: {older}tensors {taken or 'none'}")
-    if (continued := recorded.continued.get(id)) is not None:
+            older = "" if inherited.parent == inherited.asked else " from an older ancestor"
+            parts.append(f"inherited weights{older}: {taken or 'no'} tensors")
+    if (continued := snapshot.continued.get(id)) is not None:
         parts.append(f"trained epochs {continued.start} to {continued.end} of a longer training")
-    if id in recorded.grown:
-        parts.append(growth_remark(recorded.grown[id]))
-    if id in recorded.stacked:
-        stacked = recorded.stacked[id]
+    if id in snapshot.grown:
+        parts.append(growth_remark(snapshot.grown[id]))
+    if id in snapshot.stacked:
+        stacked = snapshot.stacked[id]
         parts.append(stack_remark(stacked) + (f": {stacked['reason']}" if stacked["lowering"] == "alone" else ""))
     return "; ".join(parts)
 
 
 def _tracebacks(
-    archive: Archive, rows: Sequence[Mapping[str, Any]], places: Sequence[int | None], count: int
+    archive: Archive, rows: Sequence[Mapping[str, Any]], errors: Sequence[int | None], count: int
 ) -> list[str | None]:
     """The last lines of one traceback for each different error."""
     first: dict[int, int] = {}
-    for row, place in zip(rows, places, strict=True):
-        if place is not None:
-            first.setdefault(place, row["id"])
-    found: list[str | None] = [None] * count
-    for place, id in list(first.items())[:TRACEBACKS]:
+    for row, error in zip(rows, errors, strict=True):
+        if error is not None:
+            first.setdefault(error, row["id"])
+    tracebacks: list[str | None] = [None] * count
+    for error, id in list(first.items())[:MAX_TRACEBACKS]:
         result = archive.result(id)
         if result is not None and result.error:
-            found[place] = _cut("\n".join(result.error.rstrip().splitlines()[-_LINES:]))
-    return found
+            tracebacks[error] = _shorten("\n".join(result.error.rstrip().splitlines()[-_MAX_TRACEBACK_LINES:]))
+    return tracebacks

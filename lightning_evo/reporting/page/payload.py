@@ -1,4 +1,4 @@
-"""What does the page know? Runs as plain JSON: everything that its tables and plots show."""
+"""The page's payload: everything that its tables and plots show, as plain JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lightning_evo.archive import Archive
 from lightning_evo.reporting.page.columns import MANY, candidate_columns, fitness_digits, gene_descriptions, rounded
 from lightning_evo.reporting.views import (
     Importance,
-    Recorded,
+    RunSnapshot,
     curves,
     early_predictions,
     front,
@@ -20,53 +20,56 @@ from lightning_evo.reporting.views import (
     importance,
     predicted,
     progress,
-    record,
-    saved,
+    read_snapshot,
+    run_savings,
+    sample_candidates,
     totals,
-    worth_showing,
 )
 
-__all__ = ["VERSION", "Weighing", "payload"]
+__all__ = ["VERSION", "ImportanceFunction", "payload"]
 
 VERSION = 1
-"""Of the payload's form."""
+"""Version of the payload's format."""
 
-Weighing = Callable[[Recorded, str], Importance]
-"""How importances are found: given the run and a monitor. It takes a second or two, so who asks often keeps them."""
+ImportanceFunction = Callable[[RunSnapshot, str], Importance]
+"""A function that returns the importances of a run for a monitor. It takes a second or two, so results may be cached."""
 
-CURVE_NUMBERS = 120_000
-"""How many numbers of learning curves the page holds at most, of all candidates together."""
+MAX_CURVE_NUMBERS = 120_000
+"""Total numbers in the learning curves of all candidates on the page."""
 
-CURVE_METRICS = 16
-CURVE_POINTS = 250
-CONTROLS = 2_000
-BAND_POINTS = 1_000
+MAX_CURVE_METRICS = 16
+MAX_CURVE_POINTS = 250
+MAX_CONTROLS = 2_000
+MAX_QUARTILE_POINTS = 1_000
 
 
 def payload(
-    archives: Sequence[Archive], live: bool = False, weigh: Weighing | None = None, now: float | None = None
+    archives: Sequence[Archive],
+    live: bool = False,
+    importance_of: ImportanceFunction | None = None,
+    now: float | None = None,
 ) -> dict[str, Any]:
-    """Everything the page shows of some runs, as JSON that knows neither NaN nor infinities (both are ``null``).
+    """Return everything the page shows of one or more runs, as JSON with ``null`` for NaN and infinities.
 
-    ``version``, ``generated`` (seconds since the epoch), ``live`` and ``runs``. Of a run: what was searched and how, its
-    candidates column by column (texts and choices by number), learning curves, predictions, importances, the Pareto front,
-    quantiles of its course, totals, and what early stopping and inheritance saved. Of many candidates not every curve is
-    held: ``curves.thinned`` says so.
+    The keys are ``version``, ``generated`` (seconds since the epoch), ``live`` and ``runs``. Each run has a description of
+    the search, its candidates column by column (texts and choices by index), learning curves, predictions, importances,
+    the Pareto front, the best fitness and quartiles over time, totals, and what early stopping and inheritance saved. With
+    many candidates, some curves are left out; then ``curves.thinned`` describes which are included.
 
     Args:
-        archives: The runs', which searches may be writing.
-        live: Whether the page asks for more while it is open.
-        weigh: How importances are found; default: :func:`~lightning_evo.reporting.views.importance`, each time.
-        now: When it is made; default: now.
+        archives: The runs' archives; searches may still be writing them.
+        live: Whether the page requests new data while it is open.
+        importance_of: Computes importances; default: :func:`~lightning_evo.reporting.views.importance`, without a cache.
+        now: The current time; default: the system's.
 
     Raises:
         ArchiveError: If an archive can't be read.
     """
-    recorded = [record(archive) for archive in archives]
-    names = _distinct([each.run for each in recorded])
+    snapshots = [read_snapshot(archive) for archive in archives]
+    names = _distinct([snapshot.run for snapshot in snapshots])
     runs = [
-        _run(archive, each, name, weigh or importance)
-        for archive, each, name in zip(archives, recorded, names, strict=True)
+        _run(archive, snapshot, name, importance_of or importance)
+        for archive, snapshot, name in zip(archives, snapshots, names, strict=True)
     ]
     for run, notes in zip(runs, _differences(runs), strict=True):
         run["notes"] += notes
@@ -74,101 +77,98 @@ def payload(
     return {"version": VERSION, "generated": round(generated, 2), "live": live, "runs": runs}
 
 
-def _run(archive: Archive, recorded: Recorded, name: str, weigh: Weighing) -> dict[str, Any]:
-    meta = recorded.meta
+def _run(archive: Archive, snapshot: RunSnapshot, name: str, importance_of: ImportanceFunction) -> dict[str, Any]:
+    meta = snapshot.meta
     search = meta.get("search", {})
-    genes = gene_columns(recorded)
-    monitors = recorded.monitors
+    genes = gene_columns(snapshot)
+    monitors = snapshot.monitors
     return {
         "name": name,
-        "directory": str(recorded.directory),
-        "status": recorded.status,
-        "created": round(recorded.created, 2),
+        "directory": str(snapshot.directory),
+        "status": snapshot.status,
+        "created": round(snapshot.created, 2),
         "version": meta.get("version"),
-        "algorithm": _named(search.get("evolution", {}).get("algorithm")),
+        "algorithm": _class_text(search.get("evolution", {}).get("algorithm")),
         "seed": meta.get("seed"),
         "budget": meta.get("budget") or {},
-        "objectives": [{"monitor": each.monitor, "mode": each.mode} for each in recorded.objectives],
+        "objectives": [{"monitor": each.monitor, "mode": each.mode} for each in snapshot.objectives],
         "config": _finite(search.get("config")),
         "genes": _finite(gene_descriptions(genes)),
-        "candidates": candidate_columns(archive, recorded, genes),
-        "curves": _curves(archive, recorded),
-        "early": _early(recorded),
-        "predicted": {monitor: _predicted(recorded, monitor) for monitor in monitors},
+        "candidates": candidate_columns(archive, snapshot, genes),
+        "curves": _curves(archive, snapshot),
+        "early": _early(snapshot),
+        "predicted": {monitor: _predicted(snapshot, monitor) for monitor in monitors},
         "quality": _finite(meta.get("predictor_quality", [])),
-        "importance": {monitor: _weighed(weigh(recorded, monitor)) for monitor in monitors},
-        "front": front(recorded).best,
-        "bands": {monitor: _bands(recorded, monitor) for monitor in monitors},
-        "savings": _finite(saved(recorded).to_dict()),
-        "totals": _finite(vars(totals(recorded))),
-        "pauses": [[round(at - recorded.created, 2) for at in pause] for pause in recorded.pauses],
+        "importance": {monitor: _importance(importance_of(snapshot, monitor)) for monitor in monitors},
+        "front": front(snapshot).best,
+        "bands": {monitor: _quartiles(snapshot, monitor) for monitor in monitors},
+        "savings": _finite(run_savings(snapshot).to_dict()),
+        "totals": _finite(vars(totals(snapshot))),
+        "pauses": [[round(at - snapshot.created, 2) for at in pause] for pause in snapshot.pauses],
         "final": _final(meta.get("final")),
-        "notes": _notes(archive, recorded),
+        "notes": _notes(archive, snapshot),
     }
 
 
-# -- parts of a run ----------------------------------------------------------------------------------------------------
-
-
-def _curves(archive: Archive, recorded: Recorded) -> dict[str, Any]:
-    """Curves within a budget of numbers: fewer candidates first, then fewer epochs of each, and not every metric."""
-    trained = sum(row["duplicate_of"] is None for row in recorded.rows)
-    logged = _logged(recorded)
-    names = _curve_metrics(recorded, logged)
-    # A first look at some tells how long curves are, before thousands are read.
-    looked = worth_showing(recorded, 50)
-    longest = max((len(curve.epochs) for curve in curves(archive, looked, names)), default=1)
-    points = min(longest, CURVE_POINTS)
-    most = max(100, CURVE_NUMBERS // (points * (len(names) + 1)))
-    found = curves(archive, worth_showing(recorded, most), names)
+def _curves(archive: Archive, snapshot: RunSnapshot) -> dict[str, Any]:
+    """Learning curves within the budget of numbers: of a sample of candidates, epochs and metrics if necessary."""
+    trained = sum(row["duplicate_of"] is None for row in snapshot.rows)
+    logged = _logged(snapshot)
+    names = _curve_metrics(snapshot, logged)
+    # A sample shows how long the curves are before thousands are read.
+    sample = sample_candidates(snapshot, 50)
+    longest = max((len(curve.epochs) for curve in curves(archive, sample, names)), default=1)
+    points = min(longest, MAX_CURVE_POINTS)
+    most = max(100, MAX_CURVE_NUMBERS // (points * (len(names) + 1)))
+    found = curves(archive, sample_candidates(snapshot, most), names)
     digits = 6 if trained <= MANY else 4
     every = {}
     for curve in found:
-        # Evenly spaced epochs, the last one among them.
+        # Evenly spaced epochs that include the last one.
         step = max(1, math.ceil(len(curve.epochs) / points))
         kept = range((len(curve.epochs) - 1) % step, len(curve.epochs), step)
         every[str(curve.id)] = {"epoch": [int(curve.epochs[at]) for at in kept]} | {
             name: [rounded(float(values[at]), digits) for at in kept] for name, values in curve.metrics.items()
         }
-    said = []
+    limits = []
     if trained > most:
-        said.append(f"{most:,} of {trained:,} candidates: the best, the last, and others evenly between them")
+        limits.append(f"{most:,} of {trained:,} candidates (the best, the latest, and others evenly spaced)")
     if longest > points:
-        said.append(f"about {points} epochs of each")
-    left_out = len(set(logged) - set(names))
-    if left_out > 0:
-        said.append(f"{left_out} metrics left out")
-    thinned = f"The page holds the learning curves of {'; '.join(said)}." if said else None
+        limits.append(f"about {points} epochs per candidate")
+    omitted = len(set(logged) - set(names))
+    if omitted > 0:
+        limits.append(f"{len(names)} of {len(names) + omitted} metrics")
+    thinned = f"The learning curves on this page are limited to {', '.join(limits)}." if limits else None
     return {"metrics": names, "every": every, "thinned": thinned}
 
 
-def _logged(recorded: Recorded) -> list[str]:
-    counts = Counter(name for row in recorded.rows for name in row if name.startswith("metrics/"))
+def _logged(snapshot: RunSnapshot) -> list[str]:
+    counts = Counter(name for row in snapshot.rows for name in row if name.startswith("metrics/"))
     return [name.removeprefix("metrics/") for name, _ in counts.most_common()]
 
 
-def _curve_metrics(recorded: Recorded, logged: Sequence[str]) -> list[str]:
-    """The objectives first, then what most candidates logged."""
-    sought = [monitor for monitor in recorded.monitors if not monitor.startswith("cost/")]
-    return list(dict.fromkeys([*sought, *sorted(logged[:CURVE_METRICS])]))[:CURVE_METRICS]
+def _curve_metrics(snapshot: RunSnapshot, logged: Sequence[str]) -> list[str]:
+    """The objectives first, then the metrics that most candidates logged."""
+    objectives = [monitor for monitor in snapshot.monitors if not monitor.startswith("cost/")]
+    return list(dict.fromkeys([*objectives, *sorted(logged[:MAX_CURVE_METRICS])]))[:MAX_CURVE_METRICS]
 
 
-def _early(recorded: Recorded) -> dict[str, Any]:
-    """What was predicted while candidates trained; of many, of the controls and of those whose curves are worth showing."""
+def _early(snapshot: RunSnapshot) -> dict[str, Any]:
+    """Predictions made during training; of many, those of the controls and of the candidates with a curve on the page."""
     predictions: dict[int, dict[str, Any]] = {}
-    digits = fitness_digits(len(recorded.rows))
-    for each in early_predictions(recorded):
+    digits = fitness_digits(len(snapshot.rows))
+    for each in early_predictions(snapshot):
         interval = {name: rounded(getattr(each, name), digits) for name in ("mean", "low", "high")}
         predictions.setdefault(each.id, {})[each.monitor] = interval
-    chosen = set(recorded.early)
-    if len(chosen) > CONTROLS:
-        controls = [id for id in sorted(chosen) if recorded.early[id].control and id in predictions]
-        chosen = set(worth_showing(recorded, CONTROLS)) & chosen | set(controls[-CONTROLS:])
+    chosen = set(snapshot.early)
+    if len(chosen) > MAX_CONTROLS:
+        controls = [id for id in sorted(chosen) if snapshot.early[id].control and id in predictions]
+        chosen = set(sample_candidates(snapshot, MAX_CONTROLS)) & chosen | set(controls[-MAX_CONTROLS:])
     return {
         str(id): {
             "predicted": predictions.get(id, {}),
             **{
-                name: getattr(recorded.early[id], name)
+                name: getattr(snapshot.early[id], name)
                 for name in ("stopped_at", "would_stop_at", "horizon", "control")
             },
         }
@@ -176,14 +176,14 @@ def _early(recorded: Recorded) -> dict[str, Any]:
     }
 
 
-def _predicted(recorded: Recorded, monitor: str) -> dict[str, list[float | int | None]]:
-    found = predicted(recorded, monitor)
+def _predicted(snapshot: RunSnapshot, monitor: str) -> dict[str, list[float | int | None]]:
+    found = predicted(snapshot, monitor)
     digits = 6 if len(found.ids) <= MANY else 4
     pairs = zip(found.ids.tolist(), found.mean.tolist(), found.std.tolist(), strict=True)
     return {str(id): [rounded(mean, digits), rounded(std, 3)] for id, mean, std in pairs}
 
 
-def _weighed(found: Importance) -> dict[str, Any]:
+def _importance(found: Importance) -> dict[str, Any]:
     return {
         "genes": [
             {"path": gene.path, "mean": rounded(gene.mean, 4), "std": rounded(gene.std, 4)} for gene in found.genes
@@ -194,8 +194,8 @@ def _weighed(found: Importance) -> dict[str, Any]:
     }
 
 
-def _bands(recorded: Recorded, monitor: str) -> dict[str, Any]:
-    found = progress(recorded, monitor, BAND_POINTS)
+def _quartiles(snapshot: RunSnapshot, monitor: str) -> dict[str, Any]:
+    found = progress(snapshot, monitor, MAX_QUARTILE_POINTS)
     quantiles = {name: getattr(found, name) for name in ("best", "q25", "q50", "q75")}
     return {
         "window": found.window,
@@ -208,7 +208,7 @@ def _bands(recorded: Recorded, monitor: str) -> dict[str, Any]:
 
 
 def _final(outcome: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The winner as it was finished, without its config."""
+    """The winner's final results, without its config."""
     if outcome is None:
         return None
     request = outcome.get("request", {})
@@ -221,20 +221,17 @@ def _final(outcome: Mapping[str, Any] | None) -> dict[str, Any] | None:
     }
 
 
-def _notes(archive: Archive, recorded: Recorded) -> list[str]:
+def _notes(archive: Archive, snapshot: RunSnapshot) -> list[str]:
     notes = [archive.recovered] if archive.recovered else []
-    if not recorded.rows:
-        notes.append("No candidate has been asked for yet.")
-    elif recorded.best is None:
+    if not snapshot.rows:
+        notes.append("No candidate has been created yet.")
+    elif snapshot.best is None:
         notes.append("No candidate has finished yet.")
     return notes
 
 
-# -- several runs ------------------------------------------------------------------------------------------------------
-
-
 def _distinct(names: Sequence[str]) -> list[str]:
-    """Each name once: the second of a name gets a number behind it.
+    """Make names unique by appending a number to repeated ones.
 
     >>> _distinct(["a", "b", "a", "a (2)"])
     ['a', 'b', 'a (3)', 'a (2)']
@@ -253,16 +250,16 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 
 def _differences(runs: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """For each run what can't be compared with the first one."""
+    """For each run, what can't be compared with the first one."""
     found: list[list[str]] = []
     for run in runs:
         notes = []
         for what, key in (("objectives", "objectives"), ("genes", "genes")):
             one, other = (_keys(each[key]) for each in (runs[0], run))
             if only := [name for name in other if name not in one]:
-                notes.append(f"{what} that {runs[0]['name']} doesn't have: {', '.join(only)}")
+                notes.append(f"{what} missing in {runs[0]['name']}: {', '.join(only)}")
             if missing := [name for name in one if name not in other]:
-                notes.append(f"{what} of {runs[0]['name']} that it doesn't have: {', '.join(missing)}")
+                notes.append(f"{what} only in {runs[0]['name']}: {', '.join(missing)}")
         found.append(notes)
     return found
 
@@ -271,20 +268,17 @@ def _keys(described: Sequence[Mapping[str, Any]]) -> list[str]:
     return [each["path"] if "path" in each else f"{each['monitor']} ({each['mode']})" for each in described]
 
 
-# -- plain data --------------------------------------------------------------------------------------------------------
-
-
-def _named(described: Any) -> str | None:
-    """A class with its plain arguments in one line."""
+def _class_text(described: Any) -> str | None:
+    """A class and its plain arguments on one line."""
     if not isinstance(described, Mapping) or "class_path" not in described:
         return None
     arguments = described.get("init_args") or {}
-    said = [f"{name}={value}" for name, value in arguments.items() if isinstance(value, (bool, int, float, str))]
-    return f"{str(described['class_path']).rpartition('.')[2]}({', '.join(said)})"
+    listed = [f"{name}={value}" for name, value in arguments.items() if isinstance(value, (bool, int, float, str))]
+    return f"{str(described['class_path']).rpartition('.')[2]}({', '.join(listed)})"
 
 
 def _finite(value: Any) -> Any:
-    """``value`` without NaN and infinities, which JSON doesn't know."""
+    """``value`` with ``None`` in place of NaN and infinities, which JSON doesn't have."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

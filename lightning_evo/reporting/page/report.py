@@ -1,4 +1,4 @@
-"""How does a user get the page? As a file, of one run or of several beside each other."""
+"""The report as a file, about one run or comparing several."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from pathlib import Path
 from lightning_evo.archive import Archive
 from lightning_evo.archive.database import ArchiveLocation
 from lightning_evo.reporting.output_file import check_output, output_file
-from lightning_evo.reporting.page.assemble import assemble, packed
+from lightning_evo.reporting.page.assemble import assemble, compress
 from lightning_evo.reporting.page.payload import payload
 
-__all__ = ["REPORT", "open_runs", "report", "title_of"]
+__all__ = ["REPORT", "open_runs", "page_title", "report"]
 
 REPORT = "report.html"
 
 
 def report(location: str | Path | Sequence[str | Path], to: str | Path | None = None, run: str | None = None) -> Path:
-    """Write a page about one run or several: one HTML file that needs nothing else, not even a network.
+    """Write a page about one run or several: a self-contained HTML file that needs no network.
 
-    Searches may be running. Of a run without candidates, or without finished ones, the page shows what there is.
+    The searches may still be running, and need not have any candidates yet.
 
     Args:
         location: A run's directory, archive file or database URL, or several of them.
-        to: The file; one that is there is replaced. Default: ``report.html`` in the run's directory, of several runs in the
-            current folder.
+        to: The file to write or replace. Default: ``report.html`` in the run's directory; for several runs, in the working
+            directory.
         run: Which run, where a database holds several.
 
     Returns:
@@ -33,50 +33,49 @@ def report(location: str | Path | Sequence[str | Path], to: str | Path | None = 
 
     Raises:
         ArchiveError: If there is no archive, or it can't be read.
-        ValueError: If the file can't be written, the same run is named twice, or ``run`` is given with several locations.
+        ValueError: If the file can't be written, a run is given twice, or ``run`` is given with several locations.
     """
     locations = [location] if isinstance(location, (str, Path)) else list(location)
     with ExitStack() as stack:
         archives = open_runs(locations, run)
         for archive in archives:
             stack.enter_context(archive)
-        target = _default(locations, archives) if to is None else Path(to)
+        target = _default_target(locations, archives) if to is None else Path(to)
         check_output(target, "--to", overwrite=True)
-        about = payload(archives)
-        page = assemble(packed(about), title_of(archives))
+        page = assemble(compress(payload(archives)), page_title(archives))
         with output_file(target, "--to", overwrite=True) as part:
             part.write_text(page, encoding="utf-8")
     return target
 
 
 def open_runs(locations: Sequence[str | Path], run: str | None = None) -> list[Archive]:
-    """The archives at these places, each once.
+    """Open the archives at these locations.
 
     Raises:
-        ArchiveError: If there is none, or it can't be read.
-        ValueError: If the same run is named twice, or ``run`` is given with several locations.
+        ArchiveError: If there is no archive, or it can't be read.
+        ValueError: If there are no locations, a run is given twice, or ``run`` is given with several locations.
     """
     if not locations:
         raise ValueError("give at least one run: its directory, archive file or database URL")
     if run is not None and len(locations) > 1:
-        raise ValueError(f"--run {run}: names a run in one database; {len(locations)} were given")
+        raise ValueError(f"--run {run}: selects a run in one database, but {len(locations)} locations were given")
     opened: dict[tuple[str, str], Archive] = {}
     for location in locations:
         archive = Archive(location, run)
         key = str(ArchiveLocation.of(location)), archive.run
         if key in opened:
-            raise ValueError(f"{location}: is given twice")
+            raise ValueError(f"{location}: given more than once")
         opened[key] = archive
     return list(opened.values())
 
 
-def title_of(archives: Sequence[Archive]) -> str:
-    """What the browser calls the page."""
+def page_title(archives: Sequence[Archive]) -> str:
+    """The title of the browser window."""
     return f"{', '.join(archive.run for archive in archives)} · lightning-evo"
 
 
-def _default(locations: Sequence[str | Path], archives: Sequence[Archive]) -> Path:
-    """``report.html`` beside the one run's archive, else in the current folder."""
+def _default_target(locations: Sequence[str | Path], archives: Sequence[Archive]) -> Path:
+    """``report.html`` next to the archive of a single run, otherwise in the working directory."""
     if len(archives) > 1:
         return Path(REPORT)
     (location,) = locations

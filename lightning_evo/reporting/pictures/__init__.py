@@ -1,4 +1,4 @@
-"""What does a search look like in a paper? The report's plots as vector graphics, in the width of a column."""
+"""Figures for papers: the report's plots as vector graphics in the width of a column."""
 
 from lightning_evo.reporting.pictures.kinds import KINDS, Kind
 from lightning_evo.reporting.pictures.picture import check_picture, plot

@@ -1,4 +1,4 @@
-"""How did candidates learn? Curves by epoch, where training was stopped, and how it was expected to end."""
+"""The picture ``curves``: learning curves, early stops, and predicted final values."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from lightning_evo.reporting.pictures.style import COLOURS, MANY, axis_name, robust_limits
-from lightning_evo.reporting.pictures.view import View
-from lightning_evo.reporting.views import Curve, EarlyPrediction, curves, early_predictions, worth_showing
+from lightning_evo.reporting.pictures.request import PictureRequest
+from lightning_evo.reporting.pictures.style import COLORS, MANY, axis_name, robust_limits
+from lightning_evo.reporting.views import Curve, EarlyPrediction, curves, early_predictions, sample_candidates
 
 __all__ = ["draw"]
 
-CURVES = 40
-_EXPECTED = 12
-"""So many predicted finals are drawn at most, beside each other behind the last epoch."""
+MAX_CURVES = 40
+_MAX_PREDICTIONS = 12
+"""Maximum number of predicted final values, which are drawn side by side behind the last epoch."""
 
 _GREY = "#9A9A9A"
 
 
-def draw(figure: Figure, view: View) -> None:
-    """Draw one candidate's curve before those of others.
+def draw(figure: Figure, request: PictureRequest) -> None:
+    """Draw one candidate's curve in front of those of others.
 
     Raises:
-        ValueError: If no candidate logged the metric, or there is no such candidate.
+        ValueError: If no candidate logged the metric, or the candidate doesn't exist.
     """
-    run = view.run
-    metric = view.objective.monitor if view.metric is None else view.metric
-    if view.candidate is not None and view.candidate not in run.by_id:
-        raise ValueError(f"candidate: {run.run} has no candidate {view.candidate}")
-    chosen = run.best if view.candidate is None else view.candidate
-    ids = [*worth_showing(run, view.top or CURVES), *([] if chosen is None else [chosen])]
-    logged = curves(view.archives[0], sorted(set(ids)))
+    run = request.run
+    metric = request.objective.monitor if request.metric is None else request.metric
+    if request.candidate is not None and request.candidate not in run.by_id:
+        raise ValueError(f"candidate: {run.run} has no candidate {request.candidate}")
+    chosen = run.best if request.candidate is None else request.candidate
+    ids = [*sample_candidates(run, request.top or MAX_CURVES), *([] if chosen is None else [chosen])]
+    logged = curves(request.archives[0], sorted(set(ids)))
     found = [curve for curve in logged if metric in curve.metrics]
     if not found:
         names = dict.fromkeys(name for curve in logged for name in curve.metrics)
         raise ValueError(
-            f"metric: no candidate of {run.run} logged {metric!r} by epoch; logged: {', '.join(names) or '-'}"
+            f"metric: no candidate of {run.run} logged {metric!r} per epoch; logged metrics: {', '.join(names) or 'none'}"
         )
-    if view.candidate is not None and chosen not in [curve.id for curve in found]:
-        raise ValueError(f"candidate: {chosen} of {run.run} logged no {metric!r} by epoch")
+    if request.candidate is not None and chosen not in [curve.id for curve in found]:
+        raise ValueError(f"candidate: candidate {chosen} of {run.run} did not log {metric!r} per epoch")
     axes = figure.add_subplot()
     lines = {curve.id: _line(curve, metric) for curve in found}
     others = LineCollection([line for id, line in lines.items() if id != chosen], zorder=1)
@@ -56,11 +56,11 @@ def draw(figure: Figure, view: View) -> None:
     if chosen is not None and chosen in lines:
         line = lines[chosen]
         few = len(line) <= 30
-        axes.plot(*line.T, color=COLOURS[0], linewidth=1.4, marker="o" if few else None, markersize=2.5, zorder=3)
-        said = f"candidate {chosen}" if view.candidate is not None else f"the best (candidate {chosen})"
-        handles.insert(0, (Line2D([], [], color=COLOURS[0], linewidth=1.4), said))
+        axes.plot(*line.T, color=COLORS[0], linewidth=1.4, marker="o" if few else None, markersize=2.5, zorder=3)
+        label = f"candidate {chosen}" if request.candidate is not None else f"best (candidate {chosen})"
+        handles.insert(0, (Line2D([], [], color=COLORS[0], linewidth=1.4), label))
     axes.autoscale_view()
-    limits = robust_limits([line[:, 1] for line in lines.values()], _always(lines, chosen))
+    limits = robust_limits([line[:, 1] for line in lines.values()], _required_values(lines, chosen))
     if limits is not None:
         axes.set_ylim(*limits)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -72,43 +72,43 @@ def draw(figure: Figure, view: View) -> None:
 def _line(curve: Curve, metric: str) -> numpy.ndarray:
     """The points of a curve, of shape (points, 2); the first epoch is 1."""
     values = curve.metrics[metric]
-    there = numpy.isfinite(values)
-    return numpy.column_stack([curve.epochs[there] + 1.0, values[there]])
+    finite = numpy.isfinite(values)
+    return numpy.column_stack([curve.epochs[finite] + 1.0, values[finite]])
 
 
-def _always(lines: dict[int, numpy.ndarray], chosen: int | None) -> Sequence[float]:
-    """The end of the curve that stands out must be seen, whatever the others do."""
+def _required_values(lines: dict[int, numpy.ndarray], chosen: int | None) -> Sequence[float]:
+    """The end of the highlighted curve must be visible, whatever the other curves do."""
     return [float(lines[chosen][-1, 1])] if chosen in lines and len(lines[chosen]) else []
 
 
 def _stopped(
     axes: Axes, stopped: Sequence[EarlyPrediction], lines: dict[int, numpy.ndarray]
 ) -> list[tuple[Line2D, str]]:
-    """Where training was stopped, and the intervals in which it was expected to end."""
+    """Draw where training was stopped, and the intervals of the predicted final values; return their legend entries."""
     if not stopped:
         return []
     ends = numpy.array([lines[each.id][-1] for each in stopped if len(lines[each.id])]).reshape(-1, 2)
-    axes.plot(*ends.T, color=COLOURS[4], marker="x", markersize=3.5, markeredgewidth=0.9, linestyle="none", zorder=2)
+    axes.plot(*ends.T, color=COLORS[4], marker="x", markersize=3.5, markeredgewidth=0.9, linestyle="none", zorder=2)
     # Evenly over the predictions, from the worst to the best.
     order = sorted(stopped, key=lambda each: each.mean)
-    shown = [order[at] for at in numpy.unique(numpy.linspace(0, len(order) - 1, _EXPECTED).round().astype(int))]
+    shown = [order[at] for at in numpy.unique(numpy.linspace(0, len(order) - 1, _MAX_PREDICTIONS).round().astype(int))]
     horizon = max(each.horizon for each in shown)
     step = max(horizon * 0.015, 0.1)
-    places = horizon + step * (1 + numpy.arange(len(shown)))
+    positions = horizon + step * (1 + numpy.arange(len(shown)))
     means = numpy.array([each.mean for each in shown])
     below = means - [each.low for each in shown]
     above = numpy.array([each.high for each in shown]) - means
     axes.errorbar(
-        places,
+        positions,
         means,
         numpy.maximum(0.0, [below, above]),
         fmt="_",
         markersize=3,
-        color=COLOURS[4],
+        color=COLORS[4],
         elinewidth=0.7,
         zorder=2,
     )
     return [
-        (Line2D([], [], color=COLOURS[4], marker="x", markersize=3.5, linestyle="none"), f"stopped ({len(stopped)})"),
-        (Line2D([], [], color=COLOURS[4], marker="|", markersize=6, linestyle="none"), "expected end, 90 %"),
+        (Line2D([], [], color=COLORS[4], marker="x", markersize=3.5, linestyle="none"), f"stopped ({len(stopped)})"),
+        (Line2D([], [], color=COLORS[4], marker="|", markersize=6, linestyle="none"), "predicted final value, 90%"),
     ]

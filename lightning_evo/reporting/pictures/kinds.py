@@ -1,4 +1,4 @@
-"""Which pictures are there, and what can be said about each?"""
+"""The kinds of pictures and their options."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Kind:
 
     Args:
         description: What it shows.
-        options: Those that it takes besides its size -> what they mean there.
-        several: Whether several runs can be in it.
+        options: Its options besides its size -> their meaning for this kind.
+        several: Whether it can show several runs.
     """
 
     description: str
@@ -23,37 +23,37 @@ class Kind:
     several: bool = False
 
 
-_OBJECTIVE = "which objective (default: the first)"
+_OBJECTIVE = "the objective (default: the first)"
 
 KINDS: Mapping[str, Kind] = {
     "progress": Kind(
-        "the best so far, with the median and quartiles of the population",
+        "the best fitness so far, and the median and quartiles of the population",
         {"metric": _OBJECTIVE, "against": "candidates (default), epochs or seconds"},
         several=True,
     ),
     "parallel": Kind(
         "a line per candidate through its genes and its fitness",
-        {"metric": _OBJECTIVE, "top": "only so many, the best (default: up to 300 over the whole range)"},
+        {"metric": _OBJECTIVE, "top": "number of best candidates (default: up to 300 over the whole range)"},
     ),
     "importance": Kind(
-        "how much each gene matters for the fitness (permutation importance of a random forest)",
-        {"metric": _OBJECTIVE, "top": "so many genes (default 10)"},
+        "the importance of each gene for the fitness (permutation importance of a random forest)",
+        {"metric": _OBJECTIVE, "top": "number of genes (default: 10)"},
     ),
-    "front": Kind("the Pareto front of two or three objectives, before all other candidates"),
+    "front": Kind("the Pareto front of two or three objectives, and the other candidates"),
     "lineage": Kind(
-        "the ancestors of a candidate, and the genes that changed from one to the next",
-        {"candidate": "whose (default: the best)", "top": "at most so many ancestors (default 24)"},
+        "the ancestors of a candidate, and the genes that changed between generations",
+        {"candidate": "the candidate (default: the best)", "top": "maximum number of ancestors (default: 24)"},
     ),
     "curves": Kind(
-        "learning curves, where training was stopped, and how it was expected to end",
+        "learning curves, early stops, and predicted final values",
         {
-            "metric": "which logged metric (default: the first objective)",
-            "candidate": "the one to stand out (default: the best)",
-            "top": "so many besides it: the best and others over the whole search (default 40)",
+            "metric": "the logged metric (default: the first objective)",
+            "candidate": "the candidate to highlight (default: the best)",
+            "top": "number of other candidates: the best, the latest and others (default: 40)",
         },
     ),
-    "predicted": Kind("predicted against true fitness", {"metric": _OBJECTIVE}),
-    "occupation": Kind("which candidate trained in which slot and when"),
-    "costs": Kind("where the costs went, and what early stopping and inheritance saved"),
+    "predicted": Kind("predicted versus true fitness", {"metric": _OBJECTIVE}),
+    "occupation": Kind("which candidate trained in which slot, and when"),
+    "costs": Kind("costs by status, and what early stopping and inheritance saved"),
 }
-"""The pictures by name."""
+"""The kinds by name."""

@@ -1,4 +1,4 @@
-"""What do all pictures have in common? Type, lines, colours that grey and colour-blind readers tell apart, units."""
+"""The style of all pictures: fonts, lines, colors that are distinct in grayscale and for color-blind readers, and units."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lightning_evo.genome.representation import shown
 
 __all__ = [
-    "COLOURS",
+    "COLORS",
     "DARK",
     "LINES",
     "MANY",
@@ -22,11 +22,11 @@ __all__ = [
     "RC",
     "STATUSES",
     "axis_name",
-    "by_value",
-    "plain",
+    "format_axis",
+    "plain_text",
     "robust_limits",
-    "suited",
     "time_unit",
+    "value_colormap",
     "with_margin",
 ]
 
@@ -48,18 +48,18 @@ RC: Any = {
     "ytick.major.size": 2.5,
     "lines.linewidth": 1.2,
     "hatch.linewidth": 0.5,
-    # Type 42 keeps text as text that editors and publishers' checks accept; type 3 doesn't.
+    # Type 42 fonts keep text editable, and publishers accept them; type 3 fonts don't.
     "pdf.fonttype": 42,
     "svg.fonttype": "none",
-    # The same archive gives the same file.
+    # The same archive produces the same file.
     "svg.hashsalt": "lightning-evo",
 }
-"""Settings of matplotlib, in force only while a picture is drawn and written."""
+"""matplotlib's settings, active only while a picture is drawn and written."""
 
-# Okabe and Ito's colours, in an order in which neighbours also differ in brightness.
-COLOURS = ("#0072B2", "#E69F00", "#000000", "#56B4E9", "#D55E00", "#009E73", "#CC79A7")
+# Okabe and Ito's colors, ordered so that neighbors also differ in brightness.
+COLORS = ("#0072B2", "#E69F00", "#000000", "#56B4E9", "#D55E00", "#009E73", "#CC79A7")
 LINES: Sequence[Any] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
-"""Line styles, one for each colour: in grey, two colours may be alike."""
+"""Line styles, one per color: in grayscale, two colors may look alike."""
 
 DARK, PALE = "#222222", "#BBBBBB"
 
@@ -68,39 +68,39 @@ STATUSES: Mapping[str, Mapping[str, Any]] = {
     "stopped": {"facecolor": "#F0C75E", "hatch": "////"},
     "failed": {"facecolor": "#222222", "hatch": None},
 }
-"""How candidates of each status are filled; their brightness differs."""
+"""Fill of each status; they also differ in brightness."""
 
 MANY = 2_000
-"""Above so many marks a picture holds them as pixels: as vectors, they would make the file slow to open and to print."""
+"""More marks than this are rasterized: as vectors, they would make the file slow to open and to print."""
 
 _NAMES = {
     "cost/params": "parameters",
     "cost/flops": "FLOPs per sample",
-    "cost/training_flops": "FLOPs of the training",
+    "cost/training_flops": "training FLOPs",
     "cost/seconds": "training time [s]",
     "cost/peak_memory": "peak memory [B]",
     "cost/epochs": "epochs",
     "cost/samples_per_second": "samples per second",
     "cost/waiting": "waiting for data [share of time]",
-    "cost/utilisation": "utilisation [share of time]",
+    "cost/utilisation": "utilization [share of time]",
 }
 _LARGE = ("cost/params", "cost/flops", "cost/training_flops", "cost/peak_memory", "cost/samples_per_second")
 _UNITS = ((1.0, "s"), (60.0, "min"), (3600.0, "h"), (86400.0, "d"))
 
 
-def plain(text: object, longest: int = 40) -> str:
-    """A user's text as it is: dollars would make matplotlib read a formula; what is too long is cut."""
+def plain_text(text: object, longest: int = 40) -> str:
+    """A user's text, shortened, with dollar signs escaped so that matplotlib doesn't read them as math."""
     return shown(text, longest).replace("$", r"\$")
 
 
 def axis_name(monitor: str, mode: str | None = None) -> str:
-    """What an axis is called: a cost in words with its unit; with an arrow to where it is better."""
+    """The name of an axis: costs in words and with their unit, objectives with an arrow in the better direction."""
     arrow = {None: "", "max": " ↑", "min": " ↓"}[mode]
-    return f"{_NAMES.get(monitor, plain(monitor))}{arrow}"
+    return f"{_NAMES.get(monitor, plain_text(monitor))}{arrow}"
 
 
-def suited(axis: Axis, monitor: str, values: NDArray[numpy.float64]) -> None:
-    """Give an axis the scale and the numbers that suit a metric: logarithmic over two decades, 10k for 10,000."""
+def format_axis(axis: Axis, monitor: str, values: NDArray[numpy.float64]) -> None:
+    """Set an axis' scale and number format to suit a metric: logarithmic over two decades, 10k for 10,000."""
     finite = values[numpy.isfinite(values)]
     wide = len(finite) > 0 and finite.min() > 0 and finite.max() / finite.min() > 100
     if wide:
@@ -111,7 +111,7 @@ def suited(axis: Axis, monitor: str, values: NDArray[numpy.float64]) -> None:
 
 
 def time_unit(seconds: float) -> tuple[float, str]:
-    """The unit in which a span is a number people read: seconds in it, and its sign.
+    """A unit that suits a duration: its length in seconds, and its symbol.
 
     >>> time_unit(90), time_unit(400), time_unit(1e6)
     ((1.0, 's'), (60.0, 'min'), (86400.0, 'd'))
@@ -120,28 +120,28 @@ def time_unit(seconds: float) -> tuple[float, str]:
 
 
 def robust_limits(values: Sequence[NDArray[numpy.float64]], always: Sequence[float] = ()) -> tuple[float, float] | None:
-    """The range that one value in a hundred at either end may leave: an exploded loss would flatten all others.
+    """An axis range that leaves out one percent of values at either end: a diverged loss would flatten everything else.
 
     Args:
-        values: What is drawn; NaN and infinities don't count.
-        always: Values that must lie within.
+        values: The values; NaN and infinities don't count.
+        always: Values that must be inside the range.
     """
-    together = numpy.concatenate([*(numpy.ravel(each) for each in values), numpy.zeros(0)])
-    together = together[numpy.isfinite(together)]
-    if not len(together):
+    everything = numpy.concatenate([*(numpy.ravel(each) for each in values), numpy.zeros(0)])
+    everything = everything[numpy.isfinite(everything)]
+    if not len(everything):
         return None
-    low, high = numpy.percentile(together, (1, 99))
+    low, high = numpy.percentile(everything, (1, 99))
     return with_margin(min([low, *always]), max([high, *always]))
 
 
 def with_margin(low: float, high: float, share: float = 0.05) -> tuple[float, float]:
-    """A range with some room at either end; also where it is a single point."""
+    """A range with a margin at either end, even if it is a single point."""
     room = (high - low) * share or abs(low) * share or 1.0
     return low - room, high + room
 
 
-def by_value() -> Colormap:
-    """Colours for numbers: the darker the higher, in grey too; cividis without its lightest third, lost on white."""
+def value_colormap() -> Colormap:
+    """A colormap for numbers: darker is higher, also in grayscale; cividis without its lightest part."""
     from matplotlib import colormaps
 
     whole = colormaps["cividis_r"]

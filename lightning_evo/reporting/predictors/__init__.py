@@ -1,6 +1,6 @@
-"""How well do predictors learn from what searches found? A report as a table, as JSON and as a plot.
+"""How well predictors learn from the results of searches: a report as a table, as JSON and as a plot.
 
-Imports NumPy, SciPy and the predictors; the rest of ``reporting`` does without.
+This package imports the predictors, which the rest of ``reporting`` doesn't need.
 """
 
 from lightning_evo.reporting.predictors.plot import check_plot, plot

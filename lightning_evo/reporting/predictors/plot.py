@@ -1,4 +1,4 @@
-"""What does a report on predictors look like as a picture? Learning curves, and predictions beside the truth."""
+"""The predictor report as a plot: learning curves, and predicted versus true fitness."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from lightning_evo.reporting.predictors.report import Evaluation, PredictorRepor
 __all__ = ["check_plot", "plot"]
 
 FIGURES = {"r2": "R²", "tau": "Kendall τ", "spearman": "Spearman"}
-"""What is drawn against the number of results, and its name."""
+"""The scores drawn against the number of results, and their names."""
 
-_COLOURS = ("#4053d3", "#ddb310", "#b51d14", "#00beff", "#fb49b0", "#00b25d", "#888888")
-"""Easily told apart, also by those who see fewer colours."""
+_COLORS = ("#4053d3", "#ddb310", "#b51d14", "#00beff", "#fb49b0", "#00b25d", "#888888")
+"""Distinct colors, also for color-blind readers."""
 
 _IN_A_ROW = 4
 _STATIC = (".png", ".svg", ".pdf")
 
 
 def check_plot(path: Path) -> None:
-    """Raise ``ValueError`` where :func:`plot` couldn't draw to this path."""
+    """Raise ``ValueError`` if :func:`plot` can't write to this path."""
     ending = path.suffix.lower()
     if ending != ".html" and ending not in _STATIC:
-        raise ValueError(f"plot: {path} ends in none of .html, {', '.join(_STATIC)}")
+        raise ValueError(f"plot: {path} does not end in one of .html, {', '.join(_STATIC)}")
     if ending in _STATIC and importlib.util.find_spec("matplotlib") is None:
-        raise ValueError(f"plot: {path} needs matplotlib, which is not installed; .html needs nothing more")
+        raise ValueError(f"plot: {path} requires matplotlib, which is not installed; .html works without it")
     if not path.absolute().parent.is_dir():
-        raise ValueError(f"plot: {path.parent} is no directory")
+        raise ValueError(f"plot: the directory {path.parent} does not exist")
 
 
 def plot(report: PredictorReport, path: Path) -> None:
     """Draw the report.
 
     Args:
-        report: What to draw.
-        path: ``.html`` is a page of its own, which needs no network; ``.png``, ``.svg`` and ``.pdf`` need matplotlib.
+        report: The report.
+        path: ``.html`` is a self-contained page; ``.png``, ``.svg`` and ``.pdf`` require matplotlib.
 
     Raises:
-        ValueError: For another ending, or where matplotlib is needed and missing.
+        ValueError: For any other ending, or if matplotlib is required and not installed.
     """
     check_plot(path)
     evaluations = [evaluation for evaluation in report.evaluations if evaluation.points]
@@ -61,11 +61,11 @@ def _draw_html(report: PredictorReport, evaluations: Sequence[Evaluation], title
         rows=len(panels),
         cols=12,
         specs=[[cell for width in row for cell in ({"colspan": width}, *[None] * (width - 1))] for row in panels],
-        subplot_titles=[*FIGURES.values(), *map(_named, evaluations)],
+        subplot_titles=[*FIGURES.values(), *map(_title, evaluations)],
     )
     for number, evaluation in enumerate(evaluations):
-        colour = _COLOURS[number % len(_COLOURS)]
-        shared = {"name": _short(evaluation), "legendgroup": evaluation.name, "marker": {"color": colour}}
+        color = _COLORS[number % len(_COLORS)]
+        shared = {"name": _short(evaluation), "legendgroup": evaluation.name, "marker": {"color": color}}
         for column, figure_name in enumerate(FIGURES):
             models, means, spreads = _curve(report, evaluation, figure_name)
             figure.add_trace(
@@ -97,7 +97,7 @@ def _draw_html(report: PredictorReport, evaluations: Sequence[Evaluation], title
         figure.update_xaxes(title_text=f"true {report.results.objective.monitor}", **at)
         figure.update_yaxes(title_text="predicted" if place == 0 else None, **at)
     for column in range(len(FIGURES)):
-        figure.update_xaxes(title_text="results learned from", type="log", tickvals=list(report.models),
+        figure.update_xaxes(title_text="training results", type="log", tickvals=list(report.models),
                             ticktext=[str(models) for models in report.models], row=1, col=1 + 4 * column)  # fmt: skip
     figure.update_layout(
         title_text=title,
@@ -121,18 +121,18 @@ def _draw_static(report: PredictorReport, evaluations: Sequence[Evaluation], tit
     for unused in axes[-1][len(evaluations) - _IN_A_ROW * (len(panels) - 2) :] if len(panels) > 1 else []:
         unused.set_axis_off()
     for number, evaluation in enumerate(evaluations):
-        colour = _COLOURS[number % len(_COLOURS)]
+        color = _COLORS[number % len(_COLORS)]
         for panel, (figure_name, label) in zip(axes[0], FIGURES.items(), strict=True):
             models, means, spreads = _curve(report, evaluation, figure_name)
-            panel.errorbar(models, means, yerr=spreads, marker="o", capsize=3, color=colour, label=_short(evaluation))
-            panel.set(title=label, xlabel="results learned from", xscale="log")
+            panel.errorbar(models, means, yerr=spreads, marker="o", capsize=3, color=color, label=_short(evaluation))
+            panel.set(title=label, xlabel="training results", xscale="log")
             panel.set_xticks(list(report.models), [str(count) for count in report.models])
             panel.minorticks_off()
         panel = axes[1 + number // _IN_A_ROW][number % _IN_A_ROW]
         true, mean, _ = zip(*evaluation.scatter, strict=True)
         panel.plot(_range(report), _range(report), color="#999999", linestyle=":")
-        panel.scatter(true, mean, color=colour, alpha=0.6, s=12)
-        panel.set(title=_named(evaluation), xlabel=f"true {report.results.objective.monitor}", ylabel="predicted")
+        panel.scatter(true, mean, color=color, alpha=0.6, s=12)
+        panel.set(title=_title(evaluation), xlabel=f"true {report.results.objective.monitor}", ylabel="predicted")
     if evaluations:
         axes[0][0].legend()
     figure.suptitle(title)
@@ -148,16 +148,16 @@ def _panels(evaluations: Sequence[Evaluation]) -> list[list[int]]:
 
 
 def _short(evaluation: Evaluation) -> str:
-    """The name, without the module of an import path."""
+    """The predictor's name, without the module of an import path."""
     return evaluation.name.rpartition(".")[2]
 
 
-def _named(evaluation: Evaluation) -> str:
+def _title(evaluation: Evaluation) -> str:
     return f"{_short(evaluation)} ({evaluation.models})"
 
 
 def _curve(report: PredictorReport, evaluation: Evaluation, figure: str) -> tuple[list[int], list[float], list[float]]:
-    """Numbers of results, means and standard deviations; where one is not known, it is left out."""
+    """Numbers of training results, means and standard deviations of a score, where they are defined."""
     points = [(models, *evaluation.at(models, figure)) for models in report.models]
     known = [point for point in points if math.isfinite(point[1])]
     return [models for models, *_ in known], [mean for _, mean, _ in known], [std for *_, std in known]

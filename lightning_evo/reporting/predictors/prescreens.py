@@ -1,4 +1,4 @@
-"""What was a search's own prescreen worth? How its predictor was judged over time, and its predictions beside the truth."""
+"""Quality of a search's own prescreen: cross-validation while it ran, and predicted versus true fitness."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["Agreement", "PrescreenRecord", "read_prescreens"]
 
 @dataclass(frozen=True)
 class Agreement:
-    """How predictions made before training agree with what training gave.
+    """Agreement between predictions made before training and the true fitness.
 
     Args:
-        count: How many candidates.
-        tau: Kendall's τ-b; NaN for fewer than two.
-        r2: Coefficient of determination; below 0 where the mean would be better, NaN where all ended alike.
+        count: Number of candidates.
+        tau: Kendall's τ-b; NaN for fewer than two candidates.
+        r2: Coefficient of determination; below 0 if the mean would predict better, NaN if all values are equal.
     """
 
     count: int
@@ -31,7 +31,7 @@ class Agreement:
 
     @classmethod
     def of(cls, pairs: Sequence[tuple[float, float]]) -> Agreement:
-        """The agreement of predicted and true values."""
+        """The agreement of pairs of predicted and true values."""
         predicted, true = [p for p, _ in pairs], [t for _, t in pairs]
         tau = kendall(predicted, true) if len(pairs) > 1 else math.nan
         return cls(len(pairs), tau, determination(predicted, true))
@@ -39,31 +39,32 @@ class Agreement:
 
 @dataclass(frozen=True)
 class PrescreenRecord:
-    """What one search's prescreen was worth, for one objective.
+    """The quality of one search's prescreen, for one objective.
 
     Args:
-        place: Directory, archive file or database URL of the search.
-        quality: What each validation said, by the number of results.
-        chosen: Predictions of the candidates that were chosen by them.
-        unfiltered: Predictions of those that were trained whatever was predicted.
+        location: Directory, archive file or database URL of the search.
+        quality: The result of each cross-validation, by number of results.
+        chosen: Agreement for candidates that were chosen by their prediction.
+        unfiltered: Agreement for candidates that were trained regardless of their prediction.
     """
 
-    place: str
+    location: str
     quality: Sequence[Quality]
     chosen: Agreement
     unfiltered: Agreement
 
     def to_dict(self) -> dict[str, Any]:
         """As a mapping; numbers may be NaN."""
-        return asdict(self)
+        record = asdict(self)
+        return {"place": record.pop("location"), **record}
 
 
 def read_prescreens(locations: Sequence[str | Path], objective: Objective) -> list[PrescreenRecord]:
-    """The records of those searches that had a prescreen, and so far a word from it.
+    """The records of all searches with a prescreen that has been validated or has made predictions.
 
     Args:
         locations: Directories, archive files or database URLs of searches.
-        objective: Which of their objectives.
+        objective: The objective.
 
     Raises:
         ArchiveError: If an archive can't be read.
@@ -73,19 +74,20 @@ def read_prescreens(locations: Sequence[str | Path], objective: Objective) -> li
         with Archive(location) as archive:
             quality = [Quality(**row) for row in archive.meta.get(QUALITY, []) if row["monitor"] == objective.monitor]
             rows = archive.candidates(status=COMPLETED)
-        told: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
+        pairs: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
         for row in rows:
             pair = _pair(row, objective.monitor)
             if pair is not None:
-                told[bool(row["prescreened"])].append(pair)
-        if quality or any(told.values()):
+                pairs[bool(row["prescreened"])].append(pair)
+        if quality or any(pairs.values()):
             ordered = sorted(quality, key=lambda one: one.results)
-            records.append(PrescreenRecord(str(location), ordered, Agreement.of(told[True]), Agreement.of(told[False])))
+            chosen, unfiltered = Agreement.of(pairs[True]), Agreement.of(pairs[False])
+            records.append(PrescreenRecord(str(location), ordered, chosen, unfiltered))
     return records
 
 
 def _pair(row: Mapping[str, Any], monitor: str) -> tuple[float, float] | None:
-    """What was predicted and what was true; nothing where a candidate was answered by another one's result."""
+    """The predicted and the true fitness; ``None`` for a duplicate or where either is missing."""
     predicted, true = row.get(f"predicted/{monitor}"), row.get(monitor)
     if predicted is None or true is None or row["duplicate_of"] is not None:
         return None

@@ -1,4 +1,4 @@
-"""How well do predictors learn from searches? Trained on more and more of their results, and judged on the others."""
+"""Evaluation of predictors: trained on increasing numbers of a search's results, and tested on the others."""
 
 from __future__ import annotations
 
@@ -27,32 +27,32 @@ from lightning_evo.utils.imports import import_by_name
 __all__ = ["MODELS", "SHORT_NAMES", "Evaluation", "PredictorReport", "evaluate", "predictor_report"]
 
 MODELS = (25, 50, 100, 200, 400)
-"""From how many results predictors learn, as far as there are so many."""
+"""Default numbers of training results, as far as available."""
 
-LEAST_HELD_OUT = 10
-"""From fewer results a predictor can't be judged."""
+MIN_HELD_OUT = 10
+"""Minimum number of results for testing."""
 
 SIZE = "size"
-"""The name of the yardstick: a forest that sees the logarithms of parameters and FLOPs alone."""
+"""Name of the baseline: a forest that sees only the logarithms of parameters and FLOPs."""
 
 SHORT_NAMES = {
     re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.removesuffix("Predictor")).lower(): name
     for name in shipped.__all__
-    if name.endswith("Predictor") and name != "CurvePredictor"  # which learns of curves, not of genomes
+    if name.endswith("Predictor") and name != "CurvePredictor"  # predicts learning curves, not genomes
 }
-"""Short names of the predictors that ship: ``forest``, ``lstm``, ..."""
+"""Short names of the included predictors: ``forest``, ``lstm``, ..."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one predictor was worth.
+    """The evaluation of one predictor.
 
     Args:
-        name: As it was asked for.
-        points: One for each number of results and repeat.
-        models: Number of results learned from for :attr:`scatter`.
-        scatter: True fitness, predicted mean and standard deviation of results it had not seen, after the largest sample
-            of the first repeat; in the objective's own units.
+        name: Its name, as given by the user.
+        points: One for each number of training results and repeat.
+        models: Number of training results for :attr:`scatter`.
+        scatter: True fitness, predicted mean and standard deviation of the held-out results, for the largest number of
+            training results in the first repeat; in the objective's own units.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Evaluation:
     scatter: list[tuple[float, float, float]]
 
     def at(self, models: int, figure: str) -> tuple[float, float]:
-        """Mean and standard deviation over the repeats of ``r2``, ``tau``, ``spearman``, ...; NaN where there is none."""
+        """Mean and standard deviation over the repeats of ``r2``, ``tau``, ``spearman``, ...; NaN where undefined."""
         values = [getattr(point, figure) for point in self.points if point.size == models]
         values = [value for value in values if math.isfinite(value)]
         if not values:
@@ -71,16 +71,16 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class PredictorReport:
-    """What predictors are worth on the results of some searches.
+    """The evaluation of predictors on the results of one or more searches.
 
     Args:
         results: The results.
-        models: From how many of them predictors learned.
-        held_out: On how many others they were judged.
-        repeats: How often, each time with others held out.
-        sizes: Kendall's τ of parameters and of FLOPs with the fitness, without any learning, as far as they are known.
-        evaluations: One for each predictor.
-        prescreens: What the searches' own prescreens were worth, where they had one.
+        models: Numbers of training results.
+        held_out: Number of held-out results.
+        repeats: Number of random splits.
+        sizes: Kendall's τ of parameters and of FLOPs with the fitness, without any training, where they are known.
+        evaluations: One per predictor.
+        prescreens: The quality of the searches' own prescreens.
     """
 
     results: Results
@@ -92,7 +92,7 @@ class PredictorReport:
     prescreens: Sequence[PrescreenRecord]
 
     def to_dict(self) -> dict[str, Any]:
-        """As a mapping that JSON can hold; ``None`` where a number is not finite."""
+        """As a mapping that JSON can hold, with ``None`` for non-finite numbers."""
         return _jsonable(
             {
                 "archives": dict(self.results.counts),
@@ -125,29 +125,29 @@ def predictor_report(
     seed: int = 0,
     notify: Callable[[str], None] = lambda text: None,
 ) -> PredictorReport:
-    """Train and judge predictors on the results of one or several searches, running ones included.
+    """Train and test predictors on the results of one or more searches, which may still be running.
 
     Args:
         locations: Directories, archive files or database URLs of searches over the same space for the same objectives.
         predictors: :data:`SHORT_NAMES`, import paths of classes that take no arguments, or ``size``. Default: ``size``
-            where costs are known, ``forest``, and where the space has layers ``lstm`` and ``ensemble``.
-        at: From how many results they learn. Default: those of :data:`MODELS` that leave a fifth of the results, and
-            no fewer than ten, to be judged on; where there are none, all but those.
-        monitor: Which objective; default: the first.
-        repeats: How often, each time with other results held out (default 5).
-        seed: Decides what is held out, and the predictors' seeds.
-        notify: Called with a line of progress.
+            if costs are known, ``forest``, and for spaces with layers ``lstm`` and ``ensemble``.
+        at: Numbers of training results. Default: those of :data:`MODELS` that leave at least a fifth of the results, and
+            at least ten, for testing; if there is none, all but these.
+        monitor: The objective; default: the first.
+        repeats: Number of random splits (default 5).
+        seed: Seed of the splits and the predictors.
+        notify: Receives a line of progress.
 
     Raises:
-        ArchiveError: If an archive can't be read, or its space can't be built anew.
-        ValueError: If the searches don't fit together, there are too few results, or there is no such predictor.
+        ArchiveError: If an archive can't be read, or its search space can't be restored.
+        ValueError: If the searches don't match, there are too few results, or a predictor doesn't exist.
     """
     results = load_results(locations, monitor)
-    names = list(dict.fromkeys(predictors or _usual(results)))
+    names = list(dict.fromkeys(predictors or _default_predictors(results)))
     makers = {name: _maker(name, results) for name in names}
     models, held_out = _split(len(results.genomes), at, {name: make(0).min_results for name, make in makers.items()})
     if repeats < 1:
-        raise ValueError(f"repeats {repeats} is not at least 1")
+        raise ValueError(f"repeats: {repeats} is not at least 1")
     return PredictorReport(
         results=results,
         models=models,
@@ -175,30 +175,31 @@ def evaluate(
     seed: int = 0,
     notify: Callable[[str], None] = lambda text: None,
 ) -> Evaluation:
-    """Judge one predictor; numbers of models below what it needs are left out.
+    """Evaluate one predictor; numbers of training results below its minimum are left out.
 
     Args:
-        name: What it is called.
-        make: Seed -> a fresh predictor, bound to the space.
+        name: Its name.
+        make: Seed -> a new predictor, bound to the space.
         results: All results.
-        models: From how many to learn.
-        held_out: On how many others to judge.
-        repeats: How often, each time with others held out.
-        seed: Decides what is held out; the same for every predictor.
-        notify: Called with a line of progress.
+        models: Numbers of training results.
+        held_out: Number of held-out results.
+        repeats: Number of random splits.
+        seed: Seed of the splits; the same for every predictor.
+        notify: Receives a line of progress.
     """
-    made: list[_Remembering] = []
+    made: list[_Recording] = []
 
-    def remembered(own_seed: int) -> _Remembering:
-        made.append(_Remembering(make(own_seed)))
+    def recording(own_seed: int) -> _Recording:
+        made.append(_Recording(make(own_seed)))
         return made[-1]
 
     enough = [number for number in models if number >= make(0).min_results]
-    notify(f"{name}: learning from {', '.join(map(str, enough)) or 'nothing'} of {len(results.genomes)} results")
+    sizes = ", ".join(map(str, enough)) or "too few"
+    notify(f"{name}: training on {sizes} of {len(results.genomes)} results")
     if not enough:
         return Evaluation(name, [], 0, [])
     points = sample_efficiency(
-        remembered, results.genomes, results.higher_is_better, enough, repeats, seed, test_size=held_out
+        recording, results.genomes, results.higher_is_better, enough, repeats, seed, test_size=held_out
     )
     largest = next(i for i, point in enumerate(points) if point.size == max(enough))
     truth = dict(zip(results.genomes, results.fitness, strict=True))
@@ -209,20 +210,17 @@ def evaluate(
     return Evaluation(name, points, max(enough), scatter)
 
 
-# -- which predictors, and how many results ----------------------------------------------------------------------------
-
-
-def _usual(results: Results) -> list[str]:
+def _default_predictors(results: Results) -> list[str]:
     layers = any(isinstance(gene, SequenceGene) for gene in results.space.values())
     known = bool(results.costs) and all(name in cost for cost in results.costs for name in SIZES)
     return [*([SIZE] if known else []), "forest", *(["lstm", "ensemble"] if layers else [])]
 
 
 def _maker(name: str, results: Results) -> Callable[[int], Predictor]:
-    """Seed -> a predictor bound to the space.
+    """Return a function from a seed to a predictor bound to the space.
 
     Raises:
-        ValueError: If there is none of this name, or it can do nothing with this space.
+        ValueError: If there is no such predictor, or it doesn't support this space.
     """
     if name == SIZE:
         made: Callable[[], Predictor] = partial(_SizePredictor, results)
@@ -242,7 +240,7 @@ def _maker(name: str, results: Results) -> Callable[[int], Predictor]:
 
 
 def _measure(results: Results) -> Measure | None:
-    """Answers with the zero-cost proxies that a search measured for its own predictor, if any did."""
+    """Look up the zero-cost proxies that a search measured for its own predictor; ``None`` if there are none."""
     if not any(results.proxies):
         return None
     known = dict(zip(results.genomes, results.proxies, strict=True))
@@ -256,36 +254,36 @@ def _imported(path: str) -> type[Predictor]:
         raise ValueError(f"predictor {path}: can't be imported ({error})") from None
     if not (inspect.isclass(found) and issubclass(found, Predictor)):
         names = ", ".join([SIZE, *sorted(SHORT_NAMES)])
-        raise ValueError(f"predictor {path!r} is none of {names}, nor the import path of a Predictor")
+        raise ValueError(f"predictor {path!r} is neither one of {names} nor the import path of a Predictor")
     return found
 
 
 def _split(count: int, at: Sequence[int] | None, needs: Mapping[str, int]) -> tuple[list[int], int]:
-    """From how many results to learn, and how many to hold out."""
+    """The numbers of training results, and the number of held-out results."""
     least = min(needs.values())
     if at is None:
-        left = count - max(LEAST_HELD_OUT, count // 5)
+        left = count - max(MIN_HELD_OUT, count // 5)
         models = [number for number in MODELS if least <= number <= left] or [max(left, least)]
     else:
         if min(at, default=0) < 1:
-            raise ValueError(f"at: {list(at)} is not a list of numbers of results to learn from, each at least 1")
+            raise ValueError(f"at: {list(at)} is not a list of numbers of training results, each at least 1")
         models = sorted(set(at))
         if models[-1] < least:
-            modest = min(needs, key=needs.__getitem__)
-            raise ValueError(f"at: {list(at)} are fewer results than the {least} that {modest} needs")
-    if models[-1] + LEAST_HELD_OUT > count:
+            name = min(needs, key=needs.__getitem__)
+            raise ValueError(f"at: {list(at)} are too few training results; {name} needs at least {least}")
+    if models[-1] + MIN_HELD_OUT > count:
         raise ValueError(
-            f"there are {count} finished results and {models[-1] + LEAST_HELD_OUT} are needed: {models[-1]} to learn from "
-            f"and {LEAST_HELD_OUT} to be judged by"
+            f"there are only {count} of the required {models[-1] + MIN_HELD_OUT} finished results: {models[-1]} for "
+            f"training and {MIN_HELD_OUT} for testing"
         )
     return models, count - models[-1]
 
 
 class _SizePredictor(Predictor):
-    """The yardstick: what parameters and FLOPs alone say, to a forest.
+    """The baseline: a forest that sees only parameters and FLOPs.
 
     Args:
-        results: Whose costs it looks up.
+        results: The results whose costs it looks up.
     """
 
     def __init__(self, results: Results) -> None:
@@ -307,11 +305,11 @@ class _SizePredictor(Predictor):
         return numpy.array([self._sizes[genome] for genome in genomes])
 
 
-class _Remembering(Predictor):
-    """A predictor whose last answer can be looked at.
+class _Recording(Predictor):
+    """A predictor that records its last predictions.
 
     Args:
-        inner: The predictor; bound already.
+        inner: The predictor, already bound.
     """
 
     last: tuple[Sequence[Genome], NDArray[numpy.float64], NDArray[numpy.float64]]

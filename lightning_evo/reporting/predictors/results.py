@@ -1,4 +1,4 @@
-"""What do predictors learn from? The finished results of one search or several over the same space."""
+"""The results that predictors are trained on: those of one or more searches over the same space."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ __all__ = ["Results", "load_results"]
 
 @dataclass(frozen=True)
 class Results:
-    """Genomes with their fitness by one objective, each phenotype once.
+    """Genomes with their fitness for one objective, each phenotype once.
 
     Args:
-        space: What was searched.
-        objective: What the fitness is.
-        counts: How many results each archive gave, by the place given.
-        genomes: What was trained.
-        fitness: In the objective's own units; the mean where a phenotype was trained several times.
-        costs: What each cost (``params``, ``flops``, ...), as far as measured.
-        proxies: The zero-cost proxies that were measured of each before training, by name.
+        space: The search space.
+        objective: The objective.
+        counts: Number of results by archive.
+        genomes: The genomes.
+        fitness: In the objective's own units; the mean if a phenotype was trained more than once.
+        costs: The costs of each (``params``, ``flops``, ...), as far as they were measured.
+        proxies: The zero-cost proxies measured before training, by name.
     """
 
     space: SearchSpace
@@ -38,54 +38,56 @@ class Results:
 
     @property
     def higher_is_better(self) -> list[float]:
-        """The fitness as predictors learn it."""
+        """The fitness with its sign changed where lower is better."""
         return [value * self.objective.weight for value in self.fitness]
 
 
 def load_results(locations: Sequence[str | Path], monitor: str | None = None) -> Results:
-    """The completed results with a finite fitness, those answered by others left out.
+    """Load all completed results with a finite fitness, without duplicates.
 
     Args:
-        locations: Directories, archive files or database URLs of searches, running ones included.
-        monitor: Which objective; default: the first.
+        locations: Directories, archive files or database URLs of searches, which may still be running.
+        monitor: The objective; default: the first.
 
     Raises:
-        ArchiveError: If an archive can't be read, or its space can't be built anew.
-        ValueError: If they aren't searches of the same space for the same objectives, or there is no such objective.
+        ArchiveError: If an archive can't be read, or its search space can't be restored.
+        ValueError: If the searches differ in their space or objectives, or there is no such objective.
     """
     if not locations:
-        raise ValueError("locations is empty: give at least one search")
+        raise ValueError("locations: give at least one search")
     first, *others = [_open(location) for location in locations]
     objectives, space = first.objectives, first.space
     objective = next((o for o in objectives if monitor in (None, o.monitor)), None)
     if objective is None:
-        raise ValueError(f"monitor: {monitor!r} is no objective of {first.place}, which optimised {_named(objectives)}")
+        raise ValueError(
+            f"monitor: {first.location} has no objective {monitor!r}; its objectives: {_listed(objectives)}"
+        )
     for other in others:
         if other.objectives != objectives:
             raise ValueError(
-                f"{other.place} optimised {_named(other.objectives)}, {first.place} {_named(objectives)}: "
-                "give searches for the same objectives"
+                f"{other.location} has the objectives {_listed(other.objectives)}, {first.location} has "
+                f"{_listed(objectives)}: give searches for the same objectives"
             )
         _check_space(other, first)
     index = objectives.index(objective)
-    groups: dict[str, list[_Told]] = {}
+    groups: dict[str, list[_CompletedCandidate]] = {}
     counts = {}
     for each in (first, *others):
-        rows = [told for told in each.told if math.isfinite(told.fitness[index])]
-        counts[each.place] = len(rows)
+        rows = [row for row in each.completed if math.isfinite(row.fitness[index])]
+        counts[each.location] = len(rows)
         for row in rows:
             groups.setdefault(space.phenotype(row.genome), []).append(row)
     results = Results(space, objective, counts)
     for group in groups.values():
         results.genomes.append(group[0].genome)
-        results.fitness.append(math.fsum(told.fitness[index] for told in group) / len(group))
+        results.fitness.append(math.fsum(row.fitness[index] for row in group) / len(group))
         results.costs.append(group[0].cost)
         results.proxies.append(group[0].proxies)
     return results
 
 
-class _Told(NamedTuple):
-    """A completed candidate."""
+class _CompletedCandidate(NamedTuple):
+    """A completed candidate, as far as predictors need it."""
 
     genome: Genome
     fitness: tuple[float, ...]
@@ -94,25 +96,25 @@ class _Told(NamedTuple):
 
 
 class _Search(NamedTuple):
-    """What one archive holds."""
+    """The contents of one archive."""
 
-    place: str
+    location: str
     space: SearchSpace
     objectives: list[Objective]
-    told: list[_Told]
+    completed: list[_CompletedCandidate]
 
 
 def _open(location: str | Path) -> _Search:
     with Archive(location) as archive:
         objectives = archive.objectives
         if not objectives:
-            raise ArchiveError(f"{location}: the archive doesn't say what was optimised")
+            raise ArchiveError(f"{location}: the archive has no objectives")
         try:
             space = read_space(archive)
         except ArchiveError as error:
             raise ArchiveError(f"{location}: {error}") from None
-        told = [
-            _Told(
+        completed = [
+            _CompletedCandidate(
                 candidate.genome,
                 result.fitness,
                 result.cost,
@@ -121,20 +123,20 @@ def _open(location: str | Path) -> _Search:
             for candidate, result in archive.finished()
             if result.fitness is not None
         ]
-    return _Search(str(location), space, objectives, told)
+    return _Search(str(location), space, objectives, completed)
 
 
 def _check_space(other: _Search, first: _Search) -> None:
-    """Raise ``ValueError`` unless every genome of the other search lies in the first one's space."""
+    """Raise ``ValueError`` unless every genome of the other search is in the first one's space."""
     try:
         if set(other.space) != set(first.space):
             missing = sorted(set(first.space) ^ set(other.space))
             raise SpaceError(f"only one of them has {', '.join(missing)}")
-        for told in other.told:
-            first.space.validate(told.genome)
+        for candidate in other.completed:
+            first.space.validate(candidate.genome)
     except SpaceError as error:
-        raise ValueError(f"{other.place} searched another space than {first.place}: {error}") from None
+        raise ValueError(f"{other.location} and {first.location} have different search spaces: {error}") from None
 
 
-def _named(objectives: Sequence[Objective]) -> str:
+def _listed(objectives: Sequence[Objective]) -> str:
     return ", ".join(f"{objective.monitor} ({objective.mode})" for objective in objectives)

@@ -1,4 +1,4 @@
-"""What does a report on predictors look like in a terminal?"""
+"""The predictor report as tables for a terminal."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def as_text(report: PredictorReport) -> str:
 
 def _learning(report: PredictorReport) -> Table:
     results = report.results
-    places = list(results.counts)
-    where = places[0] if len(places) == 1 else f"{len(places)} searches"
+    locations = list(results.counts)
+    source = locations[0] if len(locations) == 1 else f"{len(locations)} searches"
     table = Table(
         title=Text(
-            f"{where}: {results.objective.monitor} of {len(results.genomes)} results; mean ± standard deviation over "
-            f"{report.repeats} repeats, judged on {report.held_out} that were held out"
+            f"{source}: {results.objective.monitor} of {len(results.genomes)} results; mean ± standard deviation over "
+            f"{report.repeats} repeats, tested on {report.held_out} held-out results"
         ),
         title_justify="left",
         title_style="bold",
@@ -44,7 +44,7 @@ def _learning(report: PredictorReport) -> Table:
         collapse_padding=True,
     )
     table.add_column("predictor", overflow="fold", min_width=9)
-    for title in ("models", "R²", "Kendall τ", "Spearman", "≤2 std", "s/fit"):
+    for title in ("results", "R²", "Kendall τ", "Spearman", "≤2 std", "s/fit"):
         table.add_column(title, justify="right", no_wrap=True)
     for evaluation in report.evaluations:
         for number, models in enumerate(report.models):
@@ -56,7 +56,7 @@ def _learning(report: PredictorReport) -> Table:
 
 def _figures(evaluation: Evaluation, models: int) -> list[str]:
     if not any(point.size == models for point in evaluation.points):
-        return ["needs more", *[""] * 4]
+        return ["too few", *[""] * 4]
     spread = [_spread(*evaluation.at(models, figure)) for figure in ("r2", "tau", "spearman")]
     calibration, seconds = (evaluation.at(models, figure)[0] for figure in ("calibration", "fit_seconds"))
     return [*spread, f"{calibration:.0%}", f"{seconds:.2g}"]
@@ -64,17 +64,17 @@ def _figures(evaluation: Evaluation, models: int) -> list[str]:
 
 def _notes(report: PredictorReport) -> Text:
     counts = report.results.counts
-    lines = [f"{place}: {count} results" for place, count in counts.items()] if len(counts) > 1 else []
+    lines = [f"{location}: {count} results" for location, count in counts.items()] if len(counts) > 1 else []
     if report.sizes:
         ranked = ", ".join(f"{name} {tau:+.2f}" for name, tau in report.sizes.items())
-        lines.append(f"Kendall τ of size alone, nothing learned: {ranked}")
+        lines.append(f"Kendall τ of size alone, without training: {ranked}")
     return Text("\n".join(lines))
 
 
 def _quality(record: PrescreenRecord) -> Table:
-    """What the search itself found by cross-validation, as its results arrived."""
-    table = _titled(f"{record.place}: its prescreen's predictor, cross-validated while it ran")
-    for title in ("results", "Kendall τ", "of size alone", "R²", "used", "seconds"):
+    """The search's own cross-validation of its predictor, over time."""
+    table = _titled(f"{record.location}: predictor of the prescreen, cross-validated during the search")
+    for title in ("results", "Kendall τ", "τ of size alone", "R²", "used", "seconds"):
         table.add_column(title, justify="right")
     for one in record.quality:
         used = Text("yes", style="green") if one.earned else Text("no", style="yellow")
@@ -84,13 +84,13 @@ def _quality(record: PrescreenRecord) -> Table:
 
 
 def _agreements(record: PrescreenRecord) -> Table:
-    table = _titled(f"{record.place}: what was predicted before training, beside the truth")
+    table = _titled(f"{record.location}: fitness predicted before training versus true fitness")
     table.add_column("candidates")
     for title in ("number", "Kendall τ", "R²"):
         table.add_column(title, justify="right")
     rows: Sequence[tuple[str, Agreement]] = (
         ("chosen by the predictor", record.chosen),
-        ("left unfiltered", record.unfiltered),
+        ("trained unfiltered", record.unfiltered),
     )
     for name, agreement in rows:
         table.add_row(name, str(agreement.count), _number(agreement.tau), _number(agreement.r2))

@@ -1,14 +1,17 @@
-"""What is there to see in a run? Plain numbers for whoever draws them: the report page, pictures for papers, notebooks."""
+"""The numbers behind every plot of a run, for the report page, figures for papers, and notebooks.
 
-from lightning_evo.reporting.views.curves import Curve, EarlyPrediction, curves, early_predictions, worth_showing
+:func:`read_snapshot` reads a run once; the other functions compute one view of it each.
+"""
+
+from lightning_evo.reporting.views.curves import Curve, EarlyPrediction, curves, early_predictions, sample_candidates
 from lightning_evo.reporting.views.front import Front, front
 from lightning_evo.reporting.views.genes import GeneColumn, gene_columns, label
 from lightning_evo.reporting.views.importance import GeneImportance, Importance, importance
 from lightning_evo.reporting.views.lineage import Edge, GeneChange, Lineage, ancestry, lineage
-from lightning_evo.reporting.views.occupation import Occupation, Stay, Totals, occupation, saved, totals
+from lightning_evo.reporting.views.occupation import Occupation, SlotSpan, Totals, occupation, run_savings, totals
 from lightning_evo.reporting.views.predicted import Predicted, predicted
-from lightning_evo.reporting.views.progress import Progress, progress, told_order
-from lightning_evo.reporting.views.recorded import Recorded, RunStatus, record, run_status
+from lightning_evo.reporting.views.progress import Progress, completion_order, progress
+from lightning_evo.reporting.views.snapshot import RunSnapshot, RunStatus, read_snapshot, run_status
 
 __all__ = [
     "Curve",
@@ -23,11 +26,12 @@ __all__ = [
     "Occupation",
     "Predicted",
     "Progress",
-    "Recorded",
+    "RunSnapshot",
     "RunStatus",
-    "Stay",
+    "SlotSpan",
     "Totals",
     "ancestry",
+    "completion_order",
     "curves",
     "early_predictions",
     "front",
@@ -38,10 +42,9 @@ __all__ = [
     "occupation",
     "predicted",
     "progress",
-    "record",
+    "read_snapshot",
+    "run_savings",
     "run_status",
-    "saved",
-    "told_order",
+    "sample_candidates",
     "totals",
-    "worth_showing",
 ]

@@ -1,4 +1,4 @@
-"""How did candidates learn? Metrics by epoch, where training was stopped, and how it was expected to end."""
+"""Learning curves: metrics by epoch, where training was stopped, and the predicted final values."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import numpy
 from numpy.typing import NDArray
 
 from lightning_evo.archive import Archive
-from lightning_evo.reporting.views.recorded import Recorded
+from lightning_evo.reporting.views.snapshot import RunSnapshot
 
-__all__ = ["Curve", "EarlyPrediction", "curves", "early_predictions", "worth_showing"]
+__all__ = ["Curve", "EarlyPrediction", "curves", "early_predictions", "sample_candidates"]
 
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """What one candidate logged.
+    """The learning curves of one candidate.
 
     Args:
-        id: The candidate's.
+        id: The candidate's id.
         epochs: Shape (epochs,), from 0.
         metrics: For each metric its value after each epoch, NaN where it wasn't logged; shape (epochs,).
     """
@@ -33,17 +33,17 @@ class Curve:
 
 @dataclass(frozen=True)
 class EarlyPrediction:
-    """How a training was expected to end, when it was decided whether to stop it.
+    """The predicted final value of a training, from the time when it was decided whether to stop it.
 
     Args:
-        id: The candidate's.
-        monitor: Which metric.
-        epoch: After which epoch it was decided.
-        horizon: How many epochs the whole training has.
+        id: The candidate's id.
+        monitor: The metric.
+        epoch: The epoch after which the decision was made.
+        horizon: Epochs of the whole training.
         mean: The predicted final value.
         low: Lower end of its 90 % interval.
         high: Upper end.
-        stopped: Whether the training ended there; otherwise it is a control, which went on.
+        stopped: Whether the training was stopped; otherwise the candidate is a control, which trained to the end.
         true: The final value of a control that completed; ``None`` for others.
     """
 
@@ -58,17 +58,20 @@ class EarlyPrediction:
     true: float | None
 
 
-def worth_showing(recorded: Recorded, count: int) -> list[int]:
-    """Ids of candidates whose curves are worth showing where not all can be: the best, the pending, and others evenly.
+def sample_candidates(snapshot: RunSnapshot, count: int) -> list[int]:
+    """Choose candidates whose curves represent the run if not all can be shown: the best, the latest, and others evenly.
 
     Args:
-        recorded: The run.
-        count: How many at most.
+        snapshot: The run.
+        count: The maximum number of candidates.
+
+    Returns:
+        Their ids, ascending.
     """
-    trained = [row for row in recorded.rows if row["duplicate_of"] is None]
+    trained = [row for row in snapshot.rows if row["duplicate_of"] is None]
     if len(trained) <= count:
         return [row["id"] for row in trained]
-    objectives = recorded.objectives[:1]
+    objectives = snapshot.objectives[:1]
     weight, monitor = (objectives[0].weight, objectives[0].monitor) if objectives else (1.0, "")
 
     def worth(row: Mapping[str, Any]) -> float:
@@ -83,12 +86,12 @@ def worth_showing(recorded: Recorded, count: int) -> list[int]:
 
 
 def curves(archive: Archive, ids: Sequence[int] | None = None, metrics: Iterable[str] | None = None) -> list[Curve]:
-    """The learning curves of candidates, by id; of those that logged anything.
+    """The learning curves of all candidates that logged anything, by id.
 
     Args:
-        archive: The run's.
-        ids: Whose; default: all.
-        metrics: Which; default: every metric that one of them logged.
+        archive: The run's archive.
+        ids: The candidates; default: all.
+        metrics: The metrics; default: every metric that a candidate logged.
     """
     points: dict[int, list[Mapping[str, Any]]] = {}
     for point in archive.curves(ids):
@@ -97,22 +100,22 @@ def curves(archive: Archive, ids: Sequence[int] | None = None, metrics: Iterable
     return [_curve(id, logged, wanted) for id, logged in points.items()]
 
 
-def early_predictions(recorded: Recorded) -> list[EarlyPrediction]:
-    """How trainings were expected to end that were stopped, or would have been; by id.
+def early_predictions(snapshot: RunSnapshot) -> list[EarlyPrediction]:
+    """The predicted final values of trainings that were stopped, or would have been, by id.
 
     Args:
-        recorded: The run.
+        snapshot: The run.
     """
     found = []
-    for id, left in recorded.early.items():
-        stopped, epoch = left.stopped_at is not None, left.decided_at
+    for id, record in snapshot.early.items():
+        stopped, epoch = record.stopped_at is not None, record.decided_at
         if epoch is None:
             continue
-        row = recorded.by_id[id]
-        for monitor, final in left.predicted.items():
+        row = snapshot.by_id[id]
+        for monitor, final in record.predicted.items():
             true = row.get(monitor) if row["status"] == "completed" else None
             found.append(
-                EarlyPrediction(id, monitor, epoch, left.horizon, final.mean, final.low, final.high, stopped, true)
+                EarlyPrediction(id, monitor, epoch, record.horizon, final.mean, final.low, final.high, stopped, true)
             )
     return found
 

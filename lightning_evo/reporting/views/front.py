@@ -1,4 +1,4 @@
-"""Which candidates are not beaten in everything? Several objectives' trade-off, with the fronts behind the first."""
+"""The Pareto front: the trade-off between several objectives, and the fronts behind the first."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from numpy.typing import NDArray
 
 from lightning_evo.archive.ranking import non_domination_ranks
 from lightning_evo.genome import COMPLETED, Objective
-from lightning_evo.reporting.views.recorded import Recorded
+from lightning_evo.reporting.views.snapshot import RunSnapshot
 
 __all__ = ["Front", "front"]
 
 
 @dataclass(frozen=True, eq=False)
 class Front:
-    """Completed candidates by their objectives.
+    """Completed candidates with their non-domination ranks.
 
     Args:
-        objectives: What the columns of ``values`` are.
-        ids: The candidates', by id; shape (candidates,).
+        objectives: The objectives, one per column of ``values``.
+        ids: The candidates' ids, ascending; shape (candidates,).
         values: Their fitness in the objectives' own units; shape (candidates, objectives).
-        ranks: How many fronts must be taken away until each is in the front; 0: it is. Shape (candidates,).
+        ranks: Non-domination rank: 0 on the front, 1 on the front of the rest, and so on. Shape (candidates,).
     """
 
     objectives: tuple[Objective, ...]
@@ -36,21 +36,21 @@ class Front:
         return [int(id) for id in self.ids[self.ranks == 0]]
 
 
-def front(recorded: Recorded) -> Front:
-    """The Pareto front of a run, and all that is behind it.
+def front(snapshot: RunSnapshot) -> Front:
+    """The Pareto front of a run, and the candidates behind it.
 
     Candidates stopped early, duplicates, and those whose fitness isn't finite in every objective are left out. With one
-    objective the front is whoever has the best fitness.
+    objective, the front is the candidates with the best fitness.
 
     Args:
-        recorded: The run.
+        snapshot: The run.
     """
-    rows = recorded.scored(COMPLETED)
-    values = recorded.values(rows)
-    if len(recorded.objectives) == 1:
-        # The rank among different values: what taking fronts away amounts to.
-        ranks = numpy.unique(-recorded.objectives[0].weight * values[:, 0], return_inverse=True)[1]
+    rows = snapshot.scored(COMPLETED)
+    values = snapshot.values(rows)
+    if len(snapshot.objectives) == 1:
+        # With one objective the non-domination rank is the rank among distinct values.
+        ranks = numpy.unique(-snapshot.objectives[0].weight * values[:, 0], return_inverse=True)[1]
     else:
-        ranks = numpy.array(non_domination_ranks(values.tolist(), recorded.objectives), dtype=numpy.int64)
+        ranks = numpy.array(non_domination_ranks(values.tolist(), snapshot.objectives), dtype=numpy.int64)
     ids = numpy.array([row["id"] for row in rows], dtype=numpy.int64)
-    return Front(recorded.objectives, ids, values, ranks.reshape(len(rows)).astype(numpy.int64))
+    return Front(snapshot.objectives, ids, values, ranks.reshape(len(rows)).astype(numpy.int64))

@@ -1,4 +1,4 @@
-"""What varies, and how is it drawn? Each gene as a column: numbers, or places in a list of labels."""
+"""Genes as columns for plots: numbers, or indices into a list of labels."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from lightning_evo.genome.genes import identity
 from lightning_evo.genome.names import short_names
 from lightning_evo.reporting.summaries import is_growth_steps, short_step
-from lightning_evo.reporting.views.recorded import Recorded
+from lightning_evo.reporting.views.snapshot import RunSnapshot
 
 __all__ = ["GeneColumn", "GeneKind", "gene_columns", "label"]
 
 GeneKind = Literal["number", "ordered", "category", "text"]
 
-LABELS = 400_000
-"""Characters that the labels of one text gene may have together: of many different values each is shortened."""
+MAX_LABEL_CHARACTERS = 400_000
+"""Total characters of the labels of one text gene; with many different values each label is shortened."""
 
 _OURS = "lightning_evo.genome."
 _KINDS: dict[str, GeneKind] = {
@@ -36,8 +36,8 @@ _KINDS: dict[str, GeneKind] = {
     "Layers": "text",
     "GrowthSteps": "text",
 }
-_FEW = 24
-"""A gene of an unknown class with at most so many different texts is a category."""
+_MAX_CATEGORIES = 24
+"""A gene of an unknown class is a category if it has at most this many different texts."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,12 +46,12 @@ class GeneColumn:
 
     Args:
         path: Its config path.
-        name: The shortest end of the path that tells it from the others, and from the objectives.
-        kind: ``number``; ``ordered`` or ``category`` (one of a list of choices); ``text`` (architectures, bitstrings).
-        scale: ``log`` where it was searched on a logarithmic scale.
+        name: The shortest end of the path that is unique among genes and objectives.
+        kind: ``number``; ``ordered`` or ``category`` (one of a list of choices); ``text`` (architectures, bit strings).
+        scale: ``log`` if it was searched on a logarithmic scale.
         choices: A label for each different value; ``None`` for numbers.
         texts: The values themselves, parallel to ``choices``.
-        values: For each candidate the number, or its value's place among the choices; NaN where the gene is not active.
+        values: For each candidate the number, or the index of its value among the choices; NaN where the gene is inactive.
             Shape (candidates,).
     """
 
@@ -64,22 +64,22 @@ class GeneColumn:
     values: NDArray[numpy.float64]
 
 
-def gene_columns(recorded: Recorded) -> list[GeneColumn]:
+def gene_columns(snapshot: RunSnapshot) -> list[GeneColumn]:
     """The genes of a run, in the order of its search space.
 
-    What kind a gene is says the description of the space in the archive. No class of the user's is imported: a gene that
-    isn't of this package is judged by its values.
+    A gene's kind follows from the description of the search space in the archive. Classes of the user are not imported:
+    the kind of their genes is inferred from the values.
 
     Args:
-        recorded: The run.
+        snapshot: The run.
     """
-    if recorded not in _made:
-        _made[recorded] = _columns(recorded)
-    return list(_made[recorded])
+    if snapshot not in _cache:
+        _cache[snapshot] = _columns(snapshot)
+    return list(_cache[snapshot])
 
 
 def label(value: Any) -> str:
-    """A gene's value in a few words.
+    """A gene's value as a short label.
 
     >>> label({"class_path": "torch.nn.GELU", "init_args": {"approximate": "tanh"}})
     'GELU(approximate=tanh)'
@@ -101,31 +101,31 @@ def label(value: Any) -> str:
             return " | ".join(value)
     if isinstance(value, Mapping) and isinstance(value.get("class_path"), str):
         arguments = value.get("init_args") or {}
-        said = ", ".join(f"{name}={label(argument)}" for name, argument in arguments.items())
-        return value["class_path"].rpartition(".")[2] + (f"({said})" if said else "")
+        listed = ", ".join(f"{name}={label(argument)}" for name, argument in arguments.items())
+        return value["class_path"].rpartition(".")[2] + (f"({listed})" if listed else "")
     return json.dumps(value)
 
 
-_made: WeakKeyDictionary[Recorded, list[GeneColumn]] = WeakKeyDictionary()
-"""The columns of runs that somebody still looks at: several views need them."""
+_cache: WeakKeyDictionary[RunSnapshot, list[GeneColumn]] = WeakKeyDictionary()
+"""The columns of snapshots that are still in use: several views need them."""
 
 
-def _columns(recorded: Recorded) -> list[GeneColumn]:
-    described = recorded.meta.get("search", {}).get("evolution", {}).get("space")
+def _columns(snapshot: RunSnapshot) -> list[GeneColumn]:
+    described = snapshot.meta.get("search", {}).get("evolution", {}).get("space")
     space: Mapping[str, Any] = described if isinstance(described, Mapping) else {}
-    paths = list(space) or _paths(recorded)
-    names = short_names(paths, taken=["id", "status", *recorded.monitors])
-    return [_column(path, names[path], space.get(path), [row.get(path) for row in recorded.rows]) for path in paths]
+    paths = list(space) or _paths(snapshot)
+    names = short_names(paths, taken=["id", "status", *snapshot.monitors])
+    return [_column(path, names[path], space.get(path), [row.get(path) for row in snapshot.rows]) for path in paths]
 
 
-def _paths(recorded: Recorded) -> list[str]:
-    """The genes of a run that doesn't say what it searches: whatever stands between fitness and parents in its rows."""
+def _paths(snapshot: RunSnapshot) -> list[str]:
+    """The genes of a run without a description of its space: the columns between fitness and parents."""
     found: dict[str, None] = {}
-    for row in recorded.rows:
+    for row in snapshot.rows:
         for name in row:
             if name == "parents":
                 break
-            if name not in ("id", "status", *recorded.monitors):
+            if name not in ("id", "status", *snapshot.monitors):
                 found.setdefault(name)
     return list(found)
 
@@ -137,22 +137,24 @@ def _column(path: str, name: str, described: Any, values: Sequence[Any]) -> Gene
     if kind is None:
         kind = "number" if numeric and present else "text"
         if kind == "text" and all(isinstance(value, (str, bool)) for value in present):
-            kind = "category" if len({identity(value) for value in present}) <= _FEW else "text"
+            kind = "category" if len({identity(value) for value in present}) <= _MAX_CATEGORIES else "text"
     if kind == "number" and numeric:
         numbers = numpy.array([math.nan if value is None else float(value) for value in values], dtype=float)
         return GeneColumn(path, name, "number", scale, None, None, numbers)
-    # A choice of null can't be told from an inactive gene in a row; it has no place.
+    # In a row, a choice of null looks like an inactive gene: it has no index.
     texts = {_key(value): value for value in choices}
     keys = [None if value is None else _key(value) for value in values]
     texts |= {key: value for key, value in zip(keys, values, strict=True) if key is not None and key not in texts}
-    place = {key: float(at) for at, key in enumerate(texts)}
-    places = numpy.array([math.nan if key is None else place[key] for key in keys], dtype=float)
+    index = {key: float(at) for at, key in enumerate(texts)}
+    indices = numpy.array([math.nan if key is None else index[key] for key in keys], dtype=float)
     labels = _labels(texts.values(), kind)
-    return GeneColumn(path, name, "text" if kind == "number" else kind, "linear", labels, tuple(texts.values()), places)
+    return GeneColumn(
+        path, name, "text" if kind == "number" else kind, "linear", labels, tuple(texts.values()), indices
+    )
 
 
 def _described(described: Any) -> tuple[GeneKind | None, Literal["linear", "log"], list[Any]]:
-    """Kind, scale and choices of a gene as the archive describes it; no kind where its class isn't ours."""
+    """Kind, scale and choices of a gene as described in the archive; the kind is ``None`` for classes of the user."""
     if not isinstance(described, Mapping):
         return None, "linear", []
     place, _, name = str(described.get("class_path", "")).rpartition(".")
@@ -165,18 +167,18 @@ def _described(described: Any) -> tuple[GeneKind | None, Literal["linear", "log"
 
 
 def _labels(texts: Iterable[Any], kind: GeneKind) -> tuple[str, ...]:
-    """A label for each value; choices have different ones, texts are shortened where there are many."""
+    """A label for each value: unique for choices, shortened for texts if there are many."""
     values = list(texts)
     labels = [label(value) for value in values]
     if kind != "text":
         twice = {text for text in labels if labels.count(text) > 1}
         return tuple(identity(value) if text in twice else text for value, text in zip(values, labels, strict=True))
-    longest = max(40, LABELS // max(1, len(labels)))
-    return tuple(text if len(text) <= longest else f"{text[: longest - 1]}…" for text in labels)
+    length = max(40, MAX_LABEL_CHARACTERS // max(1, len(labels)))
+    return tuple(text if len(text) <= length else f"{text[: length - 1]}…" for text in labels)
 
 
 def _key(value: Any) -> Hashable:
-    """Equal for equal values alone; texts, of which there are many, are their own."""
+    """A key that is equal only for equal values; texts, of which there are many, are their own keys."""
     return value if isinstance(value, str) else (identity(value),)
 
 

@@ -1,4 +1,4 @@
-"""Which genes matter? How much worse a forest predicts the fitness once a gene's values are shuffled."""
+"""Importance of genes: how much worse a random forest predicts the fitness once a gene's values are shuffled."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from lightning_evo.genome import COMPLETED, STOPPED
 from lightning_evo.reporting.summaries import is_growth_steps
 from lightning_evo.reporting.views.genes import GeneColumn, gene_columns
-from lightning_evo.reporting.views.recorded import Recorded
+from lightning_evo.reporting.views.snapshot import RunSnapshot
 
-__all__ = ["LEAST", "GeneImportance", "Importance", "importance"]
+__all__ = ["MIN_CANDIDATES", "GeneImportance", "Importance", "importance"]
 
-LEAST = 20
-"""Of fewer candidates with a fitness nothing can be said."""
+MIN_CANDIDATES = 20
+"""Importances need at least this many candidates with a fitness."""
 
-MOST = 2_000
-"""Of more a random part is taken, which keeps it to some seconds."""
+MAX_CANDIDATES = 2_000
+"""Of more candidates a random sample is used, which limits the time to a few seconds."""
 
 HELD_OUT = 0.25
 TREES = 100
@@ -36,8 +36,8 @@ class GeneImportance:
     Args:
         path: Its config path.
         name: Its short name.
-        mean: By how much R² falls on held-out candidates when the gene's values are shuffled among them; around 0 or
-            below where it doesn't matter.
+        mean: Decrease of R² on held-out candidates when the gene's values are shuffled among them; about 0 or below for a
+            gene that doesn't matter.
         std: Its standard deviation over the shuffles.
     """
 
@@ -49,14 +49,15 @@ class GeneImportance:
 
 @dataclass(frozen=True)
 class Importance:
-    """Which genes matter for one objective.
+    """The importance of every gene for one objective.
 
     Args:
         monitor: The objective.
-        genes: The most important first; empty where nothing can be said.
-        trained_on: How many candidates the forest has learned from.
-        r2: How well it predicts the held-out ones: near 0 or below, the importances mean nothing. ``None`` without any.
-        why_not: Why nothing can be said; ``None`` where something can.
+        genes: The most important first; empty where the importances are unknown.
+        trained_on: Number of candidates the forest was trained on.
+        r2: R² of the forest on held-out candidates: if it is near 0 or below, the importances mean nothing. ``None`` where
+            they are unknown.
+        why_not: Why the importances are unknown; ``None`` where they are known.
     """
 
     monitor: str
@@ -66,117 +67,118 @@ class Importance:
     why_not: str | None
 
 
-def importance(recorded: Recorded, monitor: str | None = None, seed: int = 0) -> Importance:
-    """Which genes matter for one objective, by permutation importance of a random forest.
+def importance(snapshot: RunSnapshot, monitor: str | None = None, seed: int = 0) -> Importance:
+    """Permutation importance of every gene for one objective, by a random forest.
 
-    The forest (scikit-learn's) learns from three quarters of the candidates with a fitness, those stopped early (their
-    fitness is predicted) included, and is judged on the rest. Of more than 2,000 candidates a random part is taken.
-    Architectures count by what is in them: bits, kinds of layers, steps of growth. A fitness beyond Tukey's
-    fences (1.5 interquartile ranges outside the quartiles) counts as on the fence, as one exploded loss would be all that
-    the forest sees.
+    The forest (scikit-learn) is trained on three quarters of the candidates with a fitness and evaluated on the rest;
+    candidates stopped early are included with their predicted fitness. Of more than 2,000 candidates a random sample is
+    used. Architectures are represented by their contents: bits, counts of layer types, counts of growth operations. The
+    fitness is clipped to Tukey's fences (1.5 interquartile ranges outside the quartiles); otherwise a single diverged
+    loss would dominate.
 
     Args:
-        recorded: The run.
-        monitor: Which objective; default: the first.
-        seed: Decides the parts, the forest and the shuffles.
+        snapshot: The run.
+        monitor: The objective; default: the first.
+        seed: Seed of the split, the forest and the shuffles.
 
     Raises:
         ValueError: If there is no such objective.
     """
-    objective = recorded.objective(monitor)
+    objective = snapshot.objective(monitor)
 
-    def nothing(why: str) -> Importance:
+    def unknown(why: str) -> Importance:
         return Importance(objective.monitor, (), 0, None, why)
 
     used = [
         at
-        for at, row in enumerate(recorded.rows)
+        for at, row in enumerate(snapshot.rows)
         if row["status"] in (COMPLETED, STOPPED)
         and row["duplicate_of"] is None
         and numpy.isfinite(row.get(objective.monitor, numpy.nan))
     ]
-    if len(used) < LEAST:
-        return nothing(f"{len(used)} candidates have a fitness; it takes {LEAST}")
+    if len(used) < MIN_CANDIDATES:
+        return unknown(f"only {len(used)} of the required {MIN_CANDIDATES} candidates have a fitness")
     rng = numpy.random.default_rng(seed)
-    rows = rng.permutation(used)[:MOST]
-    fitness = _brought_in(numpy.array([recorded.rows[at][objective.monitor] for at in rows], dtype=float))
+    rows = rng.permutation(used)[:MAX_CANDIDATES]
+    fitness = _clip_outliers(numpy.array([snapshot.rows[at][objective.monitor] for at in rows], dtype=float))
     if numpy.ptp(fitness) == 0:
-        return nothing("all candidates have the same fitness")
-    columns = gene_columns(recorded)
-    coded = [_coded(column, rows) for column in columns]
-    varied = [at for at, one in enumerate(coded) if one.varies]
-    if not varied:
-        return nothing("no gene differs between the candidates")
-    held_out = max(LEAST // 4, round(len(rows) * HELD_OUT))
-    found = _permuted([coded[at] for at in varied], fitness, held_out, seed)
-    if found is None:
-        return nothing("the held-out candidates all have the same fitness")
-    means, stds, r2 = found
+        return unknown("all candidates have the same fitness")
+    columns = gene_columns(snapshot)
+    encoded = [_encode(column, rows) for column in columns]
+    varying = [at for at, gene in enumerate(encoded) if gene.varies]
+    if not varying:
+        return unknown("all candidates have the same genes")
+    held_out = max(MIN_CANDIDATES // 4, round(len(rows) * HELD_OUT))
+    scores = _permutation_importance([encoded[at] for at in varying], fitness, held_out, seed)
+    if scores is None:
+        return unknown("the held-out candidates all have the same fitness")
+    means, stds, r2 = scores
     genes = [
         GeneImportance(columns[at].path, columns[at].name, float(mean), float(std))
-        for at, mean, std in zip(varied, means, stds, strict=True)
+        for at, mean, std in zip(varying, means, stds, strict=True)
     ]
-    genes += [GeneImportance(c.path, c.name, 0.0, 0.0) for at, c in enumerate(columns) if at not in varied]
+    genes += [GeneImportance(c.path, c.name, 0.0, 0.0) for at, c in enumerate(columns) if at not in varying]
     ordered = tuple(sorted(genes, key=lambda gene: (-gene.mean, gene.path)))
     return Importance(objective.monitor, ordered, len(rows) - held_out, r2, None)
 
 
 @dataclass(frozen=True, eq=False)
-class _Coded:
-    """A gene for the forest: one number per candidate that can be shuffled, and the features it stands for.
+class _EncodedGene:
+    """A gene for the forest: one index per candidate, which can be shuffled, and the features of each distinct value.
 
     Args:
-        places: Row of ``features`` for each candidate, shape (candidates,).
-        features: Shape (different values, features).
+        indices: Row of ``features`` for each candidate, shape (candidates,).
+        features: Shape (distinct values, features).
     """
 
-    places: NDArray[numpy.int64]
+    indices: NDArray[numpy.int64]
     features: NDArray[numpy.float64]
 
     @property
     def varies(self) -> bool:
-        return self.features.shape[1] > 0 and len(numpy.unique(self.places)) > 1
+        return self.features.shape[1] > 0 and len(numpy.unique(self.indices)) > 1
 
 
-def _permuted(
-    coded: Sequence[_Coded], fitness: NDArray[numpy.float64], held_out: int, seed: int
+def _permutation_importance(
+    genes: Sequence[_EncodedGene], fitness: NDArray[numpy.float64], held_out: int, seed: int
 ) -> tuple[NDArray[numpy.float64], NDArray[numpy.float64], float] | None:
     """Mean and standard deviation of each gene's importance, and R²; ``None`` where R² is undefined."""
-    from sklearn.ensemble import RandomForestRegressor  # a second to import
+    from sklearn.ensemble import RandomForestRegressor  # takes a second to import
     from sklearn.inspection import permutation_importance
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import FunctionTransformer
 
-    places = numpy.column_stack([one.places for one in coded])
+    indices = numpy.column_stack([gene.indices for gene in genes])
 
     def features(chosen: NDArray[numpy.int64]) -> NDArray[numpy.float64]:
-        return numpy.column_stack([one.features[chosen[:, at]] for at, one in enumerate(coded)])
+        return numpy.column_stack([gene.features[chosen[:, at]] for at, gene in enumerate(genes)])
 
     forest = RandomForestRegressor(TREES, min_samples_leaf=2, max_features=0.5, random_state=seed)
     model = make_pipeline(FunctionTransformer(features), forest)
-    model.fit(places[held_out:], fitness[held_out:])
+    model.fit(indices[held_out:], fitness[held_out:])
     if numpy.ptp(fitness[:held_out]) == 0:
         return None
     shuffled: Any = permutation_importance(
-        model, places[:held_out], fitness[:held_out], n_repeats=SHUFFLES, random_state=seed
+        model, indices[:held_out], fitness[:held_out], n_repeats=SHUFFLES, random_state=seed
     )
-    r2 = float(model.score(places[:held_out], fitness[:held_out]))
+    r2 = float(model.score(indices[:held_out], fitness[:held_out]))
     return shuffled.importances_mean, shuffled.importances_std, r2
 
 
-def _coded(column: GeneColumn, rows: NDArray[numpy.int64]) -> _Coded:
+def _encode(column: GeneColumn, rows: NDArray[numpy.int64]) -> _EncodedGene:
     values = column.values[rows]
-    different, places = numpy.unique(values, return_inverse=True)  # NaN, if any, is the last
+    distinct, indices = numpy.unique(values, return_inverse=True)  # NaN, if any, comes last
     if column.kind in ("number", "ordered"):
-        return _Coded(places, different[:, None])
+        return _EncodedGene(indices, distinct[:, None])
     assert column.texts is not None
     if column.kind == "category":
-        return _Coded(places, (different[:, None] == different[None, :]).astype(float))
-    return _Coded(places, _contents([None if numpy.isnan(at) else column.texts[int(at)] for at in different]))
+        return _EncodedGene(indices, (distinct[:, None] == distinct[None, :]).astype(float))
+    texts = [None if numpy.isnan(at) else column.texts[int(at)] for at in distinct]
+    return _EncodedGene(indices, _content_features(texts))
 
 
-def _contents(values: Sequence[Any]) -> NDArray[numpy.float64]:
-    """What is in texts and lists, as numbers; of an inactive gene NaN. Shape (values, features)."""
+def _content_features(values: Sequence[Any]) -> NDArray[numpy.float64]:
+    """The contents of texts and lists as numbers; NaN for an inactive gene. Shape (values, features)."""
     present = [value for value in values if value is not None]
     if present and all(isinstance(value, str) and re.fullmatch("[01]+", value) for value in present):
         bits = max(len(value) for value in present)
@@ -189,7 +191,7 @@ def _contents(values: Sequence[Any]) -> NDArray[numpy.float64]:
 
 
 def _words(value: Any) -> list[str]:
-    """The kinds of parts that a value has, each as often as it has it; ``parts`` counts them all."""
+    """The type of each part of a value, and ``parts`` once for each, which counts them all."""
     if is_growth_steps(value):
         kinds = [str(step["operation"]) for step in value]
     elif isinstance(value, list):
@@ -199,7 +201,8 @@ def _words(value: Any) -> list[str]:
     return [*kinds, *("parts" for _ in kinds)]
 
 
-def _brought_in(fitness: NDArray[numpy.float64]) -> NDArray[numpy.float64]:
+def _clip_outliers(fitness: NDArray[numpy.float64]) -> NDArray[numpy.float64]:
+    """The fitness clipped to Tukey's fences."""
     low, high = numpy.percentile(fitness, (25, 75))
     reach = 1.5 * (high - low)
     return numpy.clip(fitness, low - reach, high + reach) if reach > 0 else fitness

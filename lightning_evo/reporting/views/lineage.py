@@ -1,4 +1,4 @@
-"""Who descends from whom? Parents and children, what was inherited, and which genes changed on the way."""
+"""Lineage: parents and children, inherited weights, and the genes that changed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning_evo.genome.genes import identity
 from lightning_evo.reporting.views.genes import GeneColumn, gene_columns
-from lightning_evo.reporting.views.recorded import Recorded
+from lightning_evo.reporting.views.snapshot import RunSnapshot
 
 __all__ = ["Edge", "GeneChange", "Lineage", "ancestry", "lineage"]
 
@@ -20,8 +20,8 @@ class GeneChange:
     Args:
         path: Its config path.
         name: Its short name.
-        before: The parent's value; ``None`` where the gene isn't active in it.
-        after: The child's; ``None`` where the gene isn't active in it.
+        before: The parent's value; ``None`` if the gene is inactive.
+        after: The child's value; ``None`` if the gene is inactive.
     """
 
     path: str
@@ -32,13 +32,13 @@ class GeneChange:
 
 @dataclass(frozen=True)
 class Edge:
-    """From a parent, or whoever's weights were taken, to a child.
+    """A connection from a parent, or another candidate whose weights were inherited, to a child.
 
     Args:
-        parent: Candidate id.
-        child: Candidate id.
-        bred: Whether the child's genome comes from this one (an older ancestor may give weights alone).
-        inherits: Whether the child started from its weights.
+        parent: Id of the parent.
+        child: Id of the child.
+        bred: Whether the child's genome comes from the parent (an older ancestor may provide only weights).
+        inherits: Whether the child started from the parent's weights.
         changed: The genes that differ.
     """
 
@@ -51,62 +51,62 @@ class Edge:
 
 @dataclass(frozen=True)
 class Lineage:
-    """Some candidates and how they descend from each other.
+    """Candidates and the connections between them.
 
     Args:
-        ids: The candidates', ascending: a parent comes before its children.
-        edges: Those between them, by child and parent.
+        ids: The candidates' ids, ascending: a parent comes before its children.
+        edges: The connections, ordered by child and parent.
     """
 
     ids: tuple[int, ...]
     edges: tuple[Edge, ...]
 
 
-def lineage(recorded: Recorded, ids: Iterable[int] | None = None) -> Lineage:
-    """How candidates descend from each other.
+def lineage(snapshot: RunSnapshot, ids: Iterable[int] | None = None) -> Lineage:
+    """The lineage of candidates.
 
     Args:
-        recorded: The run.
-        ids: Which candidates; default: all. Edges to others are left out, as are parents of another run.
+        snapshot: The run.
+        ids: The candidates; default: all. Connections to others, and to parents in another run, are left out.
     """
-    chosen = sorted(recorded.by_id if ids is None else set(ids) & set(recorded.by_id))
-    among = set(chosen)
-    columns = gene_columns(recorded)
+    chosen = sorted(snapshot.by_id if ids is None else set(ids) & set(snapshot.by_id))
+    included = set(chosen)
+    columns = gene_columns(snapshot)
     edges = []
     for child in chosen:
-        parents = recorded.by_id[child]["parents"]
-        source = recorded.source[child]
-        givers = dict.fromkeys([*parents, *([] if source is None else [source])])
-        for parent in sorted(set(givers) & among):
-            changed = _changed(recorded.by_id[parent], recorded.by_id[child], columns)
+        parents = snapshot.by_id[child]["parents"]
+        source = snapshot.weight_source[child]
+        for parent in sorted({*parents, *([] if source is None else [source])} & included):
+            changed = _changed(snapshot.by_id[parent], snapshot.by_id[child], columns)
             edges.append(Edge(parent, child, parent in parents, parent == source, changed))
     return Lineage(tuple(chosen), tuple(edges))
 
 
-def ancestry(recorded: Recorded, candidate: int | None = None, generations: int | None = None) -> Lineage:
-    """A candidate with all those it descends from.
+def ancestry(snapshot: RunSnapshot, candidate: int | None = None, generations: int | None = None) -> Lineage:
+    """The lineage of a candidate and all its ancestors.
 
     Args:
-        recorded: The run.
-        candidate: Its id; default: the best one.
-        generations: At most so many steps back; default: to the beginning.
+        snapshot: The run.
+        candidate: The candidate's id; default: the best one.
+        generations: Maximum number of generations to go back; default: all.
 
     Raises:
         ValueError: If there is no such candidate, or none has finished.
     """
-    candidate = recorded.best if candidate is None else candidate
+    candidate = snapshot.best if candidate is None else candidate
     if candidate is None:
-        raise ValueError(f"{recorded.run}: no candidate has finished yet, so there is no best one")
-    if candidate not in recorded.by_id:
-        raise ValueError(f"{recorded.run}: there is no candidate {candidate}")
-    found, last = {candidate}, {candidate}
+        raise ValueError(f"{snapshot.run}: no candidate has finished yet, so there is no best one")
+    if candidate not in snapshot.by_id:
+        raise ValueError(f"{snapshot.run}: there is no candidate {candidate}")
+    found: set[int] = {candidate}
+    last: set[int] = {candidate}
     while last and (generations is None or generations > 0):
         generations = None if generations is None else generations - 1
-        sources = {recorded.source[id] for id in last} - {None}
-        before = {parent for id in last for parent in recorded.by_id[id]["parents"]} | sources
-        last = {id for id in before if id in recorded.by_id} - found  # type: ignore[misc]
+        ancestors = {parent for id in last for parent in snapshot.by_id[id]["parents"]}
+        ancestors |= {source for id in last if (source := snapshot.weight_source[id]) is not None}
+        last = {id for id in ancestors if id in snapshot.by_id} - found
         found |= last
-    return lineage(recorded, found)
+    return lineage(snapshot, found)
 
 
 def _changed(

@@ -1,4 +1,4 @@
-"""What were the slots doing, what did it all cost, and what was saved? Who trained where and when, and the sums."""
+"""Use of the slots over time, total costs, and savings."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from lightning_evo.reporting.summaries import Savings, compute_savings
-from lightning_evo.reporting.views.recorded import Recorded
+from lightning_evo.reporting.views.snapshot import RunSnapshot
 
-__all__ = ["Occupation", "Stay", "Totals", "occupation", "saved", "totals"]
+__all__ = ["Occupation", "SlotSpan", "Totals", "occupation", "run_savings", "totals"]
 
 
 @dataclass(frozen=True)
-class Stay:
-    """A candidate's time in a slot.
+class SlotSpan:
+    """The time that a candidate spent in a slot.
 
     Args:
-        id: The candidate's.
-        slot: Where.
-        start: Seconds since the run began, by the clock.
-        end: The same.
-        status: How it ended.
+        id: The candidate's id.
+        slot: The slot.
+        start: Wall-clock seconds since the start of the run.
+        end: Wall-clock seconds since the start of the run.
+        status: The candidate's status.
     """
 
     id: int
@@ -33,47 +33,48 @@ class Stay:
 
 @dataclass(frozen=True)
 class Occupation:
-    """Who trained where and when. Candidates of one stack are in one slot at the same time.
+    """Which candidate trained in which slot and when. Candidates of one stack share a slot at the same time.
 
     Args:
-        stays: By start; those that run yet aren't among them, as the archive learns of a slot when a result comes.
+        spans: Ordered by start, without running candidates: the archive records a slot with the result.
         slots: The slots' numbers.
-        pauses: Stretches in which the search wasn't running: (from, to) in seconds since the run began.
+        pauses: Periods in which the search wasn't running: (from, to) in seconds since the start of the run.
     """
 
-    stays: tuple[Stay, ...]
+    spans: tuple[SlotSpan, ...]
     slots: tuple[int, ...]
     pauses: tuple[tuple[float, float], ...]
 
     @property
     def busy(self) -> float | None:
-        """The share of the slots' time in which somebody trained, from the first start to the last end, pauses left out.
+        """Share of the slots' time, from the first start to the last end without pauses, that was spent training.
 
-        ``None`` where nobody trained.
+        ``None`` if nothing was trained.
         """
-        if not self.stays:
+        if not self.spans:
             return None
-        begin, finish = min(stay.start for stay in self.stays), max(stay.end for stay in self.stays)
+        begin, finish = min(span.start for span in self.spans), max(span.end for span in self.spans)
         paused = sum(max(0.0, min(end, finish) - max(start, begin)) for start, end in self.pauses)
-        span = (finish - begin - paused) * len(self.slots)
+        available = (finish - begin - paused) * len(self.slots)
         by_slot: defaultdict[int, list[tuple[float, float]]] = defaultdict(list)
-        for stay in self.stays:
-            by_slot[stay.slot].append((stay.start, stay.end))
-        return min(1.0, sum(_covered(spans) for spans in by_slot.values()) / span) if span > 0 else None
+        for span in self.spans:
+            by_slot[span.slot].append((span.start, span.end))
+        busy = sum(_union_length(intervals) for intervals in by_slot.values())
+        return min(1.0, busy / available) if available > 0 else None
 
 
 @dataclass(frozen=True)
 class Totals:
-    """What a run cost so far.
+    """Total costs of a run so far.
 
     Args:
-        seconds: Of training, over all candidates.
-        epochs: Trained by all candidates.
-        training_flops: Of all trainings, where they were counted.
-        candidates: How many there are of each status.
-        slots: How many slots trained anybody.
-        busy: The share of the slots' time in which somebody trained; ``None`` where nobody did.
-        elapsed: Seconds the search took, pauses between resumed runs left out; ``None`` where that isn't known.
+        seconds: Training time of all candidates.
+        epochs: Epochs trained by all candidates.
+        training_flops: FLOPs of all trainings, where they were counted.
+        candidates: Number of candidates by status.
+        slots: Number of slots in which anything was trained.
+        busy: Share of the slots' time that was spent training; ``None`` if nothing was trained.
+        elapsed: Seconds of search, without pauses between resumed runs; ``None`` if unknown.
     """
 
     seconds: float
@@ -85,60 +86,62 @@ class Totals:
     elapsed: float | None
 
 
-def occupation(recorded: Recorded) -> Occupation:
-    """Who trained where and when.
+def occupation(snapshot: RunSnapshot) -> Occupation:
+    """Which candidate trained in which slot and when.
 
     Args:
-        recorded: The run.
+        snapshot: The run.
     """
-    stays = [
-        Stay(row["id"], row["slot"], row["started"] - recorded.created, row["ended"] - recorded.created, row["status"])
-        for row in recorded.rows
+    spans = [
+        SlotSpan(
+            row["id"], row["slot"], row["started"] - snapshot.created, row["ended"] - snapshot.created, row["status"]
+        )
+        for row in snapshot.rows
         if row["slot"] is not None and row["started"] is not None and row["ended"] is not None
     ]
-    stays.sort(key=lambda stay: (stay.start, stay.id))
-    pauses = tuple((start - recorded.created, end - recorded.created) for start, end in recorded.pauses)
-    return Occupation(tuple(stays), tuple(sorted({stay.slot for stay in stays})), pauses)
+    spans.sort(key=lambda span: (span.start, span.id))
+    pauses = tuple((start - snapshot.created, end - snapshot.created) for start, end in snapshot.pauses)
+    return Occupation(tuple(spans), tuple(sorted({span.slot for span in spans})), pauses)
 
 
-def totals(recorded: Recorded) -> Totals:
-    """What a run cost so far.
+def totals(snapshot: RunSnapshot) -> Totals:
+    """The total costs of a run so far.
 
     Args:
-        recorded: The run.
+        snapshot: The run.
     """
-    occupied = occupation(recorded)
+    occupied = occupation(snapshot)
     counts = dict.fromkeys(("pending", "completed", "stopped", "failed"), 0)
-    elapsed = recorded.meta.get("elapsed")
+    elapsed = snapshot.meta.get("elapsed")
     return Totals(
-        seconds=_sum(recorded, "cost/seconds"),
-        epochs=_sum(recorded, "cost/epochs"),
-        training_flops=_sum(recorded, "cost/training_flops"),
-        candidates=counts | Counter(row["status"] for row in recorded.rows),
+        seconds=_sum(snapshot, "cost/seconds"),
+        epochs=_sum(snapshot, "cost/epochs"),
+        training_flops=_sum(snapshot, "cost/training_flops"),
+        candidates=counts | Counter(row["status"] for row in snapshot.rows),
         slots=len(occupied.slots),
         busy=occupied.busy,
         elapsed=None if elapsed is None else float(elapsed),
     )
 
 
-def saved(recorded: Recorded) -> Savings:
-    """What early stopping and inheritance amounted to so far.
+def run_savings(snapshot: RunSnapshot) -> Savings:
+    """What early stopping and inheritance have saved in a run so far.
 
     Args:
-        recorded: The run.
+        snapshot: The run.
     """
-    checkpoints = recorded.meta.get("checkpoints")
-    return compute_savings(recorded.by_id, recorded.early, recorded.inherited, recorded.objectives, checkpoints)
+    checkpoints = snapshot.meta.get("checkpoints")
+    return compute_savings(snapshot.by_id, snapshot.early, snapshot.inherited, snapshot.objectives, checkpoints)
 
 
-def _sum(recorded: Recorded, cost: str) -> float:
-    # An answer to a duplicate cost nothing, but where the cost is an objective its fitness is the original's.
-    rows = (row for row in recorded.rows if row["duplicate_of"] is None)
+def _sum(snapshot: RunSnapshot, cost: str) -> float:
+    # A duplicate costs nothing, but where the cost is an objective, its fitness has the cost of the original.
+    rows = (row for row in snapshot.rows if row["duplicate_of"] is None)
     values = (float(row.get(cost) or 0.0) for row in rows)
     return sum(value for value in values if abs(value) < float("inf"))
 
 
-def _covered(spans: Iterable[tuple[float, float]]) -> float:
+def _union_length(spans: Iterable[tuple[float, float]]) -> float:
     """The length of the union of intervals."""
     length, until = 0.0, float("-inf")
     for start, end in sorted(spans):

@@ -1,4 +1,4 @@
-"""How right were predictions made before training? What was predicted beside what came out."""
+"""Predictions made before training, and the fitness that was reached."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from lightning_evo.algorithms.quality import determination, kendall
 from lightning_evo.genome import COMPLETED
-from lightning_evo.reporting.views.recorded import Recorded
+from lightning_evo.reporting.views.snapshot import RunSnapshot
 
 __all__ = ["Predicted", "predicted"]
 
@@ -20,11 +20,11 @@ class Predicted:
 
     Args:
         monitor: The objective.
-        ids: The candidates', by id: all of which something was predicted, whatever became of them.
+        ids: Ids of all candidates with a prediction, whatever their status, ascending.
         mean: The predicted fitness.
         std: Its standard deviation.
         chosen: Whether the candidate was chosen by its prediction.
-        true: What came out; NaN where it was not trained to its end.
+        true: The true fitness; NaN for candidates that were not trained to the end.
     """
 
     monitor: str
@@ -36,7 +36,7 @@ class Predicted:
 
     @property
     def known(self) -> NDArray[numpy.bool_]:
-        """Where both the prediction and what came out are finite; shape (candidates,)."""
+        """Where both the predicted and the true fitness are finite; shape (candidates,)."""
         return numpy.isfinite(self.mean) & numpy.isfinite(self.true)
 
     @property
@@ -50,18 +50,18 @@ class Predicted:
         return determination(self.mean[self.known], [float(value) for value in self.true[self.known]])
 
 
-def predicted(recorded: Recorded, monitor: str | None = None) -> Predicted:
-    """What was predicted of candidates before they were trained, and what came out.
+def predicted(snapshot: RunSnapshot, monitor: str | None = None) -> Predicted:
+    """The fitness predicted before training, and the true fitness.
 
     Args:
-        recorded: The run.
-        monitor: Which objective; default: the first.
+        snapshot: The run.
+        monitor: The objective; default: the first.
 
     Raises:
         ValueError: If there is no such objective.
     """
-    name = recorded.objective(monitor).monitor
-    rows = [row for row in recorded.rows if f"predicted/{name}" in row]
+    name = snapshot.objective(monitor).monitor
+    rows = [row for row in snapshot.rows if f"predicted/{name}" in row]
     true = [
         row.get(name, numpy.nan) if row["status"] == COMPLETED and row["duplicate_of"] is None else numpy.nan
         for row in rows

@@ -1,4 +1,4 @@
-"""How did the search get on? The best so far and the population's quantiles, against candidates, epochs and seconds."""
+"""Progress of a search: the best fitness so far and the population's quartiles, against candidates, epochs and seconds."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ import numpy
 from numpy.typing import NDArray
 
 from lightning_evo.genome import COMPLETED, STOPPED
-from lightning_evo.reporting.views.recorded import Recorded
+from lightning_evo.reporting.views.snapshot import RunSnapshot
 
-__all__ = ["Progress", "progress", "told_order"]
+__all__ = ["Progress", "completion_order", "progress"]
 
 WINDOW = 32
-"""How many candidates the population's quantiles are taken over, where the algorithm doesn't say how many it keeps."""
+"""Number of candidates in the quartiles' window where the algorithm has no ``population_size``."""
 
 
 @dataclass(frozen=True, eq=False)
 class Progress:
-    """The course of one objective. All arrays have the shape (points,); a point is a candidate that was told.
+    """The progress of one objective. All arrays have the shape (points,); a point is a result.
 
     Args:
         monitor: The objective.
         mode: ``max`` or ``min``.
-        window: Over how many of the last candidates with a fitness the quantiles are taken.
-        count: How many candidates had been told, failed ones included.
-        epochs: How many epochs they had trained together.
-        seconds: Seconds since the run began, pauses left out.
+        window: Number of latest candidates with a fitness that the quartiles are taken over.
+        count: Number of results so far, including failed candidates.
+        epochs: Epochs trained so far.
+        seconds: Seconds since the start of the run, without pauses.
         best: The best fitness of a completed candidate so far; NaN before the first.
-        best_id: Its candidate; -1 before the first.
-        q25: Quarter of the population at or below; NaN before its first fitness.
-        q50: Half of it.
-        q75: Three quarters of it.
+        best_id: The id of that candidate; -1 before the first.
+        q25: First quartile of the population; NaN before the first fitness.
+        q50: Median of the population.
+        q75: Third quartile of the population.
     """
 
     monitor: str
@@ -49,34 +49,34 @@ class Progress:
     q75: NDArray[numpy.float64]
 
 
-def told_order(recorded: Recorded) -> list[Mapping[str, Any]]:
-    """The candidates with a result in the order in which they ended; those answered by others when they were asked."""
-    told = [row for row in recorded.rows if row["status"] != "pending"]
-    return sorted(told, key=lambda row: (_told_at(row), row["id"]))
+def completion_order(snapshot: RunSnapshot) -> list[Mapping[str, Any]]:
+    """The candidates with a result, in the order of their results."""
+    ended = [row for row in snapshot.rows if row["status"] != "pending"]
+    return sorted(ended, key=lambda row: (_result_time(row), row["id"]))
 
 
-def _told_at(row: Mapping[str, Any]) -> float:
-    """When a result came, in seconds since the epoch; of one answered by another's when it was asked."""
+def _result_time(row: Mapping[str, Any]) -> float:
+    """When the result was recorded, in seconds since the epoch; a duplicate's is recorded when it is bred."""
     return row["queued"] if row["ended"] is None else row["ended"]
 
 
-def progress(recorded: Recorded, monitor: str | None = None, points: int = 2_000) -> Progress:
-    """The course of one objective.
+def progress(snapshot: RunSnapshot, monitor: str | None = None, points: int = 2_000) -> Progress:
+    """The progress of one objective.
 
-    The population is the last candidates with a fitness, those stopped early (their fitness is predicted) included; the
-    best is a completed one.
+    The population is the latest candidates with a fitness, including those stopped early, with their predicted fitness.
+    The best candidate is a completed one.
 
     Args:
-        recorded: The run.
-        monitor: Which objective; default: the first.
-        points: At most about so many; where the best changed and the last one are always among them.
+        snapshot: The run.
+        monitor: The objective; default: the first.
+        points: Approximate maximum number of points; the improvements and the last result are always included.
 
     Raises:
         ValueError: If there is no such objective.
     """
-    objective = recorded.objective(monitor)
-    rows = told_order(recorded)
-    window = _window(recorded)
+    objective = snapshot.objective(monitor)
+    rows = completion_order(snapshot)
+    window = _window(snapshot)
     fitness = numpy.array([row.get(objective.monitor, numpy.nan) for row in rows], dtype=float)
     fitness[~numpy.isfinite(fitness)] = numpy.nan
     status = numpy.array([row["status"] for row in rows], dtype=object)
@@ -90,7 +90,7 @@ def progress(recorded: Recorded, monitor: str | None = None, points: int = 2_000
     best_id = numpy.where(winners >= 0, ids[winners], -1) if len(rows) else ids
     kept = _kept(better, points)
     quantiles = _quantiles(known, window, kept)
-    ended = numpy.array([_told_at(row) for row in rows], dtype=float)
+    ended = numpy.array([_result_time(row) for row in rows], dtype=float)
     epochs = numpy.cumsum([float(row.get("cost/epochs") or 0.0) for row in rows])
     return Progress(
         monitor=objective.monitor,
@@ -98,7 +98,7 @@ def progress(recorded: Recorded, monitor: str | None = None, points: int = 2_000
         window=window,
         count=kept + 1,
         epochs=epochs[kept],
-        seconds=recorded.seconds(ended)[kept],
+        seconds=snapshot.seconds(ended)[kept],
         best=(objective.weight * best)[kept],
         best_id=best_id[kept],
         q25=quantiles[0],
@@ -107,14 +107,14 @@ def progress(recorded: Recorded, monitor: str | None = None, points: int = 2_000
     )
 
 
-def _window(recorded: Recorded) -> int:
-    algorithm = recorded.meta.get("search", {}).get("evolution", {}).get("algorithm", {})
+def _window(snapshot: RunSnapshot) -> int:
+    algorithm = snapshot.meta.get("search", {}).get("evolution", {}).get("algorithm", {})
     size = (algorithm.get("init_args") or {}).get("population_size") if isinstance(algorithm, Mapping) else None
     return size if isinstance(size, int) and size > 0 else WINDOW
 
 
 def _kept(better: NDArray[numpy.bool_], points: int) -> NDArray[numpy.int64]:
-    """Which points to show: all where they are few, otherwise evenly spaced ones and where the best changed."""
+    """Indices of the points to show: all if there are few, otherwise evenly spaced ones and the improvements."""
     count = len(better)
     if count <= points:
         return numpy.arange(count)
@@ -125,9 +125,9 @@ def _kept(better: NDArray[numpy.bool_], points: int) -> NDArray[numpy.int64]:
 def _quantiles(known: NDArray[numpy.float64], window: int, at: NDArray[numpy.int64]) -> NDArray[numpy.float64]:
     """Quartiles of the last ``window`` fitnesses up to each point, of shape (3, points)."""
     values = known[numpy.isfinite(known)]
-    told = numpy.cumsum(numpy.isfinite(known))[at] if len(known) else numpy.zeros(0, numpy.int64)
-    found = numpy.full((3, len(at)), numpy.nan)
-    for column, count in enumerate(told):
+    counts = numpy.cumsum(numpy.isfinite(known))[at] if len(known) else numpy.zeros(0, numpy.int64)
+    quantiles = numpy.full((3, len(at)), numpy.nan)
+    for column, count in enumerate(counts):
         if count:
-            found[:, column] = numpy.percentile(values[max(0, count - window) : count], (25, 50, 75))
-    return found
+            quantiles[:, column] = numpy.percentile(values[max(0, count - window) : count], (25, 50, 75))
+    return quantiles

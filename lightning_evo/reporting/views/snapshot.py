@@ -1,4 +1,4 @@
-"""What is looked at? One run as it was at one moment, read once, for all views to share."""
+"""A snapshot of one run, read once and shared by all views."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lightning_evo.callbacks.records import ContinuationRecord, EarlyFitnessReco
 from lightning_evo.genome import COMPLETED, STOPPED, Objective
 from lightning_evo.genome.records import ExtraEntry
 
-__all__ = ["Recorded", "RunStatus", "record", "run_status"]
+__all__ = ["RunSnapshot", "RunStatus", "read_snapshot", "run_status"]
 
 E = TypeVar("E", bound=ExtraEntry)
 
@@ -27,30 +27,30 @@ RunStatus = Literal["running", "finished", "interrupted"]
 
 PENDING = "pending"
 
-PAUSE = 60.0
-"""A run in which nobody trained for so many seconds was paused: resumed later, or its machine slept."""
+MIN_PAUSE = 60.0
+"""A run in which nothing was trained for this many seconds was paused: resumed later, or the machine was asleep."""
 
-_FRESH = 30.0
-"""A journal written within so many seconds belongs to a search that runs, where its process can't be asked."""
+_JOURNAL_AGE = 30.0
+"""If the search's process can't be checked, the search is running if its journal is at most this many seconds old."""
 
 
 @dataclass(frozen=True, eq=False)
-class Recorded:
-    """A run as it was when it was read.
+class RunSnapshot:
+    """A run at one point in time.
 
     Args:
         run: Its name.
         directory: Its directory.
-        meta: What the archive knows about the run, by key.
-        objectives: What it optimises.
-        rows: One mapping per candidate, by id, as :meth:`~lightning_evo.Archive.candidates` gives them.
-        status: Whether it is still searching.
-        read_at: When it was read, in seconds since the epoch.
-        early: What early stopping left of candidates, by id.
-        inherited: What weight inheritance left, by id.
-        continued: What continuing another one's training left, by id.
-        grown: The steps of those that grew, by id.
-        stacked: What stacks left (``Result.extra["stack"]``), by id.
+        meta: Its metadata, by key.
+        objectives: Its objectives.
+        rows: One mapping per candidate, ordered by id, from :meth:`~lightning_evo.Archive.candidates`.
+        status: Whether the search is still running.
+        read_at: Time of reading, in seconds since the epoch.
+        early: Records of early stopping, by id.
+        inherited: Records of weight inheritance, by id.
+        continued: Records of continued trainings, by id.
+        grown: Records of growth with at least one step, by id.
+        stacked: ``Result.extra["stack"]``, by id.
     """
 
     run: str
@@ -73,7 +73,7 @@ class Recorded:
 
     @cached_property
     def created(self) -> float:
-        """When the run began, in seconds since the epoch; where that isn't known, when its first candidate was asked."""
+        """Start of the run, in seconds since the epoch; if unknown, when its first candidate was bred."""
         first = min((row["queued"] for row in self.rows), default=self.read_at)
         return float(self.meta.get("created", first))
 
@@ -83,22 +83,24 @@ class Recorded:
         return [objective.monitor for objective in self.objectives]
 
     def objective(self, monitor: str | None = None) -> Objective:
-        """The objective with this monitor; default: the first.
+        """Return the objective with this monitor; default: the first.
 
         Raises:
-            ValueError: If there is none, naming those there are.
+            ValueError: If there is none; the message lists the objectives.
         """
         for objective in self.objectives:
             if monitor in (None, objective.monitor):
                 return objective
-        raise ValueError(f"{monitor!r} is no objective of {self.run}; it has {', '.join(self.monitors) or 'none'}")
+        raise ValueError(
+            f"{self.run} has no objective {monitor!r}; its objectives: {', '.join(self.monitors) or 'none'}"
+        )
 
     def scored(self, *statuses: str, duplicates: bool = False) -> list[Mapping[str, Any]]:
-        """The rows with a finite fitness by every objective, by id.
+        """The rows with a finite fitness for every objective, ordered by id.
 
         Args:
-            statuses: Only those with one of these; default: completed and stopped ones (whose fitness is predicted).
-            duplicates: Also those that were answered by another one's result.
+            statuses: The statuses to include; default: completed, and stopped (with a predicted fitness).
+            duplicates: Whether to include duplicates.
         """
         wanted = statuses or (COMPLETED, STOPPED)
         rows = [row for row in self.rows if row["status"] in wanted and (duplicates or row["duplicate_of"] is None)]
@@ -108,13 +110,13 @@ class Recorded:
         return [row for at, row in enumerate(rows) if finite[at].all()]
 
     def values(self, rows: Sequence[Mapping[str, Any]]) -> NDArray[numpy.float64]:
-        """The fitness of rows, of shape (rows, objectives); NaN where there is none."""
+        """The fitness of rows; shape (rows, objectives), NaN where there is none."""
         found = [[row.get(monitor, numpy.nan) for monitor in self.monitors] for row in rows]
         return numpy.array(found, dtype=float).reshape(len(rows), len(self.objectives))
 
     @cached_property
     def best(self) -> int | None:
-        """Id of the best completed candidate by the first objective; ``None`` where there is none."""
+        """Id of the best completed candidate by the first objective; ``None`` if there is none."""
         if not self.objectives:
             return None
         first = self.objectives[0]
@@ -127,20 +129,20 @@ class Recorded:
         return None if best is None else -best[1]
 
     @cached_property
-    def source(self) -> dict[int, int | None]:
-        """For each candidate by id whose weights it started from; ``None`` where it began anew.
+    def weight_source(self) -> dict[int, int | None]:
+        """For each candidate, the id of the candidate whose weights it started from; ``None``: from scratch.
 
-        What happened counts where it is known (a checkpoint may be gone by then), otherwise what was asked for.
+        This is what really happened where it is known (a checkpoint may have been deleted), otherwise what was planned.
         """
-        known = {id: inherited.parent for id, inherited in self.inherited.items()}
-        known |= {id: continued.parent for id, continued in self.continued.items()}
-        return {row["id"]: known.get(row["id"], row["inherits"]) for row in self.rows}
+        actual = {id: inherited.parent for id, inherited in self.inherited.items()}
+        actual |= {id: continued.parent for id, continued in self.continued.items()}
+        return {row["id"]: actual.get(row["id"], row["inherits"]) for row in self.rows}
 
     @cached_property
     def pauses(self) -> list[tuple[float, float]]:
-        """Stretches of more than :data:`PAUSE` seconds in which nobody trained: (from, to) in seconds since the epoch.
+        """Periods of more than :data:`MIN_PAUSE` seconds without training: (from, to) in seconds since the epoch.
 
-        None where the run's own clock (``elapsed``) says that the search went on all the time.
+        There are none if the run's own clock (``elapsed``) shows that the search was running all the time.
         """
         times = [(row["started"], row["ended"]) for row in self.rows]
         spans = sorted(span for span in times if None not in span)
@@ -148,38 +150,37 @@ class Recorded:
             return []
         found, until = [], self.created
         for started, ended in spans:
-            if started - until > PAUSE:
+            if started - until > MIN_PAUSE:
                 found.append((until, started))
             until = max(until, ended)
         idle = (until - self.created) - float(self.meta.get("elapsed", 0.0))
-        return found if "elapsed" not in self.meta or idle > PAUSE else []
+        return found if "elapsed" not in self.meta or idle > MIN_PAUSE else []
 
     def seconds(self, at: NDArray[numpy.float64]) -> NDArray[numpy.float64]:
-        """Seconds of search at moments given in seconds since the epoch: since the run began, pauses left out."""
+        """Convert times in seconds since the epoch to seconds of search since the start of the run, without pauses."""
         passed = at - self.created
         for start, end in self.pauses:
             passed = passed - numpy.clip(at - start, 0.0, end - start)
         return passed
 
 
-def record(archive: Archive) -> Recorded:
+def read_snapshot(archive: Archive) -> RunSnapshot:
     """Read a run once.
 
     Args:
-        archive: The run's, which a search may be writing.
+        archive: The run's archive; the search may still be writing it.
 
     Raises:
         ArchiveError: If it can't be read.
     """
-    # What is known of candidates comes before what callbacks left of them: a candidate that ends in between then has more
-    # than its row says, never less.
+    # Rows before extras: for a candidate that ends in between, there may then be more than its row shows, never less.
     meta, rows = archive.meta, archive.candidates()
     ids = {row["id"] for row in rows}
 
-    def left(kind: type[E]) -> dict[int, E]:
+    def entries(kind: type[E]) -> dict[int, E]:
         return {id: entry for id, entry in archive.entries(kind).items() if id in ids}
 
-    return Recorded(
+    return RunSnapshot(
         run=archive.run,
         directory=archive.directory,
         meta=meta,
@@ -187,34 +188,34 @@ def record(archive: Archive) -> Recorded:
         rows=rows,
         status=run_status(archive.directory, rows, meta),
         read_at=time.time(),
-        early=left(EarlyFitnessRecord),
-        inherited=left(InheritanceRecord),
-        continued=left(ContinuationRecord),
-        grown={id: entry for id, entry in left(GrowthRecord).items() if entry.steps},
-        stacked={id: kept for id, kept in archive.extras("stack").items() if id in ids and kept},
+        early=entries(EarlyFitnessRecord),
+        inherited=entries(InheritanceRecord),
+        continued=entries(ContinuationRecord),
+        grown={id: entry for id, entry in entries(GrowthRecord).items() if entry.steps},
+        stacked={id: record for id, record in archive.extras("stack").items() if id in ids and record},
     )
 
 
 def run_status(directory: Path, rows: Sequence[Mapping[str, Any]], meta: Mapping[str, Any]) -> RunStatus:
-    """Whether a search is still writing there; otherwise whether it came to its end.
+    """Whether a search is running, finished, or was interrupted.
 
-    The search's process is named in the file ``lock``. It is asked whether it lives where it is on this machine; where it
-    isn't, what was written within the last 30 seconds tells.
+    The file ``lock`` names the search's process. If that is on this machine, it is checked whether it is alive; otherwise
+    the search counts as running if its journal was written within the last 30 seconds.
 
     Args:
         directory: The run's directory.
         rows: Its candidates.
-        meta: What is known about the run.
+        meta: Its metadata.
     """
     alive = writer_lives(directory)
     if alive is None:
         try:
-            alive = time.time() - (directory / JOURNAL).stat().st_mtime < _FRESH
+            alive = time.time() - (directory / JOURNAL).stat().st_mtime < _JOURNAL_AGE
         except OSError:
             alive = False
     if alive:
         return "running"
     if not rows or any(row["status"] == PENDING for row in rows):
         return "interrupted"
-    # Why a search ended is empty while it goes on, and where it was stopped; archives of earlier versions don't say.
+    # The reason for the end is empty while a search runs and after an interrupt; earlier versions didn't record it.
     return "finished" if meta.get("end", True) or "final" in meta else "interrupted"
