@@ -80,29 +80,29 @@ class Restructuring:
 class WeightInheritance(SearchCallback):
     """Start a training from a parent's weights.
 
-    At the start of ``fit`` it reads the parent's checkpoint and writes its weights into the model, see
-    :func:`~lightning_evo.functional.inherit`: what both have is copied, what grew is filled so that the model computes
-    what its parent computed, as far as it can. In a search the search says whose checkpoint; alone, ``checkpoint`` does.
-    Nothing but weights, buffers and, if wanted, optimizer moments is taken: hyperparameters, epoch and schedules are the
-    model's own. A run that is resumed inherits nothing again. The model's own structure is kept in its checkpoints, so
-    that what its children inherit can be told to preserve what it computes, or not (``inheritance["preserving"]``).
+    At the start of ``fit`` it reads the parent's checkpoint and copies its weights into the model, see
+    :func:`~lightning_evo.functional.inherit`: common tensors are copied, and larger ones are filled so that the model
+    computes the same function as its parent, as far as possible. In a search, the search chooses the checkpoint;
+    otherwise it is ``checkpoint``. Only weights, buffers and, optionally, optimizer moments are inherited:
+    hyperparameters, epoch and schedules are the model's own. A resumed run doesn't inherit again. The model's graph is
+    stored in its checkpoints, to determine whether inheritance preserves the function (``inheritance["preserving"]``).
 
-    A checkpoint that vanished, is damaged, or doesn't match is no error: the model trains from scratch, a warning says
-    so once, and :attr:`inheritance` records why.
+    A checkpoint that is missing, damaged, or doesn't match isn't an error: the model trains from scratch, with one
+    warning, and :attr:`inheritance` records the reason.
 
-    In a search by population-based training a member takes over another's whole training; where a gene has changed the
-    structure, its weights and moments are fitted by the same rules, and all else goes on.
+    In population-based training, a member copies another's whole training state; if a gene has changed the structure,
+    weights and moments are mapped by the same rules, and everything else continues.
 
-    Under DDP rank 0 reads and all ranks inherit the same. Sharded strategies (FSDP, DeepSpeed's stage 3) are not
-    supported: they train from scratch, and say so.
+    With DDP, rank 0 reads the checkpoint and all ranks inherit the same weights. Sharded strategies (FSDP, DeepSpeed
+    stage 3) are not supported: they train from scratch, with a warning.
 
     Args:
-        checkpoint: Path of the parent's Lightning checkpoint; in a search the search's own choice goes before it.
-        new_units: ``zero``: new units begin fresh, and what is taken from them is 0. ``net2wider``: copies of old ones.
-        spread: With copies: how unequally they share what is taken from their unit, from 0 (equally) to below 1.
-        optimizer: Whether moments are inherited too: kept for copied weights, 0 for new slices.
-        trusted: Whether a checkpoint that holds more than tensors and plain data may be unpickled, which can run any
-            code in it. Default: where a search gave it, as it is the search's own.
+        checkpoint: Path of the parent's Lightning checkpoint; in a search, the search's choice takes precedence.
+        new_units: ``zero``: new units are fresh, with zero outgoing weights. ``net2wider``: copies of old units.
+        spread: How unequally copies share the outgoing weights, from 0 (equally) to below 1.
+        optimizer: Whether to also inherit the optimizer's moments: kept for copied weights, 0 for new slices.
+        trusted: Whether to unpickle a checkpoint that contains more than tensors and plain data, which can run
+            arbitrary code. Default: only if the search provided it.
 
     Raises:
         ValueError: If ``new_units`` or ``spread`` is out of its range.

@@ -54,29 +54,32 @@ class Evolution:
 
     Args:
         space: Config path -> gene.
-        algorithm: Who breeds next (default :class:`~lightning_evo.algorithms.RegularizedEvolution`).
-        objectives: What to optimise, one or more; with several it is a Pareto search.
+        algorithm: Decides which candidates to train next (default
+            :class:`~lightning_evo.algorithms.RegularizedEvolution`).
+        objectives: What to optimize, one or more; several objectives give a Pareto search.
         budget: When to stop.
         workers: Where candidates train.
-        directory: Where everything goes: the archive, candidates, the winner.
-        database: URL of a database that a team shares, for the archive. Default: a SQLite file in ``directory``.
-        seed: Decides everything that can be decided. Default: the config's ``seed_everything``, else drawn and recorded.
+        directory: Directory of the run: archive, candidates, winner.
+        database: URL of a shared database for the archive. Default: a SQLite file in ``directory``.
+        seed: Seed of the run. Default: the config's ``seed_everything`` if that is a number, otherwise drawn and
+            recorded.
         fitness_epoch: Read the fitness at the ``best`` epoch of the first logged objective (default) or at the ``last``.
-        keep_checkpoints: How many of the best candidates keep their checkpoint. 0: none is written.
+        keep_checkpoints: Number of best candidates whose checkpoints are kept. 0: no checkpoints are written.
         final: What happens with the winner; ``None``: nothing.
-        callbacks: Lightning callbacks that every candidate gets besides its config's own, such as
+        callbacks: Lightning callbacks added to those of every candidate's config, such as
             :class:`~lightning_evo.callbacks.EarlyFitnessPrediction`; the winner's config doesn't name them.
-        reporters: Who else is told of the search while it runs, such as
+        reporters: Where else to report the search while it runs, such as
             :class:`~lightning_evo.reporting.wandb.WandbReporter`.
-        config: A LightningCLI config, as a path or as plain data, or a :class:`~lightning_evo.training.Trainable`.
+        config: A LightningCLI config, as a path or plain data, or a :class:`~lightning_evo.training.Trainable`.
         function: Instead of ``config``: a function from genome to metrics, see
             :class:`~lightning_evo.training.FunctionTrainable`.
-        executor: Where candidates run instead of local worker processes: any ``concurrent.futures.Executor`` (then give
-            ``workers.slots``) or :class:`~lightning_evo.execution.Executor`. The caller shuts it down.
-        progress: Shows the search; default: a live display on a terminal, plain lines elsewhere. ``False``: nothing.
+        executor: Runs candidates instead of local worker processes: any ``concurrent.futures.Executor``
+            (``workers.slots`` is then required) or :class:`~lightning_evo.execution.Executor`. The caller must shut it
+            down.
+        progress: Display of the search. Default: a live display on a terminal, plain lines otherwise. ``False``: none.
 
     Raises:
-        SearchError: If the arguments can't make a search.
+        SearchError: If the arguments are invalid.
     """
 
     def __init__(

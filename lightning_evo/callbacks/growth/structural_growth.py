@@ -64,53 +64,54 @@ _ADDING = frozenset(("widen", "insert", "residual"))
 class StructuralGrowth(SearchCallback):
     """Grow the network while it trains.
 
-    At the start of an epoch the triggers are asked (:meth:`should_grow`); if they all agree, layers are chosen
+    The triggers are evaluated at the start of each epoch (:meth:`should_grow`); if they all agree, layers are chosen
     (:meth:`choose_layers`) and changed (:meth:`grow`) by :func:`~lightning_evo.functional.grow`, one operation at a
-    time: the network computes the same as before, with more parameters (except where an operation says otherwise).
-    Everything that holds parameters follows: optimizers keep what they know of the old ones, schedules and the gradient
-    scaler go on, DDP is wrapped around the network again, ``torch.compile`` compiles again, and callbacks with a method
-    ``on_structure_change(trainer, pl_module, growth)`` are told. Parameters are counted before and after; a step that
-    changed nothing is an error.
+    time: the network computes the same function as before, with more parameters (except for some operations).
+    Everything that holds parameters is updated: optimizers keep the moments of existing parameters, schedules and the
+    gradient scaler continue, DDP is wrapped around the network again, ``torch.compile`` recompiles, and the method
+    ``on_structure_change(trainer, pl_module, growth)`` of callbacks is called. Parameters are counted before and after;
+    a step that changed nothing is an error.
 
-    A checkpoint holds the steps, so a training resumes in the grown network, whose structure is repeated before the weights
-    are loaded; ``validate``, ``test`` and ``predict`` do so too, and :func:`lightning_evo.load_grown` opens it without this
-    callback. Under DDP rank 0 decides for all.
+    Checkpoints contain the steps, which are replayed before the weights are loaded, so a training resumes with the
+    grown network; so do ``validate``, ``test`` and ``predict``, and :func:`lightning_evo.load_grown` loads it without
+    this callback. Under DDP rank 0 decides for all.
 
-    Works with automatic and manual optimization, on a single device and under DDP. Refused before training: other
-    strategies, optimizers and schedulers that can't be extended, and callbacks that couldn't follow (weight averages,
+    Works with automatic and manual optimization, on a single device and with DDP. An error before training: other
+    strategies, optimizers and schedulers that can't be extended, and callbacks that don't support it (weight averages,
     pruning, fine-tuning schedules).
 
     Args:
-        triggers: When to grow; all of a list must agree. Default: ``EntropySaturation() & Plateau()``.
-        operations: What is done, in turn: ``widen``, ``insert``, ``residual``, ``kernel``, ``activation``, ``prune``. Where
-            no layer can be changed so, the next one is tried.
-        layers: Names of the layers that may be changed; default: all that can be.
-        expand_ratio: At most this share of the present parameters is added by a step, that is, by the change of one layer.
-        max_parameters: How many parameters the network may have at most.
-        layers_per_step: How many layers are changed at a time.
-        min_epochs_between: So many epochs at least lie before the first step and between two.
-        new_units: What new units of a widened layer begin as: ``zero`` (fresh, nothing is taken from them yet),
-            ``net2wider`` (copies that share what is taken from them), ``gradmax`` (nothing comes in, and what goes out
-            promises the largest gradient).
-        spread: How unequally copies share, from 0 to below 1.
-        rate: Learning rate of new parameters in relation to their group's. Other than 1 puts them in groups of their own.
-        monitor: The metric that triggers look at. Default: a search's first objective.
-        mode: Whether it is to be large (``max``) or small (``min``).
-        monitor_train: Its counterpart on training data, for :class:`~lightning_evo.callbacks.growth.triggers.Gap`.
-        entropy: How activations' entropy is measured, see :mod:`lightning_evo.functional.entropy`.
-        entropy_batches: On how many of an epoch's last batches.
-        initial: Steps to be taken before training, in order: ``{operation, place or layer, ratio, settings}``, see
+        triggers: When to grow; all triggers in a list must agree. Default: ``EntropySaturation() & Plateau()``.
+        operations: Operations to alternate: ``widen``, ``insert``, ``residual``, ``kernel``, ``activation``, ``prune``.
+            If no layer supports one, the next is used.
+        layers: Names of the layers that may be changed; default: all supported layers.
+        expand_ratio: Maximum growth of one step (the change of one layer), as a share of the current parameters.
+        max_parameters: Maximum number of parameters of the network.
+        layers_per_step: Number of layers changed at a time.
+        min_epochs_between: Minimum number of epochs before the first step and between two steps.
+        new_units: Initial weights of the new units of a widened layer: ``zero`` (fresh, with zero outgoing weights),
+            ``net2wider`` (copies of old units, with the outgoing weights divided among them), ``gradmax`` (zero
+            incoming weights, and outgoing weights that maximize the gradient).
+        spread: How unequally copies share the outgoing weights, from 0 to below 1.
+        rate: Learning rate of new parameters relative to their group's. With a value other than 1 they form separate
+            groups.
+        monitor: The metric for the triggers. Default: the search's first objective.
+        mode: Whether ``monitor`` is maximized (``max``) or minimized (``min``).
+        monitor_train: The same metric on training data, for :class:`~lightning_evo.callbacks.growth.triggers.Gap`.
+        entropy: Estimator of the activation entropy, see :mod:`lightning_evo.functional.entropy`.
+        entropy_batches: Number of batches at the end of an epoch on which entropy is sampled.
+        initial: Steps to apply before training, in order: ``{operation, place or layer, ratio, settings}``, see
             :func:`~lightning_evo.functional.growth.resolve`. A search can evolve this list.
-        seed: Of all that is drawn.
+        seed: Seed of all random draws.
 
     Attributes:
-        history: One account per step: epoch (``None``: before training), source (``initial``, ``parent`` or ``trigger``),
-            operation, layer, settings, parameters before and after, whether it preserved what the network computes, and why
-            it was taken.
+        history: One record per step: epoch (``None``: before training), source (``initial``, ``parent`` or
+            ``trigger``), operation, layer, settings, parameters before and after, whether it preserved the network's
+            function, and the reason.
 
     Raises:
-        GrowthError: A ``ValueError``. For arguments out of range; at the start of ``fit`` for whatever can't be grown or
-            followed; after the first validation if ``monitor`` isn't logged.
+        GrowthError: A ``ValueError``. For arguments out of range; at the start of ``fit`` for anything unsupported;
+            after the first validation if ``monitor`` isn't logged.
 
     Example:
         >>> growth = StructuralGrowth(operations=["widen"], max_parameters=100_000)
