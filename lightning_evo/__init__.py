@@ -49,6 +49,7 @@ __all__ = [
     "load_grown",
 ]
 
-__getattr__, __dir__ = lazily(__name__, _HOMES)
+if not TYPE_CHECKING:  # or every name would be there, as Any
+    __getattr__, __dir__ = lazily(__name__, _HOMES)
 
 install_earlier_modules()

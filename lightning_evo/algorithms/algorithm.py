@@ -13,7 +13,7 @@ from deap import base, tools
 
 from lightning_evo.algorithms.checks import check_at_least, read_initial
 from lightning_evo.algorithms.hall_of_fame import HallOfFame, ParetoFront
-from lightning_evo.algorithms.individual import Fitness, Individual
+from lightning_evo.algorithms.individual import Fitness, Individual, Toolbox
 from lightning_evo.algorithms.logbook import make_logbook, no_statistics
 from lightning_evo.algorithms.operators import Operator, Role
 from lightning_evo.algorithms.prescreen import Prescreen, Screen
@@ -148,7 +148,7 @@ class Algorithm(ABC):
     seed: int
     rng: random.Random
     """Random numbers for the search space's methods, seeded anew for each ask."""
-    toolbox: base.Toolbox
+    toolbox: Toolbox
     """DEAP's: ``select(individuals, k)``, ``mate(genome, genome)``, ``mutate(genome)``, ``survive(individuals, k)``."""
     population: list[Individual]
     """Those that :meth:`survive` kept: all told, none failed."""
@@ -513,8 +513,8 @@ class Algorithm(ABC):
         self.logbook.record(**{**compiled, **own})
         self._failed = 0
 
-    def _make_toolbox(self) -> base.Toolbox:
-        toolbox = base.Toolbox()
+    def _make_toolbox(self) -> Toolbox:
+        toolbox: Any = base.Toolbox()
         operators = {**self.default_operators(), **self.operators}
         toolbox.register("select", selection(operators["select"], "select", self.objectives))
         toolbox.register("survive", selection(operators["survive"], "survive", self.objectives))

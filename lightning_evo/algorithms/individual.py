@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from deap import base
 
 from lightning_evo.genome import Candidate, Genome
 
-__all__ = ["Fitness", "Individual"]
+__all__ = ["Fitness", "Individual", "Toolbox"]
 
 
 class Fitness(base.Fitness):
@@ -61,3 +61,19 @@ class Individual:
     def __len__(self) -> int:
         """The number of active genes: what DEAP's parsimony pressure (``selDoubleTournament``) keeps small."""
         return len(self.candidate.genome)
+
+
+class Toolbox(Protocol):
+    """DEAP's toolbox as an algorithm's operators are registered in it, for type checkers: DEAP itself has no types."""
+
+    def select(self, individuals: Sequence[Individual], k: int) -> list[Individual]:
+        """Choose ``k`` parents; one may be chosen more than once."""
+
+    def mate(self, first: Genome, second: Genome) -> tuple[Genome, Genome]:
+        """Cross two genomes; they stay as they are."""
+
+    def mutate(self, genome: Genome) -> Genome:
+        """Give a changed genome; the given one stays as it is."""
+
+    def survive(self, individuals: Sequence[Individual], k: int) -> list[Individual]:
+        """Choose the ``k`` that stay in the population."""

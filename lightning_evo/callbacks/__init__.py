@@ -44,4 +44,5 @@ _HOME = {
     "WeightInheritance": "inheritance",
 }
 
-__getattr__, __dir__ = lazily(__name__, _HOME)
+if not TYPE_CHECKING:  # or every name would be there, as Any
+    __getattr__, __dir__ = lazily(__name__, _HOME)

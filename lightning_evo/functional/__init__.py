@@ -88,4 +88,5 @@ _HOME = {
     "why_not_growable": "growth.optimizers",
 }
 
-__getattr__, __dir__ = lazily(__name__, _HOME)
+if not TYPE_CHECKING:  # or every name would be there, as Any
+    __getattr__, __dir__ = lazily(__name__, _HOME)

@@ -43,4 +43,5 @@ _HOME = {
     "decode": "chromosome",
 }
 
-__getattr__, __dir__ = lazily(__name__, _HOME)
+if not TYPE_CHECKING:  # or every name would be there, as Any
+    __getattr__, __dir__ = lazily(__name__, _HOME)

@@ -82,4 +82,5 @@ _HOME = {
     "sample_efficiency": "genomes.evaluation",
 }
 
-__getattr__, __dir__ = lazily(__name__, _HOME)
+if not TYPE_CHECKING:  # or every name would be there, as Any
+    __getattr__, __dir__ = lazily(__name__, _HOME)

@@ -76,4 +76,5 @@ _HOME = {
     "why_not_growable": "optimizers",
 }
 
-__getattr__, __dir__ = lazily(__name__, _HOME)
+if not TYPE_CHECKING:  # or every name would be there, as Any
+    __getattr__, __dir__ = lazily(__name__, _HOME)
