@@ -1,4 +1,4 @@
-"""Who breeds next? DEAP's operators, hall of fame, statistics and logbook behind one ask/tell."""
+"""Search algorithms behind ask and tell, with DEAP's operators, hall of fame, statistics and logbook."""
 
 from lightning_evo.algorithms.algorithm import Algorithm
 from lightning_evo.algorithms.generational_evolution import GenerationalEvolution

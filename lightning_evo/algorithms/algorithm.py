@@ -1,4 +1,4 @@
-"""What is an algorithm? Four parts (initialise, select parents, vary, survive) behind one ask/tell."""
+"""The base of all algorithms: four parts (initialise, select parents, vary, survive) behind ask and tell."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ _BEST_SHOWN = 10
 """Rows of the table in a notebook."""
 
 CLIMBERS = 4
-"""How many of the most promising children are mutated further in each round of local search over a predictor."""
+"""Number of the most promising children that each round of local search over a predictor mutates further."""
 
 
 @dataclass(frozen=True)
 class _Child:
-    """A genome just bred, not yet a candidate."""
+    """A new genome that isn't a candidate yet."""
 
     genome: Genome
     phenotype: str
@@ -121,7 +121,7 @@ class Algorithm(ABC):
         prescreen: Breed many children and train the one with the best predicted fitness. Default: train every child.
 
     Raises:
-        ValueError: For a value out of range, or an operator that doesn't exist or doesn't take its arguments.
+        ValueError: If a value is out of range, or an operator doesn't exist or doesn't take its arguments.
     """
 
     segment_callback: str = "lightning_evo.callbacks.Continuation"
@@ -133,11 +133,11 @@ class Algorithm(ABC):
     synchronous: bool = False
     """Whether :meth:`ask` returns ``None``, making slots wait, until a generation is complete."""
     continues: bool = False
-    """Whether its candidates continue the training of others (``Candidate.segment``), whose checkpoints it then needs."""
+    """Whether its candidates continue the training of others (``Candidate.segment``), from their checkpoints."""
     epochs: int | None = None
     """Epochs of a whole training, for an algorithm that ``continues``; ``None``: :attr:`SearchSetup.max_epochs`."""
     swarm_size: int | None = None
-    """How many candidates in a row are one swarm, which trains together; ``None``: each candidate is for itself."""
+    """Number of consecutive candidates that form a swarm and train together; ``None``: each trains by itself."""
     survival_draws: bool = True
     """Whether :meth:`survive` needs random numbers; ``False`` saves a steady-state algorithm 0.15 ms per tell."""
 
@@ -151,11 +151,11 @@ class Algorithm(ABC):
     toolbox: Toolbox
     """DEAP's: ``select(individuals, k)``, ``mate(genome, genome)``, ``mutate(genome)``, ``survive(individuals, k)``."""
     population: list[Individual]
-    """Those that :meth:`survive` kept: all told, none failed."""
+    """The individuals that :meth:`survive` kept; all have a fitness."""
     operators: dict[Role, Operator]
-    """The operators that were chosen: those given, not the defaults."""
+    """The operators given by the user, without the defaults."""
     screen: Screen | None
-    """The prescreen at work; ``None`` where none was asked for."""
+    """The prescreen in use; ``None`` without one."""
     hall_of_fame: HallOfFame | ParetoFront
     logbook: tools.Logbook
     """One record per generation, or per :attr:`log_every` tells: ``gen``, ``nevals``, ``failed``, ``diversity`` (the
@@ -188,14 +188,14 @@ class Algorithm(ABC):
             operator.resolve(role)
 
     def __repr__(self) -> str:
-        """The class with its arguments where they aren't the defaults; on a search space also how far it is."""
+        """The class with the arguments that aren't defaults; once bound, also the progress of the search."""
         arguments = ", ".join(constructed(self, getattr(self, "operators", {})))
         return f"{type(self).__name__}({arguments})" + (f" <{state}>" if (state := self._state()) else "")
 
     def _repr_html_(self) -> str:
-        fame = list(self.hall_of_fame)[:_BEST_SHOWN] if hasattr(self, "space") else []
-        monitors = [objective.monitor for objective in self.objectives] if fame else []
-        rows = [[each.id, *each.fitness.values, listed(each.genome), list(each.candidate.parents)] for each in fame]
+        best = list(self.hall_of_fame)[:_BEST_SHOWN] if hasattr(self, "space") else []
+        monitors = [objective.monitor for objective in self.objectives] if best else []
+        rows = [[each.id, *each.fitness.values, listed(each.genome), list(each.candidate.parents)] for each in best]
         table = html_table(["id", *monitors, "genome", "parents"], rows) if rows else ""
         return f"{html_table([], [], repr(self))}{table}"
 
@@ -204,8 +204,8 @@ class Algorithm(ABC):
             return ""
         best = self.hall_of_fame[0] if len(self.hall_of_fame) else None
         values = [] if best is None else zip(self.objectives, best.fitness.values, strict=True)
-        said = ", ".join(f"{objective.monitor} {value:.4g}" for objective, value in values)
-        where = f"; {said} (candidate {best.id})" if best is not None else ""
+        fitness = ", ".join(f"{objective.monitor} {value:.4g}" for objective, value in values)
+        where = f"; {fitness} (candidate {best.id})" if best is not None else ""
         return f"{self._told} of {self._asked} told{where}"
 
     # -- the four parts ------------------------------------------------------------------------------------------------
@@ -224,7 +224,7 @@ class Algorithm(ABC):
 
     @abstractmethod
     def survive(self, population: list[Individual]) -> list[Individual]:
-        """Choose who lives on.
+        """Choose the survivors.
 
         Args:
             population: Those alive (:attr:`population`, in its order), then the newcomers by age; a steady-state
@@ -235,42 +235,42 @@ class Algorithm(ABC):
 
     @property
     def generation_size(self) -> int:
-        """How many candidates each generation after the first asks for (synchronous algorithms)."""
+        """Number of candidates in each generation after the first (synchronous algorithms)."""
         return self.population_size
 
     @property
     def log_every(self) -> int:
-        """How many tells make a record in the logbook (steady-state algorithms)."""
+        """Number of tells per record in the logbook (steady-state algorithms)."""
         return self.population_size
 
     @property
     def exhausted(self) -> bool:
-        """Whether nothing will be asked any more, though the budget allows it; :meth:`ask` then returns ``None``."""
+        """Whether there are no further candidates, whatever the budget; :meth:`ask` then returns ``None``."""
         return False
 
     @property
-    def known_before(self) -> int | None:
-        """Results of candidates below this id may guide the training of those that run now; ``None``: all may.
+    def visible_before(self) -> int | None:
+        """Running candidates may see the results of candidates below this id; ``None``: all results.
 
-        In a synchronous algorithm those of earlier generations, so that it doesn't matter which candidate ends first.
+        In a synchronous algorithm those of earlier generations, so that the order in which candidates end doesn't matter.
         """
         return self._generation.start if self.synchronous else None
 
     @property
     def ancestors(self) -> set[int]:
-        """Ids of candidates whose weights a candidate not yet asked may start from; their checkpoints are kept.
+        """Ids of candidates whose weights future candidates may start from; their checkpoints are kept.
 
-        By default those alive, and those that may live on when the generation in progress ends.
+        By default those alive, and those that may survive when the generation in progress ends.
         """
         told = (individual for individual, _ in self._ended.values() if individual.fitness.valid)
         return {_weights_of(individual) for individual in (*self.population, *told)}
 
     def swarm(self, candidate: Candidate) -> int | None:
-        """The number of the swarm that a candidate belongs to; ``None`` where there are no swarms."""
+        """The number of the swarm that a candidate belongs to; ``None`` without swarms."""
         return None if self.swarm_size is None else candidate.id // self.swarm_size
 
     def default_operators(self) -> dict[Role, Operator]:
-        """The operators used where the user names none; :attr:`objectives` are known by then."""
+        """The operators used unless the user names others; :attr:`objectives` are set by then."""
         several = len(self.objectives) > 1
         return {
             "select": Operator("selTournamentDCD") if several else Operator("selTournament", {"tournsize": 3}),
@@ -281,11 +281,11 @@ class Algorithm(ABC):
 
     @property
     def predictor_quality(self) -> list[Quality]:
-        """What every validation of the prescreen's predictors said so far; empty without a prescreen."""
+        """The result of every validation of the prescreen's predictors so far; empty without a prescreen."""
         return [] if self.screen is None else self.screen.quality
 
     def recombine(self, parents: list[Individual], mutation_probability: float = 1.0) -> Genome:
-        """Mate two parents, then mutate with ``mutation_probability``; of a single parent a mutant in any case."""
+        """Mate two parents, then mutate with ``mutation_probability``; a single parent is always mutated."""
         child = parents[0].genome
         if len(parents) > 1:
             child, _ = self.toolbox.mate(child, parents[1].genome)
@@ -333,26 +333,26 @@ class Algorithm(ABC):
         return individual.candidate
 
     def recall(self, candidate: Candidate) -> None:
-        """Register a candidate that an earlier process asked, exactly as :meth:`ask` did then.
+        """Register a candidate that an earlier process asked for, exactly as :meth:`ask` did then.
 
-        To resume, recall all candidates by id and tell what ended in the order in which it was told.
+        To resume, recall all candidates by id, then tell the results in the order in which they were told.
 
         Raises:
             ValueError: If another id comes next.
         """
         if candidate.id != self._asked:
-            raise ValueError(f"candidate {candidate.id} is recalled where {self._asked} comes next; recall them by id")
+            raise ValueError(f"candidate {candidate.id} is recalled, but {self._asked} comes next: recall them by id")
         self._register(self._individual(candidate, self.space.phenotype(candidate.genome)))
 
     def tell(self, candidate: Candidate, result: Result) -> None:
-        """Record how a candidate ended; one that failed, or whose fitness isn't finite, never becomes a parent.
+        """Record a candidate's result; one that failed, or with a fitness that isn't finite, never becomes a parent.
 
         Raises:
-            ValueError: If the candidate is not waited for, or its fitness hasn't one value per objective.
+            ValueError: If the candidate isn't pending, or its fitness doesn't have one value per objective.
         """
         individual = self._pending.get(candidate.id)
         if individual is None:
-            raise ValueError(f"candidate {candidate.id} was told before, or never asked")
+            raise ValueError(f"candidate {candidate.id} was told before, or never asked for")
         fitness = self._usable_fitness(candidate, result)
         del self._pending[candidate.id]
         self._told += 1
@@ -375,7 +375,7 @@ class Algorithm(ABC):
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _breed(self, id: int) -> Individual:
-        """A new individual: the first child that is new, or the one of many that a predictor expects most of."""
+        """Breed an individual: the first child that is new, or the most promising of many by the predictor."""
         if self.screen is None:
             return self._individual_of(id, self._litter(id, 1)[0], None)
         filtered = self.screen.ready() and id >= len(self.initial) and not self.screen.explores(id)
@@ -384,7 +384,7 @@ class Algorithm(ABC):
         if not filtered:
             return self._individual_of(id, litter[0], predictions[0])
         rng = random.Random(derive_seed(self.seed, "screen", id))
-        # Not the hall of fame's: it changes within a generation, in the order in which slots happen to end.
+        # Not the hall of fame, which changes within a generation in the order in which slots happen to end.
         alive = [individual.fitness.values for individual in self.population]
         order = self.screen.order(predictions, alive, rng)
         for round in range(self.screen.settings.rounds):
@@ -397,9 +397,9 @@ class Algorithm(ABC):
         return self._individual_of(id, litter[order[0]], replace(predictions[order[0]], used=True))
 
     def _litter(self, id: int, count: int) -> list[_Child]:
-        """``count`` children that differ and are new, each bred again from other streams while it isn't.
+        """Breed up to ``count`` distinct new children, each again from other streams while it isn't new.
 
-        Fewer where retries run out, and where none is new the last child as it is.
+        Fewer if retries run out; if none is new, the last child as it is.
         """
         litter: dict[str, _Child] = {}
         for attempt in range(count * (self.duplicate_retries + 1)):
@@ -412,7 +412,7 @@ class Algorithm(ABC):
         return list(litter.values()) or [child]
 
     def _further(self, id: int, round: int, litter: list[_Child], climbers: list[_Child]) -> list[_Child]:
-        """New mutants of the most promising children, as many as the pool in all, with the parents of those."""
+        """Mutate the most promising children, to as many new ones as the pool; they have those children's parents."""
         assert self.screen is not None
         known = {child.phenotype for child in litter}
         further = []
@@ -479,7 +479,7 @@ class Algorithm(ABC):
     def _end_generation(self) -> None:
         ids = self._generation
         told = [self._ended.pop(id) for id in ids]
-        for individual, result in told:  # by id, so that it doesn't matter which ended first
+        for individual, result in told:  # by id, so that the order of their ends doesn't matter
             self._learn(individual, result)
         newcomers = [individual for individual, _ in told if individual.fitness.valid]
         if newcomers:
@@ -524,7 +524,7 @@ class Algorithm(ABC):
         return toolbox
 
     def _noted(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """``function``, which adds its name to the origin of the candidate being bred."""
+        """Wrap ``function`` so that it adds its name to the origin of the candidate being bred."""
 
         def call(*genomes: Genome, rng: random.Random) -> Any:
             self._origin.append(name)
@@ -534,6 +534,6 @@ class Algorithm(ABC):
 
 
 def _weights_of(individual: Individual) -> int:
-    """Id of the candidate that has an individual's weights: the one it was answered by, where it wasn't trained."""
+    """Id of the candidate that has an individual's weights: its original, if it is a duplicate that wasn't trained."""
     original = individual.candidate.duplicate_of
     return individual.id if original is None else original

@@ -1,4 +1,4 @@
-"""Is what the user gave usable? Checks that several algorithms share."""
+"""Checks of arguments that several algorithms and predictors share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def check_probability(name: str, value: float) -> None:
 
 
 def read_initial(initial: list[dict[str, Json]], space: SearchSpace) -> list[dict[str, Value]]:
-    """The genomes to start from as the space stores them (see ``Gene.read``).
+    """Convert the genomes to start from to the space's own values (see ``Gene.read``).
 
     Raises:
         SpaceError: If a value is out of range, or not switched on by the other values given.
@@ -33,7 +33,7 @@ def read_initial(initial: list[dict[str, Json]], space: SearchSpace) -> list[dic
                 raise SpaceError(f"initial[{i}].{path}: not in the search space, which has {', '.join(space)}")
             if not space.active(path, values):
                 raise SpaceError(
-                    f"initial[{i}].{path}: is active only when {space[path].when}; give those genes such values as well"
+                    f"initial[{i}].{path}: is active only when {space[path].when}; give those genes such values too"
                 )
             try:
                 read[i][path] = space[path].read(value)

@@ -1,4 +1,4 @@
-"""How does a population improve generation by generation? Selection, crossover, mutation, replacement."""
+"""A genetic algorithm in generations: selection, crossover, mutation, replacement."""
 
 from __future__ import annotations
 
@@ -78,11 +78,11 @@ class GenerationalEvolution(Algorithm):
         check_probability("crossover_probability", crossover_probability)
         check_probability("mutation_probability", mutation_probability)
         if elitism >= population_size and strategy != "mu+lambda":
-            raise ValueError(f"elitism {elitism} leaves no place for offspring in population_size {population_size}")
+            raise ValueError(f"elitism {elitism} leaves no room for offspring in population_size {population_size}")
         if strategy == "generational" and offspring not in (None, population_size - elitism):
             raise ValueError(
                 f"offspring {offspring} is not population_size - elitism = {population_size - elitism}, as strategy "
-                "'generational' has it; leave it out, or choose 'mu+lambda' or 'mu,lambda'"
+                "'generational' requires; leave it out, or choose 'mu+lambda' or 'mu,lambda'"
             )
         if strategy == "generational":
             offspring = population_size - elitism

@@ -1,4 +1,4 @@
-"""Who was the best so far? DEAP's hall of fame and Pareto front, made independent of the order of tells and fast."""
+"""The best individuals so far: DEAP's hall of fame and Pareto front, faster and independent of the order of tells."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["HallOfFame", "ParetoFront"]
 
 
 def rank(individual: Individual) -> tuple[tuple[float, ...], int]:
-    """What both are sorted by: fitness, and among equals the candidate asked first."""
+    """The sort key of both: fitness, and among equals the candidate asked for first."""
     return individual.fitness.wvalues, -individual.id
 
 
@@ -24,7 +24,7 @@ def same_phenotype(first: Individual, second: Individual) -> bool:
 
 
 class _Ranked(tools.HallOfFame):
-    """Sorted by :func:`rank`, best first; holds the individuals themselves (they don't change any more), not copies."""
+    """Sorted by :func:`rank`, best first; holds the individuals themselves, which no longer change, not copies."""
 
     def insert(self, item: Individual) -> None:
         at = bisect_right(self.keys, rank(item))
@@ -35,11 +35,11 @@ class _Ranked(tools.HallOfFame):
 class HallOfFame(_Ranked):
     """The ``maxsize`` best individuals, one for each phenotype.
 
-    DEAP's own keeps whichever of two equals came first; this one keeps the one asked first, so that a search gives the
-    same hall of fame whatever the order in which its candidates end.
+    Of two equals DEAP's keeps the one told first; this one keeps the one asked for first, so that the hall of fame
+    doesn't depend on the order in which candidates end.
 
     Args:
-        maxsize: How many to keep, at least 1.
+        maxsize: Number of individuals to keep, at least 1.
     """
 
     def __init__(self, maxsize: int) -> None:
@@ -63,11 +63,11 @@ class HallOfFame(_Ranked):
 class ParetoFront(_Ranked, tools.ParetoFront):
     """All individuals that no other dominates, one for each phenotype among equals; sorted by the first objective.
 
-    DEAP's own compares each newcomer with the whole front in Python. Here the front's fitness values stand in an array,
-    so that 100,000 newcomers take seconds even where the front grows to thousands.
+    DEAP's compares each newcomer with the whole front in Python. Here the fitness values of the front are in an array,
+    so that 100,000 newcomers take seconds even if the front grows to thousands.
 
     Args:
-        objectives: How many objectives there are.
+        objectives: Number of objectives.
     """
 
     def __init__(self, objectives: int) -> None:

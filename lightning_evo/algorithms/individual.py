@@ -1,4 +1,4 @@
-"""What does DEAP select among? Candidates with a fitness it can compare."""
+"""Individuals, which DEAP's operators select: candidates with a comparable fitness."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class Individual:
     """A candidate as DEAP's operators see it; two are equal only if they are the same object.
 
     Args:
-        candidate: What was asked.
-        phenotype: Text equal for genomes that build the same network.
-        fitness: Invalid (DEAP's word) until the candidate is told.
+        candidate: The candidate.
+        phenotype: Text that is equal for genomes that build the same network.
+        fitness: Invalid (DEAP's term) until the candidate is told.
     """
 
     candidate: Candidate

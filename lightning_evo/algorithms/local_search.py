@@ -1,4 +1,4 @@
-"""How far does climbing alone come? One gene at a time from the best, and a fresh start where nothing improves."""
+"""Hill climbing with restarts."""
 
 from __future__ import annotations
 

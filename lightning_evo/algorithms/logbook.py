@@ -1,4 +1,4 @@
-"""What does the logbook record? DEAP's statistics of every objective over the population."""
+"""The logbook: DEAP's statistics of every objective over the population."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STATISTICS: dict[str, Callable[..., float]] = {
 
 
 def make_logbook(monitors: list[str]) -> tuple[tools.Logbook, tools.MultiStatistics]:
-    """An empty logbook with a chapter per objective, and what compiles its records from a population."""
+    """Make an empty logbook with a chapter per objective, and the statistics that compile its records."""
     logbook = tools.Logbook()
     logbook.header = ["gen", "nevals", "failed", "diversity", *monitors]
     statistics = tools.MultiStatistics()
@@ -40,5 +40,5 @@ def _value(objective: int, individual: Individual) -> float:
 
 
 def no_statistics(objectives: Sequence[Objective]) -> dict[str, dict[str, float]]:
-    """What an empty population has: NaN everywhere."""
+    """The statistics of an empty population: all NaN."""
     return {objective.monitor: dict.fromkeys(STATISTICS, math.nan) for objective in objectives}

@@ -1,4 +1,4 @@
-"""How are several objectives improved at once? By keeping a front of trade-offs instead of one best."""
+"""NSGA-II: several objectives at once, by a front of trade-offs."""
 
 from __future__ import annotations
 

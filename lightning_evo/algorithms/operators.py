@@ -1,4 +1,4 @@
-"""Which operator does a name in YAML mean? DEAP's, ours, or the user's own function, with its arguments checked."""
+"""Operators by name, as in YAML: DEAP's, ours, or the user's own function, with checked arguments."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class Operator:
 
     >>> Operator("selTournment")
     Traceback (most recent call last):
-    ValueError: 'selTournment' is no operator; did you mean 'selTournament'?
+    ValueError: 'selTournment' is not an operator; did you mean 'selTournament'?
     """
 
     name: str
@@ -137,7 +137,7 @@ class Operator:
         if "." not in self.name and self.name not in known:
             close = difflib.get_close_matches(self.name, known, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(sorted(known))}"
-            raise ValueError(f"{self.name!r} is no operator; {hint}")
+            raise ValueError(f"{self.name!r} is not an operator; {hint}")
         if self.acts_on is not None:
             accepted = SCALES.get(self.name, ("values", "unit", "bits") if "." in self.name else ())
             if self.acts_on not in accepted:

@@ -1,4 +1,4 @@
-"""How is a value changed a little, so that a training which goes on with it isn't thrown off? By a factor, or a step."""
+"""Small changes of values for trainings that continue with them: by a factor, or by a step."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ __all__ = ["perturb"]
 
 
 def perturb(gene: Gene, value: Value, factors: Sequence[float], rng: random.Random) -> Value:
-    """A value near ``value``, within the gene's range.
+    """Change a value slightly, within the gene's range.
 
-    Real numbers are multiplied by a factor, and mutate where that leaves them where they are (0, or an end of the range).
-    A whole number moves one step; on a logarithmic scale it is multiplied, and moves by at least 1. What has no order
-    (``Categorical``, ``Boolean``) stays; every other gene mutates, which for an ``Ordinal`` is a step to a neighbour.
+    Real numbers are multiplied by a factor; where that changes nothing (0, or an end of the range), they mutate. A whole
+    number moves one step; on a logarithmic scale it is multiplied, and moves by at least 1. Unordered values
+    (``Categorical``, ``Boolean``) stay; every other gene mutates, which for an ``Ordinal`` is a step to a neighbour.
 
     Args:
-        gene: Whose value it is.
+        gene: The gene.
         value: A value in its range.
-        factors: One of them, drawn at random, multiplies numbers.
+        factors: Numbers are multiplied by one of these, drawn at random.
         rng: Source of all randomness.
 
     >>> perturb(Uniform(0.0, 1.0), 0.5, [1.2], random.Random(0))

@@ -1,4 +1,4 @@
-"""How are hyperparameters found that change during training? A population trains, and the worst copy the best."""
+"""Population-based training, which finds schedules of hyperparameters: the worst members copy the best."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["PopulationBasedTraining"]
 
 @dataclass(frozen=True)
 class _Step:
-    """What a member does next: go on from its own state, from that of a donor, or anew (neither)."""
+    """A member's next step: continue its own state, or a donor's, or start anew (neither)."""
 
     last: Individual
     source: Individual | None
@@ -124,7 +124,7 @@ class PopulationBasedTraining(Algorithm):
         return child if child != genome else self.space.mutate(genome, self.rng, rate=0.0)
 
     def select_parents(self) -> list[Individual]:
-        """The members worth copying: the best :attr:`quantile`, best first."""
+        """The members that may be copied: the best :attr:`quantile`, best first."""
         return self._ranked()[: self._replaced]
 
     def vary(self, parents: list[Individual]) -> Genome:
@@ -139,12 +139,12 @@ class PopulationBasedTraining(Algorithm):
 
     @property
     def exhausted(self) -> bool:
-        """Whether all members have trained all their epochs: nothing will be asked any more."""
+        """Whether all members have trained all their epochs."""
         return self._asked >= self.population_size and not self._pending and not self._steps
 
     @property
     def ancestors(self) -> set[int]:
-        """Ids of the candidates whose state one not yet asked may continue."""
+        """Ids of the candidates whose state a future candidate may continue."""
         planned = {step.source.id for step in self._steps.values() if step.source is not None}
         told = [individual for individual, _ in self._ended.values() if individual.fitness.valid]
         return planned | {individual.id for individual in (*self.population, *told) if self._goes_on(individual)}

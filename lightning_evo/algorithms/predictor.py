@@ -1,4 +1,4 @@
-"""What must a predictor be able to do, so that any algorithm can use it? Fit results, and predict with an uncertainty."""
+"""The contract of predictors of fitness, which any algorithm can use."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ Measure = Callable[[Sequence[Genome]], Sequence[Mapping[str, float]]]
 class Predictor(ABC):
     """Learns fitness from genomes; higher is better (hand in the negative of what is to be minimised).
 
-    The predictors that ship are in :mod:`lightning_evo.predictors`; an algorithm is handed one. A user's own implements
-    :meth:`fit` and :meth:`predict`. :meth:`fit` starts afresh every time and is decided by its arguments and
-    :attr:`seed` alone, or a resumed search would not equal an undisturbed one. It runs in the controller, on the CPU.
+    :mod:`lightning_evo.predictors` has several. One of your own implements :meth:`fit` and :meth:`predict`. :meth:`fit`
+    starts afresh every time, and its arguments and :attr:`seed` alone must determine its result, or a resumed search would
+    differ from an uninterrupted one. It runs in the controller, on the CPU.
 
-    Constructor arguments are kept under their own names, by which two searches are compared.
+    Keep constructor arguments under their own names: two searches are compared by them.
     """
 
     min_results: int = 10
-    """How many results :meth:`fit` needs at least."""
+    """The fewest results that :meth:`fit` accepts."""
     proxies: Sequence[str] = ()
-    """Names of the zero-cost proxies it wants measured (see :attr:`measure`); none by default."""
+    """Names of the zero-cost proxies that it needs (see :attr:`measure`); none by default."""
 
     space: SearchSpace
     seed: int
     measure: Measure | None = None
-    """Measures :attr:`proxies` of genomes; ``None`` where nothing can be built (a plain function is searched)."""
+    """Measures :attr:`proxies` of genomes; ``None`` where no network can be built, as in the search of a plain function."""
 
     def bind(self, space: SearchSpace, seed: int = 0, measure: Measure | None = None) -> Self:
-        """Set the search space, the seed of everything random, and what measures proxies; forget what was learned.
+        """Set the search space, the seed and the measure of proxies, and forget what was learned.
 
         Raises:
-            ValueError: If it can do nothing with such a space, or needs proxies and there is no ``measure``.
+            ValueError: If it doesn't support the space, or needs proxies and there is no ``measure``.
         """
         self.space, self.seed, self.measure = space, seed, measure
         if self.proxies and measure is None:
@@ -55,7 +55,7 @@ class Predictor(ABC):
         """Learn from finished candidates, forgetting what was learned before.
 
         Args:
-            genomes: What was trained, each once, in the order of their results.
+            genomes: The genomes, each once, in the order of their results.
             fitness: Finite numbers, higher is better.
 
         Raises:
@@ -70,5 +70,5 @@ class Predictor(ABC):
             Means and standard deviations, each of shape (number of genomes,), in units of the fitness.
 
         Raises:
-            RuntimeError: If nothing was learned yet.
+            RuntimeError: Before :meth:`fit`.
         """

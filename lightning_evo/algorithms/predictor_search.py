@@ -1,4 +1,4 @@
-"""How far does climbing a predictor come? Fit it, search it locally, train what it hopes most of, and fit it again."""
+"""Local search over a predictor: fit it, search it, train the most promising candidate, fit it again."""
 
 from __future__ import annotations
 

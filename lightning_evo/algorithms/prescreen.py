@@ -1,4 +1,4 @@
-"""Which of many children is worth training? The one a predictor hopes most of, once it has earned to be asked."""
+"""Prescreening: of many children, train the most promising by a predictor that has proved itself."""
 
 from __future__ import annotations
 
@@ -97,9 +97,9 @@ class Screen:
     """
 
     needs: int
-    """How many results it needs, so that even the parts of the cross-validation hold as many as the predictor needs."""
+    """Number of results it needs, so that each training part of the cross-validation is large enough for the predictor."""
     quality: list[Quality]
-    """What every validation said, for each objective, in their order."""
+    """The result of every validation, for each objective in turn."""
 
     def __init__(
         self,
@@ -129,12 +129,12 @@ class Screen:
     # -- learning ------------------------------------------------------------------------------------------------------
 
     def told(self, genome: Genome, phenotype: str, fitness: tuple[float, ...] | None, result: Result) -> None:
-        """Remember how a candidate ended (``fitness`` is ``None`` where it failed)."""
+        """Record a candidate's result (``fitness`` is ``None`` if it failed)."""
         maximised = None if fitness is None else self._to_maximise(fitness)
         self._rows.append(_Row(genome, phenotype, maximised, result.cost))
 
     def ready(self) -> bool:
-        """Bring the predictors up to date with the results told; whether they are to be used.
+        """Bring the predictors up to date with the results told, and return whether to use them.
 
         Validation comes first and leaves predictors fitted to a part, so whatever was validated is fitted again.
         """
@@ -151,12 +151,12 @@ class Screen:
 
     @property
     def earned(self) -> bool | None:
-        """Whether the last validation said to use the predictors; ``None`` before the first."""
+        """Whether the predictors passed the last validation; ``None`` before the first."""
         last = self.quality[-len(self.objectives) :]
         return all(quality.earned for quality in last) if last else None
 
     def _validate(self, count: int) -> None:
-        """Judge by own results as soon as there are enough, until then by those of earlier searches."""
+        """Validate on the search's own results as soon as there are enough, until then on those of earlier searches."""
         own, prior = distinct(self._rows[:count]), distinct(self._prior)
         judged, learned_from = (own, prior) if len(own) >= self.needs else (prior, [])
         if len(judged) < self.needs:
@@ -185,7 +185,7 @@ class Screen:
         return random.Random(derive_seed(self.seed, "explore", id)).random() < self.settings.explore
 
     def predict(self, genomes: Sequence[Genome]) -> list[Prediction]:
-        """What is expected of each genome; empty predictions (proxies at most) before anything was learned."""
+        """Predict each genome; predictions are empty, but for proxies, before the first fit."""
         wanted = self.predictors[0].proxies
         proxies = self._measured(genomes) if wanted and self._measure is not None else [{}] * len(genomes)
         if self._fitted is None:
@@ -210,7 +210,7 @@ class Screen:
         Args:
             predictions: Of the children.
             alive: Fitness of the population.
-            rng: Decides what is equal.
+            rng: Breaks ties.
         """
         weights = [objective.weight for objective in self.objectives]
         hoped = [
@@ -232,7 +232,7 @@ class Screen:
         return ranked
 
     def remember(self, phenotype: str, prediction: Prediction | None) -> None:
-        """Take over the proxies that were measured of a candidate, so that a resumed search needn't measure again."""
+        """Reuse the proxies recorded with a candidate, so that a resumed search needn't measure them again."""
         if prediction is not None and prediction.proxies:
             unknown = dict.fromkeys(self.predictors[0].proxies, math.nan)
             self._proxies[phenotype] = {**unknown, **prediction.proxies}
@@ -256,17 +256,16 @@ def _finite(measured: Mapping[str, float]) -> dict[str, float]:
 
 @dataclass
 class _StandIn:
-    """Takes a child's place in a sort by domination."""
+    """Stands for a child in a sort by domination."""
 
     index: int
     fitness: Fitness
 
 
 def distinct(rows: Sequence[_Row]) -> list[tuple[_Row, tuple[float, ...]]]:
-    """Each phenotype once, with its fitness: the mean of its results, and the worst of all where it only failed.
+    """Each phenotype once, with its fitness: the mean of its results, or the worst of all if it only failed.
 
-    A failure is the worst there is, so that predictors learn to keep away from what fails; but as a finite number, the
-    worst that was seen. Nothing where everything failed.
+    So predictors learn to avoid what fails, from a finite number. Empty if everything failed.
     """
     groups: dict[str, list[_Row]] = {}
     for row in rows:

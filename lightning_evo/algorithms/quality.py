@@ -1,4 +1,4 @@
-"""How good is a predictor? Cross-validated rank correlation, beside what counting parameters and FLOPs would give."""
+"""The quality of predictors: cross-validated rank correlation, compared with that of parameters and FLOPs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lightning_evo.genome import Genome
 __all__ = ["QUALITY", "SIZES", "Quality", "cross_validate", "determination", "judge", "kendall", "size_baseline"]
 
 QUALITY = "predictor_quality"
-"""The key of an archive's meta value under which every validation of a search's predictors stands."""
+"""The key of the archive's meta value that holds every validation of a search's predictors."""
 
 SIZES = ("params", "flops")
 """The costs whose rank correlation with the fitness a predictor has to beat."""
@@ -25,16 +25,16 @@ SIZES = ("params", "flops")
 
 @dataclass(frozen=True)
 class Quality:
-    """What cross-validation said of a predictor after some number of results.
+    """The result of one cross-validation of a predictor.
 
     Args:
         monitor: The objective it predicts.
-        results: How many results the search had by then (those of earlier archives not counted).
-        tau: Kendall's τ-b between predicted and true fitness of results it had not seen; 0 where it is undefined.
-        r2: Coefficient of determination of the same predictions; below 0 where the mean would be better.
-        baseline: The larger |τ| of parameters and FLOPs with the fitness; 0 where no costs are known.
+        results: Number of the search's own results so far, without those of earlier archives.
+        tau: Kendall's τ-b between predicted and true fitness of held-out results; 0 where it is undefined.
+        r2: Coefficient of determination of the same predictions; below 0 if the mean would be better.
+        baseline: The larger |τ| of parameters and FLOPs with the fitness; 0 if no costs are known.
         earned: Whether ``tau`` beats ``baseline``, so that the predictor is used.
-        seconds: What the validation took, by the clock.
+        seconds: Wall-clock time of the validation.
     """
 
     monitor: str
@@ -58,7 +58,7 @@ def cross_validate(
     seed: int = 0,
     prior: tuple[Sequence[Genome], Sequence[float]] = ((), ()),
 ) -> numpy.ndarray:
-    """Predict each result by a predictor that has not seen it.
+    """Predict each result by a predictor fitted without it.
 
     Args:
         predictor: Bound to the search space; it is left fitted to the last fold.
@@ -93,7 +93,7 @@ def judge(
     costs: Sequence[Mapping[str, float]],
     started: float,
 ) -> Quality:
-    """The quality of what was predicted of candidates with these costs; ``started``: ``time.perf_counter()`` before."""
+    """The quality of predictions for candidates with these costs; ``started``: ``time.perf_counter()`` before them."""
     r2, tau = determination(predicted, fitness), kendall(predicted, fitness)
     # A cost that is itself an objective is no baseline: it would be compared with itself.
     baseline = 0.0 if monitor.startswith("cost/") else size_baseline(fitness, costs)
@@ -109,7 +109,7 @@ def judge(
 
 
 def determination(predicted: Sequence[float] | numpy.ndarray, true: Sequence[float]) -> float:
-    """R² of predictions; below 0 where the mean would be better, NaN where all true values are alike."""
+    """R² of predictions; below 0 if the mean would be better, NaN if all true values are equal."""
     values = numpy.asarray(true, dtype=float)
     spread = float(((values - values.mean()) ** 2).sum()) if len(values) else 0.0
     return 1 - float(((values - numpy.asarray(predicted)) ** 2).sum()) / spread if spread else math.nan

@@ -1,4 +1,4 @@
-"""What does a search find that learns nothing? The baseline every other algorithm has to beat."""
+"""Random search, the baseline that every other algorithm has to beat."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where do random numbers come from? From streams that a seed decides, leaving the global state as it was."""
+"""Random streams derived from the seed, which leave the global random states unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How does evolution keep exploring? By letting the oldest die rather than the worst."""
+"""Regularized evolution, in which the oldest dies rather than the worst."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How is one of DEAP's selections called so that it always works on the population at hand?"""
+"""DEAP's selections, prepared so that they work on any population."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Select = Callable[[Sequence[Individual], int], list[Individual]]
 
 
 def selection(operator: Operator, role: Role, objectives: Sequence[Objective]) -> Select:
-    """A function that picks ``k`` of some individuals, and at least one.
+    """Make a function that picks ``k`` of some individuals, and at least one.
 
     Args:
-        operator: What to use.
-        role: ``select`` (parents) or ``survive``; where errors say it went wrong.
-        objectives: What the individuals' fitness means.
+        operator: The operator to use.
+        role: ``select`` (parents) or ``survive``; errors name it.
+        objectives: The objectives of the individuals' fitness.
 
     Raises:
         ValueError: If the operator doesn't fit the objectives, or fails on a trial population.
@@ -44,7 +44,7 @@ def selection(operator: Operator, role: Role, objectives: Sequence[Objective]) -
     chosen_by = partial(prepared, partial(function, **arguments))
 
     def select(individuals: Sequence[Individual], k: int) -> list[Individual]:
-        # Rounding may leave the roulette with nobody.
+        # Rounding may leave the roulette empty-handed.
         return chosen_by(list(individuals), k) or [random.choice(individuals)]
 
     _try(select, f"{role}: {operator.name} with arguments {operator.arguments}", objectives)
@@ -128,7 +128,7 @@ _PREPARED: dict[str, Callable[[Callable[..., Any], list[Individual], int], list[
 
 
 def _try(select: Select, what: str, objectives: Sequence[Objective]) -> None:
-    """Select from a made-up population, so that a wrong argument shows before the search and not within it."""
+    """Select from a made-up population, so that a wrong argument shows before the search rather than in it."""
     weights = [objective.weight for objective in objectives]
     made_up = []
     for i in range(8):

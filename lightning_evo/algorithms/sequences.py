@@ -1,4 +1,4 @@
-"""How is one way of changing layers chosen by name? Each mutation and crossover of templates as an operator."""
+"""Each mutation and crossover of layers as an operator that can be chosen by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How is a swarm searched for? Particles that share an architecture train together; the best swarms breed the next."""
+"""Search for swarms: particles that share an architecture train together, and the best swarms breed the next."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from lightning_evo.algorithms.individual import Individual
 from lightning_evo.algorithms.operators import Operator, Role
 from lightning_evo.algorithms.randomness import streams
 from lightning_evo.algorithms.search_setup import SearchSetup
-from lightning_evo.genome import Candidate, Genome, Json, SpaceError, Value, derive_seed
+from lightning_evo.genome import Candidate, Gene, Genome, Json, SpaceError, Value, derive_seed
 from lightning_evo.genome.genes import identity
 
 __all__ = ["SwarmOptimization", "is_numeric"]
 
 
-def is_numeric(gene: object) -> bool:
+def is_numeric(gene: Gene) -> bool:
     """Whether all of a gene's values are numbers.
 
     >>> from lightning_evo.genome import Boolean, Ordinal
     >>> is_numeric(Ordinal([16, 32])), is_numeric(Boolean())
     (True, False)
     """
-    values = getattr(gene, "choices", None) or gene.extremes()  # type: ignore[attr-defined]
+    values = getattr(gene, "choices", None) or gene.extremes()
     return all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
 
 

@@ -1,4 +1,4 @@
-"""How does an operator that acts on a list change a genome? By way of its values, its numbers or its bits."""
+"""Crossover and mutation of genomes by operators that act on lists: of values, numbers or bits."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class _Inactive:
 
 
 INACTIVE = _Inactive()
-"""What stands in a list of values for a gene that is switched off."""
+"""The entry in a list of values for a gene that is not active."""
 
 _NEEDS_TWO = ("cxOnePoint", "cxTwoPoint", "mutShuffleIndexes")
 """DEAP's operators that raise on a list of length 1, where nothing can be exchanged."""
 
 
 def mating(operator: Operator, space: SearchSpace) -> Mate:
-    """A function from two parents to two children.
+    """Make a function from two parents to two children.
 
     Raises:
         ValueError: If the operator doesn't fit the space, or fails on two sampled genomes.
@@ -54,7 +54,7 @@ def mating(operator: Operator, space: SearchSpace) -> Mate:
 
 
 def mutation(operator: Operator, space: SearchSpace) -> Mutate:
-    """A function from a parent to a child.
+    """Make a function from a parent to a child.
 
     Raises:
         ValueError: If the operator doesn't fit the space, or fails on a sampled genome.
@@ -76,7 +76,7 @@ def mutation(operator: Operator, space: SearchSpace) -> Mutate:
 
 
 def _try(change: Callable[[random.Random], object], what: str, operator: Operator) -> None:
-    """Change sampled genomes once, so that a wrong argument shows before the search and not within it."""
+    """Change sampled genomes once, so that a wrong argument shows before the search rather than in it."""
     try:
         change(random.Random(0))
     except Exception as error:
@@ -86,7 +86,7 @@ def _try(change: Callable[[random.Random], object], what: str, operator: Operato
 def _on_lists(
     operator: Operator, function: Callable[..., Any], space: SearchSpace
 ) -> Callable[[list[Genome], random.Random], list[Genome]]:
-    """``function``, which changes lists in place and returns a tuple of them, as a function of genomes."""
+    """Turn ``function``, which changes lists in place and returns a tuple of them, into a function of genomes."""
     operate = partial(function, **operator.complete_arguments())
     least = 2 if operator.name in _NEEDS_TWO else 1
     if operator.scale == "bits" and not _bit_genes(space, []):
@@ -127,7 +127,7 @@ def _on_lists(
 def _child(
     space: SearchSpace, values: dict[str, Value], genome: Genome, genomes: list[Genome], rng: random.Random
 ) -> Genome:
-    """The genome of ``values``; a gene now switched on without a value takes the parents' before one is drawn anew."""
+    """The genome of ``values``; a newly active gene without a value takes the parents', or else is sampled."""
     inherited = {path: value for parent in (*genomes, genome) for path, value in parent.items()}
     return space.complete({**inherited, **values}, rng, genome.rates)
 

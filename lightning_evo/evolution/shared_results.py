@@ -20,8 +20,8 @@ class Knowledge:
 
     Args:
         directory: The run's directory.
-        algorithm: Says which results may be known (:attr:`Algorithm.known_before
-            <lightning_evo.algorithms.Algorithm.known_before>`).
+        algorithm: Says which results may be known (:attr:`Algorithm.visible_before
+            <lightning_evo.algorithms.Algorithm.visible_before>`).
         space: Describes genomes as numbers.
         objectives: What is optimised.
     """
@@ -43,6 +43,6 @@ class Knowledge:
         known = KnownResult.of(candidate, result, self._objectives, self.features(candidate))
         if known is not None:
             self._waiting[known.id] = known
-        before = self._algorithm.known_before
+        before = self._algorithm.visible_before
         ready = [id for id in self._waiting if before is None or id < before]
         self._writer.add([self._waiting.pop(id) for id in sorted(ready)])

@@ -14,6 +14,7 @@ from lightning_evo.algorithms import (
     GenerationalEvolution,
     LocalSearch,
     Operator,
+    PopulationBasedTraining,
     Predictor,
     PredictorSearch,
     Prescreen,
@@ -95,27 +96,16 @@ MAKERS: dict[str, Callable[[], Algorithm]] = {
     "nsga2, prescreened": lambda: NSGA2(population_size=6, prescreen=screen()),
     "predictor search": lambda: PredictorSearch(Neighbours(), population_size=6, parents=3, pool=4, rounds=2),
     "swarm": lambda: SwarmOptimization(particles=4, population_size=4),
+    "pbt": lambda: PopulationBasedTraining(population_size=4, quantile=0.5),
+    "pbt, asynchronous": lambda: PopulationBasedTraining(population_size=4, quantile=0.5, synchronous=False),
     "nsga3": lambda: NSGA2(population_size=6, survive=Operator("selNSGA3", {"ref_points": 4})),
 }
-SYNCHRONOUS = [
-    "generational",
-    "mu+lambda",
-    "mu,lambda",
-    "nsga2",
-    "generational, prescreened",
-    "nsga2, prescreened",
-    "swarm",
-]
-STEADY = [
-    "random",
-    "regularized",
-    "regularized self-adaptive",
-    "local",
-    "random, prescreened",
-    "regularized, prescreened",
-    "local, prescreened",
-    "predictor search",
-]
+"""One row or more for each public algorithm; every contract below runs through all rows that it holds for."""
+
+BREEDING = [name for name, make in MAKERS.items() if not make().continues and make().swarm_size is None]
+"""Those whose candidates each stand for themselves: no members that continue their own training, no particles of swarms."""
+SYNCHRONOUS = [name for name, make in MAKERS.items() if make().synchronous and name != "nsga3"]
+STEADY = [name for name in BREEDING if not MAKERS[name]().synchronous]
 
 
 def score(genome: Genome) -> tuple[float, float, float]:

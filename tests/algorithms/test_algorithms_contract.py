@@ -1,5 +1,6 @@
 import copy
 import inspect
+import json
 import math
 import pickle
 import random
@@ -8,16 +9,18 @@ import sys
 
 import numpy
 import pytest
-from algorithms_searching import MAKERS, ONE, SPACE, STEADY, SYNCHRONOUS, THREE, TWO, Search, evaluate
+from algorithms_searching import BREEDING, MAKERS, ONE, SPACE, STEADY, SYNCHRONOUS, THREE, TWO, Search, evaluate
 from deap import tools
 from jsonargparse import ArgumentError, ArgumentParser
 
+from lightning_evo import algorithms
 from lightning_evo.algorithms import (
     NSGA2,
     Algorithm,
     GenerationalEvolution,
     LocalSearch,
     Operator,
+    ParetoFront,
     RandomSearch,
     RegularizedEvolution,
     SearchSetup,
@@ -37,10 +40,7 @@ from lightning_evo.genome import (
 from lightning_evo.utils.signatures import constructor_parameters
 
 every_algorithm = pytest.mark.parametrize("name", [name for name in MAKERS if name != "nsga3"])
-# A swarm's particles differ by their initial weights, and count their generation by the swarm.
-every_one_that_breeds_singly = pytest.mark.parametrize(
-    "name", [name for name in MAKERS if name not in ("nsga3", "swarm")]
-)
+every_one_that_breeds_singly = pytest.mark.parametrize("name", [name for name in BREEDING if name != "nsga3"])
 every_synchronous_one = pytest.mark.parametrize("name", SYNCHRONOUS)
 every_steady_one = pytest.mark.parametrize("name", STEADY)
 
@@ -63,6 +63,51 @@ def state_of(algorithm):
         [(each.id, each.fitness.values) for each in algorithm.hall_of_fame],
         str(algorithm.logbook) if algorithm.logbook else "",
     )
+
+
+def test_the_table_has_every_public_algorithm():
+    public = [getattr(algorithms, name) for name in algorithms.__all__]
+    expected = {kind for kind in public if inspect.isclass(kind) and issubclass(kind, Algorithm)} - {Algorithm}
+    assert {type(make()) for make in MAKERS.values()} == expected
+
+
+@every_algorithm
+def test_what_every_candidate_promises(name):
+    candidates = Search(MAKERS[name], pareto(name), slots=3).run(60)
+    assert [candidate.id for candidate in candidates] == list(range(60))
+    for candidate in candidates:
+        SPACE.validate(candidate.genome)
+        assert all(parent < candidate.id for parent in candidate.parents)
+        assert pickle.loads(pickle.dumps(candidate)) == candidate
+
+
+@every_algorithm
+def test_several_objectives_give_a_front_and_fitness_for_each(name):
+    search = told_all(Search(MAKERS[name], TWO, slots=2), 40)
+    front = search.algorithm.hall_of_fame
+    assert isinstance(front, ParetoFront)
+    assert {len(each.fitness.values) for each in (*front, *search.algorithm.population)} == {2}
+    assert not any(one.fitness.dominates(other.fitness) for one in front for other in front)
+    assert set(search.algorithm.logbook.chapters) == {"val_acc", "cost/params"}
+
+
+@every_algorithm
+def test_the_hall_of_fame_is_that_of_all_results_in_whatever_order_they_came(name):
+    for order in (1, 2):
+        search = told_all(Search(MAKERS[name], ONE, slots=6, order=order), 30)
+        best = max(result.fitness[0] for _, result in search.told)
+        assert search.algorithm.hall_of_fame[0].fitness.values == (best,)
+
+
+@every_algorithm
+def test_an_algorithm_is_pickled_copied_and_described_by_its_arguments_as_json(name):
+    description = describe(MAKERS[name]())
+    assert json.loads(json.dumps(description)) == description
+    expected = Search(MAKERS[name], pareto(name)).run(20)
+    for again in (pickle.loads(pickle.dumps(MAKERS[name]())), copy.deepcopy(MAKERS[name]())):
+        assert describe(again) == description
+        assert Search(lambda made=again: made, pareto(name)).run(20) == expected
+        assert describe(again) == description
 
 
 @every_one_that_breeds_singly
@@ -163,11 +208,14 @@ def test_a_resumed_search_equals_one_never_interrupted(name, interrupted, failin
 
 
 @every_algorithm
-def test_failed_candidates_never_become_parents_nor_enter_the_hall_of_fame(name):
+def test_failed_candidates_pass_nothing_on_nor_enter_the_hall_of_fame(name):
     search = told_all(Search(MAKERS[name], pareto(name), slots=2, failing=0.5), 80)
     failed = {candidate.id for candidate, result in search.told if result.status == "failed"}
     assert 20 < len(failed) < 60
-    assert failed.isdisjoint(parent for candidate in search.asked for parent in candidate.parents)
+    if search.algorithm.continues:  # a member's last candidate is named as a parent, also where it failed
+        assert failed.isdisjoint(candidate.inherits for candidate in search.asked)
+    else:
+        assert failed.isdisjoint(parent for candidate in search.asked for parent in candidate.parents)
     assert failed.isdisjoint(each.id for each in search.algorithm.hall_of_fame)
     assert sum(search.algorithm.logbook.select("failed")) <= len(failed)
 
@@ -181,7 +229,7 @@ def test_a_search_whose_candidates_all_fail_goes_on_sampling(name):
     assert str(search.algorithm.logbook)
 
 
-@pytest.mark.parametrize("name", [name for name in SYNCHRONOUS if name != "swarm"])
+@pytest.mark.parametrize("name", [name for name in SYNCHRONOUS if name in BREEDING])
 def test_a_generation_that_fails_as_a_whole_leaves_its_parents_alive(name):
     search = Search(MAKERS[name], pareto(name))
     told_all(search, search.algorithm.population_size)
@@ -309,7 +357,7 @@ def test_tells_and_recalls_out_of_place_are_refused():
     algorithm.tell(candidate, Result("completed", fitness=(0.1,)))
     with pytest.raises(ValueError, match="candidate 0 was told before"):
         algorithm.tell(candidate, Result("completed", fitness=(0.1,)))
-    with pytest.raises(ValueError, match="candidate 0 is recalled where 1 comes next"):
+    with pytest.raises(ValueError, match="candidate 0 is recalled, but 1 comes next"):
         algorithm.recall(candidate)
 
 

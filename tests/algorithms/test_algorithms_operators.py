@@ -285,8 +285,8 @@ def test_deap_operators_may_be_named_by_their_import_path_too():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Operator("selTournment"), "'selTournment' is no operator; did you mean 'selTournament'"),
-        (lambda: Operator("zzz"), "'zzz' is no operator; there are .*cxBlend.*uniform"),
+        (lambda: Operator("selTournment"), "'selTournment' is not an operator; did you mean 'selTournament'"),
+        (lambda: Operator("zzz"), "'zzz' is not an operator; there are .*cxBlend.*uniform"),
         (lambda: Operator("mutGaussian", acts_on="values"), r"acts_on 'values' is not one of \['unit'\]"),
         (lambda: Operator("per_gene", acts_on="unit"), r"acts_on 'unit' is not one of \[\]"),
         (

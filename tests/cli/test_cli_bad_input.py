@@ -129,7 +129,7 @@ CASES = {
     ),
     "unknown operator": (
         put("algorithm", "init_args", "select", value={"name": "selTornament"}),
-        "evolution.algorithm: 'selTornament' is no operator; did you mean 'selTournament'?",
+        "evolution.algorithm: 'selTornament' is not an operator; did you mean 'selTournament'?",
     ),
     "unknown predictor": (
         put("algorithm", "init_args", "prescreen", value={"predictor": gene("ForrestPredictor")}),
