@@ -49,7 +49,7 @@ from torch.nn.functional import avg_pool2d, cross_entropy, pad
 from torch.optim.swa_utils import update_bn
 
 from lightning_evo.functional.mixing import apso, combine, papa, papa_all, papa_pairs, ranked
-from lightning_evo.swarms.stack.parameter_views import memory_of, stack_tensors, tie
+from lightning_evo.swarms.stack.parameter_views import bind_tensors, memory_of, stack_tensors
 
 BETTER, WITHIN = 0.8, 0.3
 VALIDATION, TEST, BATCH, SHIFT = 500, 2000, 50, 2
@@ -193,7 +193,7 @@ class Population:
         for net in self.nets[1:] if common else ():
             net.load_state_dict(self.nets[0].state_dict())
         self.memory = memory_of(stack_tensors(self.nets))
-        tie(self.memory, self.nets)
+        bind_tensors(self.memory, self.nets)
 
     @torch.no_grad()
     def average(self, coefficients: Tensor) -> None:

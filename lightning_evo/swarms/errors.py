@@ -1,4 +1,4 @@
-"""What goes wrong with a swarm, and what should be changed about it?"""
+"""The error of swarms."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ __all__ = ["SwarmError"]
 
 
 class SwarmError(ValueError):
-    """A swarm that can't train as it was asked to; the message names what was given and says what to change."""
+    """A swarm that can't be trained as configured; the message names what was given and says what to change."""

@@ -1,7 +1,7 @@
-"""How do candidates that train at the same time average, without waiting for each other? Through files in one directory.
+"""Averaging of candidates that train at the same time: they exchange weights through files, without waiting for each other.
 
-Each candidate publishes its particle as one file, written under a temporary name and renamed, and reads those of its peers:
-others of the same architecture and ancestry, published not long before its own. Nobody waits for anybody.
+Each candidate publishes its particle as one file, written atomically, and reads those of its peers: candidates of the same
+architecture and ancestry that published not long before.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from torch import Tensor
 
 from lightning_evo.functional.mixing import combine
 from lightning_evo.swarms.errors import SwarmError
-from lightning_evo.swarms.swarm import Particles, Swarm, architecture_of
+from lightning_evo.swarms.swarm import Particles, Swarm
 from lightning_evo.utils.files import write_atomically
 
-__all__ = ["Exchange", "ExchangeSwarm", "Peer", "architecture_of"]
+__all__ = ["Exchange", "ExchangeSwarm", "Peer"]
 
 _SUFFIX = ".safetensors"
 _UNREADABLE = (OSError, SafetensorError, ValueError, KeyError, TypeError)
-"""What reading a file raises that is torn, has vanished, or is none of ours."""
+"""What reading raises for a file that is incomplete, has been removed, or is of another kind."""
 
 
 @dataclass(frozen=True)
 class Peer:
-    """What another candidate has published.
+    """A publication of another candidate.
 
     Args:
         name: Its name in the exchange.
-        losses: The losses of its particles, most often of one.
-        step: How often it had published before.
-        age: Seconds between its publication and one's own last one, by the file system's clock; below 0: it came later.
+        losses: The losses of its particles, usually of one.
+        step: The number of its earlier publications.
+        age: Seconds from its publication to one's own last one, by the file system's clock; negative if it is later.
         path: The file that holds its weights.
     """
 
@@ -52,30 +52,30 @@ class Peer:
     path: Path
 
     def weights(self) -> dict[str, Tensor] | None:
-        """Its particles' tensors, each with the particles along the first axis, on the CPU; ``None`` if it has vanished."""
+        """Its particles' tensors, each with the particles along the first axis, on the CPU; ``None`` if it was removed."""
         try:
-            # Read, not mapped: a mapped file that somebody truncates kills the process that touches it.
+            # Read, not mapped: if a mapped file is truncated, a process that accesses it is killed.
             return load(self.path.read_bytes())
         except _UNREADABLE:
             return None
 
 
 class Exchange:
-    """One candidate's place in a directory through which candidates meet.
+    """One candidate's access to a directory through which candidates exchange weights.
 
-    Clocks of different machines don't matter: ages come from the file system alone. The file is removed by :meth:`close`,
-    or when the exchange is forgotten; that of a killed process is ignored once it is too old, and replaced when the
-    candidate trains again.
+    The clocks of different machines don't matter: ages are measured by the file system. The file is removed by
+    :meth:`close`, or when the exchange is garbage-collected; that of a killed process is ignored when it is too old, and
+    replaced when the candidate trains again.
 
     Args:
-        directory: Where the files are; made if absent.
-        name: This candidate's, unique among those that run.
+        directory: The directory of the files; made if it doesn't exist.
+        name: The candidate's name, unique among those that run.
         architecture: :func:`~lightning_evo.swarms.swarm.architecture_of` its model.
-        ancestry: Whose descendant it is: only weights of common ancestry are averaged.
-        max_age: How old, in seconds, a publication may be beside one's own last one. Default: an hour.
+        ancestry: Identifies its ancestors: only weights of equal ancestry are averaged.
+        max_age: The largest age of a publication, in seconds before one's own last one. Default: an hour.
 
     Raises:
-        ValueError: The name can't be a file's.
+        ValueError: The name isn't valid as a file name.
 
     Example:
         >>> import tempfile
@@ -102,21 +102,21 @@ class Exchange:
         self._path = self.directory / f"{name}{_SUFFIX}"
         self._step = 0
         self._warned = False
-        # In a process that trains one candidate after another, nothing but the exchange's own end tells the candidate's.
+        # In a process that trains one candidate after another, the candidate's end shows only in that of the exchange.
         self.close = weakref.finalize(self, _delete, self._path, os.getpid())
         """Remove what was published; further calls do nothing."""
 
     def publish(self, losses: Sequence[float], weights: Mapping[str, Tensor]) -> bool:
-        """Make this candidate's particles known, in place of what it published before.
+        """Publish this candidate's particles, in place of its earlier publication.
 
-        A disk that can't take them fails nothing: a warning says so, once, and the candidate trains on without being seen.
+        If they can't be written, a warning says so, once, and the candidate trains on without being seen by others.
 
         Args:
-            losses: Of its particles, (count,).
+            losses: The losses of its particles, (count,).
             weights: Name -> (count, ...).
 
         Returns:
-            Whether it was written.
+            Whether they were written.
         """
         about = {
             "architecture": self.architecture,
@@ -130,18 +130,20 @@ class Exchange:
             tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in weights.items()}
             write_atomically(self._path, save(tensors, metadata={"about": json.dumps(about)}))
         except OSError as error:
-            # What is there of an earlier time would be taken for the present.
+            # An earlier publication would be taken for the present one.
             with suppress(OSError):
                 self._path.unlink(missing_ok=True)
             if not self._warned:
-                warnings.warn(f"nothing is published in {self.directory}: {error}; training goes on", stacklevel=2)
+                warnings.warn(
+                    f"the weights can't be published in {self.directory}: {error}; training continues", stacklevel=2
+                )
                 self._warned = True
             return False
         self._step += 1
         return True
 
     def peers(self) -> list[Peer]:
-        """Who else trains this architecture, of this ancestry, and has published not too long ago; by name."""
+        """Other candidates of this architecture and ancestry with a publication that isn't too old, by name."""
         now = self._now()
         found = []
         for path in sorted(self.directory.glob(f"*{_SUFFIX}")):
@@ -161,7 +163,7 @@ class Exchange:
         return found
 
     def _now(self) -> float:
-        """When this candidate last published, by the clock of the file system; else, the newest file's time."""
+        """The time of this candidate's last publication by the file system's clock, otherwise that of the newest file."""
         try:
             return self._path.stat().st_mtime
         except OSError:
@@ -175,12 +177,12 @@ class Exchange:
 class ExchangeSwarm(Swarm):
     """A candidate's particles, and those of its peers as they were last published.
 
-    The particles here come first; :attr:`size` changes from one :meth:`meet` to the next. Only weights can be combined, and
-    each candidate changes only its own: where a rule moves several, each moves by itself, when it meets.
+    The candidate's own come first; :attr:`size` changes from one :meth:`meet` to the next. Only weights can be combined, and
+    each candidate changes only its own: if a rule moves several particles, each moves in its own averaging.
 
     Args:
-        particles: Those of this candidate.
-        exchange: Its place in the exchange.
+        particles: The candidate's particles.
+        exchange: Its access to the exchange.
     """
 
     averages_anything = False
@@ -196,34 +198,34 @@ class ExchangeSwarm(Swarm):
         return self.particles.count + sum(len(peer.losses) for peer in self._peers)
 
     def meet(self, losses: Tensor) -> Tensor:
-        """Publish, and see who is there: this candidate's losses, then its peers'."""
+        """Publish, and find peers: this candidate's losses, followed by those of its peers."""
         known = [float(loss) for loss in losses.detach().cpu()]
         self.exchange.publish(known, self.particles.weights())
         self._peers = self.exchange.peers()
         return torch.tensor([*known, *(loss for peer in self._peers for loss in peer.losses)], dtype=torch.float64)
 
     def gather(self, values: Tensor) -> Tensor:
-        """Refused: nobody publishes anything but losses and weights.
+        """Not supported: candidates publish only losses and weights.
 
         Raises:
             SwarmError: Always.
         """
         raise SwarmError(
-            "candidates of a search publish losses and weights alone: nothing else can be gathered of them"
+            "candidates of a search publish only losses and weights: nothing else can be gathered from them"
         )
 
     def combine(self, values: Mapping[str, Tensor], coefficients: Tensor) -> dict[str, Tensor]:
-        """Linear combinations of this candidate's weights and its peers', for the particles here.
+        """Linear combinations of this candidate's weights and its peers', for the candidate's particles.
 
-        Only peers with a share in these are read. The share of one that has vanished since falls to the particle itself.
+        Only peers with a nonzero coefficient are read. The coefficient of one whose file is gone is added to the particle's.
 
         Raises:
-            SwarmError: ``values`` are no weights.
+            SwarmError: ``values`` aren't weights.
         """
         unknown = sorted(set(values) - set(self.particles.weights()))
         if unknown:
             raise SwarmError(
-                f"candidates of a search exchange weights alone, not {unknown[0]}; keep optimizer_state 'own' or 'reset', "
+                f"candidates of a search exchange only weights, not {unknown[0]}; keep optimizer_state 'own' or 'reset', "
                 "or train the particles in one ParticleStack"
             )
         count = self.particles.count
@@ -249,16 +251,16 @@ class ExchangeSwarm(Swarm):
         return result
 
     def close(self) -> None:
-        """Take what was published out of the exchange."""
+        """Remove what was published from the exchange."""
         self.exchange.close()
 
 
 def _unlike(theirs: Tensor | None, ours: Tensor, peer: Peer) -> bool:
-    """Whether a peer's tensor isn't one of as many particles as it said, of the same shape and dtype."""
+    """Whether a peer's tensor differs in the number of its particles, in shape or in dtype."""
     return theirs is None or theirs.dtype != ours.dtype or theirs.shape != (len(peer.losses), *ours.shape[1:])
 
 
 def _delete(path: Path, process: int) -> None:
-    if os.getpid() == process:  # not at the end of a process that was forked meanwhile
+    if os.getpid() == process:  # not at the end of a forked process
         with suppress(OSError):
             path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What did a module log? Its ``self.log`` calls, caught and reduced over an epoch as Lightning reduces them."""
+"""Intercepted ``self.log`` calls of a module, reduced over an epoch as Lightning reduces them."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Logged:
 
 @dataclass
 class _Entry:
-    """What all calls under one name, in one hook, come to."""
+    """All calls under one name in one hook, reduced."""
 
     last: Logged
     total: Any = None
@@ -75,10 +75,10 @@ class _Entry:
 
 
 class Log:
-    """What modules logged over an epoch.
+    """The values that modules log during an epoch.
 
-    Outside a Trainer, tell it where the module is: set ``hook``, ``batch`` and ``dataloader_idx`` before each call of a
-    step or hook. :func:`recording` connects it with a module.
+    Outside a Trainer, set ``hook``, ``batch`` and ``dataloader_idx`` before each call of a step or hook of the module.
+    :func:`recording` connects a log with a module.
 
     >>> log = Log()
     >>> log.hook, log.batch = "validation_step", torch.zeros(3, 2)
@@ -90,7 +90,7 @@ class Log:
     """
 
     loggable: tuple[type, ...] = (numbers.Number, Tensor, Metric)
-    """What a value may be."""
+    """Types of values that can be logged."""
 
     def __init__(self) -> None:
         self.hook: str = "training_step"
@@ -117,10 +117,10 @@ class Log:
     ) -> None:
         """Take the place of :meth:`lightning.pytorch.LightningModule.log`, with its arguments and defaults.
 
-        What concerns graphs and processes (``enable_graph``, ``sync_dist_group``, ``rank_zero_only``) has no effect.
+        Arguments about graphs and processes (``enable_graph``, ``sync_dist_group``, ``rank_zero_only``) have no effect.
 
         Raises:
-            SwarmError: The value is nothing that Lightning would log.
+            SwarmError: Lightning couldn't log the value either.
         """
         if not isinstance(value, self.loggable):
             raise SwarmError(
@@ -179,7 +179,7 @@ class Log:
             entry.total = value if entry.total is None else _REDUCE[logged.reduction](entry.total, value)
 
     def drain(self) -> list[Logged]:
-        """The epoch's values, one for each name and hook, in the order in which they were first logged; then forget them.
+        """Return the epoch's values, one for each name and hook, in the order of their first calls; then clear them.
 
         Metric objects are computed and reset. Values are numbers or tensors: of one element or, of several particles, (N,).
         """
@@ -210,11 +210,11 @@ class Log:
 
 @contextmanager
 def recording(module: LightningModule, log: Log | None = None) -> Iterator[Log]:
-    """Catch what a module and the LightningModules inside it log, instead of handing it to a Trainer.
+    """Redirect what a module and the LightningModules inside it log to a :class:`Log`, instead of a Trainer.
 
     Args:
         module: An ordinary module, with or without a Trainer.
-        log: Where to; a new one by default.
+        log: The log; a new one by default.
 
     Yields:
         The log.
@@ -226,11 +226,11 @@ def recording(module: LightningModule, log: Log | None = None) -> Iterator[Log]:
 
 @contextmanager
 def catching(holders: Sequence[LightningModule], log: Log) -> Iterator[None]:
-    """Have the ``self.log`` and ``self.log_dict`` of just these modules go to a log.
+    """Redirect ``self.log`` and ``self.log_dict`` of exactly these modules to a log.
 
     Args:
-        holders: The modules; those inside them are not looked for, which takes time in every step.
-        log: Where to.
+        holders: The modules; not those inside them, which would take time to find in every step.
+        log: The log.
     """
     before = [{name: holder.__dict__.get(name) for name in ("log", "log_dict")} for holder in holders]
     for holder in holders:

@@ -1,4 +1,4 @@
-"""What does averaging see of a swarm? How many particles there are, which are here, and linear combinations of all."""
+"""A swarm as averaging sees it: its particles, which of them are here, and linear combinations of all of them."""
 
 from __future__ import annotations
 
@@ -16,51 +16,61 @@ from lightning_evo.swarms.errors import SwarmError
 
 __all__ = ["OneParticle", "Particles", "Swarm", "architecture_of", "describe", "first_difference", "moment_name"]
 
-# -- Are two networks of one architecture? Their classes, names, shapes and dtypes, in words that can be  --
 
+class Swarm:
+    """All particles that average together; in this class, all of them are in this process.
 
-def describe(module: nn.Module) -> tuple[str, ...]:
-    """What makes up an architecture: each submodule's class, each parameter's and buffer's shape and dtype.
+    Subclasses reach particles elsewhere: in other ranks (:class:`~lightning_evo.swarms.ranks.averaging.RankSwarm`), in other
+    candidates of a search (:class:`~lightning_evo.swarms.exchange.ExchangeSwarm`).
 
-    Settings that no tensor shows (a stride, a dropout's probability) are not part of it.
-
-    >>> describe(nn.Linear(3, 2))
-    ('the module is torch.nn.modules.linear.Linear', 'weight is float32 (2, 3)', 'bias is float32 (2,)')
+    Args:
+        particles: Those of this process.
     """
-    classes = (
-        f"{name or 'the module'} is {type(child).__module__}.{type(child).__qualname__}"
-        for name, child in module.named_modules(remove_duplicate=False)
-    )
-    tensors = (
-        f"{name} is {str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
-        for name, tensor in module.state_dict().items()
-        if isinstance(tensor, Tensor)
-    )
-    return (*classes, *tensors)
 
+    averages_anything: bool = True
+    """Whether :meth:`combine` takes any tensors of the particles (moments, personal bests), or only their weights."""
 
-def architecture_of(module: nn.Module) -> str:
-    """A short name of a module's architecture, equal for modules whose weights can be averaged; stable across machines.
+    def __init__(self, particles: Particles) -> None:
+        self.particles = particles
 
-    >>> architecture_of(nn.Linear(3, 2)) == architecture_of(nn.Linear(3, 2)) != architecture_of(nn.Linear(3, 4))
-    True
-    """
-    return hashlib.blake2b("\n".join(describe(module)).encode(), digest_size=16).hexdigest()
+    @property
+    def size(self) -> int:
+        """The number of particles in all."""
+        return self.particles.count
 
+    @property
+    def local(self) -> range:
+        """The particles of this process, of all that are numbered from 0 to ``size - 1``."""
+        return range(self.particles.count)
 
-def first_difference(one: Sequence[str], other: Sequence[str]) -> tuple[str, str] | None:
-    """Where two descriptions (:func:`describe`) first differ: what each says there; ``None`` if they are equal.
+    def meet(self, losses: Tensor) -> Tensor:
+        """Synchronize before averaging: afterwards ``size`` and ``local`` hold for this averaging.
 
-    >>> first_difference(describe(nn.Linear(3, 2)), describe(nn.Linear(4, 2)))
-    ('weight is float32 (2, 3)', 'weight is float32 (2, 4)')
-    """
-    for ours, theirs in zip_longest(one, other, fillvalue="there is nothing more"):
-        if ours != theirs:
-            return ours, theirs
-    return None
+        Args:
+            losses: Losses of the particles of this process, (count,).
 
+        Returns:
+            The losses of all particles, (size,), on the CPU in double precision; NaN where one isn't known.
+        """
+        return losses.detach().double().cpu()
 
-# -- Which particles does this process hold? Their tensors, stacked along a first axis, whatever holds th --
+    def gather(self, values: Tensor) -> Tensor:
+        """Small tensors of all particles, (size, ...), from those of this process's particles, (count, ...)."""
+        return values
+
+    def combine(self, values: Mapping[str, Tensor], coefficients: Tensor) -> dict[str, Tensor]:
+        """Linear combinations of all particles' tensors, for the particles of this process.
+
+        Args:
+            values: Tensors of this process's particles: name -> (count, ...).
+            coefficients: (size, size), the same in every process: particle ``i`` gets the sum over ``j`` of
+                ``coefficients[i, j]`` times particle ``j``'s tensor. See :func:`~lightning_evo.functional.combine`
+                for integers.
+
+        Returns:
+            Name -> (count, ...), new tensors.
+        """
+        return combine(values, coefficients)
 
 
 class Particles(Protocol):
@@ -68,30 +78,30 @@ class Particles(Protocol):
 
     @property
     def count(self) -> int:
-        """How many."""
+        """The number of particles."""
 
     @property
     def modules(self) -> Sequence[LightningModule]:
-        """Each particle as an ordinary module over the same memory: what is written to it changes the particle."""
+        """Each particle as an ordinary module over the same memory: writing to it changes the particle."""
 
     def weights(self) -> dict[str, Tensor]:
         """Parameters and buffers, by their name in a particle's state dict, (count, ...): the memory itself, detached."""
 
     def moments(self) -> dict[str, Tensor]:
-        """What optimizers keep of each parameter, by :func:`moment_name`, (count, ...): the memory itself.
+        """The optimizers' state of each parameter, by :func:`moment_name`, (count, ...): the memory itself.
 
         Numbers only (step counts included, as (count,) or (count, 1, ...)); empty before the first step.
         """
 
     def reset_moments(self, rows: Sequence[int]) -> None:
-        """Have the optimizers of these particles (by their place here) begin afresh; settings and schedules stay."""
+        """Clear the optimizers' state of these particles (by index in this process); settings and schedules don't change."""
 
     def losses(self, outputs: Any) -> Tensor:
-        """The training losses of the step whose ``outputs`` a callback's ``on_train_batch_end`` got, (count,), detached."""
+        """Training losses of the step, (count,), detached, from the ``outputs`` given to ``on_train_batch_end``."""
 
 
 def moment_name(state: str, parameter: str) -> str:
-    """What :meth:`Particles.moments` calls an optimizer's ``state`` (``exp_avg``) of a parameter.
+    """The name in :meth:`Particles.moments` of an optimizer's ``state`` (``exp_avg``) of a parameter.
 
     >>> moment_name("exp_avg", "fc.weight")
     'exp_avg:fc.weight'
@@ -100,7 +110,7 @@ def moment_name(state: str, parameter: str) -> str:
 
 
 class OneParticle:
-    """The module that an ordinary Trainer trains, as a process's only particle.
+    """The module that an ordinary Trainer trains, as the only particle of a process.
 
     Args:
         trainer: Its Trainer.
@@ -136,7 +146,7 @@ class OneParticle:
         }
 
     def reset_moments(self, rows: Sequence[int]) -> None:
-        """Empty its optimizers' state, where ``rows`` names it."""
+        """Clear its optimizers' state, if ``rows`` contains it."""
         if 0 in rows:
             for optimizer in self._optimizers:
                 optimizer.state.clear()
@@ -153,57 +163,42 @@ class OneParticle:
         return self.trainer.optimizers
 
 
-class Swarm:
-    """All particles that average together; here all of them are in this process.
+def describe(module: nn.Module) -> tuple[str, ...]:
+    """An architecture in words: the class of each submodule, shape and dtype of each parameter and buffer.
 
-    Subclasses reach particles elsewhere: in other ranks (:class:`~lightning_evo.swarms.ranks.averaging.RankSwarm`), in other
-    candidates of a search (:class:`~lightning_evo.swarms.exchange.ExchangeSwarm`).
+    Settings that no tensor depends on (a stride, a dropout's probability) are not part of it.
 
-    Args:
-        particles: Those of this process.
+    >>> describe(nn.Linear(3, 2))
+    ('the module is torch.nn.modules.linear.Linear', 'weight is float32 (2, 3)', 'bias is float32 (2,)')
     """
+    classes = (
+        f"{name or 'the module'} is {type(child).__module__}.{type(child).__qualname__}"
+        for name, child in module.named_modules(remove_duplicate=False)
+    )
+    tensors = (
+        f"{name} is {str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+        for name, tensor in module.state_dict().items()
+        if isinstance(tensor, Tensor)
+    )
+    return (*classes, *tensors)
 
-    averages_anything: bool = True
-    """Whether :meth:`combine` takes any tensors of the particles (moments, personal bests), or their weights alone."""
 
-    def __init__(self, particles: Particles) -> None:
-        self.particles = particles
+def architecture_of(module: nn.Module) -> str:
+    """A hash of a module's architecture, equal for modules whose weights can be averaged; the same on all machines.
 
-    @property
-    def size(self) -> int:
-        """How many particles there are in all."""
-        return self.particles.count
+    >>> architecture_of(nn.Linear(3, 2)) == architecture_of(nn.Linear(3, 2)) != architecture_of(nn.Linear(3, 4))
+    True
+    """
+    return hashlib.blake2b("\n".join(describe(module)).encode(), digest_size=16).hexdigest()
 
-    @property
-    def local(self) -> range:
-        """Which of them, numbered from 0 to below ``size``, this process holds."""
-        return range(self.particles.count)
 
-    def meet(self, losses: Tensor) -> Tensor:
-        """Come together before averaging: from now on ``size`` and ``local`` hold for this averaging.
+def first_difference(one: Sequence[str], other: Sequence[str]) -> tuple[str, str] | None:
+    """The first entries in which two descriptions (:func:`describe`) differ; ``None`` if they are equal.
 
-        Args:
-            losses: Of the particles here, (count,).
-
-        Returns:
-            The losses of all particles, (size,), on the CPU in double precision; NaN where one isn't known.
-        """
-        return losses.detach().double().cpu()
-
-    def gather(self, values: Tensor) -> Tensor:
-        """Small tensors of all particles, (size, ...), from those of the particles here, (count, ...)."""
-        return values
-
-    def combine(self, values: Mapping[str, Tensor], coefficients: Tensor) -> dict[str, Tensor]:
-        """Linear combinations of all particles' tensors, for the particles here.
-
-        Args:
-            values: Of the particles here: name -> (count, ...).
-            coefficients: (size, size), the same in every process: particle ``i`` gets the sum over ``j`` of
-                ``coefficients[i, j]`` times particle ``j``'s tensor. See :func:`~lightning_evo.functional.combine`
-                for integers.
-
-        Returns:
-            Name -> (count, ...), new tensors.
-        """
-        return combine(values, coefficients)
+    >>> first_difference(describe(nn.Linear(3, 2)), describe(nn.Linear(4, 2)))
+    ('weight is float32 (2, 3)', 'weight is float32 (2, 4)')
+    """
+    for ours, theirs in zip_longest(one, other, fillvalue="there is nothing more"):
+        if ours != theirs:
+            return ours, theirs
+    return None

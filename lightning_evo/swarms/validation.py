@@ -1,4 +1,4 @@
-"""How good is a module on some batches? Its own validation, without a Trainer's loop."""
+"""A module's own validation on given batches, without a Trainer's loop."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ __all__ = ["moved", "validate"]
 
 
 def validate(module: LightningModule, batches: Iterable[Any]) -> dict[str, float]:
-    """What a module logs when it is validated: its validation hooks and ``validation_step``, over given batches.
+    """Run a module's validation hooks and ``validation_step`` on given batches; return what it logs.
 
-    In evaluation mode, without gradients; batches go through the module's transfer hooks to its device. Afterwards the
-    module is in the modes it was in, its metric objects are reset, and nothing has reached a logger. Inside a Trainer's
-    ``fit``, call it between two validations, not in the middle of one, whose metrics it would add to.
+    It runs in evaluation mode, without gradients; the module's transfer hooks move batches to its device. Afterwards all
+    submodules are in their earlier modes, the module's metric objects are reset, and no logger has received anything. Inside
+    a Trainer's ``fit``, call it between two validations, not during one: it would add to that one's metrics.
 
     Args:
-        module: An ordinary module, also one that a Trainer is training.
-        batches: Of one data loader.
+        module: An ordinary module, possibly one that a Trainer is training.
+        batches: Batches of one data loader.
 
     Returns:
         The epoch's metrics by the names that the module logs, as floats.
@@ -43,12 +43,12 @@ def validate(module: LightningModule, batches: Iterable[Any]) -> dict[str, float
     """
     if not is_overridden("validation_step", module):
         raise SwarmError(
-            f"{type(module).__name__} has no validation_step to judge it by; write one, as Lightning knows it"
+            f"{type(module).__name__} has no validation_step to compare weights by; define one, as for any LightningModule"
         )
     modes = {child: child.training for child in module.modules()}
     idle = [child for child in module.modules() if isinstance(child, Metric) and not child.update_called]
     for metric in idle:
-        metric.reset()  # a Trainer's validation leaves them as inference tensors, which nothing else may write to
+        metric.reset()  # a Trainer's validation leaves inference tensors, which can't be written to outside inference mode
     module.eval()
     try:
         with torch.no_grad(), recording(module) as log:

@@ -324,7 +324,7 @@ SWARMS = {
     "different architectures": (a_fit({"size": 2, "vary": {"width": [2, 4]}}), "net.0"),
     "alpha 0": (a_fit({"size": 4}, {"alpha": 0.0}), "alpha: 0.0 is not above 0 and below 1"),
     "a subset larger than the swarm": (a_fit({"size": 4}, {"subset": 6}), "subset"),
-    "one particle": (a_fit(callback={}), "a swarm of one particle has nobody to average with"),
+    "one particle": (a_fit(callback={}), "a swarm of one particle has no other to average with"),
     "a stack of one": (a_fit({"size": 1}), "1"),
     "a value read in a vmapped step": (
         a_fit({"size": 2, "lowering": "stack", "particles": {"class_path": "swarm_nets.ReadsItsMetric"}}),

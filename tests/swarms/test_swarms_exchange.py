@@ -129,9 +129,9 @@ def test_nothing_but_weights_can_be_averaged(tmp_path):
     ours = swarm(tmp_path, "a", 1.0)
     ours.meet(torch.tensor([0.5]))
     assert not ours.averages_anything
-    with pytest.raises(SwarmError, match="exchange weights alone, not exp_avg:w"):
+    with pytest.raises(SwarmError, match="exchange only weights, not exp_avg:w"):
         ours.combine(ours.particles.moments(), torch.eye(1))
-    with pytest.raises(SwarmError, match="losses and weights alone"):
+    with pytest.raises(SwarmError, match="only losses and weights"):
         ours.gather(torch.ones(1))
 
 
@@ -150,7 +150,7 @@ def test_what_was_published_is_removed_at_the_end(tmp_path):
 def test_a_disk_that_is_full_fails_nothing_and_warns_once(tmp_path):
     (tmp_path / "taken").write_text("a file where the directory should be")
     ours = swarm(tmp_path / "taken", "a", 1.0)
-    with pytest.warns(UserWarning, match="nothing is published in .*taken"):
+    with pytest.warns(UserWarning, match="the weights can.t be published in .*taken"):
         assert ours.meet(torch.tensor([0.5])).tolist() == [0.5]
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -1,19 +1,16 @@
-"""How do particles in several processes average? By one all-reduce where all move towards one target, else all-gather."""
+"""Averaging of particles in several processes: one all-reduce where all move toward one target, otherwise all-gather."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from lightning_evo.functional.mixing import combine
+from lightning_evo.swarms.ranks.strategy import SwarmStrategy
 from lightning_evo.swarms.swarm import Particles, Swarm
-
-if TYPE_CHECKING:
-    from lightning_evo.swarms.ranks.strategy import SwarmStrategy
 
 __all__ = ["RankSwarm", "common_target"]
 
@@ -24,9 +21,8 @@ _BUCKET = 2**24
 class RankSwarm(Swarm):
     """The particles of all ranks of a :class:`~lightning_evo.SwarmStrategy`, one or more in each.
 
-    All its methods are collective: every rank calls them, in the same order. Their results are the same, to the bit, in
-    every rank that gets the same particles' values. Ranks may hold different numbers of particles; they are numbered rank
-    by rank.
+    All its methods are collective: every rank calls them, in the same order. Results for the same particles are bitwise
+    equal in every rank. Ranks may hold different numbers of particles, which are numbered rank by rank.
 
     Args:
         particles: Those of this rank.
@@ -40,32 +36,32 @@ class RankSwarm(Swarm):
 
     @property
     def size(self) -> int:
-        """How many particles there are in all ranks."""
+        """The number of particles in all ranks."""
         return sum(self._counts)
 
     @property
     def local(self) -> range:
-        """Which of them are in this rank."""
+        """The particles of this rank."""
         first = sum(self._counts[: self._strategy.global_rank])
         return range(first, first + self.particles.count)
 
     def meet(self, losses: Tensor) -> Tensor:
-        """All ranks' losses."""
+        """The losses of all ranks' particles."""
         return self.gather(losses.detach().double()).cpu()
 
     def gather(self, values: Tensor) -> Tensor:
-        """Tensors of all ranks' particles, (size, ...), from this rank's, (count, ...), on the device they came on."""
-        self._strategy.watch.check()
+        """Tensors of all ranks' particles, (size, ...), from this rank's, (count, ...), on the same device."""
+        self._strategy.failure_detector.check()
         return self._gather(values)
 
     def combine(self, values: Mapping[str, Tensor], coefficients: Tensor) -> dict[str, Tensor]:
         """Linear combinations of all ranks' tensors, for the particles of this rank.
 
-        Where every particle keeps a part of itself and takes a share of one and the same sum (all members move towards
-        the best, or towards the mean), that sum is one all-reduce, which moves each tensor twice whatever the size of the
-        swarm. Otherwise tensors are gathered from all ranks, one at a time.
+        If every particle becomes a part of itself plus a share of one common sum (all members move toward the best, or
+        toward the mean), that sum is one all-reduce, which sends each tensor twice however large the swarm is. Otherwise
+        tensors are gathered from all ranks, one at a time.
         """
-        self._strategy.watch.check()
+        self._strategy.failure_detector.check()
         matrix = coefficients.detach().double().cpu()
         # The order of collectives must be the same everywhere, whatever order the tensors come in.
         names = sorted(values)
@@ -88,7 +84,7 @@ class RankSwarm(Swarm):
         own = torch.cat([tensor.detach().reshape(len(tensor), -1) for tensor in values.values()], dim=1).to(wide)
         target = torch.zeros_like(own[0])
         for at, particle in enumerate(self.local):
-            if weights[particle] != 0:  # one that nobody takes of may hold NaN
+            if weights[particle] != 0:  # one with weight 0 may hold NaN
                 target.add_(own[at], alpha=float(weights[particle]))
         self._sum(target)
         rows = []
@@ -115,7 +111,7 @@ class RankSwarm(Swarm):
             tensor.copy_(there)
 
     def _gather(self, values: Tensor) -> Tensor:
-        # gloo and NCCL send tensors of equal shape alone: ranks with fewer particles send some nothings along.
+        # gloo and NCCL send only tensors of equal shape: ranks with fewer particles pad with zeros.
         most = max(self._counts)
         sent = values.detach().to(self._strategy.root_device).contiguous()
         flags = sent.dtype == torch.bool
@@ -129,11 +125,11 @@ class RankSwarm(Swarm):
 
 
 def common_target(coefficients: Tensor, tolerance: float = 1e-12) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Whether all rows of a matrix take from one and the same sum: ``C = diag(keep) + share weights^T``.
+    """Decompose a matrix whose rows share one sum: ``C = diag(keep) + share weights^T``.
 
     Args:
         coefficients: (size, size), double precision.
-        tolerance: What may be missing, relative to the largest coefficient.
+        tolerance: The largest error, relative to the largest coefficient.
 
     Returns:
         ``keep``, ``share``, ``weights``, each (size,); ``None`` if there are no such vectors.
@@ -149,7 +145,7 @@ def common_target(coefficients: Tensor, tolerance: float = 1e-12) -> tuple[Tenso
     scale = float(coefficients.abs().max())
     share, weights = torch.zeros(size).double(), torch.zeros(size).double()
     if scale and float(others.abs().max()) > 0:
-        # The row that takes most gives the weights, but for its own, which another row shows.
+        # The row with the largest sum gives the weights, except its own, which is taken from another row.
         pivot = int(others.abs().sum(1).argmax())
         weights = others[pivot].clone()
         taker = int(others[:, pivot].abs().argmax())
@@ -160,13 +156,13 @@ def common_target(coefficients: Tensor, tolerance: float = 1e-12) -> tuple[Tenso
         if float(off.fill_diagonal_(0.0).abs().max()) > tolerance * scale:
             return None
     keep = coefficients.diagonal() - share * weights
-    # What only rounding makes different from nothing would be multiplied into every number.
+    # Rounding errors would otherwise be multiplied into every number.
     keep = torch.where(keep.abs() <= tolerance * scale, 0.0, keep)
     return torch.where((keep - 1).abs() <= tolerance, 1.0, keep), share, weights
 
 
 def _shares(others: Tensor, weights: Tensor) -> Tensor:
-    """How much of the weighted sum each row takes, read off where the weight is largest (its own left out)."""
+    """The share of the weighted sum in each row, from the column with the largest weight (except the row's own)."""
     share = torch.zeros(len(others)).double()
     for row, values in enumerate(others):
         known = weights.abs().clone()
@@ -178,7 +174,7 @@ def _shares(others: Tensor, weights: Tensor) -> Tensor:
 
 
 def _buckets(names: Sequence[str], values: Mapping[str, Tensor]) -> Iterator[list[str]]:
-    """The names in order, in runs of one dtype and device, none much longer than the bucket's size."""
+    """The names in order, in runs of one dtype and device, each of about the bucket's size at most."""
     run: list[str] = []
     length = 0
     for name in names:

@@ -1,4 +1,4 @@
-"""Whose metrics does a rank see? Its own particle's, but the mean over ranks of what all ranks must decide alike by."""
+"""Metrics of the ranks of a swarm: each rank has its own, and the mean over ranks of what callbacks monitor."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ __all__ = ["RankMetrics"]
 
 
 class RankMetrics:
-    """Makes a module's logging fit for a swarm of ranks, until it is closed.
+    """Adapts a module's logging to a swarm of ranks, until it is closed.
 
-    torchmetrics' metrics gather their states from all processes by themselves, which would mix the particles' results:
-    they stay each rank's own. But a ModelCheckpoint or EarlyStopping whose ranks saw different values would keep and
-    delete different files, or wait for each other for ever: what callbacks monitor is the mean over ranks.
+    Metrics of torchmetrics gather their states from all processes by themselves, which would mix the particles' results:
+    here they don't. But if the ranks of a ModelCheckpoint or EarlyStopping saw different values, they would keep and delete
+    different files, or wait for each other forever: what callbacks monitor is the mean over ranks.
 
     Args:
-        trainer: Whose callbacks say what is monitored (their attribute ``monitor``), and whose strategy reduces.
-        module: Whose ``log`` this is.
-        particles: The modules whose metrics these are: the module itself, or the particles that it stacks.
+        trainer: Its callbacks' attributes ``monitor`` name what is monitored; its strategy reduces.
+        module: The module that logs.
+        particles: The modules that hold the metrics: the module itself, or the particles that it stacks.
     """
 
     def __init__(self, trainer: Trainer, module: LightningModule, particles: Sequence[LightningModule]) -> None:
@@ -45,14 +45,14 @@ class RankMetrics:
         module.log = self._wrapped(module.log)  # type: ignore[method-assign]
 
     def own(self) -> dict[str, float]:
-        """What this rank's particle last logged per epoch."""
+        """The last per-epoch metrics of this rank's particle."""
         values = {name: float(value) for name, value in self._trainer.callback_metrics.items()}
         for name in [name for name in values if name.endswith(self._suffix)]:
             values[name.removesuffix(self._suffix)] = values.pop(name)
         return values | {name: value for name, value in self._own.items() if name in values}
 
     def close(self) -> None:
-        """Put everything back."""
+        """Undo all changes."""
         vars(self._module).pop("log", None)
         for one, available in self._available:
             one.distributed_available_fn = available
@@ -75,12 +75,12 @@ class RankMetrics:
         return logged
 
     def _decides(self, name: str) -> bool:
-        """Whether a callback monitors this, possibly under the names that Lightning makes of it."""
+        """Whether a callback monitors this, possibly under a name that Lightning derives from it."""
         made = (name, f"{name}_epoch", f"{name}_step")
         return any(one in made or one.startswith(f"{name}/dataloader_idx_") for one in self._monitored)
 
     def _average(self, given: dict[str, Any]) -> None:
-        """Have Lightning compute the mean of what a metric object would be in each rank; whoever else asks, its own."""
+        """Make Lightning compute the mean over ranks of a metric object; elsewhere the object gives its own value."""
         metric = given["value"]
         found = next((one for one in self._means if one.metric is metric), None)
         if found is None:
@@ -89,13 +89,13 @@ class RankMetrics:
         if given.get("metric_attribute") is None:
             names = (name for name, child in self._module.named_modules() if child is metric)
             given["metric_attribute"] = next(names, None)
-        if given["metric_attribute"] is not None:  # else Lightning says what is wrong with it
+        if given["metric_attribute"] is not None:  # otherwise Lightning raises an error
             found._forward_cache = metric._forward_cache
             given["value"] = found
 
 
 class _MeanOverRanks(Metric):
-    """A metric's value, averaged over ranks at the moment Lightning computes it."""
+    """A metric's value, averaged over ranks when Lightning computes it."""
 
     full_state_update = False
 
@@ -108,7 +108,7 @@ class _MeanOverRanks(Metric):
     metric: Metric
 
     def update(self) -> None:
-        """The metric itself is updated."""
+        """Do nothing: the metric itself is updated."""
 
     def compute(self) -> Tensor:
         """The mean over ranks of the metric's value in each."""
@@ -125,5 +125,5 @@ class _MeanOverRanks(Metric):
 
 
 def _alone() -> bool:
-    """What a metric takes for the answer to whether there are other processes."""
+    """Tells a metric that there are no other processes."""
     return False

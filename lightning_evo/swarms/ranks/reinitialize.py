@@ -1,4 +1,4 @@
-"""How does a particle that is a copy get initial weights of its own? Built anew, or layer by layer, under its own seed."""
+"""Initial weights of its own for a particle that is a copy: it is built again, or initialized layer by layer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lightning_evo.swarms.swarm import describe
 from lightning_evo.utils.random_state_torch import isolated_random_state
 
-__all__ = ["draw_weights", "weights_digest"]
+__all__ = ["reinitialize", "weights_digest"]
 
 
 def weights_digest(module: nn.Module) -> str:
@@ -32,19 +32,19 @@ def weights_digest(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def draw_weights(module: LightningModule, seed: int) -> None:
+def reinitialize(module: LightningModule, seed: int) -> None:
     """Give a module the initial weights that another seed would have given it, in place.
 
-    A module of the same class is built from the hyperparameters it has saved, as ``load_from_checkpoint`` would. Where that
-    fails, or gives another architecture, every layer that has ``reset_parameters`` draws by it; what no such layer holds
-    stays, and a warning names it.
+    A module of the same class is built from its saved hyperparameters, as ``load_from_checkpoint`` does. If that fails, or
+    gives another architecture, every layer that has ``reset_parameters`` is initialized by it; other parameters keep their
+    values, and a warning names them.
 
     Args:
         module: The module.
-        seed: Of all that is drawn; no random state is left changed.
+        seed: The seed; no random state is changed.
     """
     with _seeded(seed):
-        fresh = _built_anew(module)
+        fresh = _rebuilt(module)
         if fresh is not None:
             given = module.state_dict()
             for name, tensor in fresh.state_dict().items():
@@ -59,14 +59,15 @@ def draw_weights(module: LightningModule, seed: int) -> None:
     kept = [name for name, parameter in module.named_parameters() if id(parameter) not in drawn]
     if kept:
         warnings.warn(
-            f"{type(module).__name__} can't be built anew from its hyperparameters, and has weights that no layer's "
-            f"reset_parameters draws: {', '.join(kept[:3])}{', ...' if kept[3:] else ''} start alike in all particles. "
+            f"{type(module).__name__} can't be rebuilt from its hyperparameters, and has weights that no layer's "
+            f"reset_parameters initializes: {', '.join(kept[:3])}{', ...' if kept[3:] else ''} are the same in all "
+            "particles. "
             "Call self.save_hyperparameters() in its constructor, or make its layers in configure_model",
             stacklevel=2,
         )
 
 
-def _built_anew(module: LightningModule) -> LightningModule | None:
+def _rebuilt(module: LightningModule) -> LightningModule | None:
     cls = type(module)
     checkpoint: dict[str, Any] = {"state_dict": {}, "pytorch-lightning_version": "2.0.0"}
     if module.hparams:
@@ -85,7 +86,9 @@ def _built_anew(module: LightningModule) -> LightningModule | None:
             fresh = cls.load_from_checkpoint(buffer, map_location="cpu", strict=False, **options)
             if describe(fresh) != describe(module):
                 fresh.configure_model()
-    except Exception:  # whatever the user's constructor raises where hyperparameters are missing; layers draw instead
+    except (
+        Exception
+    ):  # of any kind, from the user's constructor where hyperparameters are missing: use reset_parameters
         return None
     return fresh if describe(fresh) == describe(module) else None
 

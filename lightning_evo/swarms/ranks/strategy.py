@@ -1,4 +1,8 @@
-"""How does a swarm train in several processes? A particle in each, on a device of its own, whose gradients stay its own."""
+"""Training of a swarm in several processes: one particle, or a stack of them, in each, with gradients of its own.
+
+:class:`SwarmStrategy` is the strategy, :class:`RankLauncher` starts and ends its processes, and the functions at the end
+save and load the particles of all ranks.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.accelerators import Accelerator
 from lightning.pytorch.plugins import CheckpointIO, ClusterEnvironment, Precision
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
-from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -32,9 +36,9 @@ from torch import Tensor, nn
 
 from lightning_evo.genome import derive_seed
 from lightning_evo.swarms.errors import SwarmError
-from lightning_evo.swarms.ranks.failure_detector import Watch
+from lightning_evo.swarms.ranks.failure_detector import FailureDetector
 from lightning_evo.swarms.ranks.metrics import RankMetrics
-from lightning_evo.swarms.ranks.reinitialize import draw_weights, weights_digest
+from lightning_evo.swarms.ranks.reinitialize import reinitialize, weights_digest
 from lightning_evo.swarms.stack.stack import ParticleStack
 from lightning_evo.swarms.swarm import describe, first_difference
 
@@ -47,216 +51,12 @@ __all__ = [
     "save_particle_checkpoints",
 ]
 
-# -- How is a swarm saved whose particles are in several processes? Each as a plain checkpoint, all of th --
-
-_KEY = "swarm"
-_PREVIOUS = ".previous"
-_PART = ".part"
-
-
-def rank_path(path: str, rank: int) -> str:
-    """Where a rank's particle is when a swarm is saved at ``path``.
-
-    >>> rank_path("runs/last.ckpt", 0), rank_path("runs/last.ckpt", 2)
-    ('runs/last.ckpt', 'runs/rank2.last.ckpt')
-    """
-    if rank == 0:
-        return path
-    folder, name = os.path.split(path)
-    return os.path.join(folder, f"rank{rank}.{name}")
-
-
-def save_particle_checkpoints(
-    strategy: SwarmStrategy, checkpoint: dict[str, Any], path: str, storage_options: Any = None
-) -> None:
-    """Write this rank's checkpoint; called by all ranks, which take rank 0's path."""
-    # Ranks name files after metrics of their own (`{val_acc:.2f}.ckpt`).
-    path, token = strategy.broadcast((path, secrets.token_hex(8)))
-    rank, size = strategy.global_rank, strategy.world_size
-    checkpoint[_KEY] = {"rank": rank, "size": size, "save": token}
-    own = rank_path(path, rank)
-    if rank > 0:
-        strategy.checkpoint_io.save_checkpoint(checkpoint, own + _PART, storage_options=storage_options)
-        if get_filesystem(own).exists(own):
-            _move(own, own + _PREVIOUS)
-        _move(own + _PART, own)
-    strategy.barrier("swarm checkpoint: the other ranks' files are written")
-    if rank == 0:
-        strategy.checkpoint_io.save_checkpoint(checkpoint, path, storage_options=storage_options)
-    strategy.barrier("swarm checkpoint: rank 0's makes them valid")
-    if rank > 0:
-        _remove(own + _PREVIOUS)
-
-
-def load_particle_checkpoints(strategy: SwarmStrategy, path: str, **options: Any) -> dict[str, Any]:
-    """Read this rank's checkpoint; called by all ranks, which take rank 0's path.
-
-    A checkpoint that no swarm wrote is every rank's.
-
-    Raises:
-        SwarmError: Another number of ranks wrote it, or a rank's file is missing or of another save; in every rank.
-    """
-    path = strategy.broadcast(path)
-    if os.path.islink(path):
-        path = os.path.realpath(path)  # ModelCheckpoint(save_last="link")
-    rank = strategy.global_rank
-    checkpoint, problem = None, None
-    if rank == 0:
-        try:
-            checkpoint = strategy.checkpoint_io.load_checkpoint(path, **options)
-        except Exception as error:  # whatever it is, the other ranks wait to hear of it
-            problem = error
-    saved, trouble = strategy.broadcast((None if checkpoint is None else checkpoint.get(_KEY), repr(problem)))
-    if problem is not None:
-        raise problem
-    if trouble != "None":
-        raise SwarmError(f"rank 0 can't read the checkpoint {path}: {trouble}")
-    if saved is not None and saved["size"] != strategy.world_size:
-        raise SwarmError(
-            f"{path} was written by a swarm of {saved['size']} ranks, and this one has {strategy.world_size}; "
-            f"set trainer.devices (times num_nodes) to {saved['size']}, or start from a single rank's file without a swarm"
-        )
-    if rank > 0:
-        checkpoint, problem = _load_own(strategy, rank_path(path, rank) if saved else path, saved, options)
-    for other, said in enumerate(strategy.gather_objects(None if problem is None else str(problem))):
-        if said is not None:
-            raise SwarmError(f"rank {other} can't resume from {path}: {said}")
-    assert checkpoint is not None
-    return checkpoint
-
-
-def remove_particle_checkpoints(strategy: SwarmStrategy, path: str) -> None:
-    """Delete this rank's checkpoint; called by all ranks, which take rank 0's path."""
-    strategy.checkpoint_io.remove_checkpoint(rank_path(strategy.broadcast(path), strategy.global_rank))
-
-
-def _load_own(
-    strategy: SwarmStrategy, own: str, saved: Mapping[str, Any] | None, options: Mapping[str, Any]
-) -> tuple[dict[str, Any] | None, Exception | None]:
-    """A rank's own checkpoint, of the same save as rank 0's; whichever of two it is takes its proper place."""
-    found = []
-    try:
-        for path in (own, own + _PREVIOUS):
-            if saved is None or get_filesystem(path).exists(path):
-                checkpoint = strategy.checkpoint_io.load_checkpoint(path, **options)
-                if saved is None or checkpoint.get(_KEY, {}).get("save") == saved["save"]:
-                    if path != own:
-                        _move(path, own)
-                    elif saved is not None:
-                        _remove(own + _PREVIOUS)
-                    return checkpoint, None
-                found.append(checkpoint.get("global_step"))
-    except Exception as error:  # told to all ranks
-        return None, error
-    if found:
-        return None, SwarmError(f"{own} is of another save (global step {found[0]}) than rank 0's; delete both")
-    return None, SwarmError(f"there is no {own}, where its particle should be")
-
-
-def _move(source: str, target: str) -> None:
-    if os.path.exists(source):
-        os.replace(source, target)  # fsspec's own move isn't atomic on a local disk
-    else:
-        get_filesystem(source).mv(source, target, recursive=True)
-
-
-def _remove(path: str) -> None:
-    files = get_filesystem(path)
-    if files.exists(path):
-        files.rm(path, recursive=True)
-
-
-# -- How are a swarm's processes started, and how do they end when one of them has died? As DDP's are, bu --
-
-
-class RankLauncher(_SubprocessScriptLauncher):
-    """Starts the other ranks as DDP does, but ends them with an error that names the one that died."""
-
-    def __init__(self, strategy: SwarmStrategy) -> None:
-        assert strategy.cluster_environment is not None
-        super().__init__(strategy.cluster_environment, strategy.num_processes, strategy.num_nodes)
-        self._strategy = strategy
-
-    def launch(self, function: Callable, *args: Any, trainer: Trainer | None = None, **kwargs: Any) -> Any:
-        watch = self._strategy.watch
-        watch.enter()
-        self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
-        if not self.cluster_environment.creates_processes_externally:
-            self._call_children_scripts()
-            watch.explain = self._how_it_ended
-            if self.procs:
-                threading.Thread(target=self._await_connection, name="swarm-children", daemon=True).start()
-        _set_num_threads_if_needed(num_processes=self.num_processes)
-        try:
-            result = function(*args, **kwargs)
-        except Exception as error:
-            # A collective notices that a process is gone before anybody says which.
-            lost = _is_collective(error) and watch.wait(2.0)
-            watch.leave(f"{type(error).__name__}: {_first_line(error)}")
-            self._end_children()
-            if lost and watch.error is not None:
-                raise watch.error from error
-            raise
-        except SystemExit as error:
-            # SIGTERM is handed on to all ranks by Lightning; any other exit is this rank's alone.
-            alone = bool(error.code) and not isinstance(error, SIGTERMException)
-            watch.leave(f"SystemExit: {error.code}" if alone else None)
-            raise
-        except KeyboardInterrupt:
-            watch.leave()  # Ctrl-C reaches all ranks
-            raise
-        watch.leave()
-        return result
-
-    def _await_connection(self) -> None:
-        """Notice ranks that die before they are connected, while rank 0 waits for them."""
-        watch = self._strategy.watch
-        while not watch.connected and watch.error is None:
-            for at, process in enumerate(self.procs, start=1):
-                if process.poll() is not None:
-                    rank = self._strategy.global_rank + at
-                    watch.declare(rank, f"{_ending(process.returncode)} before it had joined; see its own error above")
-            time.sleep(0.1)
-
-    def _how_it_ended(self, rank: int) -> str | None:
-        at = rank - self._strategy.global_rank - 1
-        if not 0 <= at < len(self.procs):
-            return None
-        try:
-            return _ending(self.procs[at].wait(timeout=1.0))
-        except subprocess.TimeoutExpired:
-            return None
-
-    def _end_children(self) -> None:
-        """Give the other ranks on this machine time to end by themselves, then end them."""
-        deadline = time.monotonic() + self._strategy.watch.grace
-        for process in self.procs:
-            try:
-                process.wait(timeout=max(deadline - time.monotonic(), 0.0))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-def _is_collective(error: Exception) -> bool:
-    return isinstance(error, RuntimeError) and bool(re.search("gloo|nccl|connection|peer", str(error), re.IGNORECASE))
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "")
-
-
-def _ending(code: int) -> str:
-    return (
-        f"its process was ended by {signal.Signals(-code).name}" if code < 0 else f"its process ended with code {code}"
-    )
-
 
 class SwarmStrategy(DDPStrategy):
-    """Train one particle per process and device: collectives for losses and weights, none for gradients.
+    """Train one particle per process and device. Processes communicate losses and weights, but no gradients.
 
-    ``Trainer(strategy="swarm", devices=4)`` trains four particles, once this module is imported (``lightning-evo`` and
-    ``import lightning_evo.swarms`` do); an instance works as well. Processes are started as in DDP, by running the
+    ``Trainer(strategy="swarm", devices=4)`` trains four particles, after ``import lightning_evo.swarms``
+    (``lightning-evo`` imports it); an instance works as well. Processes are started as in DDP, by running the
     script or command line again, or by ``torchrun`` or SLURM; ``num_nodes`` is the number of machines, as in DDP. The
     strategy itself never averages: add :class:`~lightning_evo.callbacks.SwarmAveraging`. If the model is a
     :class:`~lightning_evo.ParticleStack`, every device trains all particles of its stack.
@@ -328,25 +128,25 @@ class SwarmStrategy(DDPStrategy):
         )
         self.data, self.initialization = data, initialization
         self.metrics: list[Mapping[str, float]] = []
-        """What each rank's last validation or training epoch logged, by rank; the same in every rank."""
+        """The metrics of each rank's last validation or training epoch, by rank; the same in every rank."""
         self._logged: dict[str, float] = {}
-        self._watch: Watch | None = None
+        self._failure_detector: FailureDetector | None = None
         self._rank_metrics: RankMetrics | None = None
 
     @property
-    def watch(self) -> Watch:
-        """What tells of dead ranks."""
-        if self._watch is None:
-            self._watch = Watch(self.global_rank, self.world_size)
-        return self._watch
+    def failure_detector(self) -> FailureDetector:
+        """Detects ranks that have died or failed."""
+        if self._failure_detector is None:
+            self._failure_detector = FailureDetector(self.global_rank, self.world_size)
+        return self._failure_detector
 
     @property
     def distributed_sampler_kwargs(self) -> dict[str, Any]:
-        """All of the data for every rank."""
+        """Sampler settings that give every rank all of the data."""
         every: dict[str, Any] = {"num_replicas": 1, "rank": 0}
         return every if self.data == "same" else {**every, "seed": derive_seed(self._seed, "order", self.global_rank)}
 
-    # -- processes -----------------------------------------------------------------------------------------------------
+    # Processes.
 
     def _configure_launcher(self) -> None:
         assert self.cluster_environment is not None
@@ -361,34 +161,36 @@ class SwarmStrategy(DDPStrategy):
             )
 
     def setup_distributed(self) -> None:
-        """Connect the processes, have them watch each other, and seed this one by (global seed, rank)."""
+        """Connect the processes, start failure detection, and seed this process by (global seed, rank)."""
         super().setup_distributed()
-        watch = self.watch
-        if not watch.connected and self.world_size > 1:
+        detector = self.failure_detector
+        if not detector.connected and self.world_size > 1:
             assert self.cluster_environment is not None
             host = self.cluster_environment.main_address
-            address: Any = super().broadcast(watch.listen(host) if self.global_rank == 0 else None)
+            address: Any = super().broadcast(detector.listen(host) if self.global_rank == 0 else None)
             if self.global_rank > 0:
-                watch.connect(address)
-        # What is drawn from here on (layers made in configure_model, dropout, augmentation) is each rank's own.
+                detector.connect(address)
+        # Randomness from here on (layers made in configure_model, dropout, augmentation) differs between ranks.
         _seed_all(derive_seed(self._seed, "rank", self.global_rank))
 
     @property
     def _seed(self) -> int:
-        """The seed that all ranks share: that of ``seed_everything``, which tells the ranks it starts, or 0."""
+        """The seed that all ranks share: that of ``seed_everything``, which started ranks inherit, or 0."""
         return int(os.environ.get("PL_GLOBAL_SEED", 0))
 
-    # -- setting up ----------------------------------------------------------------------------------------------------
+    # Setting up.
 
     def setup(self, trainer: Trainer) -> None:
-        """As a single device does; then, before a ``fit``, compare the ranks and give each its own weights."""
+        """Set up as a single device does; then, before a ``fit``, compare the ranks and give each its own weights."""
         if self._layer_sync is not None:
             raise SwarmError(
                 "sync_batchnorm: true would mix the statistics of different particles; under strategy: swarm leave it false"
             )
         if isinstance(self._checkpoint_io, AsyncCheckpointIO):
-            raise SwarmError("AsyncCheckpointIO can't tell when a file is complete, which a swarm's checkpoint needs")
-        # DDPStrategy's own would wrap the model, or copy rank 0's weights to all.
+            raise SwarmError(
+                "AsyncCheckpointIO doesn't report when a file is complete, which a swarm's checkpoint needs; use another"
+            )
+        # DDPStrategy.setup would wrap the model, or copy rank 0's weights to all.
         super(DDPStrategy, self).setup(trainer)
         module = self.lightning_module
         assert module is not None
@@ -402,7 +204,7 @@ class SwarmStrategy(DDPStrategy):
         return model
 
     def _compare(self, module: LightningModule) -> None:
-        """Raise in every rank if one's particles are of another architecture."""
+        """Raise in every rank if the particles of one have another architecture."""
         described = self.gather_objects(describe(_particles(module)[0]))
         for rank, description in enumerate(described):
             different = first_difference(described[0], description)
@@ -413,7 +215,7 @@ class SwarmStrategy(DDPStrategy):
                 )
 
     def _start(self, module: LightningModule) -> None:
-        """Initial weights of particles that haven't trained yet."""
+        """Give particles that haven't trained yet their initial weights."""
         if self.initialization == "same":
             with torch.no_grad():
                 for tensor in [*module.parameters(), *module.buffers()]:
@@ -426,16 +228,16 @@ class SwarmStrategy(DDPStrategy):
         before = {digest for rank in digests[: self.global_rank] for digest in rank}
         for at, particle in enumerate(particles):
             if digests[self.global_rank][at] in before:
-                draw_weights(particle, derive_seed(self._seed, "weights", self.global_rank, at))
+                reinitialize(particle, derive_seed(self._seed, "weights", self.global_rank, at))
 
     @staticmethod
     def _fitting(trainer: Trainer) -> bool:
         return trainer.state.fn == TrainerFn.FITTING
 
-    # -- steps ---------------------------------------------------------------------------------------------------------
+    # Steps.
 
     def on_train_start(self) -> None:
-        """Refuse ranks that have different numbers of batches: they would wait for each other for ever."""
+        """Raise if ranks have different numbers of batches: they would wait for each other forever."""
         assert self.lightning_module is not None
         numbers = self.gather_objects(self.lightning_module.trainer.num_training_batches)
         for rank, number in enumerate(numbers):
@@ -446,11 +248,11 @@ class SwarmStrategy(DDPStrategy):
                 )
 
     def training_step(self, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
-        self.watch.check()
+        self.failure_detector.check()
         return super().training_step(*args, **kwargs)
 
     def validation_step(self, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
-        self.watch.check()
+        self.failure_detector.check()
         return super().validation_step(*args, **kwargs)
 
     def on_validation_end(self) -> None:
@@ -481,32 +283,32 @@ class SwarmStrategy(DDPStrategy):
             self._rank_metrics = None
         super().teardown()
 
-    # -- collectives ---------------------------------------------------------------------------------------------------
+    # Collectives.
 
     def gather_objects(self, value: Any) -> list[Any]:
-        """What all ranks have, by rank: anything that can be pickled."""
-        self.watch.check()
+        """The values of all ranks, by rank: anything that can be pickled."""
+        self.failure_detector.check()
         gathered: list[Any] = [None] * self.world_size
         dist.all_gather_object(gathered, value)
         return gathered
 
     def barrier(self, *args: Any, **kwargs: Any) -> None:
-        self.watch.check()
+        self.failure_detector.check()
         super().barrier(*args, **kwargs)
 
     def broadcast(self, obj: Any, src: int = 0) -> Any:
-        self.watch.check()
+        self.failure_detector.check()
         return super().broadcast(obj, src)
 
     def reduce(self, tensor: Any, group: Any | None = None, reduce_op: Any = "mean") -> Any:
-        self.watch.check()
+        self.failure_detector.check()
         return super().reduce(tensor, group, reduce_op)
 
     def all_gather(self, tensor: Tensor, group: Any | None = None, sync_grads: bool = False) -> Tensor:
-        self.watch.check()
+        self.failure_detector.check()
         return super().all_gather(tensor, group, sync_grads)
 
-    # -- checkpoints ---------------------------------------------------------------------------------------------------
+    # Checkpoints.
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: str | os.PathLike[str], storage_options: Any | None = None
@@ -526,10 +328,6 @@ class SwarmStrategy(DDPStrategy):
         """Remove all ranks' particles."""
         remove_particle_checkpoints(self, os.fspath(filepath))
 
-    @classmethod
-    def register_strategies(cls, strategy_registry: Any) -> None:
-        strategy_registry.register("swarm", cls, description="one particle per process and device", override=True)
-
 
 def _particles(module: LightningModule) -> list[LightningModule]:
     return list(module.particles) if isinstance(module, ParticleStack) else [module]
@@ -542,4 +340,207 @@ def _seed_all(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-SwarmStrategy.register_strategies(StrategyRegistry)
+class RankLauncher(_SubprocessScriptLauncher):
+    """Starts the other ranks as DDP does, and ends them with an error that names a rank that died."""
+
+    def __init__(self, strategy: SwarmStrategy) -> None:
+        assert strategy.cluster_environment is not None
+        super().__init__(strategy.cluster_environment, strategy.num_processes, strategy.num_nodes)
+        self._strategy = strategy
+
+    def launch(self, function: Callable, *args: Any, trainer: Trainer | None = None, **kwargs: Any) -> Any:
+        detector = self._strategy.failure_detector
+        detector.enter()
+        self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
+        if not self.cluster_environment.creates_processes_externally:
+            self._call_children_scripts()
+            detector.describe_exit = self._how_it_ended
+            if self.procs:
+                threading.Thread(target=self._await_connection, name="swarm-children", daemon=True).start()
+        _set_num_threads_if_needed(num_processes=self.num_processes)
+        try:
+            result = function(*args, **kwargs)
+        except Exception as error:
+            # A collective fails before the failure detector knows which process is gone.
+            lost = _is_collective(error) and detector.wait(2.0)
+            detector.leave(f"{type(error).__name__}: {_first_line(error)}")
+            self._end_children()
+            if lost and detector.error is not None:
+                raise detector.error from error
+            raise
+        except SystemExit as error:
+            # Lightning passes SIGTERM on to all ranks; any other exit concerns only this rank.
+            alone = bool(error.code) and not isinstance(error, SIGTERMException)
+            detector.leave(f"SystemExit: {error.code}" if alone else None)
+            raise
+        except KeyboardInterrupt:
+            detector.leave()  # Ctrl-C reaches all ranks
+            raise
+        detector.leave()
+        return result
+
+    def _await_connection(self) -> None:
+        """Detect ranks that die before they are connected, while rank 0 waits for them."""
+        detector = self._strategy.failure_detector
+        while not detector.connected and detector.error is None:
+            for at, process in enumerate(self.procs, start=1):
+                if process.poll() is not None:
+                    rank = self._strategy.global_rank + at
+                    detector.declare(
+                        rank, f"{_ending(process.returncode)} before it had joined; see its own error above"
+                    )
+            time.sleep(0.1)
+
+    def _how_it_ended(self, rank: int) -> str | None:
+        at = rank - self._strategy.global_rank - 1
+        if not 0 <= at < len(self.procs):
+            return None
+        try:
+            return _ending(self.procs[at].wait(timeout=1.0))
+        except subprocess.TimeoutExpired:
+            return None
+
+    def _end_children(self) -> None:
+        """Give the other ranks on this machine time to end by themselves, then kill them."""
+        deadline = time.monotonic() + self._strategy.failure_detector.grace
+        for process in self.procs:
+            try:
+                process.wait(timeout=max(deadline - time.monotonic(), 0.0))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _is_collective(error: Exception) -> bool:
+    return isinstance(error, RuntimeError) and bool(re.search("gloo|nccl|connection|peer", str(error), re.IGNORECASE))
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "")
+
+
+def _ending(code: int) -> str:
+    return (
+        f"its process was ended by {signal.Signals(-code).name}" if code < 0 else f"its process ended with code {code}"
+    )
+
+
+_KEY = "swarm"
+
+
+_PREVIOUS = ".previous"
+
+
+_PART = ".part"
+
+
+def rank_path(path: str, rank: int) -> str:
+    """The path of a rank's particle if a swarm is saved at ``path``.
+
+    >>> rank_path("runs/last.ckpt", 0), rank_path("runs/last.ckpt", 2)
+    ('runs/last.ckpt', 'runs/rank2.last.ckpt')
+    """
+    if rank == 0:
+        return path
+    folder, name = os.path.split(path)
+    return os.path.join(folder, f"rank{rank}.{name}")
+
+
+def save_particle_checkpoints(
+    strategy: SwarmStrategy, checkpoint: dict[str, Any], path: str, storage_options: Any = None
+) -> None:
+    """Write this rank's checkpoint. All ranks call it, and use rank 0's path."""
+    # Ranks name files by their own metrics (`{val_acc:.2f}.ckpt`).
+    path, token = strategy.broadcast((path, secrets.token_hex(8)))
+    rank, size = strategy.global_rank, strategy.world_size
+    checkpoint[_KEY] = {"rank": rank, "size": size, "save": token}
+    own = rank_path(path, rank)
+    if rank > 0:
+        strategy.checkpoint_io.save_checkpoint(checkpoint, own + _PART, storage_options=storage_options)
+        if get_filesystem(own).exists(own):
+            _move(own, own + _PREVIOUS)
+        _move(own + _PART, own)
+    strategy.barrier("swarm checkpoint: the other ranks' files are written")
+    if rank == 0:
+        strategy.checkpoint_io.save_checkpoint(checkpoint, path, storage_options=storage_options)
+    strategy.barrier("swarm checkpoint: rank 0's makes them valid")
+    if rank > 0:
+        _remove(own + _PREVIOUS)
+
+
+def load_particle_checkpoints(strategy: SwarmStrategy, path: str, **options: Any) -> dict[str, Any]:
+    """Read this rank's checkpoint. All ranks call it, and use rank 0's path.
+
+    All ranks read a checkpoint that no swarm wrote.
+
+    Raises:
+        SwarmError: In every rank: another number of ranks wrote it, or a rank's file is missing or of another save.
+    """
+    path = strategy.broadcast(path)
+    if os.path.islink(path):
+        path = os.path.realpath(path)  # ModelCheckpoint(save_last="link")
+    rank = strategy.global_rank
+    checkpoint, problem = None, None
+    if rank == 0:
+        try:
+            checkpoint = strategy.checkpoint_io.load_checkpoint(path, **options)
+        except Exception as error:  # of any kind: the other ranks wait for the outcome
+            problem = error
+    saved, trouble = strategy.broadcast((None if checkpoint is None else checkpoint.get(_KEY), repr(problem)))
+    if problem is not None:
+        raise problem
+    if trouble != "None":
+        raise SwarmError(f"rank 0 can't read the checkpoint {path}: {trouble}")
+    if saved is not None and saved["size"] != strategy.world_size:
+        raise SwarmError(
+            f"{path} was written by a swarm of {saved['size']} ranks, and this one has {strategy.world_size}; "
+            f"set trainer.devices (times num_nodes) to {saved['size']}, or start from a single rank's file without a swarm"
+        )
+    if rank > 0:
+        checkpoint, problem = _load_own(strategy, rank_path(path, rank) if saved else path, saved, options)
+    for other, message in enumerate(strategy.gather_objects(None if problem is None else str(problem))):
+        if message is not None:
+            raise SwarmError(f"rank {other} can't resume from {path}: {message}")
+    assert checkpoint is not None
+    return checkpoint
+
+
+def remove_particle_checkpoints(strategy: SwarmStrategy, path: str) -> None:
+    """Delete this rank's checkpoint. All ranks call it, and use rank 0's path."""
+    strategy.checkpoint_io.remove_checkpoint(rank_path(strategy.broadcast(path), strategy.global_rank))
+
+
+def _load_own(
+    strategy: SwarmStrategy, own: str, saved: Mapping[str, Any] | None, options: Mapping[str, Any]
+) -> tuple[dict[str, Any] | None, Exception | None]:
+    """A rank's own checkpoint of the same save as rank 0's: the last file or the one before, which becomes the last."""
+    found = []
+    try:
+        for path in (own, own + _PREVIOUS):
+            if saved is None or get_filesystem(path).exists(path):
+                checkpoint = strategy.checkpoint_io.load_checkpoint(path, **options)
+                if saved is None or checkpoint.get(_KEY, {}).get("save") == saved["save"]:
+                    if path != own:
+                        _move(path, own)
+                    elif saved is not None:
+                        _remove(own + _PREVIOUS)
+                    return checkpoint, None
+                found.append(checkpoint.get("global_step"))
+    except Exception as error:  # reported to all ranks
+        return None, error
+    if found:
+        return None, SwarmError(f"{own} is of another save (global step {found[0]}) than rank 0's; delete both")
+    return None, SwarmError(f"the checkpoint of its particle, {own}, doesn't exist")
+
+
+def _move(source: str, target: str) -> None:
+    if os.path.exists(source):
+        os.replace(source, target)  # fsspec's own move isn't atomic on a local disk
+    else:
+        get_filesystem(source).mv(source, target, recursive=True)
+
+
+def _remove(path: str) -> None:
+    files = get_filesystem(path)
+    if files.exists(path):
+        files.rm(path, recursive=True)

@@ -1,4 +1,4 @@
-"""May these modules train as one? The same architecture, and a step that is the same computation for all of them."""
+"""Checks that a step is the same computation for all particles, so that one of them can compute it for all."""
 
 from __future__ import annotations
 
@@ -12,103 +12,26 @@ import numpy as np
 import torch
 from lightning.fabric.utilities.data import AttributeDict
 from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 from torchmetrics import Metric, MetricCollection
 
 from lightning_evo.swarms.errors import SwarmError
-from lightning_evo.swarms.swarm import describe, first_difference
 
-__all__ = ["NotStackable", "check_alike", "differing_attributes", "guarded", "same", "unchanged"]
+__all__ = ["NotStackable", "differing_attributes", "guarded", "same", "unchanged"]
 
-# What every module carries along, and what belongs to Lightning: never part of what a step computes.
+# Attributes of every LightningModule, which never affect what a step computes.
 _INTERNAL = (set(vars(LightningModule())) - {"training"}) | {"_hparams_initial", "_hparams_name", "log", "log_dict"}
-_UNSUPPORTED_HOOKS = ("backward", "optimizer_step", "optimizer_zero_grad", "configure_gradient_clipping")
 
 
 class NotStackable(SwarmError):
     """A step that can't be computed for all particles at once; the message is the reason."""
 
 
-def check_alike(particles: Sequence[LightningModule]) -> None:
-    """Refuse modules that can't be particles of one swarm.
-
-    Raises:
-        SwarmError: They differ in architecture; or share tensors; or need what a stack can't do. Names the first reason.
-    """
-    if not particles:
-        raise SwarmError("a swarm needs at least two particles, none was given")
-    if len(particles) == 1:
-        raise SwarmError("a swarm needs at least two particles, one was given; train it with an ordinary Trainer")
-    for index, particle in enumerate(particles):
-        if not isinstance(particle, LightningModule):
-            raise SwarmError(f"particle {index} is a {type(particle).__name__}, not a LightningModule")
-    _check_supported(particles[0])
-    owners: dict[int, int] = {}
-    for index, particle in enumerate(particles):
-        for tensor in (particle, *particle.parameters(), *particle.buffers()):
-            if owners.setdefault(id(tensor), index) != index:
-                what = "are the same module" if tensor is particle else "share a tensor"
-                raise SwarmError(f"particles {owners[id(tensor)]} and {index} {what}; each needs its own")
-    for index, particle in enumerate(particles[1:], start=1):
-        difference = _difference(particles[0], particle)
-        if difference is not None:
-            raise SwarmError(
-                f"particles 0 and {index} have different architectures: {difference}; "
-                "only particles of the same architecture can be stacked and averaged"
-            )
-
-
-def _check_supported(particle: LightningModule) -> None:
-    name = type(particle).__name__
-    if not particle.automatic_optimization:
-        raise SwarmError(
-            f"{name} sets automatic_optimization = False; a stack steps all particles' optimizers itself: "
-            "return the loss from training_step and leave automatic optimization on"
-        )
-    for hook in _UNSUPPORTED_HOOKS:
-        if is_overridden(hook, particle):
-            raise SwarmError(
-                f"{name} overrides {hook}, which a stack does for all particles together; remove it, or train such modules "
-                "with SwarmStrategy, one to a process"
-            )
-    for parameter_name, tensor in (*particle.named_parameters(), *particle.named_buffers()):
-        if is_lazy(tensor):
-            raise SwarmError(f"{name}.{parameter_name} has no shape yet; run a batch through each particle first")
-
-
-def _difference(one: nn.Module, other: nn.Module) -> str | None:
-    """How two modules differ in architecture; ``None`` if they don't."""
-    found = first_difference(describe(one), describe(other))
-    if found is not None:
-        return f"{found[0]} in one, {found[1]} in the other"
-    for kind in ("named_parameters", "named_buffers"):
-        tensors = dict(getattr(one, kind)(remove_duplicate=False))
-        others = dict(getattr(other, kind)(remove_duplicate=False))
-        if tensors.keys() != others.keys():
-            names = ", ".join(sorted(tensors.keys() ^ others.keys()))
-            return f"only one of them has {names}"
-        for name, tensor in tensors.items():
-            if (tensor.shape, tensor.dtype) != (others[name].shape, others[name].dtype):
-                return f"{name} has shape {tuple(tensor.shape)} in one and {tuple(others[name].shape)} in the other"
-            if tensor.requires_grad != others[name].requires_grad:
-                return f"{name} is trained in one and frozen in the other"
-        if _sharing(tensors) != _sharing(others):
-            return f"their modules don't share the same {kind.removeprefix('named_')}"
-    return None
-
-
-def _sharing(tensors: Mapping[str, Tensor]) -> list[int]:
-    first: dict[int, int] = {}
-    return [first.setdefault(id(tensor), place) for place, tensor in enumerate(tensors.values())]
-
-
 def differing_attributes(particles: Sequence[LightningModule]) -> dict[str, dict[str, str]]:
-    """Attributes, other than tensors of the state dict, that aren't the same in all particles.
+    """Attributes, other than tensors of the state dict, that differ between particles.
 
     Returns:
-        Path of the module -> name of the attribute -> how it differs. Of hyperparameters, by ``hparams.<name>``.
+        Path of the module -> name of the attribute -> how it differs. Hyperparameters are named ``hparams.<name>``.
     """
     differing: dict[str, dict[str, str]] = {}
     trees = [dict(_steps(particle)) for particle in particles]
@@ -135,7 +58,7 @@ _ABSENT = _Absent()
 
 
 def _steps(particle: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The modules whose attributes a step may read: all but metrics, which keep to themselves."""
+    """The modules whose attributes a step may read: all except metrics, which are handled separately."""
     inside: tuple[str, ...] = ()
     for path, module in particle.named_modules():
         if isinstance(module, (Metric, MetricCollection)):
@@ -153,7 +76,7 @@ def _attributes(module: nn.Module) -> dict[str, Any]:
 
 
 def same(one: Any, other: Any, depth: int = 6) -> bool:
-    """Whether two values can't make a difference to what a step computes."""
+    """Whether a step computes the same with both values."""
     if one is other:
         return True
     if type(one) is not type(other) or depth == 0:
@@ -189,7 +112,7 @@ def _show(value: Any) -> str:
 
 @contextmanager
 def guarded(template: nn.Module, differing: Mapping[str, Mapping[str, str]]) -> Iterator[None]:
-    """Have the template of a step refuse to give attributes that would be other ones in other particles.
+    """Make the template of a step raise an error when it reads an attribute that differs between particles.
 
     Args:
         template: The module that computes for all.
@@ -246,7 +169,7 @@ def _guarded_class(kind: type, path: str, attributes: Mapping[str, str]) -> type
         return Hparams(value) if hides_hparams and name == "_hparams" else value
 
     guarded_class = type(kind.__name__, (kind,), {"__getattribute__": read, "_guarded_attributes": attributes})
-    # Config parsers look for the classes of a short name among all subclasses, and pass over those local to a function.
+    # Config parsers look for the class of a short name among all subclasses, except those that are local to a function.
     guarded_class.__qualname__ = f"_guarded_class.<locals>.{kind.__name__}"
     if len(_classes) > 256:
         _classes.clear()
@@ -256,14 +179,14 @@ def _guarded_class(kind: type, path: str, attributes: Mapping[str, str]) -> type
 
 @contextmanager
 def unchanged(template: nn.Module, thorough: bool) -> Iterator[None]:
-    """Notice when a step leaves something behind in its module other than in buffers and metrics; then undo it.
+    """Detect and undo changes that a step makes to its module other than in buffers and metrics.
 
     Args:
         template: The module that computes for all.
-        thorough: Look at all modules inside, too, not at ``template`` alone.
+        thorough: Check all modules inside, too, not only ``template``.
 
     Raises:
-        NotStackable: At the end, if it did.
+        NotStackable: At the end, if there were any.
     """
     modules = list(_steps(template)) if thorough else [("", template)]
     before = [{name: (value, _contents(value)) for name, value in _own(module).items()} for _, module in modules]
@@ -282,7 +205,7 @@ def _own(module: nn.Module) -> dict[str, Any]:
 
 
 def _contents(value: Any) -> Any:
-    """A shallow copy of a container, to notice what is put in."""
+    """A shallow copy of a container, to detect changes."""
     return value.copy() if type(value) in (list, dict, set, deque) else None
 
 

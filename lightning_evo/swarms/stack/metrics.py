@@ -1,4 +1,4 @@
-"""How do metric objects count for each particle, when one step computes for all? After it, each with its own values."""
+"""Metric objects of the particles: a step that computes for all records their calls, and each counts after the step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torchmetrics import Metric, MetricCollection
 from lightning_evo.swarms.logs import Log, Logged
 from lightning_evo.swarms.stack.compatibility import NotStackable, same
 
-__all__ = ["Deferred", "MetricCall", "StackedMetrics", "deferring", "metrics_of", "publish", "show_step"]
+__all__ = ["DeferredValue", "MetricCall", "StackedMetrics", "deferring", "log_epoch", "log_step", "metrics_of"]
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class MetricCall:
     """A call of a metric object in a step that computes for all particles.
 
     Args:
-        path: Where the metric is in its module.
+        path: The metric's path in its module.
         wants_value: Whether the metric was called for its value, not just updated.
-        args: Its arguments; stacked, (N, ...), once the step is over.
+        args: Its arguments; stacked, (N, ...), after the step.
         kwargs: Its keyword arguments.
     """
 
@@ -39,17 +39,17 @@ class MetricCall:
     kwargs: dict[str, Any]
 
 
-class Deferred:
-    """The value of a metric that was called in a step for all particles: known after the step, so only to be logged.
+class DeferredValue:
+    """The value of a metric that was called in a step for all particles. It is known after the step, and can only be logged.
 
-    Anything else that is done with it raises :class:`~lightning_evo.swarms.stack.compatibility.NotStackable`.
+    Any other use raises :class:`~lightning_evo.swarms.stack.compatibility.NotStackable`.
     """
 
     def __init__(self, path: str, place: int) -> None:
         self.path, self.place = path, place
 
     def refuse(self, *_: Any, **__: Any) -> Any:
-        """Say that the value isn't known yet."""
+        """Raise an error: the value isn't known yet."""
         raise NotStackable(
             f"the value of metric self.{self.path} is read in the step, where it isn't known for any one particle; "
             "update the metric there, and read it at the epoch's end or give it to self.log"
@@ -58,10 +58,10 @@ class Deferred:
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         leaves = tree_flatten((args, kwargs or {}))[0]
-        return next(leaf for leaf in leaves if isinstance(leaf, Deferred)).refuse()
+        return next(leaf for leaf in leaves if isinstance(leaf, DeferredValue)).refuse()
 
     def __getattr__(self, name: str) -> Any:
-        # copying and pickling ask for special methods, which aren't there
+        # copying and pickling look for special methods, which don't exist
         if name.startswith("__"):
             raise AttributeError(name)
         return self.refuse()
@@ -84,7 +84,7 @@ _ARITHMETIC = (
 )
 _READING = ("lt", "le", "gt", "ge", "bool", "float", "int", "len", "iter", "getitem", "format")
 for _name in (*_ARITHMETIC, *_READING):
-    setattr(Deferred, f"__{_name}__", Deferred.refuse)
+    setattr(DeferredValue, f"__{_name}__", DeferredValue.refuse)
 
 
 def metrics_of(module: nn.Module) -> dict[str, Metric | MetricCollection]:
@@ -99,14 +99,14 @@ def metrics_of(module: nn.Module) -> dict[str, Metric | MetricCollection]:
 
 @contextmanager
 def deferring(metrics: Mapping[str, Metric | MetricCollection], calls: list[MetricCall]) -> Iterator[None]:
-    """Have metric objects note how they are called instead of counting."""
+    """Make metric objects record their calls instead of counting."""
     before = {path: dict(vars(metric)) for path, metric in metrics.items()}
     for path, metric in metrics.items():
         metric.__dict__.update(
-            update=_Noting(calls, path, wants_value=False),
-            forward=_Noting(calls, path, wants_value=True),
-            compute=Deferred(path, -1).refuse,
-            reset=Deferred(path, -1).refuse,
+            update=_CallRecorder(calls, path, wants_value=False),
+            forward=_CallRecorder(calls, path, wants_value=True),
+            compute=DeferredValue(path, -1).refuse,
+            reset=DeferredValue(path, -1).refuse,
         )
     try:
         yield
@@ -118,24 +118,24 @@ def deferring(metrics: Mapping[str, Metric | MetricCollection], calls: list[Metr
                     metric.__dict__[name] = before[path][name]
 
 
-class _Noting:
+class _CallRecorder:
     def __init__(self, calls: list[MetricCall], path: str, wants_value: bool) -> None:
         self.calls, self.path, self.wants_value = calls, path, wants_value
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Deferred | None:
+    def __call__(self, *args: Any, **kwargs: Any) -> DeferredValue | None:
         args, kwargs = tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, (args, kwargs))
         self.calls.append(MetricCall(self.path, self.wants_value, args, kwargs))
-        return Deferred(self.path, len(self.calls) - 1) if self.wants_value else None
+        return DeferredValue(self.path, len(self.calls) - 1) if self.wants_value else None
 
 
 class StackedMetrics:
-    """One metric object of each of N particles, counting for all at once where that can be.
+    """One metric object of each of N particles, which count at once where possible.
 
-    The states of metrics that are plain tensors are stacked, and ``update`` is computed for all under ``vmap``. What vmap
-    can't take, list states and calls for a value count one by one; the result is the same.
+    The states of metrics that are plain tensors are stacked, and ``update`` is computed for all under ``vmap``. List states,
+    calls for a value and what vmap can't compute are counted one by one, with the same result.
 
     Args:
-        metrics: Of the same path in each particle.
+        metrics: The metrics of all particles at one path.
     """
 
     def __init__(self, metrics: Sequence[Metric | MetricCollection]) -> None:
@@ -145,13 +145,13 @@ class StackedMetrics:
         self._stacks: dict[str, Tensor] = {}
 
     def __call__(self, call: MetricCall) -> list[Any] | None:
-        """Count; the N values, if the call wants them."""
+        """Count; return the N values if the call wants them."""
         if self._update is not None and not call.wants_value:
             try:
                 self._count_at_once(call)
                 return None
             except (RuntimeError, ValueError, TypeError, NotImplementedError):
-                self._update = None  # what is wrong with the call itself, counting one by one says, too
+                self._update = None  # if the call itself is wrong, counting one by one raises the same error
         leaves, structure = tree_flatten((call.args, call.kwargs))
         values = []
         for index, metric in enumerate(self.metrics):
@@ -182,7 +182,7 @@ class StackedMetrics:
             metric._update_count += 1  # type: ignore[operator]
 
     def _states(self) -> dict[str, Tensor]:
-        """Copies of the states of all, stacked."""
+        """Stacked copies of the states of all metrics."""
         states = {}
         for name in self.metrics[0]._defaults:  # type: ignore[union-attr]
             held = [getattr(metric, name) for metric in self.metrics]
@@ -195,7 +195,7 @@ class StackedMetrics:
 
 
 def _update_of_all(metrics: Sequence[Metric | MetricCollection]) -> Callable[..., dict[str, Tensor]] | None:
-    """A metric's update as a function from states to states; ``None`` if it can't be one."""
+    """A metric's update as a function from states to states; ``None`` if that is not possible."""
     first = metrics[0]
     if not isinstance(first, Metric) or list(first.children()):
         return None
@@ -225,17 +225,14 @@ def _update_of_all(metrics: Sequence[Metric | MetricCollection]) -> Callable[...
     return update
 
 
-# -- What do Lightning's callbacks and loggers see of the particles' metrics? Each one's by its number, a --
+def log_epoch(module: LightningModule, log: Log, count: int) -> list[dict[str, float]]:
+    """End an epoch: log its values to Lightning as ``name/particle_0``, ... and, as ``name``, their mean.
 
-
-def publish(module: LightningModule, log: Log, count: int) -> list[dict[str, float]]:
-    """End an epoch: hand its values to Lightning as ``name/particle_0``, ... and, as ``name``, their mean.
-
-    The mean leaves out NaN: one diverged particle shall not hide how the others fare, and shows as itself.
+    The mean leaves out NaN, so that one diverged particle doesn't hide the others; it shows in its own value.
 
     Args:
-        module: Whose ``log`` is Lightning's; it must be in a hook in which one may log.
-        log: What the particles logged; empty afterwards.
+        module: The module to log with; it must be in a hook in which logging is allowed.
+        log: What the particles logged; cleared.
         count: The number of particles.
 
     Returns:
@@ -257,7 +254,7 @@ def publish(module: LightningModule, log: Log, count: int) -> list[dict[str, flo
         for name in names:
             shown = name == names[-1]
             module.log(name, mean, prog_bar=logged.prog_bar and shown, logger=logged.logger and shown, **options)
-        # Where there is no logger, Lightning warns once for every name; the mean's warning is enough.
+        # Without a logger, Lightning warns once for every name; one warning, for the mean, is enough.
         logger = logged.logger and bool(module.trainer.loggers)
         for index, value in enumerate(values):
             rows[index].update(dict.fromkeys(names, value))
@@ -265,10 +262,10 @@ def publish(module: LightningModule, log: Log, count: int) -> list[dict[str, flo
     return rows
 
 
-def show_step(module: LightningModule, calls: Sequence[Logged]) -> None:
-    """Hand what was logged per step to Lightning: the mean only, in the steps that loggers look at.
+def log_step(module: LightningModule, calls: Sequence[Logged]) -> None:
+    """Log the mean of what was logged per step to Lightning, in the steps that loggers record.
 
-    A call of Lightning's ``log`` costs 0.7 ms, which N series in every step would spend N times.
+    A call of Lightning's ``log`` takes 0.7 ms, too much for N series in every step.
     """
     trainer = module._trainer
     if trainer is None or not any(logged.on_step for logged in calls):

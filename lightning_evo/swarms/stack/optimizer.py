@@ -1,13 +1,20 @@
-"""How do N particles' optimizers step together? Each stays what it is; where they can, they compute as one."""
+"""Optimizers and schedulers of N particles as one: each keeps its own settings, and where possible they step as one."""
 
 from __future__ import annotations
 
+import copy
+import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.core.optimizer import _configure_optimizers, _configure_schedulers_automatic_opt
+from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import LBFGS, SGD, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_evo.functional.stacking.optimizers import (
     can_stack,
@@ -20,26 +27,26 @@ from lightning_evo.swarms.errors import SwarmError
 from lightning_evo.swarms.stack.parameter_views import bind_gradients
 from lightning_evo.swarms.swarm import moment_name
 
-__all__ = ["StackedOptimizer", "StackedScheduler"]
+__all__ = ["StackedOptimizer", "StackedScheduler", "configured", "configured_alike"]
 
 
 class StackedOptimizer(Optimizer):
     """N ordinary optimizers, one to a particle, as the one optimizer of their stack.
 
-    The ordinary optimizers remain the truth: learning rates and other hyperparameters are read from their
-    ``param_groups`` (where schedulers change them), their states are what is saved. SGD, Adam and AdamW step as one
-    computation over the stacked parameters; any other optimizer steps for itself, :attr:`reason` says why.
+    The ordinary optimizers stay authoritative: learning rates and other hyperparameters are read from their
+    ``param_groups`` (where schedulers change them), and their states are saved. SGD, Adam and AdamW step as one computation
+    over the stacked parameters; others step one by one, and :attr:`reason` explains why.
 
     Args:
-        optimizers: One to a particle, over its own (tied) parameters.
+        optimizers: One per particle, over its own parameters.
         modules: The particles.
         memory: The stacked tensors by name.
 
     Raises:
-        SwarmError: An optimizer needs to compute losses itself, or has parameters that aren't the particle's.
+        SwarmError: An optimizer has to compute losses itself, or has parameters that aren't the particle's.
     """
 
-    # Under a GradScaler: this optimizer unscales, and skips steps, of each particle for itself.
+    # For GradScaler: this optimizer itself unscales gradients and skips steps, for each particle separately.
     _step_supports_amp_scaling = True
 
     def __init__(
@@ -66,10 +73,10 @@ class StackedOptimizer(Optimizer):
         self._begin()
 
     def _begin(self) -> None:
-        # Others (schedules, monitors of learning rates) shall see, and change, what the ordinary optimizers have.
+        # Schedules and monitors of learning rates see and change the settings of the ordinary optimizers.
         self.param_groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         self.reason = self._why_not()
-        """Why the particles' optimizers step one by one; ``None`` if they step as one."""
+        """The reason why the particles' optimizers step one by one; ``None`` if they step as one."""
         self._sizes = self._sizes_of_groups()
         self._states: dict[str, dict[str, Tensor]] = {}
         self._bound: dict[str, set[str]] = {}
@@ -100,13 +107,13 @@ class StackedOptimizer(Optimizer):
         return loss
 
     def unscale(self, scaler: torch.amp.GradScaler, broken: Tensor) -> None:
-        """Undo the loss scale of mixed precision, and see which particles can take the coming step.
+        """Undo the loss scale of mixed precision, and determine which particles can take the next step.
 
-        A particle whose gradients overflowed doesn't, and the scale falls. One whose loss itself isn't finite doesn't
-        either, but has no say in the scale, which would otherwise fall for ever.
+        A particle whose gradients overflowed doesn't take it, and the scale decreases. One whose loss itself isn't finite
+        doesn't either, but has no influence on the scale, which would otherwise decrease forever.
 
         Args:
-            scaler: The Trainer's.
+            scaler: The Trainer's gradient scaler.
             broken: Which particles' losses aren't finite, (N,) bool.
         """
         gradients = self.gradients()
@@ -119,7 +126,7 @@ class StackedOptimizer(Optimizer):
         bind_gradients(self._memory, self._modules)  # where the scaler looks for what isn't finite
 
     def gradients(self) -> list[Tensor]:
-        """The stacked gradients of what is optimized."""
+        """The stacked gradients of the optimized parameters."""
         tensors = [self._memory[name] for group in self._group_names(0) for name in group]
         return [tensor.grad for tensor in tensors if tensor.grad is not None]
 
@@ -134,7 +141,7 @@ class StackedOptimizer(Optimizer):
             clip_gradient_norms(gradients, value)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the stacked gradients."""
+        """Clear the stacked gradients."""
         for tensor in self._memory.values():
             if tensor.grad is not None:
                 if set_to_none:
@@ -151,10 +158,10 @@ class StackedOptimizer(Optimizer):
         return {"particles": [optimizer.state_dict() for optimizer in self.optimizers]}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:  # type: ignore[override]
-        """Take over what :meth:`state_dict` gave.
+        """Load what :meth:`state_dict` returned.
 
         Raises:
-            SwarmError: It is of another number of particles, or not of a stack.
+            SwarmError: It has another number of particles, or isn't that of a stack.
         """
         states = state_dict.get("particles")
         if states is None or len(states) != len(self.optimizers):
@@ -165,7 +172,7 @@ class StackedOptimizer(Optimizer):
         self._begin()
 
     def moments(self) -> dict[str, Tensor]:
-        """What the optimizers keep of each parameter, by :func:`~lightning_evo.swarms.swarm.moment_name`, stacked.
+        """The optimizers' state of each parameter, by :func:`~lightning_evo.swarms.swarm.moment_name`, stacked.
 
         The memory itself, (N, ...); empty before the first step. States that aren't tensors are left out.
         """
@@ -180,7 +187,7 @@ class StackedOptimizer(Optimizer):
         }
 
     def reset(self, rows: Sequence[int]) -> None:
-        """Have the optimizers of these particles begin afresh."""
+        """Clear the optimizers' state of these particles."""
         if self.reason is not None:
             for row in rows:
                 self.optimizers[row].state.clear()
@@ -204,10 +211,10 @@ class StackedOptimizer(Optimizer):
             optimizer._opt_called = True  # type: ignore[attr-defined] # schedulers want to come after a step
 
     def _stack_states(self, name: str) -> None:
-        """Have a parameter's states stacked, and the ordinary optimizers' views of them."""
+        """Stack a parameter's states, and make those of the ordinary optimizers views of them."""
         known = self._states.setdefault(name, {})
         if self.reason is None and known:
-            return  # the step itself keeps them in place
+            return  # steps change them in place
         holders = self._holders(name)
         for state in {
             state: None for holder in holders for state, value in holder.items() if isinstance(value, Tensor)
@@ -242,7 +249,7 @@ class StackedOptimizer(Optimizer):
         ]
 
     def _is_inner(self, state: str) -> bool:
-        """Whether a state is only of the stacked computation: SGD itself counts no steps."""
+        """Whether only the stacked computation has this state: SGD itself doesn't count steps."""
         return state == "step" and self.reason is None and isinstance(self.optimizers[0], SGD)
 
     def _group_names(self, index: int) -> list[list[str]]:
@@ -265,9 +272,9 @@ class StackedScheduler:
     """One scheduler of each particle's optimizer, as the one scheduler that Lightning steps.
 
     Args:
-        schedulers: One to a particle.
-        optimizer: The stack's.
-        monitor: Which metric schedulers that wait for a plateau look at, each at its own particle's.
+        schedulers: One per particle.
+        optimizer: The stack's optimizer.
+        monitor: The metric for schedulers that wait for a plateau; each uses that of its own particle.
     """
 
     def __init__(self, schedulers: Sequence[Any], optimizer: StackedOptimizer, monitor: str | None = None) -> None:
@@ -278,7 +285,7 @@ class StackedScheduler:
         return {"particles": [scheduler.state_dict() for scheduler in self.schedulers]}
 
     def monitored(self, rows: Sequence[Mapping[str, float]]) -> list[float]:
-        """What each scheduler that waits for a plateau looks at, in its own particle's metrics.
+        """The monitored metric of each particle.
 
         Raises:
             SwarmError: A particle didn't log it.
@@ -292,6 +299,97 @@ class StackedScheduler:
         """Take over what :meth:`state_dict` gave."""
         for scheduler, state in zip(self.schedulers, state_dict["particles"], strict=True):
             scheduler.load_state_dict(state)
+
+
+def configured(particles: Sequence[LightningModule], memory: Mapping[str, Tensor]) -> Any:
+    """The optimizers and schedulers of all particles, in the form of one module's ``configure_optimizers``.
+
+    Raises:
+        SwarmError: A particle has no or several optimizers, or schedulers that step at other times than those of others.
+    """
+    optimizers, schedulers = [], []
+    for index, particle in enumerate(particles):
+        optimizer, configs = _of_one(particle, index)
+        optimizers.append(optimizer)
+        schedulers.append(configs)
+    stacked = StackedOptimizer(optimizers, particles, memory)
+    numbers = {len(configs) for configs in schedulers}
+    if len(numbers) > 1:
+        raise SwarmError(f"particles have different numbers of schedulers ({sorted(numbers)}); give all the same")
+    return [stacked], [_together(configs, stacked) for configs in zip(*schedulers, strict=True)]
+
+
+def configured_alike(given: Any, particles: Sequence[LightningModule], memory: Mapping[str, Tensor]) -> Any:
+    """Like :func:`configured`, from one configuration of the stacked parameters that applies to all particles.
+
+    LightningCLI makes one: it builds the optimizer of its ``optimizer:`` section over the parameters of the model.
+
+    Args:
+        given: The result of ``configure_optimizers`` for the stack.
+        particles: The particles.
+        memory: The stacked tensors by name.
+
+    Raises:
+        SwarmError: It has several optimizers.
+    """
+    optimizers, schedulers, monitor = _configure_optimizers(given)
+    if len(optimizers) != 1:
+        raise SwarmError(f"configure_optimizers of the stack returned {len(optimizers)} optimizers; one is needed")
+    configs = _configure_schedulers_automatic_opt(schedulers, monitor)
+    twins = [_twin(optimizers[0], particle, memory, bool(configs)) for particle in particles]
+    stacked = StackedOptimizer(twins, particles, memory)
+    copied = [
+        [replace(config, scheduler=copy.deepcopy(config.scheduler, {id(optimizers[0]): twin})) for config in configs]
+        for twin in twins
+    ]
+    return [stacked], [_together(of_one_place, stacked) for of_one_place in zip(*copied, strict=True)]
+
+
+def _twin(optimizer: Optimizer, particle: LightningModule, memory: Mapping[str, Tensor], scheduled: bool) -> Optimizer:
+    """The same optimizer, over the parameters of one particle."""
+    names = {id(tensor): name for name, tensor in memory.items()}
+    groups = [
+        {**group, "params": [particle.get_parameter(names[id(tensor)]) for tensor in group["params"]]}
+        for group in optimizer.param_groups
+    ]
+    accepted = inspect.signature(type(optimizer)).parameters
+    settings = {name: value for name, value in optimizer.defaults.items() if name in accepted}
+    twin: Optimizer = type(optimizer)(groups, **settings)  # type: ignore[call-arg]
+    if scheduled:
+        LambdaLR(twin, lambda _: 1.0)  # the first scheduler of an optimizer begins to count its steps
+        for mine, group in zip(twin.param_groups, groups, strict=True):
+            mine.update(group)
+    return twin
+
+
+def _of_one(particle: LightningModule, index: int) -> tuple[Optimizer, list[LRSchedulerConfig]]:
+    conf = particle.configure_optimizers()
+    name = f"configure_optimizers of particle {index} ({type(particle).__name__})"
+    if conf is None:
+        raise SwarmError(f"{name} returned None; a stack trains by the particles' optimizers")
+    optimizers, schedulers, monitor = _configure_optimizers(conf)  # type: ignore[arg-type]
+    if len(optimizers) != 1:
+        raise SwarmError(f"{name} returned {len(optimizers)} optimizers; a stack trains each particle with one")
+    return optimizers[0], _configure_schedulers_automatic_opt(schedulers, monitor)
+
+
+def _together(configs: Sequence[LRSchedulerConfig], optimizer: StackedOptimizer) -> dict[str, Any]:
+    first = configs[0]
+    for setting in ("interval", "frequency", "reduce_on_plateau", "monitor", "strict"):
+        values = {getattr(config, setting) for config in configs}
+        if len(values) > 1:
+            shown = ", ".join(sorted(str(value) for value in values))
+            raise SwarmError(f"particles' schedulers differ in {setting} ({shown}); a stack steps them together")
+    scheduler = StackedScheduler([config.scheduler for config in configs], optimizer, first.monitor)
+    return {
+        "scheduler": scheduler,
+        "name": first.name,
+        "interval": first.interval,
+        "frequency": first.frequency,
+        "reduce_on_plateau": first.reduce_on_plateau,
+        "monitor": first.monitor,
+        "strict": first.strict,
+    }
 
 
 def _parameters(optimizer: Optimizer) -> list[Tensor]:

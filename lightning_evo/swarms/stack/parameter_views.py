@@ -1,4 +1,4 @@
-"""Where do the particles' tensors lie? Stacked, (N, ...), with every particle's own tensors views of them."""
+"""Stacked memory of the particles' tensors, (N, ...), and each particle's own tensors as views of it."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-__all__ = ["bind_gradients", "memory_of", "move_along", "stack_tensors", "tie"]
+__all__ = ["bind_gradients", "bind_tensors", "follow_device", "memory_of", "stack_tensors"]
 
 
 def stack_tensors(modules: Sequence[nn.Module]) -> nn.Module:
-    """The parameters and buffers of N modules, stacked along a first axis, under the names that they have in each.
+    """The parameters and buffers of N modules, stacked along a first axis, under their names in each.
 
     A parameter ``conv.weight`` of shape (C, K) becomes a parameter ``conv.weight`` of shape (N, C, K), a leaf that autograd
     and optimizers know.
 
     Args:
-        modules: Of one architecture.
+        modules: Modules of one architecture.
 
     Returns:
-        A module that holds nothing but the stacked tensors.
+        A module that holds only the stacked tensors.
 
     >>> nets = [nn.Linear(3, 2) for _ in range(4)]
     >>> stacked = stack_tensors(nets)
     >>> stacked.weight.shape
     torch.Size([4, 2, 3])
-    >>> tie(memory_of(stacked), nets)
+    >>> bind_tensors(memory_of(stacked), nets)
     >>> with torch.no_grad():
     ...     _ = nets[1].weight.fill_(7.0)
     >>> stacked.weight[1, 0, 0].item()
@@ -53,11 +53,11 @@ def memory_of(stacked: nn.Module) -> dict[str, Tensor]:
     return {**dict(stacked.named_parameters()), **dict(stacked.named_buffers())}
 
 
-def tie(stacked: Mapping[str, Tensor], modules: Sequence[nn.Module]) -> None:
-    """Make the tensors of each module views of the stacked memory; gradients of their own are dropped.
+def bind_tensors(stacked: Mapping[str, Tensor], modules: Sequence[nn.Module]) -> None:
+    """Make the tensors of each module views of the stacked memory; their own gradients are dropped.
 
-    The objects stay the same (an optimizer built over a module's parameters goes on working); what is written to one is
-    in the other.
+    The tensors stay the same objects, so that an optimizer built over a module's parameters keeps working; writing to one
+    changes the other.
     """
     for index, module in enumerate(modules):
         for name, tensor in (*module.named_parameters(), *module.named_buffers()):
@@ -73,8 +73,8 @@ def bind_gradients(stacked: Mapping[str, Tensor], modules: Sequence[nn.Module]) 
             tensor.grad = None if gradient is None else gradient[index]
 
 
-def move_along(modules: Sequence[nn.Module], holder: LightningModule) -> None:
-    """Have LightningModules whose tensors were moved under them say the device and data type of who holds the memory."""
+def follow_device(modules: Sequence[nn.Module], holder: LightningModule) -> None:
+    """Set the device and data type of LightningModules whose tensors were moved to those of the memory's holder."""
     for module in modules:
         for child in module.modules():
             if isinstance(child, LightningModule):
@@ -92,7 +92,7 @@ def _node(root: nn.Module, name: str) -> tuple[nn.Module, str]:
 
 
 def _stack(tensors: Sequence[Tensor]) -> Tensor:
-    """Stack, keeping each tensor's own memory format (channels last) behind the new axis."""
+    """Stack tensors, keeping their memory format (channels last) behind the new axis."""
     first = tensors[0]
     strides = first.stride()
     order = sorted(range(first.dim()), key=lambda axis: -strides[axis])

@@ -1,4 +1,4 @@
-"""How do N particles train in one process, on one device? As one LightningModule that holds them all."""
+"""N particles that train in one process, on one device: one LightningModule that holds them all."""
 
 from __future__ import annotations
 
@@ -23,24 +23,28 @@ from lightning_evo.functional.stacking.optional import PARTS
 from lightning_evo.functional.stacking.stacking import stacked_call
 from lightning_evo.swarms.errors import SwarmError
 from lightning_evo.swarms.logs import Log, Logged
-from lightning_evo.swarms.stack.building import (
-    ALWAYS,
-    EACH,
-    FIRST,
-    LOOKED_AFTER,
+from lightning_evo.swarms.stack.building import build_particles, check_alike
+from lightning_evo.swarms.stack.compatibility import differing_attributes
+from lightning_evo.swarms.stack.hooks import (
+    FIRST_PARTICLE_METHODS,
+    MAY_CHANGE_SETTINGS,
     NEEDS_GRADIENTS,
+    PARTICLE_HOOKS,
+    SHARED_HOOKS,
     STEPS,
     arguments_of,
-    build_particles,
-    configured,
-    configured_alike,
 )
-from lightning_evo.swarms.stack.compatibility import check_alike, differing_attributes
-from lightning_evo.swarms.stack.metrics import publish, show_step
-from lightning_evo.swarms.stack.optimizer import StackedOptimizer, StackedScheduler
-from lightning_evo.swarms.stack.parameter_views import bind_gradients, memory_of, move_along, stack_tensors, tie
+from lightning_evo.swarms.stack.metrics import log_epoch, log_step
+from lightning_evo.swarms.stack.optimizer import StackedOptimizer, StackedScheduler, configured, configured_alike
+from lightning_evo.swarms.stack.parameter_views import (
+    bind_gradients,
+    bind_tensors,
+    follow_device,
+    memory_of,
+    stack_tensors,
+)
 from lightning_evo.swarms.stack.steps import (
-    Catcher,
+    LogCollector,
     LoweringChoice,
     StackedStep,
     looped_losses,
@@ -50,89 +54,15 @@ from lightning_evo.swarms.stack.steps import (
     particle_of,
 )
 
-__all__ = ["ParticleStack", "StackParticles", "checkpoint_of", "copy_of", "kept_of", "own_part", "stack_particles"]
-
-# -- How does a particle go on without its stack? As an ordinary module, or as a plain Lightning checkpoi --
-
-
-def copy_of(tied: LightningModule) -> LightningModule:
-    """An ordinary module like a tied one, with memory of its own and no Trainer."""
-    taken: LightningModule = copy.deepcopy(tied)
-    for tensor in (*taken.parameters(), *taken.buffers()):
-        tensor.data = tensor.data.clone()  # a copied view keeps the memory of all
-        tensor.grad = None
-    for module in taken.modules():
-        if isinstance(module, LightningModule):
-            module.__dict__.pop("log", None)
-            module.__dict__.pop("log_dict", None)
-        if isinstance(module, Metric):
-            module.reset()
-    taken.trainer = None
-    return taken
-
-
-def checkpoint_of(stack: ParticleStack, index: int, weights_only: bool) -> dict[str, Any]:
-    """What a Trainer that had trained this particle alone would have saved now."""
-    particle = stack.particles[index]
-    checkpoint: dict[str, Any] = {
-        "epoch": 0,
-        "global_step": 0,
-        "pytorch-lightning_version": pl.__version__,
-        "state_dict": {name: tensor.detach().clone() for name, tensor in particle.state_dict().items()},
-    }
-    trainer = stack._trainer
-    if trainer is not None:
-        connector = trainer._checkpoint_connector
-        checkpoint["epoch"], checkpoint["global_step"] = trainer.current_epoch, trainer.global_step
-        checkpoint["loops"] = copy.deepcopy(connector._get_loops_state_dict())
-        if not weights_only:
-            checkpoint["callbacks"] = {}
-            checkpoint["optimizer_states"] = [
-                _own(optimizer.optimizers[index].state_dict())
-                for optimizer in trainer.optimizers
-                if isinstance(optimizer, StackedOptimizer)
-            ]
-            checkpoint["lr_schedulers"] = [
-                _own(config.scheduler.schedulers[index].state_dict())  # type: ignore[union-attr]
-                for config in trainer.lr_scheduler_configs
-            ]
-            precision = trainer.precision_plugin
-            state = precision.state_dict()
-            if state:
-                checkpoint[type(precision).__qualname__] = state
-    if particle.hparams:
-        if hasattr(particle, "_hparams_name"):
-            checkpoint[particle.CHECKPOINT_HYPER_PARAMS_NAME] = particle._hparams_name
-        checkpoint[particle.CHECKPOINT_HYPER_PARAMS_KEY] = dict(particle.hparams)
-    particle.on_save_checkpoint(checkpoint)
-    return checkpoint
-
-
-def own_part(particle: LightningModule, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a stack's checkpoint a particle's own checkpoint hooks may look at."""
-    shared = {
-        name: checkpoint[name] for name in ("epoch", "global_step", "pytorch-lightning_version") if name in checkpoint
-    }
-    return {**shared, "state_dict": particle.state_dict()}
-
-
-def kept_of(particle: LightningModule, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """What a particle's ``on_save_checkpoint`` adds to its checkpoint."""
-    before = own_part(particle, checkpoint)
-    after = dict(before)
-    particle.on_save_checkpoint(after)
-    return {name: value for name, value in after.items() if name not in before}
-
-
-def _own(state: Any) -> Any:
-    """A copy of a state dict; a view of stacked memory is copied alone, where ``deepcopy`` would copy the memory of all."""
-    if isinstance(state, Tensor):
-        return state.detach().clone()
-    if isinstance(state, dict):
-        return {key: _own(value) for key, value in state.items()}
-    if isinstance(state, list):
-        return [_own(value) for value in state]
-    return copy.deepcopy(state)
+__all__ = [
+    "ParticleStack",
+    "StackParticles",
+    "checkpoint_of",
+    "copied_particle",
+    "hook_additions",
+    "hook_checkpoint",
+    "stack_particles",
+]
 
 
 Lowering = Literal["auto", "stack", "loop"]
@@ -141,22 +71,22 @@ Lowering = Literal["auto", "stack", "loop"]
 class ParticleStack(LightningModule):
     """N particles of one architecture, trained together in one process on one device.
 
-    The particles are ordinary LightningModules, used as they are: their steps, hooks, ``self.log`` calls, metric objects,
-    optimizers and schedulers. Their parameters lie stacked, (N, ...), in this module; :attr:`particles` are views of that
+    The particles are ordinary LightningModules, used unchanged: their steps, hooks, ``self.log`` calls, metric objects,
+    optimizers and schedulers. Their parameters are stacked, (N, ...), in this module; :attr:`particles` are views of that
     memory. Each trains as it would alone: on the same batches with its own hyperparameters, dropout, batch statistics
-    and clipped gradients. All see the same batches, unless ``own_batches``.
+    and clipped gradients. All get the same batches, unless ``own_batches``.
 
-    Lightning's callbacks and loggers see each particle's metrics as ``val_acc/particle_0``, ... and, as ``val_acc``, their
-    mean (of those that are not NaN). Metrics logged per step are logged as the mean only, every ``log_every_n_steps``.
+    Lightning's callbacks and loggers get each particle's metrics as ``val_acc/particle_0``, ... and, as ``val_acc``, their
+    mean (of those that are not NaN). Of metrics logged per step only the mean is logged, every ``log_every_n_steps``.
 
     Args:
         particles: Modules of the same architecture; or a class or function that builds one.
-        size: How many to build.
+        size: The number of particles to build.
         vary: Argument of the class or function -> its value for each particle, as ``{"lr": [0.1, 0.01, 0.001]}``.
         lowering: How steps are computed: ``stack``, all at once under ``torch.func.vmap`` with convolutions and
-            the like as grouped ones, each particle's own in a ``loop``, or ``auto``: whichever is faster on the first
-            training batch, and the loop where vmap can't take the step. :attr:`reason` says why.
-        own_batches: The tensors of each batch have the particles along their first axis: to each its own part.
+            the like as grouped ones; ``loop``, one particle after the other; or ``auto``: whichever is faster on the first
+            training batch, and the loop if vmap can't compute the step. :attr:`reason` explains the choice.
+        own_batches: The tensors of each batch have the particles along their first axis: each particle gets its own part.
 
     Raises:
         SwarmError: Fewer than two particles, different architectures, or modules a stack can't train (manual optimization).
@@ -190,7 +120,7 @@ class ParticleStack(LightningModule):
         self._rows: list[dict[str, float]] = [{} for _ in built]
         self._outputs: Any = None
         self._modes: dict[nn.Module, bool] = {}
-        self._hold(built)
+        self._bind_particles(built)
 
     # What a stack is.
 
@@ -199,18 +129,18 @@ class ParticleStack(LightningModule):
 
     @property
     def particles(self) -> tuple[LightningModule, ...]:
-        """The particles, as modules over the stacked memory: what is written to one changes the stack."""
+        """The particles, as modules over the stacked memory: writing to one changes the stack."""
         return self._particles
 
     def particle(self, index: int) -> LightningModule:
-        """A particle as an ordinary module of its own: a copy, without a Trainer."""
-        return copy_of(self._particles[index])
+        """A copy of a particle as an ordinary module, without a Trainer."""
+        return copied_particle(self._particles[index])
 
     def particle_checkpoint(self, index: int, weights_only: bool = False) -> dict[str, Any]:
         """A particle as a plain Lightning checkpoint of its class, which stock Lightning opens and resumes.
 
         Args:
-            index: Which.
+            index: The particle's index.
             weights_only: Leave out the states of optimizer and schedulers.
         """
         return checkpoint_of(self, index, weights_only)
@@ -222,21 +152,21 @@ class ParticleStack(LightningModule):
 
     @property
     def metrics(self) -> list[dict[str, float]]:
-        """What each particle logged, by the names that its module uses: of the last epoch that ended, of each kind."""
+        """What each particle logged in the last training and evaluation epochs, by the names that its module uses."""
         return [dict(row) for row in self._rows]
 
     @property
     def lowering(self) -> Lowering:
-        """How steps are computed: ``stack`` or ``loop``; ``auto`` as long as that isn't chosen."""
+        """How steps are computed: ``stack`` or ``loop``; ``auto`` before the choice is made."""
         return self._choice.chosen or "auto"
 
     @property
     def reason(self) -> str:
-        """Why."""
+        """The reason for :attr:`lowering`."""
         return self._choice.reason
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What each particle computes of the same arguments, each tensor stacked (N, ...)."""
+        """The outputs of all particles for the same arguments, each tensor stacked (N, ...)."""
         template = self._particles[0]
         return stacked_call(template, lambda *values: template(*values, **kwargs), self._memory, args)
 
@@ -263,7 +193,7 @@ class ParticleStack(LightningModule):
         return {"loss": total, "losses": self._losses}
 
     def _stacked_losses(self, args: tuple[Any, ...], count: bool = True) -> tuple[Tensor, Any, list[Logged]]:
-        outputs, logged = self._step("training_step", self._memory, args, self.own_batches, self._catchers[0], count)
+        outputs, logged = self._step("training_step", self._memory, args, self.own_batches, self._collectors[0], count)
         return losses_of(outputs, type(self._particles[0]).__name__, len(self)), outputs, logged
 
     def _looped_losses(
@@ -271,19 +201,19 @@ class ParticleStack(LightningModule):
     ) -> tuple[Tensor, list[Any], Tensor, list[Logged]]:
         scaler = getattr(self.trainer.precision_plugin, "scaler", None) if self._trainer is not None else None
         scaled: Callable[[Tensor], Tensor] = (lambda loss: loss) if scaler is None else scaler.scale
-        return looped_losses(self._particles, self._memory, args, self.own_batches, self._catchers, scaled, count)
+        return looped_losses(self._particles, self._memory, args, self.own_batches, self._collectors, scaled, count)
 
     def _evaluate(self, name: str, batch: Any, batch_idx: int = 0, dataloader_idx: int | None = None) -> list[Any]:
-        """The step ``name`` of evaluation: a list of what each particle's returns."""
+        """The evaluation step ``name``: a list of what that of each particle returns."""
         args = self._step_args(name, batch, batch_idx, dataloader_idx)
         self._enter(name, dataloader_idx)
-        step, place = self._step, self._catchers[0]
+        step, place = self._step, self._collectors[0]
         result = self._choice.attempt(name, lambda: step(name, self._memory, args, self.own_batches, place))
         if result is not None:
             stacked, logged = result
             outputs = [particle_of(stacked, index) for index in range(len(self))]
         else:
-            outputs, logged = looped_step(self._particles, name, args, self.own_batches, self._catchers)
+            outputs, logged = looped_step(self._particles, name, args, self.own_batches, self._collectors)
         self._keep(logged, self._evaluation_log)
         return outputs
 
@@ -297,7 +227,7 @@ class ParticleStack(LightningModule):
     # Hooks: what Lightning calls on the stack reaches every particle.
 
     def _each(self, name: str, *args: Any, **kwargs: Any) -> None:
-        """Call a hook on every particle, each with its own part of what steps returned, its own optimizer."""
+        """Call a hook on every particle, with its own part of the step's outputs and its own optimizer."""
         if name not in self._has:
             return
         if name in NEEDS_GRADIENTS:
@@ -309,13 +239,11 @@ class ParticleStack(LightningModule):
             )
             for index, particle in enumerate(self._particles)
         ]
-        self._keep(merged([catcher.take() for catcher in self._catchers]), self._log_of(name))
+        self._keep(merged([collector.take() for collector in self._collectors]), self._log_of(name))
         if name == "on_train_batch_start" and any(result == -1 for result in results):
-            raise SwarmError(
-                "on_train_batch_start returned -1: one particle can't end the epoch of all; leave that out"
-            )
-        if name in LOOKED_AFTER:
-            self._look()
+            raise SwarmError("on_train_batch_start returned -1: one particle can't end the epoch of all; remove that")
+        if name in MAY_CHANGE_SETTINGS:
+            self._inspect_particles()
 
     def setup(self, stage: Any) -> None:
         if isinstance(self.trainer.strategy, (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)):
@@ -352,7 +280,7 @@ class ParticleStack(LightningModule):
     on_test_model_train = on_validation_model_train
 
     def on_predict_end(self) -> None:
-        self.on_validation_model_train()  # for which there is no hook of its own here
+        self.on_validation_model_train()  # Lightning has no on_predict_model_train
         self._each("on_predict_end")
 
     def _everything(self) -> Iterator[nn.Module]:
@@ -363,7 +291,7 @@ class ParticleStack(LightningModule):
     # Logging.
 
     def _enter(self, hook: str, dataloader_idx: int | None) -> None:
-        for log in self._catchers:
+        for log in self._collectors:
             log.hook, log.dataloader_idx, log.batch = hook, dataloader_idx, None
 
     def _log_of(self, hook: str) -> Log:
@@ -373,10 +301,10 @@ class ParticleStack(LightningModule):
         for logged in calls:
             log.record(logged)
         if log is self._training_log:
-            show_step(self, calls)
+            log_step(self, calls)
 
     def _publish(self, log: Log) -> None:
-        rows = publish(self, log, len(self))
+        rows = log_epoch(self, log, len(self))
         if not self.trainer.sanity_checking:
             for mine, new in zip(self._rows, rows, strict=True):
                 mine.update(new)
@@ -385,7 +313,7 @@ class ParticleStack(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Every particle's own optimizer and schedulers."""
-        self._look()
+        self._inspect_particles()
         return configured(self._particles, self._memory)
 
     def _configure_alike(self, given: Callable[[], Any]) -> Any:
@@ -397,7 +325,7 @@ class ParticleStack(LightningModule):
         super().__setattr__(name, value)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Step each particle's scheduler, with its own metric where it waits for a plateau."""
+        """Step each particle's scheduler; one that waits for a plateau gets the particle's own metric."""
         assert isinstance(scheduler, StackedScheduler)
         values = scheduler.monitored(self._rows) if metric is not None else [None] * len(self)
         for particle, own, value in zip(self._particles, scheduler.schedulers, values, strict=True):
@@ -418,7 +346,7 @@ class ParticleStack(LightningModule):
     # Checkpoints.
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        own = [kept_of(particle, checkpoint) for particle in self._particles]
+        own = [hook_additions(particle, checkpoint) for particle in self._particles]
         tuned = {} if PARTS.autotuning is None else PARTS.autotuning.state_dict()
         choice = {**self._choice.state_dict(), "lowerings": tuned}
         checkpoint["particle_stack"] = {"choice": choice, "particles": own}
@@ -431,41 +359,45 @@ class ParticleStack(LightningModule):
         if PARTS.autotuning is not None:
             PARTS.autotuning.load_state_dict(saved["choice"]["lowerings"])
         for particle, mine in zip(self._particles, saved["particles"], strict=True):
-            particle.on_load_checkpoint({**own_part(particle, checkpoint), **mine})
+            particle.on_load_checkpoint({**hook_checkpoint(particle, checkpoint), **mine})
 
     # Memory: the particles are no submodules, or every tensor would be there twice.
 
-    def _hold(self, particles: Sequence[LightningModule]) -> None:
+    def _bind_particles(self, particles: Sequence[LightningModule]) -> None:
         self._particles = tuple(particles)
         self._memory = memory_of(self.stacked)
-        self._catchers = [Catcher() for _ in particles]
+        self._collectors = [LogCollector() for _ in particles]
         self._training_log, self._evaluation_log = Log(), Log()
-        for particle, catcher in zip(particles, self._catchers, strict=True):
+        for particle, collector in zip(particles, self._collectors, strict=True):
             for module in particle.modules():
                 if isinstance(module, LightningModule):
-                    module.__dict__.update(log=catcher.log, log_dict=catcher.log_dict)
-        tie(self._memory, self._particles)
+                    module.__dict__.update(log=collector.log, log_dict=collector.log_dict)
+        bind_tensors(self._memory, self._particles)
         self._step = StackedStep(self._particles)
-        self._look()
+        self._inspect_particles()
         first = self._particles[0]
         self._takes_index: dict[str, bool] = {}
-        self._has = {name for name in (*STEPS, *EACH, *ALWAYS, *FIRST) if is_overridden(name, first)}
+        self._has = {
+            name
+            for name in (*STEPS, *PARTICLE_HOOKS, *SHARED_HOOKS, *FIRST_PARTICLE_METHODS)
+            if is_overridden(name, first)
+        }
         self.__dict__.update({name: partial(self._evaluate, name) for name in STEPS if name in self._has})
-        self.__dict__.update({name: partial(self._each, name) for name in EACH if name in self._has})
-        self.__dict__.update({name: getattr(first, name) for name in FIRST if name in self._has})
+        self.__dict__.update({name: partial(self._each, name) for name in PARTICLE_HOOKS if name in self._has})
+        self.__dict__.update({name: getattr(first, name) for name in FIRST_PARTICLE_METHODS if name in self._has})
 
-    def _look(self) -> None:
-        """See in which attributes the particles differ, and which of their parameters are to be trained."""
+    def _inspect_particles(self) -> None:
+        """Find the attributes in which particles differ, and the parameters that are trained."""
         self._step.differing = differing_attributes(self._particles)
         for name, parameter in self._particles[0].named_parameters():
             self._memory[name].requires_grad_(parameter.requires_grad)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ParticleStack:
         super()._apply(fn, recurse)
-        self._tie_again()
+        self._rebind()
         for metrics in self._step.metrics_of_all():
             metrics._apply(fn)
-        move_along(self._particles, self)
+        follow_device(self._particles, self)
         self._losses = fn(self._losses)
         return self
 
@@ -480,13 +412,13 @@ class ParticleStack(LightningModule):
         """Take over stacked tensors."""
         keys = super().load_state_dict(state_dict, strict, assign)
         if assign:
-            self._tie_again()
+            self._rebind()
         return keys
 
-    def _tie_again(self) -> None:
+    def _rebind(self) -> None:
         self._memory.clear()
         self._memory.update(memory_of(self.stacked))
-        tie(self._memory, self._particles)
+        bind_tensors(self._memory, self._particles)
 
     @property
     def trainer(self) -> Trainer:
@@ -501,19 +433,25 @@ class ParticleStack(LightningModule):
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())
-        bound = {*STEPS, *EACH, *FIRST, "_step", "_memory", "_catchers", "_training_log", "_evaluation_log"}
+        bound = {
+            *STEPS,
+            *PARTICLE_HOOKS,
+            *FIRST_PARTICLE_METHODS,
+            "_step",
+            "_memory",
+            "_collectors",
+            "_training_log",
+            "_evaluation_log",
+        }
         return {name: value for name, value in state.items() if name not in bound} | {"_outputs": None, "_modes": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._hold(self._particles)
-
-
-# -- Which particles does a stack hold? All of them, their tensors stacked already. --
+        self._bind_particles(self._particles)
 
 
 def stack_particles(particles: Sequence[LightningModule]) -> ParticleStack:
-    """One module that trains several modules of one architecture, for rooms that needn't know how."""
+    """A stack of given particles, for callers that need nothing else of :class:`ParticleStack`."""
     return ParticleStack(particles)
 
 
@@ -535,12 +473,12 @@ class StackParticles:
 
     @property
     def count(self) -> int:
-        """How many."""
+        """The number of particles."""
         return len(self.stack)
 
     @property
     def modules(self) -> Sequence[LightningModule]:
-        """The tied modules."""
+        """The particles, as modules over the stacked memory."""
         return self.stack.particles
 
     def weights(self) -> dict[str, Tensor]:
@@ -548,11 +486,11 @@ class StackParticles:
         return {name: tensor.detach() for name, tensor in self.stack.stacked.state_dict(keep_vars=True).items()}
 
     def moments(self) -> dict[str, Tensor]:
-        """What the optimizers keep, stacked."""
+        """The optimizers' state, stacked."""
         return {name: tensor for optimizer in self._optimizers for name, tensor in optimizer.moments().items()}
 
     def reset_moments(self, rows: Sequence[int]) -> None:
-        """Have these particles' optimizers begin afresh."""
+        """Clear the optimizers' state of these particles."""
         for optimizer in self._optimizers:
             optimizer.reset(rows)
 
@@ -563,3 +501,83 @@ class StackParticles:
     @property
     def _optimizers(self) -> list[StackedOptimizer]:
         return [optimizer for optimizer in self.trainer.optimizers if isinstance(optimizer, StackedOptimizer)]
+
+
+def copied_particle(tied: LightningModule) -> LightningModule:
+    """A copy of a stack's particle, with memory of its own and no Trainer."""
+    taken: LightningModule = copy.deepcopy(tied)
+    for tensor in (*taken.parameters(), *taken.buffers()):
+        tensor.data = tensor.data.clone()  # a copied view keeps the memory of all particles
+        tensor.grad = None
+    for module in taken.modules():
+        if isinstance(module, LightningModule):
+            module.__dict__.pop("log", None)
+            module.__dict__.pop("log_dict", None)
+        if isinstance(module, Metric):
+            module.reset()
+    taken.trainer = None
+    return taken
+
+
+def checkpoint_of(stack: ParticleStack, index: int, weights_only: bool) -> dict[str, Any]:
+    """The checkpoint that a Trainer which had trained only this particle would save now."""
+    particle = stack.particles[index]
+    checkpoint: dict[str, Any] = {
+        "epoch": 0,
+        "global_step": 0,
+        "pytorch-lightning_version": pl.__version__,
+        "state_dict": {name: tensor.detach().clone() for name, tensor in particle.state_dict().items()},
+    }
+    trainer = stack._trainer
+    if trainer is not None:
+        connector = trainer._checkpoint_connector
+        checkpoint["epoch"], checkpoint["global_step"] = trainer.current_epoch, trainer.global_step
+        checkpoint["loops"] = copy.deepcopy(connector._get_loops_state_dict())
+        if not weights_only:
+            checkpoint["callbacks"] = {}
+            checkpoint["optimizer_states"] = [
+                _own(optimizer.optimizers[index].state_dict())
+                for optimizer in trainer.optimizers
+                if isinstance(optimizer, StackedOptimizer)
+            ]
+            checkpoint["lr_schedulers"] = [
+                _own(config.scheduler.schedulers[index].state_dict())  # type: ignore[union-attr]
+                for config in trainer.lr_scheduler_configs
+            ]
+            precision = trainer.precision_plugin
+            state = precision.state_dict()
+            if state:
+                checkpoint[type(precision).__qualname__] = state
+    if particle.hparams:
+        if hasattr(particle, "_hparams_name"):
+            checkpoint[particle.CHECKPOINT_HYPER_PARAMS_NAME] = particle._hparams_name
+        checkpoint[particle.CHECKPOINT_HYPER_PARAMS_KEY] = dict(particle.hparams)
+    particle.on_save_checkpoint(checkpoint)
+    return checkpoint
+
+
+def hook_checkpoint(particle: LightningModule, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a stack's checkpoint that a particle's own checkpoint hooks may read."""
+    shared = {
+        name: checkpoint[name] for name in ("epoch", "global_step", "pytorch-lightning_version") if name in checkpoint
+    }
+    return {**shared, "state_dict": particle.state_dict()}
+
+
+def hook_additions(particle: LightningModule, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries that a particle's ``on_save_checkpoint`` adds to its checkpoint."""
+    before = hook_checkpoint(particle, checkpoint)
+    after = dict(before)
+    particle.on_save_checkpoint(after)
+    return {name: value for name, value in after.items() if name not in before}
+
+
+def _own(state: Any) -> Any:
+    """A copy of a state dict that copies only the views of stacked memory; ``deepcopy`` would copy the memory of all."""
+    if isinstance(state, Tensor):
+        return state.detach().clone()
+    if isinstance(state, dict):
+        return {key: _own(value) for key, value in state.items()}
+    if isinstance(state, list):
+        return [_own(value) for value in state]
+    return copy.deepcopy(state)

@@ -625,7 +625,7 @@ def test_settings_that_make_no_sense_are_refused(options, said):
 
 
 def test_a_swarm_of_one_is_refused_before_training(tmp_path):
-    with pytest.raises(SwarmError, match="a swarm of one particle has nobody to average with"):
+    with pytest.raises(SwarmError, match="a swarm of one particle has no other to average with"):
         trainer_of(tmp_path, SwarmAveraging()).fit(ToyNet(), ToyData())
 
 

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule
 from torch import nn
 
 from lightning_evo.models.bitstring_cnn import BitstringCNN
-from lightning_evo.swarms.ranks.reinitialize import draw_weights, weights_digest
+from lightning_evo.swarms.ranks.reinitialize import reinitialize, weights_digest
 from lightning_evo.training import Blueprint
 from toys import ToyNet
 
@@ -44,7 +44,7 @@ class Late(LightningModule):
 
 
 def drawn(module, seed):
-    draw_weights(module, seed)
+    reinitialize(module, seed)
     return weights_digest(module)
 
 
@@ -58,7 +58,7 @@ def test_the_seed_decides_and_nothing_else(make):
 def test_a_model_is_built_anew_with_its_own_initialisation():
     module = Initialised(width=64)
     before = module.net[0].weight.clone()
-    draw_weights(module, 1)
+    reinitialize(module, 1)
     assert not torch.equal(module.net[0].weight, before)
     assert module.net[0].weight.std() > 5
     assert module.net[0].bias.eq(0.5).all()
@@ -71,7 +71,7 @@ def test_a_model_that_a_config_made_is_built_anew_from_it(config):
         warnings.simplefilter("error")
         assert drawn(models[0], 3) == drawn(models[1], 3)
     alone = ToyNet(width=7, activation="tanh")
-    draw_weights(alone, 3)
+    reinitialize(alone, 3)
     assert torch.equal(alone.net[0].weight, models[0].net[0].weight)
 
 
@@ -85,8 +85,8 @@ def test_layers_made_late_are_drawn_too():
 def test_weights_that_nothing_draws_stay_and_are_named():
     module = Scaled(4, scale=True)
     kept, layer = module.scale.clone(), module.layer.weight.clone()
-    with pytest.warns(UserWarning, match="can't be built anew .*: scale start alike in all particles"):
-        draw_weights(module, 1)
+    with pytest.warns(UserWarning, match="can't be rebuilt .*: scale are the same in all particles"):
+        reinitialize(module, 1)
     assert torch.equal(module.scale, kept)
     assert not torch.equal(module.layer.weight, layer)
 
@@ -94,7 +94,7 @@ def test_weights_that_nothing_draws_stay_and_are_named():
 def test_parameters_stay_the_same_objects_and_random_state_as_it_was():
     module = ToyNet()
     parameters, state = list(module.parameters()), torch.get_rng_state()
-    draw_weights(module, 1)
+    reinitialize(module, 1)
     assert all(one is other for one, other in zip(parameters, module.parameters(), strict=True))
     assert torch.equal(torch.get_rng_state(), state)
 

@@ -23,7 +23,7 @@ from lightning_evo.functional.mixing import papa_pairs
 from lightning_evo.genome import derive_seed
 from lightning_evo.swarms import SwarmError, SwarmStrategy
 from lightning_evo.swarms.ranks.averaging import common_target
-from lightning_evo.swarms.ranks.reinitialize import draw_weights
+from lightning_evo.swarms.ranks.reinitialize import reinitialize
 
 SCRIPT = Path(__file__).with_name("swarms_training.py")
 
@@ -83,7 +83,7 @@ class TestTraining:
         # Layers draw from what they are seeded with: both look like fresh layers.
         assert all(weight.abs().max() <= 2**-0.5 for weight in (first, second))
         drawn = Net()
-        draw_weights(drawn, derive_seed(3, "weights", 1, 0))
+        reinitialize(drawn, derive_seed(3, "weights", 1, 0))
         assert torch.equal(second, drawn.net[0].weight)
 
     def test_all_ranks_see_all_of_the_data_in_the_same_order(self, trained):

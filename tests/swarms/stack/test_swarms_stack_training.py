@@ -439,7 +439,7 @@ def test_nothing_is_measured_where_results_must_be_reproducible():
     finally:
         torch.use_deterministic_algorithms(False)
     assert stack.lowering == "stack"
-    assert stack.reason.startswith("deterministic algorithms are asked for")
+    assert stack.reason.startswith("deterministic algorithms are requested")
 
 
 def test_measuring_counts_nothing():
