@@ -416,7 +416,7 @@ def test_of_a_database_with_several_runs_one_is_chosen_by_its_name(tmp_path):
 
 @pytest.mark.parametrize("version", [1, 2, 3])
 def test_an_archive_of_every_version_is_reported_on(tmp_path, version):
-    run = shutil.copytree(Path(__file__).parents[1] / "archive" / "samples" / f"version_{version}", tmp_path / "run")
+    run = shutil.copytree(Path(__file__).parents[2] / "archive" / "samples" / f"version_{version}", tmp_path / "run")
     (found,) = runs_of(run)
     with Archive(run) as archive:
         assert found["candidates"]["id"] == [row["id"] for row in archive.candidates()]
