@@ -30,7 +30,7 @@ from lightning_evo import Archive, Budget, Evolution, Objective, Workers
 from lightning_evo.algorithms import Algorithm, PredictorSearch, Prescreen, RandomSearch, RegularizedEvolution
 from lightning_evo.genome import Gene, Layers, LogUniform, derive_seed
 from lightning_evo.predictors import ForestPredictor, GaussianProcessPredictor
-from lightning_evo.training import ConfigTrainable
+from lightning_evo.training import ConfigTrainable, TrainingRequest
 from lightning_evo.training.final import finish_candidate
 
 SLOTS = 2
@@ -90,12 +90,9 @@ def retrain(genome: dict[str, Any], seed: int, folder: str, epochs: int, batch_s
     result = finish_candidate(
         blueprint=trainable.blueprint,
         config={"seed_everything": seed, **trainable.resolve(genome)},
-        directory=folder,
-        objectives=[Objective("val_acc")],
-        fitness_epoch="last",
+        request=TrainingRequest(folder, [Objective("val_acc")], fitness_epoch="last"),
         checkpoint=None,
         test=True,
-        devices=1,
     )
     if result.status != "completed":
         raise RuntimeError(result.error)

@@ -41,8 +41,8 @@ from lightning_evo.reporting.progress import ProgressDisplay, make_progress
 from lightning_evo.reporting.reporter import Reporter, ReporterDispatcher, ReporterError, SearchInfo, release_quietly
 from lightning_evo.training import ConfigError, ConfigTrainable, FunctionTrainable, Trainable
 from lightning_evo.training.blueprint import load_yaml
-from lightning_evo.training.candidate import FitnessEpoch, read_curve
-from lightning_evo.training.overrides import apply_genome
+from lightning_evo.training.candidate import read_curve
+from lightning_evo.training.request import FitnessEpoch
 
 __all__ = ["Evolution"]
 
@@ -239,7 +239,7 @@ class Evolution:
 
     def _finish(self, controller: Controller, writer: ArchiveWriter, archive: Archive, interrupts: Interrupts) -> None:
         """Export the winner, where that is asked for."""
-        if self.final is None or not isinstance(self.trainable, ConfigTrainable):
+        if self.final is None or not self.trainable.has_winner:
             return
         if controller.state.best is None:
             raise SearchError(f"no candidate finished, so there is no winner; {controller.state.summary()}")
@@ -271,7 +271,7 @@ class Evolution:
             seed=meta["seed"],
             limits=self.budget.limits,
             slots=executor.slots,
-            config=self.trainable.config if isinstance(self.trainable, ConfigTrainable) else None,
+            config=self.trainable.config,
             resumed=sum(archive.counts().values()) > 0,
         )
         return ReporterDispatcher(
@@ -286,7 +286,6 @@ class Evolution:
         """Which genes may differ in a stack: found out once, as a continued search must breed by the same."""
         reasons = archive.meta.get(STACKABLE)
         if reasons is None:
-            assert isinstance(self.trainable, ConfigTrainable), "check_stacking has seen to that"
             reasons = fixed_genes(self.trainable, self.space)
             writer.update_meta({STACKABLE: reasons})
         return Grouping(reasons, self.workers.stack, self.algorithm.swarm)
@@ -325,13 +324,12 @@ class Evolution:
             )
         if self.algorithm.continues and not (self.directory / JOURNAL).exists():
             refuse_structural(self.algorithm, self._participants, self.trainable, self.space)
-        if self.final is None or not isinstance(self.trainable, ConfigTrainable):
+        if self.final is None or not self.trainable.has_winner:
             return
-        for path, value in self.final.overrides.items():
-            try:
-                self.trainable.blueprint.check(apply_genome(self.trainable.config, {path: value}))
-            except (ConfigError, KeyError) as error:
-                raise SearchError(f"evolution.final.overrides.{path}: {value!r} is refused: {error.args[0]}") from None
+        try:
+            self.trainable.check_overrides(self.final.overrides)
+        except SpaceError as error:
+            raise SearchError(f"evolution.final.overrides.{error}") from None
 
     def _open(self) -> ArchiveWriter:
         """The directory's archive, new where nothing of a different search was finished in it.

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from lightning_evo.evolution.errors import SearchError
 from lightning_evo.evolution.settings import Workers
 from lightning_evo.execution import DEFAULT_PRELOAD, Executor, FuturesExecutor, LocalExecutor, plan_slots
-from lightning_evo.training import ConfigTrainable, Trainable
+from lightning_evo.training import Trainable
 
 __all__ = ["make_executor", "plan"]
 
@@ -20,13 +20,10 @@ def plan(trainable: Trainable, workers: Workers, swarm_size: int | None) -> list
     Raises:
         SearchError: If there are fewer devices than asked for.
     """
-    accelerator = "auto"
-    if isinstance(trainable, ConfigTrainable):
-        accelerator = (trainable.config.get("trainer") or {}).get("accelerator") or "auto"
     # A swarm waits for the one before it: a single slot with all threads.
     count = 1 if workers.slots is None and swarm_size is not None else workers.slots
     try:
-        return plan_slots(accelerator, count, workers.devices_per_candidate)
+        return plan_slots(trainable.accelerator, count, workers.devices_per_candidate)
     except ValueError as error:
         raise SearchError(f"evolution.workers: {error}") from None
 
@@ -62,13 +59,5 @@ def make_executor(
         threads=workers.threads,
         max_retries=workers.max_retries,
         recycle_after=workers.recycle_after,
-        preload=_preload(trainable),
+        preload=(*DEFAULT_PRELOAD, *trainable.preload),
     )
-
-
-def _preload(trainable: Trainable) -> tuple[str, ...]:
-    """What the forkserver imports once, so that no worker does: the candidates' CLI too, unless it is the user's."""
-    if not isinstance(trainable, ConfigTrainable):
-        return DEFAULT_PRELOAD
-    module = trainable.blueprint.cli_class.__module__
-    return (*DEFAULT_PRELOAD, module) if module.startswith("lightning") else DEFAULT_PRELOAD

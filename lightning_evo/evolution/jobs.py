@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lightning.pytorch import Callback
 
@@ -18,7 +18,8 @@ from lightning_evo.evolution.stacking import Grouping
 from lightning_evo.execution import Job
 from lightning_evo.execution.results import write_result
 from lightning_evo.genome import Candidate, derive_seed
-from lightning_evo.training import ConfigTrainable
+from lightning_evo.training import TrainingRequest
+from lightning_evo.training.trainable import StackMember
 from lightning_evo.utils.imports import import_by_name
 
 if TYPE_CHECKING:
@@ -71,19 +72,18 @@ class Jobs:
         # Whatever an interrupted attempt left would mix with the new one.
         shutil.rmtree(directory, ignore_errors=True)
         evolution = self.evolution
-        # Where others are stacked, whether a candidate is should make no difference to what it sees.
-        seen: dict[str, Any] = {"data_seed": self._data_seed} if self.grouping.stacks else {}
-        task = evolution.trainable.task(
-            candidate,
-            directory,
-            evolution.objectives,
-            evolution.fitness_epoch,
+        request = TrainingRequest(
+            directory=str(directory),
+            objectives=evolution.objectives,
+            fitness_epoch=evolution.fitness_epoch,
             save_checkpoint=self._save_checkpoint,
             devices=evolution.workers.devices_per_candidate,
             callbacks=(*self._segment_callbacks(candidate), *evolution.callbacks),
             context=self._context(candidate, directory),
-            **seen,
+            # Where others are stacked, whether a candidate is should make no difference to what it sees.
+            data_seed=self._data_seed if self.grouping.stacks else None,
         )
+        task = evolution.trainable.task(candidate, request)
         return Job(
             id=candidate.id,
             function=task.function,
@@ -103,20 +103,18 @@ class Jobs:
         directory = self.place(candidates)
         for stale in (directory, *(self.directory(each) for each in candidates if each.id not in finished)):
             shutil.rmtree(stale, ignore_errors=True)
-        assert isinstance(evolution.trainable, ConfigTrainable), "check_stacking has seen to that"
-        task = evolution.trainable.stack_task(
-            {self.directory(candidate): candidate for candidate in candidates},
-            directory,
-            evolution.objectives,
-            evolution.fitness_epoch,
-            self._save_checkpoint,
-            evolution.callbacks,
-            self._stack_context(first, directory),
-            self._data_seed,
-            write_result,
-            finished,
-            whole=evolution.algorithm.swarm(first) is not None,
+        request = TrainingRequest(
+            directory=str(directory),
+            objectives=evolution.objectives,
+            fitness_epoch=evolution.fitness_epoch,
+            save_checkpoint=self._save_checkpoint,
+            callbacks=evolution.callbacks,
+            context=self._stack_context(first, directory),
+            data_seed=self._data_seed,
         )
+        members = [StackMember(each, str(self.directory(each)), each.id in finished) for each in candidates]
+        is_swarm = evolution.algorithm.swarm(first) is not None
+        task = evolution.trainable.stack_task(members, request, write_result, whole=is_swarm)
         limit = evolution.workers.time_limit_seconds
         return Job(
             id=first.id,

@@ -14,7 +14,7 @@ from lightning_evo.evolution.errors import SearchError
 from lightning_evo.execution.proxies import ProxyMeter
 from lightning_evo.genome import Genome, Objective, SearchSpace, SpaceError
 from lightning_evo.reporting.progress import ProgressDisplay
-from lightning_evo.training import ConfigTrainable
+from lightning_evo.training import Trainable
 
 __all__ = ["PRIOR", "QualityRecord", "check_binding", "load_prior", "make_meter", "stored_prior"]
 
@@ -53,11 +53,11 @@ def stored_prior(meta: dict[str, Any]) -> Prior:
 
 
 def make_meter(
-    algorithm: Algorithm, trainable: object, seed: int
+    algorithm: Algorithm, trainable: Trainable, seed: int
 ) -> AbstractContextManager[ProxyMeter] | AbstractContextManager[None]:
     """What measures the zero-cost proxies that the algorithm's predictor wants; nothing where it wants none."""
     names = wanted_proxies(algorithm)
-    if not names or not isinstance(trainable, ConfigTrainable):
+    if not names or not trainable.measures_proxies:
         return nullcontext()
     return ProxyMeter(trainable, names, seed)
 
@@ -67,11 +67,11 @@ def wanted_proxies(algorithm: Algorithm) -> list[str]:
     return [] if algorithm.prescreen is None else list(algorithm.prescreen.predictor.proxies)
 
 
-def check_binding(algorithm: Algorithm, space: SearchSpace, objectives: Sequence[Objective], trainable: object) -> None:
+def check_binding(
+    algorithm: Algorithm, space: SearchSpace, objectives: Sequence[Objective], trainable: Trainable
+) -> None:
     """Raise :class:`SearchError` if the algorithm, or its predictor, can do nothing with the space."""
-    measure: Measure | None = None
-    if isinstance(trainable, ConfigTrainable):
-        measure = _measure_nothing
+    measure: Measure | None = _measure_nothing if trainable.measures_proxies else None
     try:
         algorithm.bind(SearchSetup(space, objectives, measure=measure))
     except ValueError as error:

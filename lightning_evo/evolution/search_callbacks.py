@@ -11,7 +11,7 @@ from lightning.pytorch import Callback
 from lightning_evo.callbacks.search import SearchCallback
 from lightning_evo.evolution.errors import SearchError
 from lightning_evo.genome import Objective, SearchSpace
-from lightning_evo.training import ConfigTrainable, Trainable
+from lightning_evo.training import Trainable
 from lightning_evo.utils.imports import import_by_name
 
 __all__ = ["EPOCHS", "check_participants", "participants"]
@@ -30,7 +30,7 @@ def participants(callbacks: Sequence[Callback], trainable: Trainable) -> list[ty
         where = f"evolution.callbacks[{i}]"
         if not isinstance(callback, Callback):
             raise SearchError(f"{where}: {callback!r} is not a lightning.pytorch Callback")
-        if not isinstance(trainable, ConfigTrainable):
+        if not trainable.trains_modules:
             raise SearchError(f"{where}: {type(callback).__name__} has no Trainer to work in: a function is evolved")
         try:
             pickle.dumps(callback)
@@ -38,7 +38,7 @@ def participants(callbacks: Sequence[Callback], trainable: Trainable) -> list[ty
             # Pickle raises whatever the callback's own methods raise.
             raise SearchError(f"{where}: {type(callback).__name__} can't be handed to a worker: {error}") from None
     kinds = [type(callback) for callback in callbacks if isinstance(callback, SearchCallback)]
-    return kinds + (_configured(trainable.config) if isinstance(trainable, ConfigTrainable) else [])
+    return kinds + _configured(trainable.config or {})
 
 
 def check_participants(
@@ -64,9 +64,7 @@ def _configured(config: Mapping[str, Any]) -> list[type[SearchCallback]]:
 
 def _fewest_epochs(trainable: Trainable, space: SearchSpace) -> int | None:
     """The fewest epochs that a candidate may train; ``None`` if unknown."""
-    if not isinstance(trainable, ConfigTrainable):
-        return None
-    config = trainable.config.get("trainer") or {}
+    config = (trainable.config or {}).get("trainer") or {}
     said = space[EPOCHS].extremes() if EPOCHS in space else [config.get("max_epochs")]
     numbers = [number for number in said if isinstance(number, int) and number > 0]
     return min(numbers, default=None)

@@ -11,8 +11,7 @@ from lightning_evo.evolution.errors import SearchError
 from lightning_evo.evolution.search_callbacks import EPOCHS
 from lightning_evo.execution import Job, LocalExecutor
 from lightning_evo.genome import FAILED, Result, SearchSpace
-from lightning_evo.training import ConfigTrainable, Trainable
-from lightning_evo.training.structure import compare_structures, variants
+from lightning_evo.training import Trainable
 from lightning_evo.utils.imports import import_by_name
 
 __all__ = ["check_continuing", "compare_in_worker", "refuse_structural"]
@@ -28,11 +27,11 @@ def check_continuing(
             callback ends trainings which others are to continue.
     """
     name = type(algorithm).__name__
-    if not isinstance(trainable, ConfigTrainable):
+    if not trainable.trains_modules:
         raise SearchError(f"evolution.algorithm: {name} continues trainings of a LightningCLI config, not a function")
     if EPOCHS in space:
         raise SearchError(f"evolution.space.{EPOCHS}: {name} trains all members equally long, so this can't be a gene")
-    whole = (trainable.config.get("trainer") or {}).get("max_epochs")
+    whole = ((trainable.config or {}).get("trainer") or {}).get("max_epochs")
     if not isinstance(whole, int) or whole < 1:
         raise SearchError(f"{EPOCHS}: {whole!r} is no length for {name}: give the epochs of a whole training")
     if algorithm.epochs is not None and algorithm.epochs > whole:
@@ -60,7 +59,6 @@ def refuse_structural(
 
     A callback that fits structures takes care of the network's; nothing does of the optimizers'.
     """
-    assert isinstance(trainable, ConfigTrainable)
     result = compare_in_worker(trainable, space)
     inherits = any(kind.fits_structures for kind in kinds)
     for path, difference in result.extra["structural"].items():
@@ -79,18 +77,18 @@ def _fitting() -> str:
     return f"the callback {' or '.join(names)}" if names else "a callback that fits structures"
 
 
-def compare_in_worker(trainable: ConfigTrainable, space: SearchSpace) -> Result:
-    """:func:`~lightning_evo.training.structure.compare_structures` in a worker process of its own, which sees no GPU.
+def compare_in_worker(trainable: Trainable, space: SearchSpace) -> Result:
+    """Which genes change the structure, found out in a worker process of its own, which sees no GPU.
 
     Raises:
         SearchError: If that process fails.
     """
-    arguments = {"blueprint": trainable.blueprint, "configs": variants(trainable, space)}
+    task = trainable.structure_task(space)
     with (
         tempfile.TemporaryDirectory(prefix="lightning-evo-structure-") as directory,
         LocalExecutor([("",)], threads=1, max_retries=0) as executor,
     ):
-        result = executor.submit(Job(0, compare_structures, arguments, directory)).result()
+        result = executor.submit(Job(0, task.function, task.arguments, directory)).result()
     if result.status == FAILED:
         raise SearchError(f"evolution.space: the networks could not be built to be compared: {result.error_type}")
     return result

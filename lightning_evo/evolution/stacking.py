@@ -18,7 +18,7 @@ from lightning_evo.evolution.settings import Budget, Workers
 from lightning_evo.execution import read_result
 from lightning_evo.genome import FAILED, Candidate, Result, SearchSpace
 from lightning_evo.genome.genes import identity
-from lightning_evo.training import ConfigTrainable, Trainable
+from lightning_evo.training import Trainable
 from lightning_evo.utils.imports import import_by_name
 
 __all__ = [
@@ -73,7 +73,7 @@ def check_stacking(
     name = type(algorithm).__name__
     size = algorithm.swarm_size
     what = f"evolution.workers.stack: {workers.stack}" if size is None else f"evolution.algorithm: {name}"
-    if not isinstance(trainable, ConfigTrainable):
+    if not trainable.trains_modules:
         raise SearchError(f"{what} trains several candidates as one LightningModule, but a function is evolved")
     if algorithm.continues:
         raise SearchError(f"{what}: candidates of {name} continue each other one by one; leave workers.stack out")
@@ -110,7 +110,7 @@ def default_averaging(algorithm: Algorithm, kinds: Sequence[type[SearchCallback]
     return callback
 
 
-def fixed_genes(trainable: ConfigTrainable, space: SearchSpace) -> dict[str, str]:
+def fixed_genes(trainable: Trainable, space: SearchSpace) -> dict[str, str]:
     """For each gene why candidates of one stack must have the same value of it; empty text where they needn't.
 
     Networks that differ by nothing but one gene's extremes are built in a worker process and compared.

@@ -19,12 +19,11 @@ from lightning_evo.evolution.settings import Final
 from lightning_evo.execution import Executor, Job
 from lightning_evo.genome import FAILED, Candidate, Objective, Result
 from lightning_evo.reporting.progress import ProgressDisplay
-from lightning_evo.training import ConfigTrainable
+from lightning_evo.training import Trainable, TrainingRequest
 from lightning_evo.training.blueprint import dump_yaml
-from lightning_evo.training.candidate import CONFIG_FILE, FitnessEpoch
-from lightning_evo.training.final import finish_candidate
-from lightning_evo.training.overrides import apply_genome
+from lightning_evo.training.candidate import CONFIG_FILE
 from lightning_evo.training.packing import MODEL_FILE
+from lightning_evo.training.request import FitnessEpoch
 from lightning_evo.utils.imports import import_by_name
 
 __all__ = ["Finisher", "intact_checkpoint", "write_schedule"]
@@ -48,7 +47,7 @@ class Finisher:
     def __init__(
         self,
         directory: Path,
-        trainable: ConfigTrainable,
+        trainable: Trainable,
         objectives: tuple[Objective, ...],
         fitness_epoch: FitnessEpoch,
         devices: int,
@@ -83,9 +82,7 @@ class Finisher:
         assert stored is not None
         checkpoint = intact_checkpoint(self.directory, stored)
         retrain = final.retrain or checkpoint is None
-        config = {"seed_everything": winner.seed, **self.trainable.resolve(winner.genome)}
-        if final.retrain:
-            config = apply_genome(config, final.overrides)
+        config = self.trainable.final_config(winner, final.overrides)
         target = self.directory / "final"
         request = {"candidate": winner.id, "retrain": final.retrain, "test": final.test, "config": config}
         earlier = archive.meta.get("final")
@@ -94,23 +91,15 @@ class Finisher:
             return
         progress.message(f"final: {'retraining' if retrain else 'testing'} candidate {winner.id}")
         shutil.rmtree(target, ignore_errors=True)
-        job = Job(
-            id=winner.id,
-            function=finish_candidate,
-            arguments={
-                "blueprint": self.trainable.blueprint,
-                "config": config,
-                "directory": str(target),
-                "objectives": self.objectives,
-                "fitness_epoch": self.fitness_epoch,
-                "checkpoint": None if retrain else str(checkpoint),
-                "test": final.test,
-                "devices": self.devices,
-                "callbacks": self._replaying(archive, winner),
-            },
+        training = TrainingRequest(
             directory=str(target),
+            objectives=self.objectives,
+            fitness_epoch=self.fitness_epoch,
+            devices=self.devices,
+            callbacks=self._replaying(archive, winner),
         )
-        result = _wait(executor.submit(job), interrupts)
+        task = self.trainable.final_task(config, training, None if retrain else str(checkpoint), final.test)
+        result = _wait(executor.submit(Job(winner.id, task.function, task.arguments, str(target))), interrupts)
         if result.status == FAILED:
             raise SearchError(f"final: candidate {winner.id} failed: {result.error_type}; see {target}/output.log")
         (target / "checkpoint.ckpt").unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from multiprocessing import connection, forkserver, resource_tracker
 
 from lightning_evo.execution.worker import JobState, publish_state
+from lightning_evo.utils.process import die_with_parent
 
 __all__ = ["WorkerSettings", "isolate", "kill_group", "start_forkserver"]
 
@@ -38,9 +39,6 @@ class WorkerSettings:
 
 def isolate(settings: WorkerSettings, state: JobState) -> None:
     """Initialise a worker process; runs in it before its first job."""
-    # Not imported above: other executors' workers have no need for what comes with the training room.
-    from lightning_evo.training.process import die_with_parent
-
     # A process group of its own: the terminal's Ctrl-C passes by, and the worker's child processes can be killed with it.
     os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

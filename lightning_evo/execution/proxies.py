@@ -15,8 +15,7 @@ from lightning_evo.execution.job import Job
 from lightning_evo.execution.local import DEFAULT_PRELOAD, LocalExecutor
 from lightning_evo.genome import FAILED, Genome, Result, derive_seed
 from lightning_evo.predictors.genomes.features import check_proxies
-from lightning_evo.training.proxies import measure_candidate
-from lightning_evo.training.trainable import ConfigTrainable
+from lightning_evo.training.trainable import Trainable
 
 __all__ = ["ProxyMeter"]
 
@@ -45,7 +44,7 @@ class ProxyMeter:
 
     Example:
         >>> from lightning_evo.genome import Genome
-        >>> from lightning_evo.training import Blueprint
+        >>> from lightning_evo.training import ConfigTrainable
         >>> boring = "lightning.pytorch.demos.boring_classes."
         >>> config = {"model": {"class_path": boring + "BoringModel"}, "data": {"class_path": boring + "BoringDataModule"}}
         >>> with ProxyMeter(ConfigTrainable(config), ["params"]) as meter:
@@ -55,7 +54,7 @@ class ProxyMeter:
 
     def __init__(
         self,
-        trainable: ConfigTrainable,
+        trainable: Trainable,
         names: Sequence[str],
         seed: int = 0,
         batch_size: int = 64,
@@ -110,14 +109,10 @@ class ProxyMeter:
     def _job(self, number: int, genome: Genome) -> Job:
         text = json.dumps(dict(genome), sort_keys=True)
         seed = derive_seed(self.seed, "proxies", text)
-        arguments = {
-            "blueprint": self.trainable.blueprint,
-            "config": {"seed_everything": seed, **self.trainable.resolve(genome)},
-            "names": self.names,
-            "batch_size": self.batch_size,
-            "data_seed": derive_seed(self.seed, "proxies", "batch"),
-        }
-        return Job(number, measure_candidate, arguments, f"{self._directory}/{number}", time_limit=self.time_limit)
+        data_seed = derive_seed(self.seed, "proxies", "batch")
+        task = self.trainable.proxy_task(genome, self.names, self.batch_size, seed, data_seed)
+        place = f"{self._directory}/{number}"
+        return Job(number, task.function, task.arguments, place, time_limit=self.time_limit)
 
     def _read(self, result: Result) -> dict[str, float]:
         reasons = dict(result.extra.get("unmeasured", {}))

@@ -1,7 +1,8 @@
-"""How does one candidate become a result? Build from config, Trainer, fitness, cost."""
+"""One candidate from config to result: build, train, fitness, cost."""
 
 from lightning_evo.training.blueprint import Blueprint, ConfigError
 from lightning_evo.training.candidate import train_candidate
+from lightning_evo.training.request import TrainingRequest
 from lightning_evo.training.trainable import ConfigTrainable, FunctionTrainable, Task, Trainable
 
 __all__ = [
@@ -11,5 +12,6 @@ __all__ = [
     "FunctionTrainable",
     "Task",
     "Trainable",
+    "TrainingRequest",
     "train_candidate",
 ]

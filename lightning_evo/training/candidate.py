@@ -1,4 +1,4 @@
-"""How does one candidate become a result? Built from its config, trained, measured."""
+"""One candidate from config to result: built, trained, measured."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -26,14 +26,15 @@ from lightning_evo.callbacks.speed import SpeedMeter
 from lightning_evo.genome import COMPLETED, STOPPED, Objective, Result
 from lightning_evo.training.blueprint import Blueprint, dump_yaml
 from lightning_evo.training.loggers import log_genes, name_loggers
+from lightning_evo.training.request import TrainingRequest
 from lightning_evo.utils.random_state_torch import isolated_random_state
 
 __all__ = [
     "CONFIG_FILE",
     "COSTS",
     "TRUSTED",
-    "FitnessEpoch",
     "conclude",
+    "copies_of",
     "draw_weights",
     "isolated",
     "join",
@@ -61,22 +62,8 @@ COSTS = (
 TRUSTED: dict[str, Any] = {"weights_only": False} if "weights_only" in signature(Trainer.fit).parameters else {}
 """How Lightning (from 2.6 on) is told that a checkpoint is the search's own: its hyperparameters may be of any class."""
 
-FitnessEpoch = Literal["best", "last"]
 
-
-def train_candidate(
-    *,
-    blueprint: Blueprint,
-    config: Mapping[str, Any],
-    directory: str,
-    objectives: Sequence[Objective],
-    fitness_epoch: FitnessEpoch = "best",
-    save_checkpoint: bool = True,
-    devices: int = 1,
-    callbacks: Sequence[Callback] = (),
-    context: SearchContext | None = None,
-    data_seed: int | None = None,
-) -> Result:
+def train_candidate(blueprint: Blueprint, config: Mapping[str, Any], request: TrainingRequest) -> Result:
     """Train one candidate in this process and return its result.
 
     Its directory then holds ``config.yaml`` (which a stock LightningCLI opens), ``curve.jsonl`` and ``checkpoint.ckpt``.
@@ -84,25 +71,14 @@ def train_candidate(
     Args:
         blueprint: The LightningCLI that builds it.
         config: The complete config, plain data. Its ``seed_everything`` decides everything random.
-        directory: The candidate's own directory, also the Trainer's root directory.
-        objectives: What the fitness consists of. All are read at one epoch: the best of the first objective that is a
-            logged metric, or the last.
-        fitness_epoch: ``best`` or ``last``.
-        save_checkpoint: Keep the checkpoint of the epoch from which the fitness was read.
-        devices: Devices that train it together (DDP where more than one).
-        callbacks: The search's own callbacks; the candidate gets copies, beside those of its config.
-        context: What callbacks may know of the search, if there is one.
-        data_seed: Seed of everything random from the training's beginning on, such as the order of the data. The initial
-            weights stay those of the config's seed. Default: the config's seed decides all.
+        request: How to train and measure it.
 
     Returns:
         A completed, stopped or failed result. A model that raises is a failed result, never an exception.
     """
     started = time.time()
-    segmented = context is not None and context.segment is not None
-    # What goes on from a segment's end is what its fitness must speak of.
-    epoch: FitnessEpoch = "last" if segmented else fitness_epoch
-    recorder = recorder_of(objectives, epoch, directory, save_checkpoint and not segmented)
+    directory, context = request.directory, request.context
+    recorder = recorder_of(request)
     meter, speed = CostMeter(), SpeedMeter()
     taking_part: list[SearchCallback] = []
     error: Exception | None = None
@@ -110,27 +86,22 @@ def train_candidate(
         Path(directory).mkdir(parents=True, exist_ok=True)
         (Path(directory) / CONFIG_FILE).write_text(dump_yaml(dict(config)))
         with isolated(config):
-            # In threads, candidates would otherwise share one callback's state.
-            searchs = copy.deepcopy(list(callbacks))
-            first = [one for one in searchs if isinstance(one, SearchCallback) and one.comes_first]
-            own = [*(one for one in searchs if one not in first), meter, speed, recorder]
+            first, given = copies_of(request.callbacks)
             named = name_loggers(config, directory)
-            parts = blueprint.build(named, trainer_overrides(config, directory, devices), own)
+            own = [*given, meter, speed, recorder]
+            parts = blueprint.build(named, trainer_overrides(config, directory, request.devices), own)
             taking_part = join(parts.trainer, context, first)
             log_genes(parts.trainer.loggers, {} if context is None else context.genes)
-            if data_seed is not None:
+            if request.data_seed is not None:
                 draw_weights(parts.model)
-                seed_everything(data_seed, workers=True, verbose=False)
+                seed_everything(request.data_seed, workers=True, verbose=False)
             resume_from = next((path for one in taking_part if (path := one.resume_from) is not None), None)
             parts.trainer.fit(parts.model, datamodule=parts.datamodule, ckpt_path=resume_from, **TRUSTED)
     except Exception as raised:
         error = raised
     extra = {name: value for callback in taking_part for name, value in callback.extra.items()}
     predicted = next((fitness for one in taking_part if (fitness := one.predicted_fitness) is not None), None)
-    cost = meter.cost | speed.cost
-    return conclude(
-        recorder, cost, objectives, fitness_epoch, started=started, extra=extra, error=error, predicted=predicted
-    )
+    return conclude(recorder, meter.cost | speed.cost, request, started, extra, error=error, predicted=predicted)
 
 
 def draw_weights(model: LightningModule) -> None:
@@ -139,17 +110,16 @@ def draw_weights(model: LightningModule) -> None:
         model.configure_model()
 
 
-def recorder_of(
-    objectives: Sequence[Objective], epoch: FitnessEpoch, directory: str, save_checkpoint: bool
-) -> FitnessRecorder:
+def recorder_of(request: TrainingRequest) -> FitnessRecorder:
     """What records a candidate's training: its first objective that is a logged metric decides which epoch counts."""
-    logged = [objective for objective in objectives if not objective.monitor.startswith("cost/")]
+    logged = [objective for objective in request.objectives if not objective.monitor.startswith("cost/")]
     return FitnessRecorder(
         monitor=logged[0].monitor if logged else None,
         mode=logged[0].mode if logged else "max",
-        epoch=epoch,
-        directory=directory,
-        save_checkpoint=save_checkpoint,
+        # A segment's fitness is that of the state which others continue, and which is saved as it ends.
+        epoch="last" if request.is_segment else request.fitness_epoch,
+        directory=request.directory,
+        save_checkpoint=request.save_checkpoint and not request.is_segment,
         required=[objective.monitor for objective in logged],
     )
 
@@ -157,11 +127,10 @@ def recorder_of(
 def conclude(
     recorder: FitnessRecorder,
     cost: Mapping[str, float],
-    objectives: Sequence[Objective],
-    fitness_epoch: FitnessEpoch,
-    *,
+    request: TrainingRequest,
     started: float,
     extra: Mapping[str, Any],
+    *,
     error: Exception | None = None,
     predicted: tuple[float, ...] | None = None,
 ) -> Result:
@@ -170,8 +139,7 @@ def conclude(
     Args:
         recorder: What was logged, and where the checkpoint is.
         cost: What it cost.
-        objectives: What the fitness consists of.
-        fitness_epoch: At which epoch it was read.
+        request: What was asked for.
         started: When the training began, in seconds since the epoch.
         extra: What callbacks want remembered.
         error: What ended the training, where it failed.
@@ -188,15 +156,25 @@ def conclude(
     }
     if error is not None:
         return Result.failure(error, **known)
-    fitness = predicted or tuple(_fitness(objective, metrics, cost) for objective in objectives)
-    for objective, number in zip(objectives, fitness, strict=True):
+    fitness = predicted or tuple(_fitness(objective, metrics, cost) for objective in request.objectives)
+    for objective, number in zip(request.objectives, fitness, strict=True):
         if not math.isfinite(number):
-            unusable = ArithmeticError(f"{objective.monitor} is {number} at the {fitness_epoch} epoch")
+            unusable = ArithmeticError(f"{objective.monitor} is {number} at the {request.fitness_epoch} epoch")
             return Result.failure(unusable, **known)
     result = Result(COMPLETED if predicted is None else STOPPED, fitness=fitness, **known)
     if (path := recorder.checkpoint_path) is not None:
         result = replace(result, checkpoint=CHECKPOINT_FILE, checkpoint_bytes=path.stat().st_size)
     return result
+
+
+def copies_of(callbacks: Sequence[Callback]) -> tuple[list[Callback], list[Callback]]:
+    """Copies of a search's callbacks: those that come before all others of a Trainer, and the rest."""
+    # In threads, candidates would otherwise share one callback's state.
+    copies = copy.deepcopy(list(callbacks))
+    first: list[Callback] = [
+        callback for callback in copies if isinstance(callback, SearchCallback) and callback.comes_first
+    ]
+    return first, [callback for callback in copies if callback not in first]
 
 
 def join(trainer: Trainer, context: SearchContext | None, first: Sequence[Callback] = ()) -> list[SearchCallback]:

@@ -1,4 +1,4 @@
-"""How does one candidate train on several devices? By DDP in a process of its own, whose command line is that candidate.
+"""One candidate on several devices: by DDP, in a process of its own whose command line is that candidate.
 
 ``strategy: ddp`` starts its other ranks by running the process's own command line again. A worker's command line is not
 the candidate, so a candidate on several devices gets a fresh process: ``python -m lightning_evo.training.rank DIRECTORY``,
@@ -12,10 +12,13 @@ import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning_evo.genome import Result
+from lightning_evo.training.blueprint import Blueprint
+from lightning_evo.training.request import TrainingRequest
 
 __all__ = ["ARGUMENTS_FILE", "RESULT_FILE", "train_candidate_distributed"]
 
@@ -23,9 +26,10 @@ ARGUMENTS_FILE = "distributed.pickle"
 RESULT_FILE = "distributed.json"
 
 
-def train_candidate_distributed(**arguments: Any) -> Result:
-    """:func:`~lightning_evo.training.train_candidate` with ``devices`` > 1, in processes of its own."""
-    directory = Path(arguments["directory"])
+def train_candidate_distributed(blueprint: Blueprint, config: Mapping[str, Any], request: TrainingRequest) -> Result:
+    """:func:`~lightning_evo.training.train_candidate` with ``request.devices`` > 1, in processes of its own."""
+    directory = Path(request.directory)
+    arguments = {"blueprint": blueprint, "config": config, "request": request}
     directory.mkdir(parents=True, exist_ok=True)
     result = directory / RESULT_FILE
     result.unlink(missing_ok=True)

@@ -1,67 +1,47 @@
-"""What does the winner amount to? Retrained if asked, and tested once on data the search never saw."""
+"""The winner: retrained if asked, and tested once on data the search never saw."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from lightning_evo.genome import COMPLETED, Objective, Result
+from lightning_evo.genome import COMPLETED, Result
 from lightning_evo.training.blueprint import Blueprint, Parts, dump_yaml
-from lightning_evo.training.candidate import TRUSTED, FitnessEpoch, isolated, train_candidate, trainer_overrides
+from lightning_evo.training.candidate import TRUSTED, isolated, train_candidate, trainer_overrides
 from lightning_evo.training.distributed import train_candidate_distributed
 from lightning_evo.training.packing import pack, restore_structure
+from lightning_evo.training.request import TrainingRequest
 
 __all__ = ["finish_candidate"]
 
 
 def finish_candidate(
-    *,
-    blueprint: Blueprint,
-    config: Mapping[str, Any],
-    directory: str,
-    objectives: Sequence[Objective],
-    fitness_epoch: FitnessEpoch,
-    checkpoint: str | None,
-    test: bool,
-    devices: int,
-    callbacks: Sequence[Callback] = (),
+    blueprint: Blueprint, config: Mapping[str, Any], request: TrainingRequest, checkpoint: str | None, test: bool
 ) -> Result:
     """Retrain (if ``checkpoint`` is ``None``) and test a candidate, and pack what stock Lightning opens.
 
     Args:
         blueprint: The LightningCLI that builds it.
         config: Its complete config.
-        directory: Where the retraining writes, and the package goes.
-        objectives: As in the search.
-        fitness_epoch: As in the search.
+        request: How to retrain it; the package goes to its directory. Testing uses one device.
         checkpoint: Path of the checkpoint to test.
         test: Whether to test.
-        devices: Devices for the retraining; testing uses one.
-        callbacks: Callbacks for the retraining, beside those of the config.
 
     Returns:
         Completed, with ``metrics`` of the test (and of the retraining), ``extra["tested"]``, and in ``extra["packed"]`` what
         is to be said of the package; or failed.
     """
-    started = time.time()
+    started, directory = time.time(), request.directory
     trained: Result | None = None
     if checkpoint is None:
-        train = train_candidate_distributed if devices > 1 else train_candidate
-        trained = train(
-            blueprint=blueprint,
-            config=config,
-            directory=directory,
-            objectives=objectives,
-            fitness_epoch=fitness_epoch,
-            devices=devices,
-            callbacks=callbacks,
-        )
+        train = train_candidate_distributed if request.devices > 1 else train_candidate
+        trained = train(blueprint, config, request)
         if trained.status != COMPLETED:
             return trained
         assert trained.checkpoint is not None

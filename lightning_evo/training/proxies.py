@@ -1,4 +1,4 @@
-"""What do zero-cost proxies say of a candidate? Built from its config on the CPU and shown one batch, never trained."""
+"""Zero-cost proxies of a candidate, which is built from its config on the CPU and shown one batch, never trained."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ __all__ = ["BARE_TRAINER", "measure_candidate"]
 
 
 def measure_candidate(
-    *,
     blueprint: Blueprint,
     config: Mapping[str, Any],
     names: Sequence[str],

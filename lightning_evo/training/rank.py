@@ -1,4 +1,4 @@
-"""What does one rank of a candidate on several devices do? The same as every other: build, train; rank 0 reports."""
+"""One rank of a candidate on several devices: builds and trains like every other; rank 0 reports."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 
 from lightning_evo.training.candidate import train_candidate
 from lightning_evo.training.distributed import ARGUMENTS_FILE, RESULT_FILE
-from lightning_evo.training.process import die_with_parent
 from lightning_evo.utils.files import write_atomically
+from lightning_evo.utils.process import die_with_parent
 
 
 def main(directory: Path) -> None:

@@ -1,4 +1,4 @@
-"""How do several candidates become results in one training? As one stack of particles, each with its own record."""
+"""Several candidates in one training: a stack of particles, each with its own record."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch.utils.flop_counter import FlopCounterMode
@@ -19,17 +19,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from lightning_evo.callbacks import CostMeter, FitnessRecorder
 from lightning_evo.callbacks.cost import batch_size
 from lightning_evo.callbacks.fitness import MetricNotLogged
-from lightning_evo.callbacks.search import SearchContext, StackedModule
+from lightning_evo.callbacks.search import StackedModule
 from lightning_evo.callbacks.speed import SpeedMeter
-from lightning_evo.genome import COMPLETED, Objective, Result
+from lightning_evo.genome import COMPLETED, Result
 from lightning_evo.swarms import stack_particles
 from lightning_evo.swarms.logs import recording
 from lightning_evo.training.blueprint import Blueprint, dump_yaml
 from lightning_evo.training.candidate import (
     CONFIG_FILE,
     TRUSTED,
-    FitnessEpoch,
     conclude,
+    copies_of,
     draw_weights,
     isolated,
     join,
@@ -38,6 +38,7 @@ from lightning_evo.training.candidate import (
 )
 from lightning_evo.training.loggers import name_loggers
 from lightning_evo.training.overrides import apply_genome
+from lightning_evo.training.request import TrainingRequest
 from lightning_evo.utils.random_state_torch import isolated_random_state
 
 __all__ = ["Member", "NotStacked", "train_stack"]
@@ -72,17 +73,10 @@ class _Particle:
 
 
 def train_stack(
-    *,
     blueprint: Blueprint,
     members: Sequence[Member],
-    directory: str,
-    objectives: Sequence[Objective],
-    data_seed: int,
+    request: TrainingRequest,
     write: Callable[[str, str], None],
-    fitness_epoch: FitnessEpoch = "best",
-    save_checkpoint: bool = True,
-    callbacks: Sequence[Callback] = (),
-    context: SearchContext | None = None,
     whole: bool = False,
 ) -> Result:
     """Train several candidates at once in this process, as one :class:`~lightning_evo.ParticleStack`.
@@ -92,9 +86,9 @@ def train_stack(
     Its costs are its own parameters and FLOPs, and its share of the stack's seconds and memory; ``samples_per_second``
     goes with the share of the seconds, ``waiting`` and ``utilisation`` are the stack's.
 
-    All members see the same batches, in an order that ``data_seed`` decides, and begin with the weights that their own
-    seeds decide: so a member's result doesn't depend on who else is in the stack, but for rounding, for what is drawn while
-    training (dropout), and for callbacks that average.
+    All members see the same batches, in an order that ``request.data_seed`` decides, and begin with the weights that
+    their own seeds decide: so a member's result doesn't depend on who else is in the stack, but for rounding, for what is
+    drawn while training (dropout), and for callbacks that average.
 
     Trainer, data, callbacks and loggers are built once, from the first member's config. Callbacks see the stack: ``val_acc``
     is the members' mean, ``val_acc/particle_0`` the first one's.
@@ -102,14 +96,9 @@ def train_stack(
     Args:
         blueprint: The LightningCLI that builds each of them.
         members: At least two, whose configs differ in ``model``, ``optimizer`` and ``lr_scheduler`` alone.
-        directory: The stack's own directory, the Trainer's root directory.
-        objectives: As in :func:`~lightning_evo.training.train_candidate`, for each member.
-        data_seed: Decides the order of the data, and everything random from the training's beginning on.
+        request: How to train and measure each of them, in the stack's own directory. ``data_seed`` is needed; it decides
+            everything random from the training's beginning on.
         write: Leaves a result, as JSON text, in a directory.
-        fitness_epoch: ``best`` or ``last``, of each member.
-        save_checkpoint: Keep each member's checkpoint of the epoch from which its fitness was read.
-        callbacks: The search's own callbacks; the stack gets copies.
-        context: What callbacks may know of the search.
         whole: The members make sense only together: when this is called again, because its process died, all begin anew.
             Otherwise those without a result are then left for somebody else to train one by one.
 
@@ -117,7 +106,7 @@ def train_stack(
         Completed without a fitness if every member has its result; otherwise failed, with the reason why those that have
         none must be trained one by one. Never an exception but for a full disk.
     """
-    started = time.time()
+    started, directory, data_seed = time.time(), request.directory, request.data_seed
     if not whole and any((Path(member.directory) / CONFIG_FILE).exists() for member in members):
         return Result.failure(NotStacked("the worker process that trained the stack died"), started=started)
     Path(directory).mkdir(parents=True, exist_ok=True)
@@ -130,8 +119,8 @@ def train_stack(
             shutil.rmtree(record_in, ignore_errors=True)
         Path(record_in).mkdir(parents=True, exist_ok=True)
         (Path(record_in) / CONFIG_FILE).write_text(dump_yaml(dict(member.config)))
-        keep = save_checkpoint and not member.finished
-        recorder = recorder_of(objectives, fitness_epoch, record_in, keep)
+        keep = request.save_checkpoint and not member.finished
+        recorder = recorder_of(replace(request, directory=record_in, save_checkpoint=keep))
         try:
             particles.append(_Particle(member, _model(blueprint, member.config, directory), recorder))
         except Exception as error:
@@ -145,10 +134,11 @@ def train_stack(
         with isolated({"seed_everything": data_seed}):
             stack = stack_particles([particle.model for particle in particles])
             recorders = _Recorders([particle.recorder for particle in particles])
-            own = [*copy.deepcopy(list(callbacks)), meter, speed, recorders]
+            first, given = copies_of(request.callbacks)
             named = name_loggers(config, directory)
+            own = [*given, meter, speed, recorders]
             parts = blueprint.build(named, trainer_overrides(config, directory, 1), own)
-            taking_part = join(parts.trainer, context)
+            taking_part = join(parts.trainer, request.context, first)
             # Building drew random numbers too, as many as there are weights.
             seed_everything(data_seed, workers=True, verbose=False)
             parts.trainer.fit(stack, datamodule=parts.datamodule, **TRUSTED)
@@ -161,13 +151,13 @@ def train_stack(
         return Result.failure(error, started=started)
     except Exception as error:
         return Result.failure(error, started=started)
-    first = members[0].candidate
+    id = members[0].candidate
     for position, particle in enumerate(particles):
-        own_extra = {**extra, "stack": {"id": first, **described, "position": position}}
+        own_extra = {**extra, "stack": {"id": id, **described, "position": position}}
         cost = meter.share(position, speed.cost)
-        result = conclude(particle.recorder, cost, objectives, fitness_epoch, started=started, extra=own_extra)
+        result = conclude(particle.recorder, cost, request, started, own_extra)
         _leave(write, particle.member, result)
-    return Result(COMPLETED, extra={"stack": {"id": first, **described}}, started=started, ended=time.time())
+    return Result(COMPLETED, extra={"stack": {"id": id, **described}}, started=started, ended=time.time())
 
 
 def _model(blueprint: Blueprint, config: Mapping[str, Any], directory: str) -> LightningModule:

@@ -1,4 +1,4 @@
-"""Which genes change the structure of the network or its optimizer, so that no training could go on with another value?"""
+"""Genes that change the structure of the network or its optimizer, so that no training could continue with another value."""
 
 from __future__ import annotations
 
@@ -10,48 +10,16 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from lightning_evo._compat.lightning import init_optimizers
-from lightning_evo.genome import COMPLETED, Result, SearchSpace
+from lightning_evo.genome import COMPLETED, Result
 from lightning_evo.training.blueprint import Blueprint, Parts
 from lightning_evo.training.candidate import isolated
 from lightning_evo.training.overrides import apply_genome
 from lightning_evo.training.proxies import BARE_TRAINER
-from lightning_evo.training.trainable import ConfigTrainable, switches
 
-__all__ = ["compare_structures", "structural_genes", "variants"]
-
-
-def structural_genes(trainable: ConfigTrainable, space: SearchSpace) -> dict[str, str]:
-    """The genes whose values build networks of different structure, and what differs.
-
-    Each gene's extremes are built on the CPU, all else being as the config has it. A worker does the same with the job
-    ``Job(0, compare_structures, {"blueprint": trainable.blueprint, "configs": variants(trainable, space)}, ...)``,
-    and finds it in ``result.extra["structural"]``.
-
-    Args:
-        trainable: The config that is evolved.
-        space: Its genes.
-
-    Returns:
-        Config path -> what differs; empty where all genes can change in mid-training.
-    """
-    result = compare_structures(blueprint=trainable.blueprint, configs=variants(trainable, space))
-    return dict(result.extra["structural"])
+__all__ = ["compare_structures"]
 
 
-def variants(trainable: ConfigTrainable, space: SearchSpace) -> dict[str, list[dict[str, Any]]]:
-    """For each gene the configs to compare: complete, plain data, one for each of its extremes.
-
-    Args:
-        trainable: The config that is evolved.
-        space: Its genes.
-    """
-    return {
-        path: [trainable.resolve({**switches(space, path), path: value}) for value in gene.extremes()]
-        for path, gene in space.items()
-    }
-
-
-def compare_structures(*, blueprint: Blueprint, configs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Result:
+def compare_structures(blueprint: Blueprint, configs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Result:
     """Build configs in this process, and say for each gene whether what they build differs in structure.
 
     Structure is: names and shapes of parameters and buffers, classes of modules that have any, and the optimizers' classes,

@@ -1,26 +1,26 @@
-"""What is being evolved? A LightningCLI config, or any Python function from genome to metrics."""
+"""What is evolved: a LightningCLI config, or any Python function from genome to metrics."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
-from lightning.pytorch import Callback
-
-from lightning_evo.callbacks.search import SearchContext
 from lightning_evo.genome import COMPLETED, Candidate, Genome, Objective, Result, SearchSpace, SpaceError
 from lightning_evo.training.blueprint import Blueprint, ConfigError
-from lightning_evo.training.candidate import COSTS, FitnessEpoch, train_candidate
+from lightning_evo.training.candidate import COSTS, train_candidate
 from lightning_evo.training.distributed import train_candidate_distributed
+from lightning_evo.training.final import finish_candidate
 from lightning_evo.training.overrides import apply_genome, changes_class
+from lightning_evo.training.proxies import measure_candidate
+from lightning_evo.training.request import TrainingRequest
 from lightning_evo.training.stacks import Member, train_stack
+from lightning_evo.training.structure import compare_structures
 from lightning_evo.utils.imports import public_name
 
-__all__ = ["ConfigTrainable", "FunctionTrainable", "Task", "Trainable", "switches"]
+__all__ = ["ConfigTrainable", "FunctionTrainable", "StackMember", "Task", "Trainable"]
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,28 @@ class Task:
 
 
 class Trainable(Protocol):
-    """What a search needs of the thing it evolves."""
+    """What a search needs of the thing it evolves, and what it declares it can do.
 
-    seed: int | None
+    Derive from it, and what you leave out is what it can't do: give :attr:`seed`, :meth:`describe`, :meth:`check`,
+    :meth:`epochs` and :meth:`task` at least.
+    """
+
+    seed: int | None = None
     """The seed it asks for, if any."""
+    config: Mapping[str, Any] | None = None
+    """The LightningCLI config that genomes are written into; ``None``: there is none."""
+    accelerator: str = "auto"
+    """On what its candidates run, as the Trainer takes it; decides which slots this machine has."""
+    preload: tuple[str, ...] = ()
+    """Modules that local workers import once, before their first candidate."""
+    trains_modules: bool = False
+    """Whether candidates are LightningModules in Trainers, so that callbacks take part, several can train in one stack
+    (:meth:`stack_task`), and their structures can be compared (:meth:`structure_task`)."""
+    measures_proxies: bool = False
+    """Whether zero-cost proxies of candidates can be measured (:meth:`proxy_task`)."""
+    has_winner: bool = False
+    """Whether the winner is retrained, tested and written where others open it (:meth:`final_config`,
+    :meth:`final_task`)."""
 
     def describe(self) -> dict[str, Any]:
         """Everything about it that decides results, as JSON: two searches with different descriptions differ."""
@@ -43,28 +61,89 @@ class Trainable(Protocol):
 
     def check(self, space: SearchSpace, objectives: Sequence[Objective]) -> None:
         """Raise :class:`SpaceError` if some value of a gene can't be built, or an objective can't be measured."""
-        ...
+        return
 
     def epochs(self, candidate: Candidate) -> int | None:
         """How many epochs a candidate trains, if known: for the display alone."""
+        return None
+
+    def task(self, candidate: Candidate, request: TrainingRequest) -> Task:
+        """What to run for one candidate."""
         ...
 
-    def task(
+    def stack_task(
         self,
-        candidate: Candidate,
-        directory: Path,
-        objectives: Sequence[Objective],
-        fitness_epoch: FitnessEpoch,
-        save_checkpoint: bool,
-        devices: int,
-        callbacks: Sequence[Callback] = (),
-        context: SearchContext | None = None,
+        members: Sequence[StackMember],
+        request: TrainingRequest,
+        write: Callable[[str, str], None],
+        whole: bool = False,
     ) -> Task:
-        """What to run for one candidate; see :func:`~lightning_evo.training.train_candidate` for the arguments."""
-        ...
+        """What to run for several candidates that train as one stack.
+
+        Args:
+            members: The candidates.
+            request: How to train each of them; its directory is the stack's.
+            write: Leaves a result, as JSON text, in a directory.
+            whole: They make sense only together.
+        """
+        raise _cannot(self, "stack_task")
+
+    def structure_task(self, space: SearchSpace) -> Task:
+        """What to run to find out which genes change the structure: a completed result whose ``extra`` maps each such
+        config path to what differs (``structural``), or why nothing could be compared (``unbuilt``)."""
+        raise _cannot(self, "structure_task")
+
+    def proxy_task(
+        self, genome: Mapping[str, Any], names: Sequence[str], batch_size: int, seed: int, data_seed: int
+    ) -> Task:
+        """What to run to measure zero-cost proxies of a genome; see
+        :func:`~lightning_evo.training.proxies.measure_candidate`."""
+        raise _cannot(self, "proxy_task")
+
+    def final_config(self, candidate: Candidate, overrides: Mapping[str, Any]) -> dict[str, Any]:
+        """The winner's config with the overrides of its retraining: plain data that decides what :meth:`final_task` does.
+
+        Raises:
+            SpaceError: If an override is refused; the message begins with its path.
+        """
+        raise _cannot(self, "final_config")
+
+    def check_overrides(self, overrides: Mapping[str, Any]) -> None:
+        """Raise :class:`SpaceError` if an override of a retraining is refused; the message begins with its path."""
+        return
+
+    def final_task(self, config: dict[str, Any], request: TrainingRequest, checkpoint: str | None, test: bool) -> Task:
+        """What to run for the winner.
+
+        Args:
+            config: What :meth:`final_config` gave.
+            request: How to retrain it.
+            checkpoint: Path of the checkpoint to test; ``None``: retrain first.
+            test: Whether to test.
+        """
+        raise _cannot(self, "final_task")
 
 
-class ConfigTrainable:
+@dataclass(frozen=True)
+class StackMember:
+    """A candidate that is to train in a stack.
+
+    Args:
+        candidate: The candidate.
+        directory: Its own directory.
+        finished: It has its result already, and only trains along with its swarm.
+    """
+
+    candidate: Candidate
+    directory: str
+    finished: bool = False
+
+
+def _cannot(trainable: Trainable, method: str) -> NotImplementedError:
+    return NotImplementedError(f"{type(trainable).__name__} has no {method}, which what it declares asks for")
+
+
+class ConfigTrainable(Trainable):
     """A LightningCLI config whose paths vary.
 
     Args:
@@ -76,12 +155,20 @@ class ConfigTrainable:
         ConfigError: If the parser refuses the config.
     """
 
+    trains_modules = True
+    measures_proxies = True
+    has_winner = True
+
     def __init__(self, config: Mapping[str, Any], blueprint: Blueprint | None = None) -> None:
         self.blueprint = blueprint or Blueprint()
-        self.config = self.blueprint.resolve(config)
+        self.config: dict[str, Any] = self.blueprint.resolve(config)
         seed = self.config.pop("seed_everything", None)
         self.seed = seed if isinstance(seed, int) and not isinstance(seed, bool) else None
         self._variants: dict[str, dict[str, Any]] = {}
+        self.accelerator = (self.config.get("trainer") or {}).get("accelerator") or "auto"
+        cli_module = self.blueprint.cli_class.__module__
+        # The user's own module may do anything when imported.
+        self.preload = (cli_module,) if cli_module.startswith("lightning") else ()
 
     def describe(self) -> dict[str, Any]:
         """The resolved config, and the LightningCLI that reads it where it isn't ours."""
@@ -143,131 +230,98 @@ class ConfigTrainable:
         epochs = self.resolve(candidate.genome).get("trainer", {}).get("max_epochs")
         return epochs if isinstance(epochs, int) and epochs > 0 else None
 
-    def task(
-        self,
-        candidate: Candidate,
-        directory: Path,
-        objectives: Sequence[Objective],
-        fitness_epoch: FitnessEpoch,
-        save_checkpoint: bool,
-        devices: int,
-        callbacks: Sequence[Callback] = (),
-        context: SearchContext | None = None,
-        data_seed: int | None = None,
-    ) -> Task:
-        """Train the candidate from its resolved config.
-
-        Args:
-            data_seed: Decides the order of the data where candidates are to see the same as those in stacks.
-        """
-        arguments = {
-            "blueprint": self.blueprint,
-            "config": self._seeded(candidate),
-            "directory": str(directory),
-            "objectives": tuple(objectives),
-            "fitness_epoch": fitness_epoch,
-            "save_checkpoint": save_checkpoint,
-            "devices": devices,
-            "callbacks": tuple(callbacks),
-            "context": context,
-            "data_seed": data_seed,
-        }
-        return Task(train_candidate_distributed if devices > 1 else train_candidate, arguments)
+    def task(self, candidate: Candidate, request: TrainingRequest) -> Task:
+        """Train the candidate from its resolved config."""
+        arguments = {"blueprint": self.blueprint, "config": self._seeded(candidate), "request": request}
+        return Task(train_candidate_distributed if request.devices > 1 else train_candidate, arguments)
 
     def stack_task(
         self,
-        candidates: Mapping[Path, Candidate],
-        directory: Path,
-        objectives: Sequence[Objective],
-        fitness_epoch: FitnessEpoch,
-        save_checkpoint: bool,
-        callbacks: Sequence[Callback],
-        context: SearchContext,
-        data_seed: int,
+        members: Sequence[StackMember],
+        request: TrainingRequest,
         write: Callable[[str, str], None],
-        finished: Collection[int] = (),
         whole: bool = False,
     ) -> Task:
-        """Train several candidates as one stack; see :func:`~lightning_evo.training.stacks.train_stack`.
-
-        Args:
-            candidates: Each one's directory -> the candidate.
-            directory: The stack's.
-            objectives: What is optimised.
-            fitness_epoch: As in the search.
-            save_checkpoint: Keep their checkpoints.
-            callbacks: The search's own.
-            context: What they may know of the search.
-            data_seed: Decides the order of the data.
-            write: Leaves a result, as JSON text, in a directory.
-            finished: Ids of those that only train along.
-            whole: They make sense only together.
-        """
-        members = tuple(
-            Member(candidate.id, self._seeded(candidate), str(own), candidate.id in finished)
-            for own, candidate in candidates.items()
+        """Train several candidates as one stack; see :func:`~lightning_evo.training.stacks.train_stack`."""
+        made = tuple(
+            Member(one.candidate.id, self._seeded(one.candidate), one.directory, one.finished) for one in members
         )
+        arguments = {"blueprint": self.blueprint, "members": made, "request": request, "write": write, "whole": whole}
+        return Task(train_stack, arguments)
+
+    def structure_task(self, space: SearchSpace) -> Task:
+        """Build networks that differ by one gene's extremes, and compare them."""
+        return Task(compare_structures, {"blueprint": self.blueprint, "configs": self.variants(space)})
+
+    def variants(self, space: SearchSpace) -> dict[str, list[dict[str, Any]]]:
+        """For each gene the configs to compare: complete, plain data, one for each of its extremes."""
+        return {
+            path: [self.resolve({**switches(space, path), path: value}) for value in gene.extremes()]
+            for path, gene in space.items()
+        }
+
+    def proxy_task(
+        self, genome: Mapping[str, Any], names: Sequence[str], batch_size: int, seed: int, data_seed: int
+    ) -> Task:
+        """Build the network and measure its proxies."""
         arguments = {
             "blueprint": self.blueprint,
-            "members": members,
-            "directory": str(directory),
-            "objectives": tuple(objectives),
-            "fitness_epoch": fitness_epoch,
-            "save_checkpoint": save_checkpoint,
-            "callbacks": tuple(callbacks),
-            "context": context,
+            "config": {"seed_everything": seed, **self.resolve(genome)},
+            "names": names,
+            "batch_size": batch_size,
             "data_seed": data_seed,
-            "write": write,
-            "whole": whole,
         }
-        return Task(train_stack, arguments)
+        return Task(measure_candidate, arguments)
+
+    def final_config(self, candidate: Candidate, overrides: Mapping[str, Any]) -> dict[str, Any]:
+        """The candidate's config with the overrides."""
+        return apply_genome(self._seeded(candidate), overrides) if overrides else self._seeded(candidate)
+
+    def check_overrides(self, overrides: Mapping[str, Any]) -> None:
+        """Dry-run each override through the parser."""
+        for path, value in overrides.items():
+            try:
+                self.blueprint.check(apply_genome(self.config, {path: value}))
+            except (ConfigError, KeyError) as error:
+                raise SpaceError(f"{path}: {value!r} is refused: {error.args[0]}") from None
+
+    def final_task(self, config: dict[str, Any], request: TrainingRequest, checkpoint: str | None, test: bool) -> Task:
+        """Retrain if asked, test, and pack; see :func:`~lightning_evo.training.final.finish_candidate`."""
+        arguments = {"blueprint": self.blueprint, "config": config, "request": request}
+        return Task(finish_candidate, {**arguments, "checkpoint": checkpoint, "test": test})
 
     def _seeded(self, candidate: Candidate) -> dict[str, Any]:
         return {"seed_everything": candidate.seed, **self.resolve(candidate.genome)}
 
 
-class FunctionTrainable:
+class FunctionTrainable(Trainable):
     """A Python function that evaluates a genome.
 
     Args:
         function: Called as ``function(genome, seed=..., directory=...)`` with a mapping config path -> value, the
             candidate's seed and its own directory; returns metrics by name, the objectives among them. Must be
             picklable by reference (defined at a module's top level) where it runs in another process.
+        accelerator: On what it runs, as the Trainer takes it: ``cpu`` has one slot per core, also where there are GPUs.
+            Default: ``auto``, a slot per GPU where there are any.
     """
 
-    def __init__(self, function: Callable[..., Mapping[str, float]]) -> None:
+    def __init__(self, function: Callable[..., Mapping[str, float]], accelerator: str = "auto") -> None:
         self.function = function
-        self.seed: int | None = None
+        self.accelerator = accelerator
+        self.seed = None
 
     def describe(self) -> dict[str, Any]:
         """The function's import path."""
         return {"function": public_name(self.function)}
 
-    def check(self, space: SearchSpace, objectives: Sequence[Objective]) -> None:
-        """Nothing can be known before the function is called."""
-
-    def epochs(self, candidate: Candidate) -> int | None:
-        """Unknown."""
-        return None
-
-    def task(
-        self,
-        candidate: Candidate,
-        directory: Path,
-        objectives: Sequence[Objective],
-        fitness_epoch: FitnessEpoch,
-        save_checkpoint: bool,
-        devices: int,
-        callbacks: Sequence[Callback] = (),
-        context: SearchContext | None = None,
-    ) -> Task:
+    def task(self, candidate: Candidate, request: TrainingRequest) -> Task:
         """Call the function."""
         arguments = {
             "function": self.function,
             "genome": candidate.genome,
             "seed": candidate.seed,
-            "directory": str(directory),
-            "objectives": tuple(objectives),
+            "directory": request.directory,
+            "objectives": tuple(request.objectives),
         }
         return Task(_evaluate, arguments)
 

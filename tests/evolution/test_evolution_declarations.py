@@ -19,7 +19,7 @@ from lightning_evo.callbacks.search import ExportedStructure, Inherited, SearchC
 from lightning_evo.evolution import SearchError
 from lightning_evo.functional.growth import GrowthError
 from lightning_evo.genome import LogUniform, Ordinal
-from lightning_evo.training import Blueprint, train_candidate
+from lightning_evo.training import Blueprint, TrainingRequest, train_candidate
 from lightning_evo.training.packing import pack, restore_structure
 from lightning_evo.training.proxies import measure_candidate
 from toys import ToyData, ToyNet
@@ -227,11 +227,13 @@ def test_a_network_whose_structure_a_callback_changed_is_packed_and_restored_by_
 
 def test_a_callback_may_come_first_and_have_a_training_continued(config, tmp_path):
     complete = Blueprint().resolve({"seed_everything": 7, **config})
-    arguments = {"blueprint": Blueprint(), "config": complete, "objectives": [Objective("val_acc")]}
-    first = train_candidate(directory=str(tmp_path / "a"), fitness_epoch="last", **arguments)
+    objectives = [Objective("val_acc")]
+    request = TrainingRequest(str(tmp_path / "a"), objectives, fitness_epoch="last")
+    first = train_candidate(Blueprint(), complete, request)
     complete["trainer"]["max_epochs"] = 3
     resuming = Resuming(str(tmp_path / "a" / first.checkpoint))
-    result = train_candidate(directory=str(tmp_path / "b"), callbacks=[Alone(), resuming], **arguments)
+    request = TrainingRequest(str(tmp_path / "b"), objectives, callbacks=[Alone(), resuming])
+    result = train_candidate(Blueprint(), complete, request)
     assert result.status == "completed", result.error
     assert result.extra == {"began": 2, "place": 0}
 

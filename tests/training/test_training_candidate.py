@@ -15,7 +15,7 @@ from lightning_evo.archive.shared_results import KnownResult, KnownWriter
 from lightning_evo.callbacks import EarlyFitnessPrediction
 from lightning_evo.callbacks.search import SearchContext
 from lightning_evo.genome import Objective
-from lightning_evo.training import Blueprint, train_candidate
+from lightning_evo.training import Blueprint, TrainingRequest, train_candidate
 from lightning_evo.training.blueprint import load_yaml
 from lightning_evo.training.candidate import COSTS, read_curve
 from lightning_evo.training.distributed import train_candidate_distributed
@@ -27,7 +27,7 @@ ACCURACY = Objective("val_acc")
 def train(config, tmp_path, *objectives, function=train_candidate, **arguments):
     complete = Blueprint().resolve({"seed_everything": 7, **config})
     settings = {"objectives": objectives or (ACCURACY,), "directory": str(tmp_path)} | arguments
-    return function(blueprint=Blueprint(), config=complete, **settings)
+    return function(Blueprint(), complete, TrainingRequest(**settings))
 
 
 def test_a_candidate_becomes_a_completed_result(config, tmp_path):

@@ -12,7 +12,7 @@ from torch import nn
 
 from lightning_evo.execution.results import read_result, write_result
 from lightning_evo.genome import Objective
-from lightning_evo.training import Blueprint
+from lightning_evo.training import Blueprint, TrainingRequest
 from lightning_evo.training.candidate import train_candidate
 from lightning_evo.training.stacks import Member, train_stack
 from toys import ToyNet
@@ -35,26 +35,14 @@ def members(tmp_path, *configs, finished=()) -> list[Member]:
 
 
 def stack(tmp_path, made, **changes):
-    arguments = {
-        "blueprint": Blueprint(),
-        "members": made,
-        "directory": str(tmp_path / "stack"),
-        "objectives": VAL_LOSS,
-        "data_seed": SEED,
-        "write": write_result,
-    } | changes
-    return train_stack(**arguments)
+    whole = changes.pop("whole", False)
+    request = {"directory": str(tmp_path / "stack"), "objectives": VAL_LOSS, "data_seed": SEED} | changes
+    return train_stack(Blueprint(), made, TrainingRequest(**request), write_result, whole)
 
 
 def alone(directory, each, **changes):
-    arguments = {
-        "blueprint": Blueprint(),
-        "config": each,
-        "directory": str(directory),
-        "objectives": VAL_LOSS,
-        "data_seed": SEED,
-    } | changes
-    return train_candidate(**arguments)
+    request = {"directory": str(directory), "objectives": VAL_LOSS, "data_seed": SEED} | changes
+    return train_candidate(Blueprint(), each, TrainingRequest(**request))
 
 
 RATES = [config(lr, seed) for lr, seed in ((0.05, 11), (0.1, 12), (0.3, 13))]

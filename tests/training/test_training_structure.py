@@ -6,12 +6,16 @@ import pytest
 
 from lightning_evo.genome import Categorical, Integer, LogUniform, Ordinal, SearchSpace, Uniform
 from lightning_evo.training import ConfigTrainable
-from lightning_evo.training.structure import compare_structures, structural_genes, variants
+from lightning_evo.training.structure import compare_structures
 
 
 @pytest.fixture
 def trainable(config):
     return ConfigTrainable(config)
+
+
+def structural_genes(trainable, space):
+    return compare_structures(trainable.blueprint, trainable.variants(space)).extra["structural"]
 
 
 def test_what_changes_a_shape_or_a_layer_is_structural_and_the_rest_is_not(trainable):
@@ -57,6 +61,6 @@ def test_a_conditional_gene_is_built_with_what_switches_it_on(trainable):
 
 def test_what_cant_be_built_is_told_apart(trainable):
     space = SearchSpace({"model.init_args.misbehave": Categorical(["", "crash", "slow"])})
-    result = compare_structures(blueprint=trainable.blueprint, configs=variants(trainable, space))
+    result = compare_structures(trainable.blueprint, trainable.variants(space))
     assert result.extra["structural"] == {}
     assert "this model always crashes" in result.extra["unbuilt"]["model.init_args.misbehave"]

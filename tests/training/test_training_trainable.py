@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
+from lightning_evo.evolution import Workers
+from lightning_evo.evolution.executors import plan
 from lightning_evo.genome import Candidate, Categorical, Genome, Integer, Objective, SearchSpace, SpaceError, Uniform
-from lightning_evo.training import ConfigTrainable
+from lightning_evo.training import ConfigTrainable, FunctionTrainable, Task, Trainable, TrainingRequest
+from toys import sphere
 
 ADAMW = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.3}}
 
@@ -23,11 +24,12 @@ def test_a_candidate_is_the_config_with_its_genes(config):
 def test_the_seed_of_the_config_is_the_runs_and_each_candidate_gets_its_own(config, tmp_path):
     trainable = ConfigTrainable(config | {"seed_everything": 5})
     assert trainable.seed == 5
+    request = TrainingRequest(str(tmp_path), [Objective("val_acc")])
     candidate = Candidate(0, Genome({}), seed=123)
-    task = trainable.task(candidate, Path(tmp_path), [Objective("val_acc")], "best", True, 1)
+    task = trainable.task(candidate, request)
     assert task.arguments["config"]["seed_everything"] == 123
     gene = Candidate(0, Genome({"seed_everything": 9}), seed=123)
-    task = trainable.task(gene, Path(tmp_path), [Objective("val_acc")], "best", True, 1)
+    task = trainable.task(gene, request)
     assert task.arguments["config"]["seed_everything"] == 9
 
 
@@ -72,3 +74,28 @@ def test_a_callbacks_argument_is_a_gene(config):
 
 def test_describing_leaves_out_the_seed(config):
     assert ConfigTrainable(config | {"seed_everything": 5}).describe() == ConfigTrainable(config).describe()
+
+
+def test_a_function_says_on_what_it_runs(monkeypatch):
+    monkeypatch.setattr("lightning_evo.execution.slots._cuda_devices", lambda: ["0"])
+    monkeypatch.setattr("lightning_evo.execution.slots.available_cores", lambda: 3)
+    assert plan(FunctionTrainable(dict), Workers(), None) == [("0",)]
+    assert plan(FunctionTrainable(dict, accelerator="cpu"), Workers(), None) == [()] * 3
+
+
+class Own(Trainable):
+    """Somebody else's kind of candidate."""
+
+    def describe(self):
+        return {"own": 1}
+
+    def task(self, candidate, request):
+        return Task(FunctionTrainable(sphere).task(candidate, request).function, {})
+
+
+def test_a_trainable_of_ones_own_cant_do_what_it_does_not_declare():
+    own = Own()
+    assert (own.trains_modules, own.measures_proxies, own.has_winner, own.config) == (False, False, False, None)
+    assert (own.accelerator, own.preload, own.seed) == ("auto", (), None)
+    with pytest.raises(NotImplementedError, match="Own has no stack_task, which what it declares asks for"):
+        own.stack_task([], TrainingRequest(".", []), print)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightning_evo.genome import Objective
-from lightning_evo.training import Blueprint
+from lightning_evo.training import Blueprint, TrainingRequest
 from lightning_evo.training.distributed import train_candidate_distributed
 from toys import ToyNet
 
@@ -14,12 +14,9 @@ from toys import ToyNet
 def train(config, directory, **trainer):
     whole = {"seed_everything": 7, **config, "trainer": {**config["trainer"], **trainer}}
     return train_candidate_distributed(
-        blueprint=Blueprint(),
-        config=Blueprint().resolve(whole),
-        objectives=(Objective("val_loss", "min"),),
-        directory=str(directory),
-        devices=2,
-        fitness_epoch="last",
+        Blueprint(),
+        Blueprint().resolve(whole),
+        TrainingRequest(str(directory), (Objective("val_loss", "min"),), devices=2, fitness_epoch="last"),
     )
 
 

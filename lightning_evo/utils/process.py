@@ -1,4 +1,4 @@
-"""What ends a process whose parent has died? The kernel, once the process has asked for it."""
+"""Processes that end when their parent dies."""
 
 from __future__ import annotations
 
