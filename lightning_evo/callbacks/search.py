@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from lightning_evo.functional.optimizers import OptimizerSettings
     from lightning_evo.genome import Objective, Segment
 
-__all__ = ["ExportedStructure", "Inherited", "SearchCallback", "SearchContext", "StackedModule"]
+__all__ = ["ExportedStructure", "Inherited", "SearchCallback", "SearchContext", "StackedModule", "callbacks_that"]
 
 
 @dataclass(frozen=True)
@@ -224,3 +225,28 @@ class SearchCallback(Callback):
             What was written; ``None`` where this kind of callback had not changed the checkpoint's network.
         """
         return None
+
+
+def callbacks_that(declare: str) -> list[type[SearchCallback]]:
+    """The kinds of callbacks for which a declaration of :class:`SearchCallback` is true.
+
+    Args:
+        declare: The attribute, such as ``changes_structure``.
+
+    Returns:
+        Those that this package offers and those that are imported, by name.
+
+    >>> "SwarmAveraging" in [kind.__name__ for kind in callbacks_that("averages_weights")]
+    True
+    """
+    face = import_module(__package__)
+    for name in face.__all__:
+        getattr(face, name)  # imports it
+    found = (kind for kind in _below(SearchCallback) if getattr(kind, declare))
+    return sorted(found, key=lambda kind: (kind.__name__, kind.__module__))
+
+
+def _below(kind: type[SearchCallback]) -> Iterator[type[SearchCallback]]:
+    for one in kind.__subclasses__():
+        yield one
+        yield from _below(one)

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Sequence
 
 from lightning_evo.algorithms import Algorithm
-from lightning_evo.callbacks.search import SearchCallback
+from lightning_evo.callbacks.search import SearchCallback, callbacks_that
 from lightning_evo.evolution.errors import SearchError
 from lightning_evo.evolution.search_callbacks import EPOCHS
 from lightning_evo.execution import Job, LocalExecutor
@@ -72,9 +72,8 @@ def refuse_structural(
 
 
 def _fitting() -> str:
-    """The imported callbacks that fit weights to another structure, as words."""
-    names = [kind.__name__ for kind in SearchCallback.__subclasses__() if kind.fits_structures]
-    return f"the callback {' or '.join(names)}" if names else "a callback that fits structures"
+    """The callbacks that fit weights to another structure, as words."""
+    return f"the callback {' or '.join(kind.__name__ for kind in callbacks_that('fits_structures'))}"
 
 
 def compare_in_worker(trainable: Trainable, space: SearchSpace) -> Result:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from lightning.pytorch import LightningModule
 
-from lightning_evo.callbacks.search import SearchCallback
+from lightning_evo.callbacks.search import SearchCallback, callbacks_that
 from lightning_evo.training.blueprint import dump_yaml, load_yaml
 from lightning_evo.training.candidate import CONFIG_FILE
 from lightning_evo.utils.files import copy_atomically, write_atomically
@@ -44,7 +44,7 @@ def pack(config: str, checkpoint: Path, to: Path) -> Package:
         checkpoint: Its checkpoint, trusted: it is the search's own.
         to: The directory, which exists.
     """
-    for kind in _structure_changing():
+    for kind in callbacks_that("changes_structure"):
         exported = kind.export_structure(checkpoint, to)
         if exported is not None:
             if exported.model is not None:
@@ -61,17 +61,9 @@ def restore_structure(module: LightningModule, checkpoint: Path) -> None:
         checkpoint: Of a network of its class, trusted.
     """
     held = _read(checkpoint)
-    for kind in _structure_changing():
+    for kind in callbacks_that("changes_structure"):
         if kind.restore_structure(module, held):
             return
-
-
-def _structure_changing(kind: type[SearchCallback] = SearchCallback) -> Iterator[type[SearchCallback]]:
-    """The kinds of callbacks that change a network's structure, of this package and of whatever else is imported."""
-    for below in kind.__subclasses__():
-        if below.changes_structure:
-            yield below
-        yield from _structure_changing(below)
 
 
 def _read(checkpoint: Path) -> dict[str, Any]:

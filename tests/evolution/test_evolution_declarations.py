@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -183,7 +185,7 @@ def test_a_population_is_refused_a_callback_that_ends_trainings(tmp_path):
 
 def test_a_population_may_change_the_structure_where_a_callback_fits_it(tmp_path):
     changes = {"space": {WIDTH: Ordinal([2, 4])}, "algorithm": PopulationBasedTraining(2)}
-    with pytest.raises(SearchError, match=r"put the callback WeightInheritance or .*Fitting"):
+    with pytest.raises(SearchError, match=r"put the callback Fitting or .*WeightInheritance"):
         search(tmp_path, **changes)._check()
     search(tmp_path, callbacks=[Fitting()], **changes)._check()
 
@@ -261,6 +263,12 @@ def test_growth_has_whatever_inherits_take_the_parents_weights_before_it_grows(t
     growth.setup(trainer, module, "fit")
     assert heir.steps == ["widen"]
     assert module.net[0].out_features == 8
+
+
+def test_this_packages_callbacks_are_found_though_nobody_has_imported_them():
+    code = "from lightning_evo.callbacks.search import callbacks_that as that; print(*that('changes_structure'))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert "StructuralGrowth" in done.stdout
 
 
 FEATURES = {
