@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_evo.callbacks.growth.trainer_state import with_names
+from lightning_evo.callbacks.growth.recipe import with_names
 from lightning_evo.callbacks.records import InheritanceRecord
 from lightning_evo.callbacks.search import SearchCallback, SearchContext
 from lightning_evo.functional import Inheritance, Structure, inherit, inherit_optimizer, structure_of

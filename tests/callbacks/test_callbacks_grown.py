@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_evo.callbacks.growth.loading import export_grown, express, load_grown
-from lightning_evo.callbacks.growth.recipe import Recipe, carry, recipe_of
+from lightning_evo.callbacks.growth.recipe import Recipe, attach_recipe, recipe_of
 from lightning_evo.functional.growth import GrowthError, grow, resolve
 from lightning_evo.models import ConvNet, ImageClassifier
 
@@ -35,7 +35,7 @@ def grown(module: LightningModule, *requests: dict) -> LightningModule:
         step = resolve(module, request)
         recipe = recipe_of(module)
         growth = grow(module, step, new_units="net2wider", seed=seed)
-        carry(module, recipe.then(step, growth.after))
+        attach_recipe(module, recipe.then(step, growth.after))
     return module.eval()
 
 
@@ -195,7 +195,7 @@ def test_another_way_to_build_the_module_than_lightnings_is_run_only_if_it_is_tr
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 2}, "a recipe of version 2"),
+        ({"version": 2}, "the recipe has version 2"),
         ({"steps": [{"operation": "widen"}]}, "its recipe is damaged: 'layer'"),
         ({"steps": [{"operation": "fly", "layer": "body.0"}]}, "'fly' is none of"),
         (

@@ -152,7 +152,7 @@ def test_where_nothing_can_grow_the_training_goes_on_and_says_so_once(tmp_path, 
     with caplog.at_level("INFO", "lightning.pytorch"):
         fit(net(), tmp_path, [growth], epochs=4)
     assert growth.history == []
-    assert sum("but nothing can grow" in record.getMessage() for record in caplog.records) == 1
+    assert sum("but no layer can grow" in record.getMessage() for record in caplog.records) == 1
 
 
 def test_steps_are_at_least_so_many_epochs_apart(tmp_path):
@@ -486,12 +486,12 @@ def test_a_child_begins_as_its_parent_had_grown_and_takes_its_own_step(tmp_path)
     assert first.loss == pytest.approx(float(trained.callback_metrics["val_loss"]), rel=1e-4)
 
 
-@pytest.mark.parametrize("goes_on", [True, False])
-def test_growth_and_inheritance_read_the_parents_checkpoint_once(goes_on, tmp_path, monkeypatch):
+@pytest.mark.parametrize("continues_parent", [True, False])
+def test_growth_and_inheritance_read_the_parents_checkpoint_once(continues_parent, tmp_path, monkeypatch):
     steps = [{"operation": "widen", "place": 0.0, "ratio": 1.5}]
     trained = fit(net(), tmp_path, [growing(initial=steps, operations=["insert"]), WeightInheritance()], epochs=1)
     trained.save_checkpoint(tmp_path / "parent.ckpt")
-    child = growing(initial=[*(steps if goes_on else []), {"operation": "widen", "place": 0.9}])
+    child = growing(initial=[*(steps if continues_parent else []), {"operation": "widen", "place": 0.9}])
     inheriting = WeightInheritance()
     for callback in (child, inheriting):
         callback.join_search(context(tmp_path / "parent.ckpt"))
@@ -723,13 +723,13 @@ REFUSED = {
         {"triggers": Plateau()},
         None,
         (),
-        "monitor: null, but Plateau looks at it; name a metric",
+        "monitor: null, but Plateau needs it; name a metric",
     ),
     "no training metric": (
         {"triggers": [FixedInterval(1), Gap()], "monitor": "val_acc"},
         None,
         (),
-        "monitor_train: null, but Gap looks at it",
+        "monitor_train: null, but Gap needs it",
     ),
     "stochastic weight averaging": (
         {},

@@ -399,7 +399,7 @@ GROWTH = {
         a_growing_fit(triggers=FIXED, min_epochs_between=0),
         "min_epochs_between: 0 is not an integer of at least 1",
     ),
-    "no metric for a plateau": (a_growing_fit(), "monitor: null, but Plateau looks at it"),
+    "no metric for a plateau": (a_growing_fit(), "monitor: null, but Plateau needs it"),
     "a request that can't be fulfilled": (
         a_growing_fit(triggers=FIXED, initial=[{"operation": "widen", "place": 3}]),
         "initial[0]: place: 3 is not from 0 to 1",

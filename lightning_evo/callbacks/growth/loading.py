@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 
 from lightning_evo._compat.lightning import CLASS_PATH_KEY, INSTANTIATOR_KEY, hparams_name
 from lightning_evo._compat.torch import buffers_dict, modules_dict, parameters_dict
-from lightning_evo.callbacks.growth.recipe import KEY, Recipe, carry, recipe_in
+from lightning_evo.callbacks.growth.recipe import KEY, Recipe, attach_recipe, recipe_in
 from lightning_evo.callbacks.rebuilding import build_from
 from lightning_evo.callbacks.search import ExportedStructure
 from lightning_evo.functional.graph.tracing import trace
@@ -419,7 +419,7 @@ def _opened(
             replay(module, recipe.steps)
         except GrowthError as error:
             raise GrowthError(f"{path}: its growth can't be repeated in {kind.__name__}: {error}") from error
-        carry(module, recipe)
+        attach_recipe(module, recipe)
     _load(path, module, held)
     return module.eval()
 

@@ -1,4 +1,4 @@
-"""What is remembered of a training in which the network grows? Curves that triggers look at, and each step's account."""
+"""What a growing training observes: its history, examples on which steps are tried, and the entropy of activations."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from lightning_evo.functional.entropy import covariance, histogram, shannon_entr
 from lightning_evo.functional.growth import Growth
 from lightning_evo.utils.random_state_torch import isolated_random_state
 
-__all__ = ["EntropySampler", "Probe", "Records"]
+__all__ = ["EntropySampler", "ExampleBatch", "GrowthHistory"]
 
 
-class Records:
-    """Curves by epoch, and what has grown when. All plain data.
+class GrowthHistory:
+    """Curves by epoch, and the steps taken. All plain data.
 
     Attributes:
-        metric: The monitored metric of each epoch that has ended, NaN where it is missing.
+        metric: The monitored metric of each finished epoch, NaN where it is missing.
         train_metric: Its counterpart on training data.
-        entropies: For each layer the same of its activations' entropy.
+        entropies: For each layer the entropy of its activations in each finished epoch.
         grown: Epochs at whose start the network has grown.
-        history: One account per step.
+        history: One record per step.
         touched: For each layer the epoch in which it grew last.
         allowed: Layers that may grow; ``None``: all.
-        turn: How many times the network has grown: whose turn it is among the operations.
+        turn: How many times the network has grown, which determines the next operation.
     """
 
     def __init__(self, allowed: Iterable[str] | None = None) -> None:
@@ -50,17 +50,17 @@ class Records:
         self.turn = 0
 
     def note_metrics(self, epoch: int, metric: float | None, train_metric: float | None) -> None:
-        """Write down what an epoch's metrics are, as far as they are known; the later word counts."""
+        """Record an epoch's metrics, as far as they are known; later values replace earlier ones."""
         for curve, value in ((self.metric, metric), (self.train_metric, train_metric)):
             _put(curve, epoch, value)
 
     def note_entropies(self, epoch: int, values: Mapping[str, float]) -> None:
-        """Write down the entropies at the end of an epoch."""
+        """Record the entropies at the end of an epoch."""
         for layer, value in values.items():
             _put(self.entropies.setdefault(layer, []), epoch, value)
 
     def ended(self, epochs: int) -> dict[str, Any]:
-        """The curves of so many epochs, as arguments of :class:`~lightning_evo.callbacks.growth.triggers.GrowthState`."""
+        """Return the curves of the first ``epochs`` epochs, as arguments of ``GrowthState``."""
         return {
             "metric": _padded(self.metric, epochs),
             "train_metric": _padded(self.train_metric, epochs),
@@ -68,11 +68,11 @@ class Records:
         }
 
     def may_grow(self, layer: str) -> bool:
-        """Whether a layer is one of those that may."""
+        """Whether a layer is allowed to grow."""
         return self.allowed is None or layer in self.allowed
 
     def note_step(self, growth: Growth, epoch: int | None, source: str, why: str) -> None:
-        """Write down a step, and follow layers that are called otherwise now."""
+        """Record a step, and rename layers that have another name now."""
         taken = GrownStep(
             **growth.step.to_dict(),
             epoch=epoch,
@@ -93,17 +93,17 @@ class Records:
             self.touched[renamed.get(growth.step.layer, growth.step.layer)] = epoch
 
     def state_dict(self) -> dict[str, Any]:
-        """As a checkpoint holds it."""
+        """Return it as plain data, for checkpoints."""
         return copy.deepcopy(vars(self))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take it up again."""
+        """Restore it."""
         for name in vars(self):
             setattr(self, name, copy.deepcopy(state[name]))
 
 
 def renamed_layers(growth: Growth) -> dict[str, str]:
-    """Layers that are called otherwise after a step: old name -> new."""
+    """Return layers that have another name after a step: old name -> new."""
     pairs = {(old.rpartition(".")[0], new.rpartition(".")[0]) for old, new in growth.renamed.items()}
     return {old: new for old, new in pairs if old != new}
 
@@ -118,17 +118,15 @@ def _padded(curve: list[float], epochs: int) -> tuple[float, ...]:
     return tuple([*curve, *[math.nan] * epochs][:epochs])
 
 
-# -- On what is a growing network tried? On some of the last epoch's first batch, without a trace of it b --
-
 _BYTES = 4 * 2**20
 _FEWEST = 2  # batch statistics of one example are none
 
 
-class Probe:
-    """Some examples of the training data, and what the module makes of them.
+class ExampleBatch:
+    """A few training examples on which steps are checked.
 
-    They are part of the state, so that a resumed training tries its growth on what an undisturbed one does. At most 4 MiB of
-    a batch are kept, at least two examples.
+    They are part of the state, so that a resumed training checks its steps on the same ones. At most 4 MiB of a batch are
+    kept, but at least two examples.
     """
 
     def __init__(self) -> None:
@@ -140,7 +138,7 @@ class Probe:
         self._batch = _few(batch)
 
     def inputs(self, trainer: Trainer, module: LightningModule) -> tuple[Any, ...] | None:
-        """What the module's ``forward`` is given for them in a training step; ``None`` if nothing, or nobody knows."""
+        """Return the inputs of the module's ``forward`` in a training step on them; ``None`` if they are unknown."""
         caught: list[tuple[Any, ...]] = []
         names = inspect.signature(module.forward)
 
@@ -153,10 +151,10 @@ class Probe:
         try:
             with torch.no_grad():
                 self._step(trainer, module)
-        except Exception as error:  # whatever a user's step raises when it is called out of turn
+        except Exception as error:  # whatever a user's step raises when it is called out of order
             if not self._warned:
                 rank_zero_warn(
-                    f"StructuralGrowth: growth is not tried on data, as training_step failed on a part: {error}"
+                    f"StructuralGrowth: steps are not checked on data, as training_step failed on part of a batch: {error}"
                 )
             self._warned = True
         finally:
@@ -164,7 +162,7 @@ class Probe:
         return caught[0] if caught else None
 
     def loss(self, trainer: Trainer, module: LightningModule) -> Callable[[nn.Module], Tensor] | None:
-        """A function that gives the module's training loss on them; ``None`` where there is none to be had."""
+        """Return a function that computes the module's training loss on them; ``None`` if there is no loss."""
         if self._batch is None or not module.automatic_optimization:
             return None
 
@@ -179,19 +177,19 @@ class Probe:
         return loss
 
     def state_dict(self) -> Any:
-        """The examples, where a checkpoint can hold them."""
+        """Return the examples, if a checkpoint can hold them."""
         if not _holdable(self._batch):
             return None
         return apply_to_collection(self._batch, Tensor, lambda value: value.detach().cpu())
 
     def load_state_dict(self, state: Any) -> None:
-        """Take them up again."""
+        """Restore them."""
         self._batch = state
 
     def _step(self, trainer: Trainer, module: LightningModule) -> Any:
-        """One training step that leaves nothing changed but gradients."""
+        """Run one training step that changes nothing but gradients."""
         if self._batch is None or not module.automatic_optimization:
-            return None  # a step that optimises by itself can't be tried
+            return None  # a step that runs its optimizer can't be tried
         from lightning_evo.swarms.logs import catching  # of the swarms nothing else is needed
 
         batch = trainer.strategy.batch_to_device(self._batch)
@@ -209,7 +207,7 @@ class Probe:
 
 
 class _Silence:
-    """Takes what is logged, and forgets it."""
+    """Ignores whatever is logged."""
 
     def log(self, *args: Any, **options: Any) -> None: ...
 
@@ -218,7 +216,7 @@ class _Silence:
 
 @contextmanager
 def _undisturbed(module: nn.Module) -> Iterator[None]:
-    """Give every attribute, buffer and metric state of a module its value back afterwards; parameters aren't looked at."""
+    """Restore every attribute, buffer and metric state of a module afterwards, but not parameters."""
     before = []
     for part in module.modules():
         held = dict(vars(part))
@@ -233,14 +231,14 @@ def _undisturbed(module: nn.Module) -> Iterator[None]:
                 vars(part).clear()
                 vars(part).update(held)
                 for value, was in copies:
-                    if not torch.equal(value, was):  # else nobody is told that it was written to
+                    if not torch.equal(value, was):  # so that the version of an unchanged tensor stays
                         value.copy_(was)
                 for values, had in lists:
                     values[:] = had
 
 
 def _few(batch: Any) -> Any:
-    """A batch's first examples, as many as :data:`_BYTES` hold."""
+    """Return a batch's first examples, as many as fit into :data:`_BYTES`."""
     tensors: list[Tensor] = []
     apply_to_collection(batch, Tensor, lambda value: tensors.append(value) or value)  # type: ignore[func-returns-value]
     size = next((len(value) for value in tensors if value.ndim), 0)
@@ -255,7 +253,7 @@ def _few(batch: Any) -> Any:
 
 
 def _holdable(value: Any) -> bool:
-    """Whether it is of tensors and plain data, which any checkpoint holds."""
+    """Whether a value consists of tensors and plain data, which any checkpoint can hold."""
     if type(value) is dict:
         return all(isinstance(name, (str, int)) and _holdable(one) for name, one in value.items())
     if type(value) in (list, tuple):
@@ -263,23 +261,21 @@ def _holdable(value: Any) -> bool:
     return type(value) is Tensor or value is None or isinstance(value, (bool, int, float, str))
 
 
-# -- How is the entropy of layers' activations sampled while a network trains, without slowing it down? --
-
 _LAST = (nn.Linear, nn.Bilinear, nn.LayerNorm, nn.Embedding, nn.MultiheadAttention, nn.RNNBase)
-"""Layers whose channels are the last dimension; others have them in the second."""
+"""Layers whose channels are the last dimension; those of others are the second."""
 
 
 class EntropySampler:
     """Samples the entropy of layers' outputs on a few batches of an epoch.
 
-    What is measured is what each layer itself puts out, before the activation that follows it (to measure behind it, name
-    the activation, where it is a module): for ``covariance`` the normalised
+    The output of each layer itself is measured, before the activation that follows it (to measure behind it, name the
+    activation, if it is a module): for ``covariance`` the normalised
     :func:`~lightning_evo.functional.entropy.covariance_entropy` of its channels over all sampled batches, for
     ``histogram`` the normalised :func:`~lightning_evo.functional.entropy.histogram_entropy` of those numbers, from the
     least to the greatest. Of a tuple of outputs it is the first; a layer that runs more than once counts every time.
 
     Forward hooks are on the layers during the sampled batches alone: the last ``batches`` of an epoch, or the first ones
-    where nobody knows how many there will be. A hook copies at most ``max_samples`` positions and does no arithmetic; the
+    where their number is unknown. A hook copies at most ``max_samples`` positions and does no arithmetic; the
     entropies are worked out at the epoch's end with one transfer from the device. During a sampled batch
     ``torch.compile`` is told to stand aside (``force_eager``), as compiled code doesn't call hooks that were added later.
 
@@ -331,25 +327,25 @@ class EntropySampler:
         self._open = ExitStack()
 
     def arm(self, modules: Mapping[str, nn.Module]) -> None:
-        """Sample these from now on, by name; what was sampled so far is forgotten. Nothing is registered yet."""
+        """Sample these modules from now on, by name; earlier samples are dropped. Nothing is registered yet."""
         self.disarm()
         self._sampled = dict(modules)
 
     def disarm(self) -> None:
-        """Take all hooks off and forget what was sampled; also after an exception amid a batch."""
+        """Remove all hooks and drop all samples; also after an exception during a batch."""
         self.after_batch()
         self._taken = {}
         self._sampled = {}
 
     def before_batch(self, batch_idx: int, total: int | float | None = None) -> bool:
-        """Put hooks on the layers if this batch is to be sampled; call it before the batch's forward pass.
+        """Register hooks on the layers if this batch is sampled; call it before the batch's forward pass.
 
         Args:
             batch_idx: The batch's number in its epoch, from 0.
-            total: How many batches the epoch has; ``None`` or infinite where nobody knows.
+            total: How many batches the epoch has; ``None`` or infinite if unknown.
 
         Returns:
-            Whether it is.
+            Whether it is sampled.
         """
         self.after_batch()
         known = total is not None and math.isfinite(total)
@@ -363,11 +359,11 @@ class EntropySampler:
         return True
 
     def after_batch(self) -> None:
-        """Take the hooks off again, if they are on."""
+        """Remove the hooks, if there are any."""
         self._open.close()
 
     def values(self, reduce: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
-        """The entropy of each layer in [0, 1], and start anew; call it at the epoch's end.
+        """Return the entropy of each layer in [0, 1], and start again; call it at the epoch's end.
 
         Args:
             reduce: Given a vector (layers,) of this rank's entropies, on the layers' device, returns its mean over all
@@ -401,13 +397,13 @@ class EntropySampler:
         return take
 
     def _entropies(self, taken: Sequence[Sequence[Tensor]]) -> Tensor:
-        """(layers,) float64 on the CPU, from the (samples, channels) of each layer."""
+        """Return entropies, (layers,) float64 on the CPU, from the (samples, channels) of each layer."""
         found = _fetched([self._statistic(many) for many in taken])
         return torch.stack([self._entropy_of(each.double()) for each in found])
 
     def _statistic(self, many: Sequence[Tensor]) -> Tensor:
-        """What the entropy is computed of, as a vector on the device: counts, or a covariance and the number of samples."""
-        # A layer that has grown meanwhile, or puts out maps of another depth from call to call: nothing to say.
+        """Return the sufficient statistic as a vector on the device: counts, or a covariance and the number of samples."""
+        # A layer that has grown meanwhile, or whose number of channels varies, has no entropy.
         if not many or len({each.shape[1] for each in many}) > 1:
             return torch.zeros(0)
         samples = torch.cat(list(many))
@@ -426,12 +422,12 @@ class EntropySampler:
 
 
 def _fetched(vectors: Sequence[Tensor]) -> list[Tensor]:
-    """These on the CPU, by one transfer."""
+    """Return vectors on the CPU, by one transfer."""
     device = _device(vectors)
     joined = torch.cat([each.to(device) for each in vectors]).cpu()
     return list(joined.split([len(each) for each in vectors]))
 
 
 def _device(tensors: Iterable[Tensor]) -> torch.device:
-    """Where the first one is that isn't on the CPU."""
+    """Return the device of the first tensor that isn't on the CPU."""
     return next((each.device for each in tensors if each.device.type != "cpu"), torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""How does a network become larger while it trains? Step by step, when its triggers say so, and everything follows it."""
+"""The callback that grows a network while it trains, step by step, when its triggers agree."""
 
 from __future__ import annotations
 
@@ -16,13 +16,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 
 from lightning_evo._compat.lightning import callbacks_of
-from lightning_evo.callbacks.growth.beginning import begin_as_parent, goes_on, parents_checkpoint, take_wishes
-from lightning_evo.callbacks.growth.observation import EntropySampler, Probe, Records, renamed_layers
-from lightning_evo.callbacks.growth.recipe import Original, Restoration, carry, recipe_in, recipe_of, restore_structure
-from lightning_evo.callbacks.growth.trainer_state import (
+from lightning_evo.callbacks.growth.checks import (
     Entropy,
     Mode,
-    ParameterGrouping,
     check_above_zero,
     check_choices,
     check_layer_names,
@@ -33,10 +29,21 @@ from lightning_evo.callbacks.growth.trainer_state import (
     check_room,
     check_training,
     check_whole,
-    count_parameters,
-    follow,
-    in_all_ranks,
 )
+from lightning_evo.callbacks.growth.observation import EntropySampler, ExampleBatch, GrowthHistory, renamed_layers
+from lightning_evo.callbacks.growth.recipe import (
+    OriginalStructure,
+    StructureRestorer,
+    attach_recipe,
+    continues_parent,
+    read_parent,
+    recipe_in,
+    recipe_of,
+    repeat_parents_growth,
+    restore_structure,
+    take_initial_steps,
+)
+from lightning_evo.callbacks.growth.trainer_state import ParameterGrouping, take_in_all_ranks, update_trainer
 from lightning_evo.callbacks.growth.triggers import Decision, EntropySaturation, GrowthState, GrowthTrigger, Plateau
 from lightning_evo.callbacks.records import GrowthRecord
 from lightning_evo.callbacks.search import ExportedStructure, SearchCallback, SearchContext
@@ -50,7 +57,8 @@ from lightning_evo.functional.growth import (
     growth_sites,
     plan_step,
 )
-from lightning_evo.functional.growth import growth as functional
+from lightning_evo.functional.growth import grow as grow_network
+from lightning_evo.functional.growth.surgery import count as count_parameters
 from lightning_evo.utils.checkpoints import Checkpoint
 from lightning_evo.utils.compiled import plain_name
 from lightning_evo.utils.seeds import derive_seed
@@ -163,13 +171,13 @@ class StructuralGrowth(SearchCallback):
         self.entropy, self.entropy_batches = entropy, entropy_batches
         self.initial, self.seed = [dict(one) for one in initial], seed
         self._context: SearchContext | None = None
-        self._restoration = Restoration()
+        self._restoration = StructureRestorer()
         self._trainer: Trainer | None = None
         self._held: Checkpoint | None = None
         self._groups: dict[str, Any] | None = None  # a checkpoint's, until the optimizers are made
         self._last_groups: dict[str, Any] | None = None
-        self._seen: dict[str, Any] = {}  # what the metrics were when they were last noted
-        self._told = False
+        self._last_metrics: dict[str, Any] = {}  # what the metrics were when they were last noted
+        self._reported = False
         self._forget()
 
     @property
@@ -179,24 +187,25 @@ class StructuralGrowth(SearchCallback):
     # -- decisions -----------------------------------------------------------------------------------------------------
 
     def should_grow(self, state: GrowthState) -> Decision:
-        """Whether to grow now; override it to decide otherwise. Asked on rank 0, whose answer holds for all.
+        """Decide whether to grow now; override it to decide differently. Called on rank 0, whose decision holds for all.
+
+        It isn't called within ``min_epochs_between`` epochs of the last step, or when no parameters can be added.
 
         Args:
-            state: What is known at the start of an epoch that is far enough from the last growth, while there may be more
-                parameters.
+            state: The state at the start of the epoch.
         """
         return self.trigger.decide(state)
 
     def choose_layers(self, sites: Mapping[str, Site], state: GrowthState, decision: Decision) -> list[str]:
-        """Where to grow, in order of preference: the first :attr:`layers_per_step` that can be changed are.
+        """Choose layers in order of preference: the first :attr:`layers_per_step` that can be changed are changed.
 
-        By how much a layer needs it, where the trigger knows; else whichever grew longest ago, in the order of the network.
-        Override it to choose otherwise. Asked on rank 0, whose answer holds for all.
+        They are ordered by their need, where the trigger gives it, then by the time since they last grew, then as in the
+        network. Override it to choose differently. Called on rank 0, whose choice holds for all.
 
         Args:
-            sites: The layers that offer the operation whose turn it is, and may be changed.
-            state: What is known.
-            decision: What :meth:`should_grow` gave.
+            sites: The layers that may be changed and offer the operation.
+            state: The state at the start of the epoch.
+            decision: The result of :meth:`should_grow`.
         """
         touched = self._records.touched
         return sorted(sites, key=lambda layer: (-decision.layers.get(layer, 0.0), touched.get(layer, -1)))
@@ -212,19 +221,19 @@ class StructuralGrowth(SearchCallback):
         loss: Callable[[nn.Module], Tensor] | None = None,
         seed: int = 0,
     ) -> Growth:
-        """Change one layer, in place; override it to change it otherwise. Asked on rank 0, others repeat its step.
+        """Change one layer, in place; override it to change it differently. Called on rank 0; other ranks repeat the step.
 
         Args:
             pl_module: The module in training.
-            operation: What is to be done.
-            layer: To which layer.
+            operation: The operation.
+            layer: Name of the layer.
             max_added: How many parameters may be added.
-            sample: Inputs of the module, on which the step is tried.
-            loss: Gives a training loss, for ``gradmax``.
-            seed: Of what is drawn.
+            sample: Inputs of the module, on which the step is checked.
+            loss: Returns a training loss, for ``gradmax``.
+            seed: Seed of everything drawn.
 
         Raises:
-            GrowthError: If it can't be done. The module is then as it was, and another layer is tried.
+            GrowthError: If it isn't possible. The module is then unchanged, and another layer is tried.
         """
         ratio = 1 / (1 + self.expand_ratio) if operation == "prune" else 1 + self.expand_ratio
         step = plan_step(pl_module, operation, layer, ratio=ratio, max_added=max_added, seed=seed)
@@ -240,7 +249,7 @@ class StructuralGrowth(SearchCallback):
 
     @property
     def extra(self) -> Mapping[str, Any]:
-        """Each step's account: ``{"growth": [...]}``."""
+        """The record of each step: ``{"growth": [...]}``."""
         return {GrowthRecord.key: GrowthRecord.from_dict(self.history).to_dict()}
 
     @classmethod
@@ -249,7 +258,7 @@ class StructuralGrowth(SearchCallback):
             return False
         if is_overridden("configure_model", pl_module):
             pl_module.configure_model()
-        restore_structure(pl_module, checkpoint, Original(pl_module))
+        restore_structure(pl_module, checkpoint, OriginalStructure(pl_module))
         return True
 
     @classmethod
@@ -267,36 +276,38 @@ class StructuralGrowth(SearchCallback):
         self._trainer = trainer
         self._forget()  # a training begins anew, unless its state is loaded after this
         callbacks: list[Callback] = callbacks_of(trainer)
-        heirs = [one for one in callbacks if isinstance(one, SearchCallback) and one.needs_parent]
-        held = parents_checkpoint(self._context) if heirs else None
+        inheriting = [one for one in callbacks if isinstance(one, SearchCallback) and one.needs_parent]
+        held = read_parent(self._context) if inheriting else None
         self._held = held  # until the others have read it too
-        parent = held if held is not None and goes_on(held, self.state_key, self.initial) else None
+        parent = held if held is not None and continues_parent(held, self.state_key, self.initial) else None
         if not (self.initial or parent) or recipe_of(pl_module).steps:
-            return  # a module that has grown already goes on from there
+            return  # a module that has grown already continues from there
         if is_overridden("configure_model", pl_module):
             pl_module.configure_model()  # which Lightning calls later
         original = self._restoration.remember(pl_module)
         try:
-            self._take_initial(pl_module, parent, heirs)
+            self._take_initial(pl_module, parent, inheriting)
         except BaseException:  # with half of its steps it would not be taken for a network that has not grown
             original.restore()
             raise
 
     def _take_initial(
-        self, pl_module: LightningModule, parent: dict[str, Any] | None, heirs: list[SearchCallback]
+        self, pl_module: LightningModule, parent: dict[str, Any] | None, inheriting: list[SearchCallback]
     ) -> None:
-        done = begin_as_parent(pl_module, parent, self.state_key, self._records) if parent else 0
+        done = repeat_parents_growth(pl_module, parent, self.state_key, self._record_parents_step) if parent else 0
         # Steps of its own are taken on the parent's weights: only so do all of them preserve what the parent computes.
-        heirs = [one for one in heirs if parent and done < len(self.initial) and one.inherit_early(pl_module, parent)]
+        inheriting = [
+            one for one in inheriting if parent and done < len(self.initial) and one.inherit_early(pl_module, parent)
+        ]
 
         def take(step: GrowthStep, seed: int) -> Growth:
             before = pl_module.state_dict(keep_vars=True)
             growth = self._take(pl_module, step, seed)
-            for heir in heirs:
-                heir.on_early_growth(growth, before, pl_module)
+            for callback in inheriting:
+                callback.on_early_growth(growth, before, pl_module)
             return growth
 
-        take_wishes(
+        take_initial_steps(
             pl_module,
             self.initial,
             done,
@@ -305,6 +316,9 @@ class StructuralGrowth(SearchCallback):
             take,
             lambda growth: self._note(pl_module, growth, None, "initial", "asked for"),
         )
+
+    def _record_parents_step(self, growth: Growth) -> None:
+        self._records.note_step(growth, None, "parent", "the parent has grown so")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restoration.remove()
@@ -324,14 +338,14 @@ class StructuralGrowth(SearchCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._held = None
-        self._seen = dict(trainer.callback_metrics)
+        self._last_metrics = dict(trainer.callback_metrics)
         self._arm(pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch = trainer.current_epoch
         last = self._records.grown[-1] if self._records.grown else 0
         if epoch - last >= self.min_epochs_between and not self._is_full(pl_module):
-            self._grow_if_asked(trainer, pl_module, epoch)
+            self._grow_if_due(trainer, pl_module, epoch)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self.trigger.needs_entropy:
@@ -346,7 +360,7 @@ class StructuralGrowth(SearchCallback):
                 values = self._sampler.values(partial(trainer.strategy.reduce, reduce_op="mean"))
                 self._records.note_entropies(trainer.current_epoch, values)
         if batch_idx == 0:
-            self._probe.keep(batch)
+            self._examples.keep(batch)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking and self._trainer is trainer:
@@ -365,13 +379,13 @@ class StructuralGrowth(SearchCallback):
         for name in (self.monitor, self.monitor_train):
             value = known.get(name or "")
             # What an earlier epoch's validation logged stays there, the same object, in epochs that don't validate.
-            values.append(None if value is None or value is self._seen.get(name or "") else float(value))
-            self._seen[name or ""] = value
+            values.append(None if value is None or value is self._last_metrics.get(name or "") else float(value))
+            self._last_metrics[name or ""] = value
         self._records.note_metrics(trainer.current_epoch, *values)
 
     # -- growing -------------------------------------------------------------------------------------------------------
 
-    def _grow_if_asked(self, trainer: Trainer, module: LightningModule, epoch: int) -> None:
+    def _grow_if_due(self, trainer: Trainer, module: LightningModule, epoch: int) -> None:
         state = GrowthState(
             epoch=epoch,
             max_epochs=trainer.max_epochs if trainer.max_epochs not in (None, -1) else None,
@@ -381,31 +395,33 @@ class StructuralGrowth(SearchCallback):
             seed=self._seed(),
             **self._records.ended(epoch),
         )
-        asked = self._ask(module, state) if trainer.is_global_zero else (Decision(False, ""), [])
-        decision, wished = trainer.strategy.broadcast(asked)
+        proposal = self._propose(module, state) if trainer.is_global_zero else (Decision(False, ""), [])
+        decision, proposed = trainer.strategy.broadcast(proposal)
         if not decision.grow:
             return
-        why_not = [f"no layer offers {operation}" for operation, layers in wished if not layers]
-        for operation, layers in wished:
+        why_not = [f"no layer offers {operation}" for operation, layers in proposed if not layers]
+        for operation, layers in proposed:
             if self._grow_layers(trainer, module, operation, layers, decision, why_not):
                 self._records.grown.append(epoch)
                 self._records.turn += 1
                 self._arm(module)
                 return
-        if not self._told:
-            rank_zero_info(f"epoch {epoch}: {decision.why}; but nothing can grow: {'; '.join(why_not[:3])}")
-        self._told = True
+        if not self._reported:
+            rank_zero_info(f"epoch {epoch}: {decision.why}; but no layer can grow: {'; '.join(why_not[:3])}")
+        self._reported = True
 
-    def _ask(self, module: LightningModule, state: GrowthState) -> tuple[Decision, list[tuple[Operation, list[str]]]]:
-        """Whether to grow, and if so by which operations on which layers, the likeliest first."""
+    def _propose(
+        self, module: LightningModule, state: GrowthState
+    ) -> tuple[Decision, list[tuple[Operation, list[str]]]]:
+        """Decide whether to grow, and by which operations on which layers, in order of preference."""
         decision = self.should_grow(state)
-        wished: list[tuple[Operation, list[str]]] = []
+        proposed: list[tuple[Operation, list[str]]] = []
         if decision.grow:
             sites, turn = self._sites(module), self._records.turn % len(self.operations)
             for operation in (*self.operations[turn:], *self.operations[:turn]):
                 offering = {name: site for name, site in sites.items() if operation in site.operations}
-                wished.append((operation, list(self.choose_layers(offering, state, decision)) if offering else []))
-        return decision, wished
+                proposed.append((operation, list(self.choose_layers(offering, state, decision)) if offering else []))
+        return decision, proposed
 
     def _grow_layers(
         self,
@@ -416,7 +432,7 @@ class StructuralGrowth(SearchCallback):
         decision: Decision,
         why_not: list[str],
     ) -> int:
-        """Change up to :attr:`layers_per_step` of some layers; says how many were."""
+        """Change up to :attr:`layers_per_step` of some layers; return how many were changed."""
         done = 0
         while layers and done < self.layers_per_step:
             layer, *layers = layers
@@ -426,7 +442,7 @@ class StructuralGrowth(SearchCallback):
                 continue
             done += 1
             self._note(module, growth, trainer.current_epoch, "trigger", decision.why)
-            follow(trainer, module, growth, self._grouping, self.rate)
+            update_trainer(trainer, module, growth, self._grouping, self.rate)
             renamed = renamed_layers(growth)
             layers = [renamed.get(name, name) for name in layers]
         return done
@@ -434,18 +450,18 @@ class StructuralGrowth(SearchCallback):
     def _attempt(
         self, trainer: Trainer, module: LightningModule, operation: Operation, layer: str
     ) -> tuple[Growth | None, str]:
-        """Change one layer in all ranks, as rank 0 does; or say why it can't be."""
+        """Change one layer in all ranks, as rank 0 does, or return why that isn't possible."""
         count, seed = count_parameters(module), self._seed(trainer.current_epoch, layer)
         room = floor(self.expand_ratio * count)
         if self.max_parameters is not None:
             room = min(room, self.max_parameters - count)
 
         def grow() -> Growth:
-            sample = self._probe.inputs(trainer, module)
-            loss = self._probe.loss(trainer, module) if self.new_units == "gradmax" else None
+            sample = self._examples.inputs(trainer, module)
+            loss = self._examples.loss(trainer, module) if self.new_units == "gradmax" else None
             return self.grow(module, operation, layer, max_added=room, sample=sample, loss=loss, seed=seed)
 
-        return in_all_ranks(trainer, module, operation, layer, grow, lambda step: self._take(module, step, seed))
+        return take_in_all_ranks(trainer, module, operation, layer, grow, lambda step: self._take(module, step, seed))
 
     def _take(
         self,
@@ -458,14 +474,14 @@ class StructuralGrowth(SearchCallback):
         new_units = "zero" if self.new_units == "gradmax" and loss is None else self.new_units
         # Compiled code wouldn't call the hooks by which new layers see what they get.
         with torch.compiler.set_stance("force_eager"):
-            return functional.grow(
+            return grow_network(
                 module, step, new_units=new_units, spread=self.spread, seed=seed, sample=sample, loss=loss
             )
 
     def _note(self, module: LightningModule, growth: Growth, epoch: int | None, source: str, why: str) -> None:
-        """Write a step down, in the records, in the recipe and for the user."""
+        """Record a step in the history and the recipe, and report it."""
         after = count_parameters(module)
-        carry(module, recipe_of(module, growth.before).then(growth.step, after))
+        attach_recipe(module, recipe_of(module, growth.before).then(growth.step, after))
         self._records.note_step(growth, epoch, source, why)
         when = "before training" if epoch is None else f"epoch {epoch}"
         settings = ", ".join(f"{name} {_short(value)}" for name, value in growth.step.settings.items())
@@ -478,13 +494,13 @@ class StructuralGrowth(SearchCallback):
 
     def state_dict(self) -> dict[str, Any]:
         state: dict[str, Any] = {"records": self._records.state_dict(), "initial": self.initial}
-        state["examples"] = self._probe.state_dict()
+        state["examples"] = self._examples.state_dict()
         state["groups"] = self._grouped()
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._records.load_state_dict(state_dict["records"])
-        self._probe.load_state_dict(state_dict["examples"])
+        self._examples.load_state_dict(state_dict["examples"])
         self._groups = state_dict.get("groups")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -496,13 +512,13 @@ class StructuralGrowth(SearchCallback):
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _forget(self) -> None:
-        self._records, self._grouping, self._probe = Records(self.layers), ParameterGrouping(), Probe()
+        self._records, self._grouping, self._examples = GrowthHistory(self.layers), ParameterGrouping(), ExampleBatch()
         self._sampler = EntropySampler(self.entropy, self.entropy_batches)
         self._groups = self._last_groups = None
-        self._seen, self._told = {}, False
+        self._last_metrics, self._reported = {}, False
 
     def _grouped(self) -> dict[str, Any] | None:
-        """Which parameters the optimizers' groups hold; after training, held."""
+        """The parameters in the optimizers' groups, after training the last ones."""
         if self._trainer is not None and self._trainer.optimizers:
             self._last_groups = self._grouping.state_dict(self._trainer.optimizers, self._trainer.lightning_module)
         return self._last_groups
@@ -514,14 +530,14 @@ class StructuralGrowth(SearchCallback):
         self._trainer = self._held = None
 
     def _arm(self, module: LightningModule) -> None:
-        """Have the entropy of the layers that may grow sampled, if it is looked at."""
+        """Have the entropy of the layers that may grow sampled, if a trigger uses it."""
         if self.trigger.needs_entropy:
             modules = {plain_name(name): part for name, part in module.named_modules()}
             sites = [] if self._is_full(module) else self._sites(module)
             self._sampler.arm({name: modules[name] for name in sites})
 
     def _is_full(self, module: LightningModule) -> bool:
-        """Whether nothing can grow any more, so that nobody need be asked and nothing be sampled."""
+        """Whether nothing can grow any more, so that no decision and no samples are needed."""
         most = self.max_parameters
         return most is not None and count_parameters(module) >= most and _ADDING.issuperset(self.operations)
 

@@ -1,4 +1,4 @@
-"""Whether to grow, why, and where: what triggers know, what they answer, and how they are combined."""
+"""Triggers, which decide when a network grows and where, and how they are combined."""
 
 from __future__ import annotations
 
@@ -76,9 +76,9 @@ class Decision:
 
 
 class GrowthTrigger(ABC):
-    """Decides whether to grow now; from its state alone, so that a resumed run decides as an undisturbed one would.
+    """Decides whether to grow, from the state alone, so that a resumed run decides as an uninterrupted one would.
 
-    A user's own implements :meth:`decide`. ``a & b`` grows where both do, ``a | b`` where either does, ``~a`` where ``a``
+    Your own implements :meth:`decide`. ``a & b`` grows where both do, ``a | b`` where either does, ``~a`` where ``a``
     doesn't. Constructor arguments are plain, and kept under their own names.
     """
 
@@ -91,7 +91,7 @@ class GrowthTrigger(ABC):
 
     @abstractmethod
     def decide(self, state: GrowthState) -> Decision:
-        """Whether to grow at the start of ``state.epoch``."""
+        """Decide whether to grow at the start of ``state.epoch``."""
 
     def __and__(self, other: GrowthTrigger) -> AllOf:
         return AllOf([self, other])
@@ -196,7 +196,7 @@ class Not(GrowthTrigger):
 
 
 def _flat(triggers: Sequence[GrowthTrigger], kind: type[AllOf] | type[AnyOf]) -> list[GrowthTrigger]:
-    """Triggers of the same kind are taken apart: (a & b) & c is a & b & c."""
+    """Flatten triggers of the same kind: (a & b) & c is a & b & c."""
     if not triggers:
         raise ValueError(f"triggers: {kind.__name__} needs at least one")
     for trigger in triggers:
@@ -209,9 +209,6 @@ def _take_needs(trigger: GrowthTrigger, of: Sequence[GrowthTrigger]) -> None:
     trigger.needs_entropy = any(each.needs_entropy for each in of)
     trigger.needs_metric = any(each.needs_metric for each in of)
     trigger.needs_train_metric = any(each.needs_train_metric for each in of)
-
-
-# -- When should a network grow? Small deciders on plain numbers, which can be combined. --
 
 
 class EntropySaturation(GrowthTrigger):
@@ -381,7 +378,7 @@ class Plateau(GrowthTrigger):
 
 
 class Gap(GrowthTrigger):
-    """Don't grow while the network overfits: grow only where training isn't much better than validation.
+    """Don't grow while the network overfits: grow only if training isn't much better than validation.
 
     Args:
         limit: Maximum difference by which the metric on training data may be better than the monitored one, in their
@@ -463,7 +460,7 @@ class RandomTrigger(GrowthTrigger):
 
 
 def _since_growth(state: GrowthState, curve: Sequence[float]) -> tuple[float, ...]:
-    """Of one value per finished epoch those that the network had as it is now."""
+    """Return the values of the epochs since the network last grew."""
     return tuple(curve[max(state.grown, default=0) : state.epoch])
 
 
@@ -476,7 +473,7 @@ def _finite(values: Sequence[float]) -> list[float]:
 
 
 def _slope(values: Sequence[float]) -> float:
-    """Of the least-squares line, per epoch."""
+    """Return the slope of the least-squares line, per epoch."""
     return statistics.linear_regression(range(len(values)), values).slope
 
 
