@@ -1,4 +1,4 @@
-"""Is an average any good? Validation decides, and what it rejects is taken back."""
+"""Acceptance of averages by validation, and soups: what scores worse is undone."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from lightning_evo.swarms.validation import validate
 from lightning_evo.utils.files import atomic_path
 from lightning_evo.utils.random_state_torch import isolated_random_state
 
-__all__ = ["Judge", "Soup", "make_soup", "put", "save_plain"]
+__all__ = ["Soup", "ValidationScorer", "apply_averages", "make_soup", "save_weights"]
 
 
-class Judge:
+class ValidationScorer:
     """Scores modules by a validation metric; lower scores are better.
 
     Args:
-        monitor: The metric's name. Default: a search's first objective that is one, else ``val_loss``.
-        mode: Whether ``monitor`` is to be small or large.
+        monitor: The metric's name. Default: a search's first objective that is a metric, otherwise ``val_loss``.
+        mode: Whether ``monitor`` is minimized or maximized.
     """
 
     def __init__(self, monitor: str | None, mode: Mode) -> None:
@@ -38,7 +38,7 @@ class Judge:
         self._checked = False
 
     def join_search(self, context: SearchContext) -> None:
-        """Go by the search's objective, unless told otherwise."""
+        """Use the search's objective, unless a metric was given."""
         measured = [one for one in context.objectives if not one.monitor.startswith("cost/")]
         if measured and not self._given:
             self.monitor, self.mode = measured[0].monitor, measured[0].mode
@@ -49,7 +49,7 @@ class Judge:
         return -1.0 if self.mode == "max" else 1.0
 
     def score(self, trainer: Trainer, module: LightningModule) -> float:
-        """How good a module is on the validation data; no random state changes.
+        """The score of a module on the validation data; no random state changes.
 
         Raises:
             SwarmError: If the metric isn't logged, or there is no validation.
@@ -73,24 +73,24 @@ class Judge:
             )
 
 
-def put(
+def apply_averages(
     particles: Particles,
     new: Mapping[str, Tensor],
     changed: Sequence[int],
     refresh: Callable[[LightningModule], None],
     score: Callable[[LightningModule], float] | None,
 ) -> list[int]:
-    """Give particles new weights, and the old ones back to those that score worse with them.
+    """Give particles new weights, and restore the old ones of those that score worse with them.
 
     Args:
-        particles: Those of this process.
-        new: Name -> (count, ...); other tensors stay.
-        changed: Who gets them, by their place here.
-        refresh: What is done to a module with new weights, such as estimating its batch statistics.
-        score: How good a module is, lower is better; ``None``: all are kept.
+        particles: The particles of this process.
+        new: Name -> (count, ...); other tensors don't change.
+        changed: Indices in this process of the particles that get them.
+        refresh: Is called with a module that has new weights, for example to estimate its batch statistics.
+        score: The score of a module, lower is better; ``None``: keep all.
 
     Returns:
-        Whose new weights were kept.
+        Indices of the particles that kept their new weights.
     """
     weights, modules, places = particles.weights(), particles.modules, list(changed)
     if not places:
@@ -105,7 +105,7 @@ def put(
         return places
     kept = []
     for at, (place, reference) in enumerate(zip(places, before, strict=True)):
-        if reference != reference or score(modules[place]) <= reference:  # nothing is worse than NaN
+        if reference != reference or score(modules[place]) <= reference:  # any score is better than NaN
             kept.append(place)
         else:
             for name, tensor in weights.items():
@@ -113,17 +113,14 @@ def put(
     return kept
 
 
-# -- Which networks make a soup, and is it any better than the best of them? Decided by validation. --
-
-
 @dataclass(frozen=True)
 class Soup:
-    """What came of a soup.
+    """The result of a soup.
 
     Args:
         kind: ``uniform`` or ``greedy``.
-        ingredients: The particles whose mean it is; the best one alone where no mean was as good.
-        into: The best particle, whose weights it replaces if kept.
+        ingredients: The particles that are averaged; only the best one if no mean was as good.
+        into: The best particle: the soup replaces its weights if kept.
         best: The best particle's own score.
         value: The score of the ingredients' mean.
         kept: Whether it replaced the best particle's weights.
@@ -137,7 +134,7 @@ class Soup:
     kept: bool
 
     def to_json(self) -> dict[str, Any]:
-        """It, as plain data."""
+        """The result as plain data."""
         return {**asdict(self), "ingredients": list(self.ingredients)}
 
 
@@ -148,20 +145,20 @@ def make_soup(
     refresh: Callable[[LightningModule], None],
     always: bool = False,
 ) -> Soup:
-    """Make a model soup (Wortsman et al. 2022) of a swarm in the place of its best particle, if it isn't worse.
+    """Make a model soup (Wortsman et al. 2022) of a swarm, which replaces its best particle if it isn't worse.
 
-    ``uniform``: the mean of all particles whose score is a number. ``greedy``: particles are added from the best to the
-    worst, each kept if the mean with it scores no worse than without. All processes of a swarm call it alike.
+    ``uniform``: the mean of all particles with a finite score. ``greedy``: particles are added from the best to the worst,
+    each kept if the mean with it scores no worse than without. All processes of a swarm call it.
 
     Args:
-        kind: Which soup.
-        swarm: Whose particles.
-        score: How good a module is; lower is better.
-        refresh: What is done to a module that holds a mean, before it is scored.
+        kind: The kind of soup.
+        swarm: The swarm.
+        score: The score of a module; lower is better.
+        refresh: Is called with a module that holds a mean, before it is scored.
         always: Keep the uniform soup even if it is worse.
 
     Returns:
-        What came of it; equal in all processes.
+        The result; equal in all processes.
     """
     modules, local, weights = swarm.particles.modules, swarm.local, swarm.particles.weights()
     scores = swarm.gather(torch.tensor([score(module) for module in modules], dtype=torch.float64)).cpu()
@@ -177,8 +174,8 @@ def make_soup(
             weights[name][place].copy_(tensor)
 
     def mean_of(ingredients: Sequence[int]) -> float:
-        """The score of the ingredients' mean, which then stands in the best one's place, in all processes."""
-        put(own)  # a mean is always taken of the particles themselves
+        """The score of the ingredients' mean, in all processes; the best particle holds the mean afterwards."""
+        put(own)  # means are always those of the original particles
         mixed = swarm.combine(weights, soup(swarm.size, ingredients, best))
         here = torch.full((len(modules),), float("nan"), dtype=torch.float64)
         if place is not None:
@@ -188,7 +185,7 @@ def make_soup(
         return float(swarm.gather(here)[best])
 
     ingredients, value, standing = [best], reached, [best]
-    # A uniform soup is one attempt with all; a greedy one is an attempt with each.
+    # A uniform soup is one attempt with all particles, a greedy one an attempt with each.
     for added in [order[1:]] if kind == "uniform" else [[one] for one in order[1:]]:
         standing = [*ingredients, *added]
         scored = mean_of(standing)
@@ -202,8 +199,8 @@ def make_soup(
     return Soup(kind, tuple(ingredients), best, reached, value, kept)
 
 
-def save_plain(trainer: Trainer, pl_module: LightningModule, place: int, path: Path) -> None:
-    """Write one of this process's particles as a checkpoint of weights that stock Lightning opens, atomically."""
+def save_weights(trainer: Trainer, pl_module: LightningModule, place: int, path: Path) -> None:
+    """Write the weights of one of this process's particles as a checkpoint that stock Lightning opens, atomically."""
     if isinstance(pl_module, StackedModule):
         checkpoint = pl_module.particle_checkpoint(place, weights_only=True)
     else:

@@ -1,4 +1,4 @@
-"""On which batches is an average judged, and its normalisation estimated? Some of those that the Trainer uses."""
+"""Batch statistics of averaged networks, and the batches for estimating them and for validation."""
 
 from __future__ import annotations
 
@@ -31,74 +31,13 @@ __all__ = [
 ]
 
 
-def prepare_validation(trainer: Trainer) -> None:
-    """Set up the validation loaders during ``fit``, if they aren't; all processes of a strategy call it alike.
-
-    Raises:
-        SwarmError: If there is no validation.
-    """
-    if trainer.enable_validation:
-        trainer.fit_loop.epoch_loop.val_loop.setup_data()
-    if not trainer.enable_validation or not trainer.num_val_batches or not trainer.num_val_batches[0]:
-        raise SwarmError(
-            "an average is judged by validation, and this training has none; give it a validation_step and data, or "
-            "choose keep: always and no soup"
-        )
-
-
-def validation_batches(trainer: Trainer) -> Iterable[Any]:
-    """The batches of one validation during ``fit``: of the first validation loader, within ``limit_val_batches``."""
-    loader = CombinedLoader(trainer.val_dataloaders, "sequential").flattened[0]
-    count = trainer.num_val_batches[0]
-    return islice(loader, None if count == float("inf") else int(count))
-
-
-def training_batches(trainer: Trainer, count: int, seed: int) -> Iterator[Any]:
-    """Some training batches, drawn by ``seed`` where they can be, without disturbing the epoch that is under way.
-
-    From a ``DataLoader`` over a data set with indices: ``count`` random batches of its size, read in this process. From
-    another iterable that can be begun anew: its first ``count``.
-
-    Raises:
-        SwarmError: If the training data is a stream, or a combination of loaders.
-    """
-    loader = trainer.train_dataloader
-    loaders = CombinedLoader(loader, "sequential").flattened
-    if len(loaders) != 1 or loaders[0] is not loader:
-        raise SwarmError(_UNFIT.format("a combination of loaders"))
-    if not isinstance(loader, DataLoader):
-        again = iter(loader)
-        if again is loader:
-            raise SwarmError(_UNFIT.format(f"a {type(loader).__name__}, which can be read only once"))
-        return islice(again, count)
-    data = loader.dataset
-    if isinstance(data, IterableDataset):
-        raise SwarmError(_UNFIT.format(f"a stream ({type(data).__name__})"))
-    size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None)
-    per_batch = size or 1  # a data set that makes whole batches itself has no batch size
-    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))  # type: ignore[arg-type]
-    chosen = Subset(data, order[: count * per_batch].tolist())
-    # A single example can't be normalised over; it is left out.
-    rest = size is not None and size > 1 and len(chosen) % size == 1 and len(chosen) > 1
-    return iter(DataLoader(chosen, size, collate_fn=loader.collate_fn, drop_last=rest))
-
-
-_UNFIT = (
-    "batchnorm: reestimated needs training batches of its own, from one loader that can be begun anew; the training data is "
-    "{}; choose batchnorm: averaged or own"
-)
-
-
-# -- What becomes of batch normalisation's running statistics when weights are averaged? --
-
-
 class BatchStatistics:
-    """How an averaging treats running statistics: averages them, estimates them anew, or leaves each particle its own.
+    """How averaging treats running statistics: it averages them, estimates them again, or leaves each particle its own.
 
     Args:
-        choice: For all averages; ``None``: each method's default, and ``reestimated`` for soups.
-        batches: How many training batches they are estimated on.
-        seed: Of which.
+        choice: The rule for all averages; ``None``: each method's default, and ``reestimated`` for soups.
+        batches: The number of training batches for estimating them.
+        seed: The seed for choosing those.
     """
 
     def __init__(self, choice: BatchNorm | None, batches: int, seed: int) -> None:
@@ -106,16 +45,16 @@ class BatchStatistics:
         self._possible = False
 
     def rule(self, method: Method | None) -> BatchNorm:
-        """What is done by a method; ``None``: in a soup."""
+        """The rule of a method, or of soups for ``None``."""
         if self.choice is not None:
             return self.choice
         return METHODS[method].batchnorm if method is not None else "reestimated"
 
     def prepare(self, trainer: Trainer, module: LightningModule, averages: Iterable[Method | None]) -> None:
-        """Find out whether statistics can be estimated anew in this training, where one of ``averages`` needs it.
+        """Determine whether statistics can be estimated again in this training, if one of ``averages`` needs it.
 
         Raises:
-            SwarmError: If they can't and the user has asked for it; where it is a default, a warning says so.
+            SwarmError: If they can't although the user chose it; if it is only a default, a warning is given.
         """
         self._possible = False
         if all(self.rule(one) != "reestimated" for one in averages) or not _estimating(module):
@@ -131,7 +70,7 @@ class BatchStatistics:
         self._possible = True
 
     def refresh(self, trainer: Trainer, module: LightningModule, method: Method | None) -> None:
-        """Estimate the statistics of a module that holds an average by ``method`` anew, if that is the rule."""
+        """Estimate the statistics of a module that holds an average by ``method`` again, if that is the rule."""
         if self._possible and self.rule(method) == "reestimated":
             seed = derive_seed(self.seed, "averaging", "statistics", trainer.global_step)
             with isolated_random_state():
@@ -153,10 +92,10 @@ def statistics_of(module: nn.Module) -> set[str]:
 
 
 def reestimate(module: LightningModule, batches: Iterable[Any]) -> None:
-    """Estimate a module's running statistics anew from batches, by :func:`torch.optim.swa_utils.update_bn`.
+    """Estimate a module's running statistics again from batches, by :func:`torch.optim.swa_utils.update_bn`.
 
-    The module is called with each batch, or with its first element where it is a tuple or list. Normalisation that is in
-    evaluation mode (frozen) while the module trains keeps its statistics, and every submodule its mode.
+    The module is called with each batch, or with its first element if it is a tuple or list. Normalization that is in
+    evaluation mode (frozen) while the module trains keeps its statistics, and every submodule keeps its mode.
     """
     modes = {child: child.training for child in module.modules()}
     free = _estimating(module)
@@ -172,9 +111,67 @@ def reestimate(module: LightningModule, batches: Iterable[Any]) -> None:
 
 
 def _estimating(module: nn.Module) -> list[nn.Module]:
-    """The layers whose statistics follow the batches while the module trains."""
+    """The layers that update their statistics while the module trains."""
     return [
         child
         for child in module.modules()
         if isinstance(child, BatchNormBase) and child.track_running_stats and (child.training or not module.training)
     ]
+
+
+def prepare_validation(trainer: Trainer) -> None:
+    """Set up the validation loaders during ``fit``, if they aren't yet; all processes of a strategy call it.
+
+    Raises:
+        SwarmError: If there is no validation.
+    """
+    if trainer.enable_validation:
+        trainer.fit_loop.epoch_loop.val_loop.setup_data()
+    if not trainer.enable_validation or not trainer.num_val_batches or not trainer.num_val_batches[0]:
+        raise SwarmError(
+            "averages are compared by validation, and this training has none; add a validation_step and data, or choose "
+            "keep: always and no soup"
+        )
+
+
+def validation_batches(trainer: Trainer) -> Iterable[Any]:
+    """The batches of one validation during ``fit``: of the first validation loader, within ``limit_val_batches``."""
+    loader = CombinedLoader(trainer.val_dataloaders, "sequential").flattened[0]
+    count = trainer.num_val_batches[0]
+    return islice(loader, None if count == float("inf") else int(count))
+
+
+def training_batches(trainer: Trainer, count: int, seed: int) -> Iterator[Any]:
+    """Some training batches, chosen by ``seed`` where possible, without disturbing the current epoch.
+
+    From a ``DataLoader`` over an indexed data set: ``count`` random batches of its size, read in this process. From another
+    iterable that can be iterated again: its first ``count``.
+
+    Raises:
+        SwarmError: If the training data is a stream, or a combination of loaders.
+    """
+    loader = trainer.train_dataloader
+    loaders = CombinedLoader(loader, "sequential").flattened
+    if len(loaders) != 1 or loaders[0] is not loader:
+        raise SwarmError(_UNFIT.format("a combination of loaders"))
+    if not isinstance(loader, DataLoader):
+        again = iter(loader)
+        if again is loader:
+            raise SwarmError(_UNFIT.format(f"a {type(loader).__name__}, which can be read only once"))
+        return islice(again, count)
+    data = loader.dataset
+    if isinstance(data, IterableDataset):
+        raise SwarmError(_UNFIT.format(f"a stream ({type(data).__name__})"))
+    size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None)
+    per_batch = size or 1  # None for a data set that returns whole batches
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))  # type: ignore[arg-type]
+    chosen = Subset(data, order[: count * per_batch].tolist())
+    # Batch normalization can't be computed over a single example; it is left out.
+    rest = size is not None and size > 1 and len(chosen) % size == 1 and len(chosen) > 1
+    return iter(DataLoader(chosen, size, collate_fn=loader.collate_fn, drop_last=rest))
+
+
+_UNFIT = (
+    "batchnorm: reestimated needs separate training batches, from one loader that can be read again; the training data is "
+    "{}; choose batchnorm: averaged or own"
+)

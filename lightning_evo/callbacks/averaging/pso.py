@@ -1,4 +1,4 @@
-"""What does particle swarm optimisation remember? Each particle's velocity, and the best place it has been at."""
+"""State of particle swarm optimization: each particle's velocity and best position so far."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from torch import Tensor
 from lightning_evo.functional.mixing import pso
 from lightning_evo.swarms.swarm import Swarm
 
-__all__ = ["Flight"]
+__all__ = ["PSO"]
 
 
-class Flight:
-    """The memory of the particles of one process: velocities and personal bests, name -> (count, ...).
+class PSO:
+    """Velocities and personal bests of the particles of one process, name -> (count, ...).
 
     Args:
-        inertia: How much of a velocity stays.
-        cognitive: Pull towards a particle's own best.
-        social: Pull towards the swarm's best.
+        inertia: The share of a velocity that is kept.
+        cognitive: Pull toward a particle's own best position.
+        social: Pull toward the swarm's best position.
     """
 
     def __init__(self, inertia: float, cognitive: float, social: float) -> None:
         self.inertia, self.cognitive, self.social = inertia, cognitive, social
-        self.forget()
+        self.clear()
 
-    def forget(self) -> None:
-        """Begin anew: no velocity, no best place."""
+    def clear(self) -> None:
+        """Reset: no velocity, no best position."""
         self.velocity: dict[str, Tensor] = {}
         self.best: dict[str, Tensor] = {}
         self.best_losses: Tensor | None = None
 
-    def fly(
+    def step(
         self,
         swarm: Swarm,
         positions: Mapping[str, Tensor],
@@ -42,16 +42,16 @@ class Flight:
         follow: Callable[[Tensor], Tensor],
         generator_of: Callable[[int, torch.device], torch.Generator],
     ) -> dict[str, Tensor]:
-        """One step of the whole swarm; all its processes call it alike.
+        """One step of the whole swarm; all its processes call it.
 
         Args:
             swarm: The swarm.
-            positions: Weights of the particles here, name -> (count, ...).
+            positions: Weights of this process's particles, name -> (count, ...).
             losses: Their losses there, (count,).
-            places: Who of them moves, by their place in this process.
-            follow: Of whose best place each particle is to follow, coefficients (size, size), from the losses at the best
-                places of all, (size,).
-            generator_of: What a particle, by its place, draws from on a device.
+            places: Indices in this process of the particles that move.
+            follow: Returns the coefficients (size, size) of the best positions that each particle follows, from the losses
+                at the best positions of all, (size,).
+            generator_of: Returns a particle's source of randomness, from its index and a device.
 
         Returns:
             The new positions, name -> (count, ...), new tensors.
@@ -62,11 +62,11 @@ class Flight:
         return self.move(positions, swarm.combine(self.best, following), places, generator_of)
 
     def remember(self, weights: Mapping[str, Tensor], losses: Tensor) -> None:
-        """Note where each particle is, if it never had as low a loss.
+        """Update the best positions of particles that never had a loss as low.
 
         Args:
             weights: Their positions, name -> (count, ...).
-            losses: Their losses there, (count,); one that isn't finite is no best.
+            losses: Their losses there, (count,); one that isn't finite is never the best.
         """
         losses = losses.double().cpu()
         losses = torch.where(torch.isfinite(losses), losses, torch.inf)
@@ -88,13 +88,13 @@ class Flight:
         places: Sequence[int],
         generator_of: Callable[[int, torch.device], torch.Generator],
     ) -> dict[str, Tensor]:
-        """Where the particles get in one step; their velocities change.
+        """The positions of the particles after one step; their velocities change.
 
         Args:
             weights: Their positions, name -> (count, ...).
             swarm_best: The best position of the particle that each follows, name -> (count, ...).
-            places: Who moves, by their place in this process.
-            generator_of: What a particle, by its place, draws from on a device.
+            places: Indices in this process of the particles that move.
+            generator_of: Returns a particle's source of randomness, from its index and a device.
 
         Returns:
             The new positions, name -> (count, ...), new tensors.
@@ -119,11 +119,11 @@ class Flight:
         return moved
 
     def state_dict(self) -> dict[str, Any]:
-        """All of it, as tensors."""
+        """The state, as tensors."""
         return {"velocity": self.velocity, "best": self.best, "best_losses": self.best_losses}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take it up again."""
+        """Restore the state."""
         self.velocity, self.best = dict(state["velocity"]), dict(state["best"])
         self.best_losses = state["best_losses"]
 

@@ -1,4 +1,4 @@
-"""Which settings of averaging make sense? The methods, what each takes, and what it does unless told otherwise."""
+"""Settings of averaging: the methods with their defaults, and the checks of what is given."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ Mode = Literal["min", "max"]
 
 @dataclass(frozen=True)
 class MethodDefaults:
-    """What a method does where nothing else is set.
+    """Defaults of a method.
 
     Args:
-        alpha: How far particles move; ``None``: the method has no such number.
+        alpha: How far particles move; ``None``: the method has no such parameter.
         every_n_steps: Optimizer steps between averagings; ``None``: it counts epochs.
         every_n_epochs: Epochs between averagings; ``None``: it counts steps.
-        batchnorm: What becomes of running statistics.
+        batchnorm: How running statistics are handled.
     """
 
     alpha: float | None
@@ -51,9 +51,9 @@ class MethodDefaults:
 METHODS: dict[Method, MethodDefaults] = {
     # The Nytorch tutorial's own numbers.
     "apso": MethodDefaults(0.5, 16, None, "averaged"),
-    # A velocity can carry a running variance below zero: statistics are no part of a particle's position.
+    # A velocity could make a running variance negative: statistics aren't part of a particle's position.
     "pso": MethodDefaults(None, 16, None, "own"),
-    # The paper's: alpha_PAPA 0.99 every 10 steps; means every 5 epochs, whose statistics are no network's.
+    # The paper's numbers: alpha_PAPA 0.99 every 10 steps; means every 5 epochs, which need new statistics.
     "papa": MethodDefaults(0.01, 10, None, "averaged"),
     "papa_all": MethodDefaults(None, None, 5, "reestimated"),
     "papa_pairs": MethodDefaults(None, None, 5, "reestimated"),
@@ -72,7 +72,7 @@ _LEAST = {"every_n_steps": 1, "every_n_epochs": 1, "subset": 2, "batchnorm_batch
 
 
 def check_choices(**given: object) -> None:
-    """Raise ``ValueError`` for a setting that is none of those accepted under its name.
+    """Raise ``ValueError`` for a setting that isn't one of the accepted values.
 
     >>> check_choices(soup="tomato")
     Traceback (most recent call last):
@@ -84,7 +84,7 @@ def check_choices(**given: object) -> None:
 
 
 def check_numbers(**given: float | None) -> None:
-    """Raise ``ValueError`` for a number out of its range; ``None`` is none.
+    """Raise ``ValueError`` for a number out of its range; ``None`` is accepted.
 
     >>> check_numbers(subset=1)
     Traceback (most recent call last):
@@ -106,20 +106,20 @@ def check_numbers(**given: float | None) -> None:
 def check_method(
     method: Method | None, soup: SoupKind | None, optimizer_state: OptimizerState, settings: Mapping[str, float | None]
 ) -> None:
-    """Raise ``ValueError`` for settings that a method doesn't have, or that don't go together.
+    """Raise ``ValueError`` for settings that a method doesn't have, or that are incompatible.
 
     Args:
         method: The method.
         soup: The soup.
-        optimizer_state: What becomes of optimizers' moments.
+        optimizer_state: How optimizers' moments are handled.
         settings: ``alpha``, ``subset``, ``every_n_steps`` and ``every_n_epochs``; ``None`` where not given.
     """
     if method is None and soup is None:
-        raise ValueError("method: None averages nothing, and soup: None makes no soup; give one of them")
+        raise ValueError("method: None averages nothing, and soup: None makes no soup; set one of them")
     given = {name: value for name, value in settings.items() if value is not None}
     if "every_n_steps" in given and "every_n_epochs" in given:
         raise ValueError(
-            f"every_n_steps: {given['every_n_steps']} and every_n_epochs: {given['every_n_epochs']} are both given; give one"
+            f"every_n_steps: {given['every_n_steps']} and every_n_epochs: {given['every_n_epochs']} are both set; set one"
         )
     if method is None and given:
         name, value = next(iter(given.items()))
@@ -128,14 +128,14 @@ def check_method(
         raise ValueError(
             "optimizer_state: averaged has no meaning for pso, which averages nothing; choose own or reset"
         )
-    if "alpha" in given and METHODS[method].alpha is None:  # type: ignore[index]
+    if method is not None and "alpha" in given and METHODS[method].alpha is None:
         raise ValueError(f"alpha: {given['alpha']} has no meaning for {method}, only for apso and papa")
 
 
 def check_weights_suffice(
     method: Method | None, soup: SoupKind | None, optimizer_state: OptimizerState, common_start: bool
 ) -> None:
-    """Raise ``SwarmError`` for settings that need more of other particles than their losses and weights."""
+    """Raise ``SwarmError`` for settings that need more from other particles than their losses and weights."""
     for name, given, needs_more in (
         ("method", method, method == "pso"),
         ("soup", soup, soup is not None),
@@ -144,6 +144,6 @@ def check_weights_suffice(
     ):
         if needs_more:
             raise SwarmError(
-                f"{name}: {given} needs all particles in one training; candidates that meet in a search have each other's "
-                "weights only: train them as one stack (workers: {stack: auto}), or leave it out"
+                f"{name}: {given} needs all particles in one training; candidates of a search exchange only weights: train "
+                "them as one stack (workers: {stack: auto}), or remove this setting"
             )

@@ -1,4 +1,4 @@
-"""How do the particles of a swarm learn from each other? Their weights are averaged while they train, and at the end."""
+"""Averaging of the weights of a swarm's particles while they train, and a soup at the end."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_evo.callbacks.averaging.acceptance import Judge, make_soup, put, save_plain
+from lightning_evo.callbacks.averaging.acceptance import ValidationScorer, apply_averages, make_soup, save_weights
 from lightning_evo.callbacks.averaging.calibration import BatchStatistics, prepare_validation, statistics_of
-from lightning_evo.callbacks.averaging.pso import Flight
+from lightning_evo.callbacks.averaging.pso import PSO
 from lightning_evo.callbacks.averaging.settings import (
     METHODS,
     BatchNorm,
@@ -37,49 +37,7 @@ from lightning_evo.swarms.finding import find_swarm
 from lightning_evo.swarms.stack.optimizer import StackedOptimizer
 from lightning_evo.swarms.swarm import Swarm
 
-__all__ = ["Rates", "SwarmAveraging"]
-
-# -- How far has each particle's learning rate fallen? Now, over the one that its schedule starts from or --
-
-
-class Rates:
-    """Each particle's learning rate in relation to its base.
-
-    The base is the schedule's ``max_lr`` (:class:`~torch.optim.lr_scheduler.OneCycleLR`), else ``initial_lr``, which every
-    scheduler of torch notes; without a scheduler it is the largest rate seen.
-    """
-
-    def __init__(self) -> None:
-        self._largest: list[float] = []
-
-    def ratios(self, trainer: Trainer, count: int) -> Tensor:
-        """Of this process's particles, (count,), double precision."""
-        groups = [optimizer.param_groups[0] for optimizer in _optimizers(trainer, count)]
-        rates = [float(group["lr"]) for group in groups]
-        if len(self._largest) != count:
-            self._largest = [0.0] * count
-        self._largest = [max(pair) for pair in zip(self._largest, rates, strict=True)]
-        bases = [
-            float(group.get("max_lr", group.get("initial_lr", largest)))
-            for group, largest in zip(groups, self._largest, strict=True)
-        ]
-        return torch.tensor(
-            [rate / base if base > 0 else 1.0 for rate, base in zip(rates, bases, strict=True)], dtype=torch.float64
-        )
-
-    def state_dict(self) -> dict[str, Any]:
-        """The largest rates seen."""
-        return {"largest": list(self._largest)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take them up again."""
-        self._largest = list(state["largest"])
-
-
-def _optimizers(trainer: Trainer, count: int) -> list[Optimizer]:
-    """Each particle's (first) optimizer."""
-    first = trainer.optimizers[0]
-    return first.optimizers if isinstance(first, StackedOptimizer) else [first] * count
+__all__ = ["LearningRateRatios", "SwarmAveraging"]
 
 
 class SwarmAveraging(SearchCallback):
@@ -191,27 +149,27 @@ class SwarmAveraging(SearchCallback):
         self.batchnorm, self.batchnorm_batches = batchnorm, batchnorm_batches
         self.monitor, self.mode, self.seed = monitor, mode, seed
         self.averagings = 0
-        """How many averagings there have been in this training."""
+        """The number of averagings in this training."""
         self.rejected = 0
-        """How many averages of this process's particles weren't kept because validation fell."""
+        """The number of averages of this process's particles that were rejected because validation was worse."""
         self.souped: dict[str, Any] = {}
-        """What came of the soup, see :class:`~lightning_evo.callbacks.averaging.acceptance.Soup`."""
-        self._judge = Judge(monitor, mode)
+        """The result of the soup, see :class:`~lightning_evo.callbacks.averaging.acceptance.Soup`."""
+        self._scorer = ValidationScorer(monitor, mode)
         self._statistics = BatchStatistics(batchnorm, batchnorm_batches, seed)
-        self._flight = Flight(inertia, cognitive, social) if method == "pso" else None
-        self._rates = Rates()
+        self._pso = PSO(inertia, cognitive, social) if method == "pso" else None
+        self._rates = LearningRateRatios()
         self._context: SearchContext | None = None
         self._swarm: Swarm | None = None
         self._seen, self._soup_step, self._last_alpha, self._size, self._salt = 0, -1, 0.0, 0, -1
 
-    # -- decisions -----------------------------------------------------------------------------------------------------
+    # Decisions.
 
     def should_average(self, step: int | None = None, epoch: int | None = None) -> bool:
-        """Whether to average now; override it for another rhythm, the same in every process.
+        """Whether to average now; override it for another schedule, the same in every process.
 
         Args:
-            step: Optimizer steps taken, when asked after a step.
-            epoch: Epochs trained, when asked after an epoch's last batch.
+            step: Optimizer steps taken, if called after a step.
+            epoch: Epochs trained, if called after an epoch's last batch.
         """
         if step is not None and self.every_n_steps:
             return step % self.every_n_steps == 0
@@ -220,11 +178,11 @@ class SwarmAveraging(SearchCallback):
         return False
 
     def choose_members(self, losses: Tensor, generator: torch.Generator) -> Sequence[int]:
-        """Who takes part in an averaging; override it to choose otherwise, the same in every process.
+        """The particles that take part in an averaging; override it for another choice, the same in every process.
 
         Args:
             losses: Current training losses of all particles, (size,); NaN where one isn't known.
-            generator: What may be drawn from.
+            generator: The source of randomness.
         """
         size = len(losses)
         drawn = range(size) if self.subset is None else mixing.draw_subset(size, min(self.subset, size), generator)
@@ -233,17 +191,17 @@ class SwarmAveraging(SearchCallback):
         return [one for one in drawn if bool(torch.isfinite(losses[one]))]
 
     def blend(self, losses: Tensor, members: Sequence[int], alphas: Tensor, generator: torch.Generator) -> Tensor:
-        """How much of each particle each becomes; override it for another rule, the same in every process.
+        """The coefficients of an averaging; override it for another rule, the same in every process.
 
         Args:
-            losses: Current training losses of all particles, (size,); for ``pso``, the losses at their best places.
-            members: Who takes part.
+            losses: Current training losses of all particles, (size,); for ``pso``, the losses at their best positions.
+            members: The particles that take part.
             alphas: How far each particle moves, (size,).
-            generator: What may be drawn from.
+            generator: The source of randomness.
 
         Returns:
-            Coefficients (size, size), see :mod:`lightning_evo.functional.mixing`; for ``pso``, of whose best places each
-            particle follows.
+            Coefficients (size, size), see :mod:`lightning_evo.functional.mixing`; for ``pso``, those of the best positions
+            that each particle follows.
         """
         if not members:
             return torch.eye(len(losses), dtype=torch.float64)
@@ -259,7 +217,7 @@ class SwarmAveraging(SearchCallback):
         matrix[:, mixing.ranked(losses, members)[0]] = 1
         return matrix
 
-    # -- in a search ---------------------------------------------------------------------------------------------------
+    # In a search.
 
     def check_stack(self, size: int) -> None:
         if self.subset is not None and self.subset > size:
@@ -267,7 +225,7 @@ class SwarmAveraging(SearchCallback):
 
     def join_search(self, context: SearchContext) -> None:
         self._context = context
-        self._judge.join_search(context)
+        self._scorer.join_search(context)
 
     @property
     def extra(self) -> Mapping[str, Any]:
@@ -275,18 +233,18 @@ class SwarmAveraging(SearchCallback):
         record = AveragingRecord(self.method, self._size, self.averagings, self.rejected, self.souped or None)
         return {record.key: record.to_dict()}
 
-    # -- hooks ---------------------------------------------------------------------------------------------------------
+    # Hooks.
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        # A training begins anew, unless its state is loaded after this.
+        # Begin a new training, unless its state is loaded after this.
         self.averagings = self.rejected = 0
-        self.souped, self._soup_step, self._rates = {}, -1, Rates()
-        if self._flight is not None:
-            self._flight.forget()
+        self.souped, self._soup_step, self._rates = {}, -1, LearningRateRatios()
+        if self._pso is not None:
+            self._pso.clear()
         self._swarm = swarm = find_swarm(trainer, pl_module, self._context)
-        # Candidates that meet draw independently of each other; all else must draw alike.
+        # Candidates that exchange weights draw independently of each other; the processes of one training must draw alike.
         self._salt = self._context.candidate if self._context and isinstance(swarm, ExchangeSwarm) else -1
         if not swarm.averages_anything:
             check_weights_suffice(self.method, self.soup, self.optimizer_state, self.common_start)
@@ -294,11 +252,11 @@ class SwarmAveraging(SearchCallback):
             raise SwarmError(f"subset: {self.subset} is larger than the swarm, which has {swarm.size} particles")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        swarm = self._meeting()
+        swarm = self._current_swarm()
         self._seen, self._size = trainer.global_step, swarm.size
         averages = [self.method] * (self.method is not None) + [None] * (self.soup is not None)
         self._statistics.prepare(trainer, swarm.particles.modules[0], averages)
-        if self._judges:
+        if self._validates:
             prepare_validation(trainer)  # raises now, not after a long training
         if self.common_start and trainer.global_step == 0:
             first = torch.zeros(swarm.size, swarm.size, dtype=torch.float64)
@@ -321,8 +279,8 @@ class SwarmAveraging(SearchCallback):
             self._make_soup(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._judges:
-            self._judge.check(trainer, pl_module)
+        if self._validates:
+            self._scorer.check(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.method is not None:  # once per epoch: a call takes 0.7 ms
@@ -346,7 +304,7 @@ class SwarmAveraging(SearchCallback):
             "soup": dict(self.souped),
             "soup_step": self._soup_step,
             "rates": self._rates.state_dict(),
-            "flight": self._flight.state_dict() if self._flight is not None else {},
+            "pso": self._pso.state_dict() if self._pso is not None else {},
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -354,33 +312,34 @@ class SwarmAveraging(SearchCallback):
         self._last_alpha = state_dict["alpha"]
         self.souped, self._soup_step = dict(state_dict["soup"]), state_dict["soup_step"]
         self._rates.load_state_dict(state_dict["rates"])
-        if self._flight is not None and state_dict["flight"]:
-            self._flight.load_state_dict(state_dict["flight"])
+        pso = state_dict.get("pso", state_dict.get("flight"))  # the earlier name
+        if self._pso is not None and pso:
+            self._pso.load_state_dict(pso)
 
-    # -- averaging -----------------------------------------------------------------------------------------------------
+    # Averaging.
 
     def _average(self, trainer: Trainer, outputs: Any) -> None:
-        swarm, step = self._meeting(), trainer.global_step
+        swarm, step = self._current_swarm(), trainer.global_step
         particles = swarm.particles
         here = particles.losses(outputs)
         losses = swarm.meet(here)
         self._size = swarm.size
         if swarm.size < 2:
-            return  # no other candidate is training now
+            return  # no other candidate is training at this time
         generator = self._generator("members", step)
         members = self.choose_members(losses, generator)
         alphas = self._alphas(trainer, swarm)
         averaged = {name: tensor for name, tensor in particles.weights().items() if name not in self._left_out(swarm)}
-        if self._flight is not None:
+        if self._pso is not None:
             coefficients = None
             changed = [place for place, one in enumerate(swarm.local) if one in members]
-            new = self._flight.fly(
+            new = self._pso.step(
                 swarm,
                 averaged,
                 here,
                 changed,
                 lambda bests: self.blend(bests, members, alphas, generator),
-                lambda place, device: self._generator("flight", step, swarm.local[place], device=device),
+                lambda index, device: self._generator("flight", step, swarm.local[index], device=device),
             )
         else:
             coefficients = self.blend(losses, members, alphas, generator)
@@ -393,12 +352,12 @@ class SwarmAveraging(SearchCallback):
             mixed = swarm.combine(moments, coefficients)  # before validation, for which ranks take different times
         if self.keep == "if_not_worse":
             prepare_validation(trainer)
-        kept = put(
+        kept = apply_averages(
             particles,
             new,
             changed,
             lambda module: self._statistics.refresh(trainer, module, self.method),
-            (lambda module: self._judge.score(trainer, module)) if self.keep == "if_not_worse" else None,
+            (lambda module: self._scorer.score(trainer, module)) if self.keep == "if_not_worse" else None,
         )
         if self.optimizer_state == "reset":
             particles.reset_moments(kept)
@@ -417,33 +376,33 @@ class SwarmAveraging(SearchCallback):
         here = (self.alpha * self._rates.ratios(trainer, swarm.particles.count)).clamp(max=1.0)
         return swarm.gather(here).double().cpu() if swarm.averages_anything else here.expand(swarm.size)
 
-    # -- the soup ------------------------------------------------------------------------------------------------------
+    # The soup.
 
     def _make_soup(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self.soup is not None
-        swarm = self._meeting()
+        swarm = self._current_swarm()
         self._soup_step = trainer.global_step
         prepare_validation(trainer)
         made = make_soup(
             self.soup,
             swarm,
-            lambda module: self._judge.score(trainer, module),
+            lambda module: self._scorer.score(trainer, module),
             lambda module: self._statistics.refresh(trainer, module, None),
             always=self.keep == "always",
         )
-        sign = self._judge.sign
+        sign = self._scorer.sign
         self.souped = {**made.to_json(), "best": sign * made.best, "value": sign * made.value}
         if made.kept and made.into in swarm.local:
             path = Path(trainer.default_root_dir) / "soup.ckpt"
-            save_plain(trainer, pl_module, made.into - swarm.local.start, path)
+            save_weights(trainer, pl_module, made.into - swarm.local.start, path)
 
-    # -- inside --------------------------------------------------------------------------------------------------------
+    # Internals.
 
     @property
-    def _judges(self) -> bool:
+    def _validates(self) -> bool:
         return self.soup is not None or self.keep == "if_not_worse"
 
-    def _meeting(self) -> Swarm:
+    def _current_swarm(self) -> Swarm:
         assert self._swarm is not None, "setup has not been called"
         return self._swarm
 
@@ -456,16 +415,56 @@ class SwarmAveraging(SearchCallback):
         return torch.Generator(device).manual_seed(derive_seed(self.seed, "averaging", self._salt, *purpose))
 
     def _left_out(self, swarm: Swarm) -> set[str]:
-        """Which tensors averaging doesn't touch: batch statistics, if wanted, and what has no velocity."""
+        """Tensors that averaging doesn't change: batch statistics, if they are each particle's own, and PSO's buffers."""
         module = swarm.particles.modules[0]
         left_out = statistics_of(module) if self._statistics.rule(self.method) == "own" else set()
-        if self._flight is not None:
+        if self._pso is not None:
             left_out |= {name for name, _ in module.named_buffers()}
         return left_out
 
 
+class LearningRateRatios:
+    """The learning rate of each particle relative to its base.
+
+    The base is the schedule's ``max_lr`` (:class:`~torch.optim.lr_scheduler.OneCycleLR`), otherwise ``initial_lr``, which
+    every scheduler of torch records; without a scheduler it is the largest rate so far.
+    """
+
+    def __init__(self) -> None:
+        self._largest: list[float] = []
+
+    def ratios(self, trainer: Trainer, count: int) -> Tensor:
+        """The ratios of this process's particles, (count,), double precision."""
+        groups = [optimizer.param_groups[0] for optimizer in _optimizers(trainer, count)]
+        rates = [float(group["lr"]) for group in groups]
+        if len(self._largest) != count:
+            self._largest = [0.0] * count
+        self._largest = [max(pair) for pair in zip(self._largest, rates, strict=True)]
+        bases = [
+            float(group.get("max_lr", group.get("initial_lr", largest)))
+            for group, largest in zip(groups, self._largest, strict=True)
+        ]
+        return torch.tensor(
+            [rate / base if base > 0 else 1.0 for rate, base in zip(rates, bases, strict=True)], dtype=torch.float64
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The largest rates so far."""
+        return {"largest": list(self._largest)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore them."""
+        self._largest = list(state["largest"])
+
+
+def _optimizers(trainer: Trainer, count: int) -> list[Optimizer]:
+    """Each particle's (first) optimizer."""
+    first = trainer.optimizers[0]
+    return first.optimizers if isinstance(first, StackedOptimizer) else [first] * count
+
+
 def _ends_here(trainer: Trainer) -> bool:
-    """Whether the batch that just ended is known to be the training's last."""
+    """Whether the batch that just ended is known to be the last of the training."""
     if trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps:
         return True
     epochs = trainer.max_epochs

@@ -597,7 +597,7 @@ def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(options, tmp_path):
     ("options", "said"),
     [
         ({"method": "genetic"}, "method: 'genetic' is none of 'apso', 'pso', 'papa', 'papa_all', 'papa_pairs', None"),
-        ({"method": None}, "give one of them"),
+        ({"method": None}, "set one of them"),
         ({"alpha": 0.0}, "alpha: 0.0 is not above 0 and below 1"),
         ({"alpha": 1.0}, "alpha: 1.0 is not above 0 and below 1"),
         ({"alpha": math.nan}, "alpha: nan is not above 0 and below 1"),
@@ -605,7 +605,7 @@ def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(options, tmp_path):
         ({"method": "papa", "alpha": -1}, "alpha: -1 is not above 0 and below 1"),
         ({"subset": 1}, "subset: 1 is not at least 2"),
         ({"method": None, "soup": "greedy", "subset": 3}, "subset: 3 has no meaning without a method"),
-        ({"every_n_steps": 2, "every_n_epochs": 1}, "are both given; give one"),
+        ({"every_n_steps": 2, "every_n_epochs": 1}, "are both set; set one"),
         ({"every_n_steps": 0}, "every_n_steps: 0 is not at least 1"),
         ({"every_n_epochs": -1}, "every_n_epochs: -1 is not at least 1"),
         ({"soup": "tomato"}, "soup: 'tomato' is none of"),
@@ -640,7 +640,7 @@ def test_a_strategy_that_trains_one_model_in_several_processes_is_refused(tmp_pa
 
 
 def test_validation_that_is_missing_is_refused_before_training(tmp_path):
-    with pytest.raises(SwarmError, match="judged by validation, and this training has none"):
+    with pytest.raises(SwarmError, match="compared by validation, and this training has none"):
         fit(swarm(2), SwarmAveraging(soup="greedy"), tmp_path, validation=False)
 
 
@@ -651,3 +651,18 @@ def test_a_metric_that_is_not_logged_is_found_at_the_first_validation(tmp_path):
     ):
         fit(stack, SwarmAveraging(soup="greedy", monitor="val_acc", mode="max"), tmp_path)
     assert stack.trainer.global_step == 0
+
+
+def test_the_state_of_pso_is_read_under_its_earlier_name():
+    averaging = SwarmAveraging("pso")
+    best = {
+        "velocity": {"w": torch.ones(2, 1)},
+        "best": {"w": torch.zeros(2, 1)},
+        "best_losses": torch.tensor([1.0, 2.0]),
+    }
+    averaging._pso.load_state_dict(best)
+    state = averaging.state_dict()
+    state["flight"] = state.pop("pso")
+    other = SwarmAveraging("pso")
+    other.load_state_dict(state)
+    assert same(other.state_dict()["pso"]["velocity"], best["velocity"])
