@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lightning_evo.archive import Archive
+from lightning_evo.archive.meta import FinalOutcome, read_meta
+from lightning_evo.evolution.duplicates import AnswerRecord
 from lightning_evo.evolution.winner import intact_checkpoint, write_schedule
 from lightning_evo.training.blueprint import Blueprint, load_yaml
 from lightning_evo.training.candidate import CONFIG_FILE, isolated
@@ -82,10 +84,9 @@ class _Source:
 def _source(directory: Path, archive: Archive, candidate: int | None) -> _Source:
     final = directory / "final"
     if candidate is None:
-        outcome = archive.meta.get("final")
+        outcome = read_meta(archive.meta, FinalOutcome)
         if outcome is not None and (final / MODEL_FILE).is_file():
-            remark = outcome.get("packed", "")
-            return _Source(outcome["request"]["candidate"], final / CONFIG_FILE, final / MODEL_FILE, remark)
+            return _Source(outcome.request.candidate, final / CONFIG_FILE, final / MODEL_FILE, outcome.packed)
         ranked = archive.best(1)
         if not ranked:
             raise ExportError(f"{directory}: no candidate has finished yet")
@@ -93,8 +94,8 @@ def _source(directory: Path, archive: Archive, candidate: int | None) -> _Source
     result = archive.result(candidate)
     if result is None:
         raise ExportError(f"{directory}: candidate {candidate} does not exist or has not finished")
-    if "answered_by" in result.extra:
-        return _source(directory, archive, result.extra["answered_by"])
+    if (answer := result.entry(AnswerRecord)) is not None:
+        return _source(directory, archive, answer.original)
     if result.fitness is None:
         raise ExportError(f"{directory}: candidate {candidate} failed: {result.error_type}")
     config = directory / "candidates" / f"{candidate:06d}" / CONFIG_FILE

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, get_args, get_origin, get_type_hints
 
 from lightning_evo.archive.errors import ArchiveError
+from lightning_evo.archive.meta import SearchDescription, read_meta
 from lightning_evo.archive.reader import Archive
 from lightning_evo.genome import Gene, SearchSpace
 from lightning_evo.utils.imports import import_by_name
@@ -25,8 +26,8 @@ def read_space(archive: Archive) -> SearchSpace:
     Raises:
         ArchiveError: If nothing is said of a space, a gene's class can't be imported, or it didn't keep its arguments.
     """
-    described = archive.meta.get("search", {}).get("evolution", {}).get("space")
-    if not isinstance(described, Mapping) or not described:
+    described = (read_meta(archive.meta, SearchDescription) or SearchDescription()).space
+    if not described:
         raise ArchiveError(f"{archive.run}: the archive doesn't say what was searched")
     genes = {}
     for path, description in described.items():

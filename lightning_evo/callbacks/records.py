@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
+
+from lightning_evo.genome.records import known_fields
 
 __all__ = [
     "AveragingRecord",
@@ -105,7 +107,7 @@ class EarlyFitnessRecord:
     def from_dict(cls, record: Mapping[str, Any]) -> Self:
         """Read what :meth:`to_dict` gave."""
         predicted = {monitor: FitnessInterval.from_dict(one) for monitor, one in record.get("predicted", {}).items()}
-        return cls(**{**_known(cls, record), "predicted": predicted})
+        return cls(**{**known_fields(cls, record), "predicted": predicted})
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ class InheritanceRecord:
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Self:
         """Read what :meth:`to_dict` gave."""
-        return cls(**{**_known(cls, record), "parent": record.get("from")})
+        return cls(**{**known_fields(cls, record), "parent": record.get("from")})
 
 
 @dataclass(frozen=True)
@@ -199,7 +201,7 @@ class ContinuationRecord:
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Self:
         """Read what :meth:`to_dict` gave."""
-        return cls(**{**_known(cls, record), "parent": record.get("from")})
+        return cls(**{**known_fields(cls, record), "parent": record.get("from")})
 
 
 @dataclass(frozen=True)
@@ -253,7 +255,7 @@ class GrownStep:
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Self:
         """Read what :meth:`to_dict` gave."""
-        return cls(**{"source": "", "settings": {}, **_known(cls, record)})
+        return cls(**{"source": "", "settings": {}, **known_fields(cls, record)})
 
 
 @dataclass(frozen=True)
@@ -302,10 +304,4 @@ class AveragingRecord:
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Self:
         """Read what :meth:`to_dict` gave."""
-        return cls(**_known(cls, record))
-
-
-def _known(kind: type, record: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries that are fields of a dataclass: a later version may write more."""
-    names = {each.name for each in fields(kind)}
-    return {name: value for name, value in record.items() if name in names}
+        return cls(**known_fields(cls, record))

@@ -10,13 +10,11 @@ from typing import Any
 from deap import base, tools
 
 from lightning_evo.archive import ArchiveWriter
+from lightning_evo.archive.meta import CheckpointUsage
 from lightning_evo.callbacks.search import Inherited
 from lightning_evo.genome import COMPLETED, Candidate, Objective, Result
 
-__all__ = ["CHECKPOINTS", "Checkpoints"]
-
-CHECKPOINTS = "checkpoints"
-"""The key of the archive's meta values under which stands what checkpoints take: ``kept``, ``bytes``, ``peak_bytes``."""
+__all__ = ["Checkpoints"]
 
 
 @dataclass
@@ -112,6 +110,7 @@ class Checkpoints:
             generation = [id for id in dict.fromkeys(older) if id not in seen]
         return Inherited(candidate.inherits, "", candidate.inherits, why)
 
-    def describe(self) -> dict[str, int]:
-        """How many there are and what they take, as JSON."""
-        return {"kept": len(self), "bytes": self.bytes, "peak_bytes": self.peak_bytes}
+    @property
+    def usage(self) -> CheckpointUsage:
+        """How many there are and what they take."""
+        return CheckpointUsage(len(self), self.bytes, self.peak_bytes)

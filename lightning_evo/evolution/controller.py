@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_evo.archive import Archive, ArchiveWriter, DiskFull
-from lightning_evo.evolution.checkpoints import CHECKPOINTS, Checkpoints
+from lightning_evo.archive.meta import CheckpointUsage, read_meta
+from lightning_evo.evolution.checkpoints import Checkpoints
 from lightning_evo.evolution.duplicates import echo_of
 from lightning_evo.evolution.errors import SearchError, SearchInterrupted
 from lightning_evo.evolution.interrupts import Interrupts
@@ -21,6 +22,7 @@ from lightning_evo.evolution.shared_results import Knowledge
 from lightning_evo.evolution.stacking import ALONE, Grouping, member_results
 from lightning_evo.execution import Executor, read_result
 from lightning_evo.genome import FAILED, Candidate, Result
+from lightning_evo.genome.records import StackRecord
 from lightning_evo.reporting.progress import ProgressDisplay, RunningCandidate, SearchState
 from lightning_evo.reporting.reporter import ReporterDispatcher
 from lightning_evo.training.candidate import read_curve
@@ -91,7 +93,7 @@ class Controller:
         self._duplicates_in_a_row = 0
         self._quality = QualityRecord(self.algorithm, writer, archive, progress)
         self._checkpoints = Checkpoints(evolution.directory, evolution.keep_checkpoints, evolution.objectives)
-        self._checkpoints.peak_bytes = archive.meta.get(CHECKPOINTS, {}).get("peak_bytes", 0)
+        self._checkpoints.peak_bytes = (read_meta(archive.meta, CheckpointUsage) or CheckpointUsage()).peak_bytes
         self._knowledge = (
             Knowledge(evolution.directory, self.algorithm, evolution.space, evolution.objectives)
             if evolution.needs_shared_results
@@ -320,8 +322,8 @@ class Controller:
             # A worker that died took its curve along; what it had written is still there.
             result = replace(result, curve=tuple(read_curve(self._jobs.directory(candidate))))
         if (why := self._alone.pop(candidate.id, None)) is not None:
-            alone = {"id": candidate.id, "size": 1, "lowering": ALONE, "reason": why, "position": 0}
-            result = replace(result, extra={**result.extra, "stack": alone})
+            alone = StackRecord(candidate.id, 1, ALONE, why)
+            result = replace(result, extra={**result.extra, alone.key: alone.to_dict()})
         result = self._placed(candidate, result)
         self.writer.record_result(candidate.id, result)
         self._tell(candidate, result)
@@ -367,7 +369,8 @@ class Controller:
     def _look(self, force: bool = False) -> None:
         elapsed = self._elapsed()
         if force or elapsed - self._recorded_elapsed >= RECORD_ELAPSED:
-            known = {"elapsed": elapsed, CHECKPOINTS: self._checkpoints.describe(), "end": self.state.end}
+            usage = self._checkpoints.usage
+            known = {"elapsed": elapsed, usage.key: usage.to_dict(), "end": self.state.end}
             self.writer.update_meta(known)
             self._recorded_elapsed = elapsed
         self.state.elapsed = elapsed

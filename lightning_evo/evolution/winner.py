@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch import Callback
 
 from lightning_evo.algorithms import Algorithm
 from lightning_evo.archive import Archive, ArchiveWriter
+from lightning_evo.archive.meta import FinalOutcome, FinalRequest, read_meta
 from lightning_evo.evolution.errors import SearchError, SearchInterrupted
 from lightning_evo.evolution.interrupts import Interrupts
 from lightning_evo.evolution.schedule import schedule_of
@@ -84,9 +83,9 @@ class Finisher:
         retrain = final.retrain or checkpoint is None
         config = self.trainable.final_config(winner, final.overrides)
         target = self.directory / "final"
-        request = {"candidate": winner.id, "retrain": final.retrain, "test": final.test, "config": config}
-        earlier = archive.meta.get("final")
-        if earlier is not None and earlier["request"] == request and (target / MODEL_FILE).is_file():
+        request = FinalRequest(winner.id, final.retrain, final.test, config)
+        earlier = read_meta(archive.meta, FinalOutcome)
+        if earlier is not None and earlier.request == request and (target / MODEL_FILE).is_file():
             progress.message(_describe(earlier, target))
             return
         progress.message(f"final: {'retraining' if retrain else 'testing'} candidate {winner.id}")
@@ -104,8 +103,8 @@ class Finisher:
             raise SearchError(f"final: candidate {winner.id} failed: {result.error_type}; see {target}/output.log")
         (target / "checkpoint.ckpt").unlink(missing_ok=True)
         write_schedule(archive, winner.id, target, self.schedule_callback)
-        outcome = {"request": request, "metrics": dict(result.metrics), **result.extra}
-        writer.set_meta("final", outcome)
+        outcome = FinalOutcome(request, dict(result.metrics), **result.extra)
+        writer.set_meta(outcome.key, outcome.to_dict())
         progress.message(_describe(outcome, target))
 
     def _replaying(self, archive: Archive, candidate: Candidate) -> tuple[Callback, ...]:
@@ -157,11 +156,11 @@ def _wait(future: Future[Result], interrupts: Interrupts) -> Result:
                 raise SearchInterrupted("stopped before the winner was finished; the same command does it") from None
 
 
-def _describe(outcome: Mapping[str, Any], target: Path) -> str:
-    tested = {name: value for name, value in outcome["metrics"].items() if name.startswith("test")}
+def _describe(outcome: FinalOutcome, target: Path) -> str:
+    tested = {name: value for name, value in outcome.metrics.items() if name.startswith("test")}
     said = ", ".join(f"{name} {value:.4f}" for name, value in tested.items())
-    if not outcome["tested"]:
-        said = f"not tested: {outcome['why_not']}"
-    winner = outcome["request"]["candidate"]
+    if not outcome.tested:
+        said = f"not tested: {outcome.why_not}"
+    winner = outcome.request.candidate
     files = f"winner: candidate {winner}, {said or 'tested'}; {target}/{CONFIG_FILE}, {MODEL_FILE}"
-    return "; ".join(part for part in (files, outcome.get("packed")) if part)
+    return "; ".join(part for part in (files, outcome.packed) if part)

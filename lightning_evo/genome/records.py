@@ -23,8 +23,10 @@ __all__ = [
     "Prediction",
     "Result",
     "Segment",
+    "StackRecord",
     "Status",
     "derive_seed",
+    "known_fields",
 ]
 
 Status = Literal["completed", "stopped", "failed"]
@@ -284,8 +286,45 @@ class Result:
         return cls(**{**record, "fitness": None if fitness is None else tuple(fitness)})
 
 
+@dataclass(frozen=True)
+class StackRecord:
+    """The stack in which a candidate trained, as its result holds it.
+
+    Args:
+        id: The stack's id: that of its first candidate.
+        size: Candidates in it.
+        lowering: How it was computed: ``stack`` (as one computation), ``loop`` (one candidate after the other), or
+            ``alone`` where the candidate was to train in a stack and didn't.
+        reason: Why; empty where it needs none.
+        position: The candidate's place in it, from 0.
+    """
+
+    key: ClassVar[str] = "stack"
+
+    id: int
+    size: int
+    lowering: str
+    reason: str = ""
+    position: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Self:
+        """Read what :meth:`to_dict` gave."""
+        return cls(**known_fields(cls, record))
+
+
 _OF_CANDIDATE = ("parents", "generation", "origin", "inherits", "duplicate_of", "segment")
 """What is worth a word of a candidate, where it isn't the default; a prediction, which is long, is not."""
+
+
+def known_fields(kind: type, record: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of a stored record that are fields of the dataclass ``kind``: a later version may have written more."""
+    names = {each.name for each in fields(kind)}
+    return {name: value for name, value in record.items() if name in names}
 
 
 def _unusual(record: Candidate, names: Sequence[str]) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lightning_evo.archive import Archive, ArchiveError, read_space
+from lightning_evo.archive.meta import FinalOutcome, SearchDescription, read_meta
 from lightning_evo.genome import COMPLETED
 from lightning_evo.reporting.progress import SearchState
 from lightning_evo.reporting.reporter import Outcome, Reporter, SearchInfo
@@ -33,9 +34,10 @@ def backfill(directory: Path, reporter: Reporter, notify: Callable[[str], None])
     """
     with Archive(directory) as archive:
         meta = archive.meta
-        if "search" not in meta:
+        described = read_meta(meta, SearchDescription)
+        if described is None:
             raise ArchiveError(f"{directory}: the archive has no description of the search")
-        algorithm = meta["search"]["evolution"]["algorithm"]
+        algorithm = described.algorithm
         search = SearchInfo(
             name=archive.run,
             location=directory,
@@ -43,11 +45,11 @@ def backfill(directory: Path, reporter: Reporter, notify: Callable[[str], None])
             space=read_space(archive),
             objectives=tuple(archive.objectives),
             algorithm=algorithm["class_path"].rpartition(".")[2],
-            description=meta["search"],
+            description=described.to_dict(),
             seed=meta["seed"],
             limits={},
             slots=1 + max((row.get("slot") or 0 for row in archive.candidates()), default=0),
-            config=meta["search"].get("config"),
+            config=described.config,
             resumed=True,
             notify=notify,
         )
@@ -65,5 +67,5 @@ def backfill(directory: Path, reporter: Reporter, notify: Callable[[str], None])
             state.add_result(candidate, result)
             state.population = tuple(latest)
             reporter.told(candidate, result, state)
-        outcome: Outcome = "finished" if "final" in meta or state.asked == state.told else "interrupted"
+        outcome: Outcome = "finished" if FinalOutcome.key in meta or state.asked == state.told else "interrupted"
         reporter.finish(state, outcome)

@@ -18,6 +18,7 @@ from lightning_evo.archive import Archive
 from lightning_evo.callbacks.records import GrowthRecord
 from lightning_evo.genome import FAILED, STOPPED
 from lightning_evo.genome.names import ends_with, short_names, squeezed
+from lightning_evo.genome.records import StackRecord
 from lightning_evo.reporting.exports import as_csv
 from lightning_evo.reporting.summaries import (
     describe_growth,
@@ -74,7 +75,7 @@ def leaderboard(
             return as_csv(rows, columns)
         counts = ", ".join(f"{count} {status}" for status, count in archive.counts().items() if count)
         title = f"{archive.run}: {counts or 'no candidates yet'}"
-        stacked = archive.extras("stack")
+        stacked = archive.entries(StackRecord)
         grown = {id: record for id, record in archive.entries(GrowthRecord).items() if record.steps}
         rows = [{**row, "stack": stacked.get(row["id"]), "growth": grown.get(row["id"])} for row in rows]
         columns = [

@@ -22,6 +22,7 @@ from lightning_evo.callbacks.fitness import MetricNotLogged
 from lightning_evo.callbacks.search import StackedModule
 from lightning_evo.callbacks.speed import SpeedMeter
 from lightning_evo.genome import COMPLETED, Result
+from lightning_evo.genome.records import StackRecord
 from lightning_evo.swarms import stack_particles
 from lightning_evo.swarms.logs import recording
 from lightning_evo.training.blueprint import Blueprint, dump_yaml
@@ -126,7 +127,6 @@ def train_stack(
         except Exception as error:
             _leave(write, member, Result.failure(error, started=started, ended=time.time()))
     meter, speed = _Shares(), SpeedMeter()
-    described: dict[str, Any] = {}
     try:
         if len(particles) < 2:
             raise NotStacked(f"of {len(members)} candidates {len(particles)} could be built")
@@ -142,7 +142,7 @@ def train_stack(
             # Building drew random numbers too, as many as there are weights.
             seed_everything(data_seed, workers=True, verbose=False)
             parts.trainer.fit(stack, datamodule=parts.datamodule, **TRUSTED)
-        described = {"size": len(particles), "lowering": stack.lowering, "reason": stack.reason or ""}
+        record = StackRecord(members[0].candidate, len(particles), stack.lowering, stack.reason or "")
         extra = {name: value for callback in taking_part for name, value in callback.extra.items()}
     except MetricNotLogged as error:
         # Nobody logs it, alone or not.
@@ -151,13 +151,12 @@ def train_stack(
         return Result.failure(error, started=started)
     except Exception as error:
         return Result.failure(error, started=started)
-    id = members[0].candidate
     for position, particle in enumerate(particles):
-        own_extra = {**extra, "stack": {"id": id, **described, "position": position}}
+        own_extra = {**extra, record.key: replace(record, position=position).to_dict()}
         cost = meter.share(position, speed.cost)
         result = conclude(particle.recorder, cost, request, started, own_extra)
         _leave(write, particle.member, result)
-    return Result(COMPLETED, extra={"stack": {"id": id, **described}}, started=started, ended=time.time())
+    return Result(COMPLETED, extra={record.key: record.to_dict()}, started=started, ended=time.time())
 
 
 def _model(blueprint: Blueprint, config: Mapping[str, Any], directory: str) -> LightningModule:

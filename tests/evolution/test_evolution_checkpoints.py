@@ -64,7 +64,7 @@ def test_the_best_few_and_the_needed_stay_and_the_archive_knows_which(values, co
         best = sorted(range(len(values)), key=lambda i: (-values[i], i))[:count]
         expected = set(best) | (needed & set(range(len(values))))
         assert run.on_disk == run.in_archive == expected
-        assert run.checkpoints.describe()["kept"] == len(expected)
+        assert run.checkpoints.usage.kept == len(expected)
         assert run.checkpoints.bytes == 7 * len(expected) <= run.checkpoints.peak_bytes
 
 

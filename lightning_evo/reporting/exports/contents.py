@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning_evo.archive import Archive
+from lightning_evo.archive.meta import SearchDescription, read_meta
 from lightning_evo.genome import Candidate, Result
 
 __all__ = ["candidates_and_results", "run_metadata", "strict_json", "text_to_float"]
@@ -35,7 +36,7 @@ def run_metadata(archive: Archive) -> dict[str, Any]:
         "directory": str(archive.directory),
         "objectives": meta.get("objectives", []),
         "meta": meta,
-        "space": meta.get("search", {}).get("evolution", {}).get("space"),
+        "space": (read_meta(meta, SearchDescription) or SearchDescription()).space or None,
     }
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_evo.archive import Archive, ArchiveError, read_space
+from lightning_evo.archive.meta import SearchDescription, read_meta
 from lightning_evo.genome import (
     COMPLETED,
     STOPPED,
@@ -175,11 +176,10 @@ def _choice(value: Any) -> Any:
 
 def _about(meta: Mapping[str, Any], genes: _Genes) -> dict[str, Any]:
     """User attributes of the study."""
-    search = meta.get("search", {}).get("evolution", {})
-    algorithm = search.get("algorithm")
+    algorithm = (read_meta(meta, SearchDescription) or SearchDescription()).algorithm
     return {
         "genes": {name: path for path, name in genes.names.items()},
-        **({"algorithm": algorithm} if algorithm is not None else {}),
+        **({"algorithm": algorithm} if algorithm else {}),
         **{key: meta[key] for key in ("seed", "version") if key in meta},
     }
 

@@ -158,7 +158,7 @@ def _remark(snapshot: RunSnapshot, id: int) -> str:
         parts.append(growth_remark(snapshot.grown[id]))
     if id in snapshot.stacked:
         stacked = snapshot.stacked[id]
-        parts.append(stack_remark(stacked) + (f": {stacked['reason']}" if stacked["lowering"] == "alone" else ""))
+        parts.append(stack_remark(stacked) + (f": {stacked.reason}" if stacked.lowering == "alone" else ""))
     return "; ".join(parts)
 
 

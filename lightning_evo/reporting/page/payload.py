@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lightning_evo.archive import Archive
+from lightning_evo.archive.meta import FinalOutcome, SearchDescription, read_meta
 from lightning_evo.reporting.page.columns import MANY, candidate_columns, fitness_digits, gene_descriptions, rounded
 from lightning_evo.reporting.views import (
     Importance,
@@ -79,7 +80,7 @@ def payload(
 
 def _run(archive: Archive, snapshot: RunSnapshot, name: str, importance_of: ImportanceFunction) -> dict[str, Any]:
     meta = snapshot.meta
-    search = meta.get("search", {})
+    search = read_meta(meta, SearchDescription) or SearchDescription()
     genes = gene_columns(snapshot)
     monitors = snapshot.monitors
     return {
@@ -88,11 +89,11 @@ def _run(archive: Archive, snapshot: RunSnapshot, name: str, importance_of: Impo
         "status": snapshot.status,
         "created": round(snapshot.created, 2),
         "version": meta.get("version"),
-        "algorithm": _class_text(search.get("evolution", {}).get("algorithm")),
+        "algorithm": _class_text(search.algorithm),
         "seed": meta.get("seed"),
         "budget": meta.get("budget") or {},
         "objectives": [{"monitor": each.monitor, "mode": each.mode} for each in snapshot.objectives],
-        "config": _finite(search.get("config")),
+        "config": _finite(search.config),
         "genes": _finite(gene_descriptions(genes)),
         "candidates": candidate_columns(archive, snapshot, genes),
         "curves": _curves(archive, snapshot),
@@ -105,7 +106,7 @@ def _run(archive: Archive, snapshot: RunSnapshot, name: str, importance_of: Impo
         "savings": _finite(run_savings(snapshot).to_dict()),
         "totals": _finite(vars(totals(snapshot))),
         "pauses": [[round(at - snapshot.created, 2) for at in pause] for pause in snapshot.pauses],
-        "final": _final(meta.get("final")),
+        "final": _final(read_meta(meta, FinalOutcome)),
         "notes": _notes(archive, snapshot),
     }
 
@@ -207,17 +208,16 @@ def _quartiles(snapshot: RunSnapshot, monitor: str) -> dict[str, Any]:
     }
 
 
-def _final(outcome: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _final(outcome: FinalOutcome | None) -> dict[str, Any] | None:
     """The winner's final results, without its config."""
     if outcome is None:
         return None
-    request = outcome.get("request", {})
     return {
-        "candidate": request.get("candidate"),
-        "retrained": bool(request.get("retrain")),
-        "tested": bool(outcome.get("tested")),
-        "why_not": outcome.get("why_not"),
-        "metrics": _finite(dict(outcome.get("metrics", {}))),
+        "candidate": outcome.request.candidate,
+        "retrained": outcome.request.retrain,
+        "tested": outcome.tested,
+        "why_not": outcome.why_not,
+        "metrics": _finite(dict(outcome.metrics)),
     }
 
 

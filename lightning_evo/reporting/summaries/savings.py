@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_evo.archive import Archive
+from lightning_evo.archive.meta import CheckpointUsage, read_meta
 from lightning_evo.callbacks.records import EarlyFitnessRecord, InheritanceRecord
 from lightning_evo.genome import COMPLETED, STOPPED, Objective
 
@@ -91,12 +92,12 @@ class Savings:
     Args:
         early_stopping: What early stopping saved.
         inheritance: How many candidates inherited weights.
-        checkpoints: Checkpoints on disk: ``kept``, ``bytes``, ``peak_bytes``.
+        checkpoints: Checkpoints on disk.
     """
 
     early_stopping: EarlyStoppingSavings | None
     inheritance: InheritanceSavings | None
-    checkpoints: Mapping[str, int] | None
+    checkpoints: CheckpointUsage | None
 
     def to_dict(self) -> dict[str, Any]:
         """As a mapping that JSON can hold."""
@@ -106,8 +107,8 @@ class Savings:
         parts = [self.early_stopping, self.inheritance]
         lines = [str(part) for part in parts if part is not None]
         if lines and self.checkpoints:
-            kept, size, peak = (self.checkpoints[name] for name in ("kept", "bytes", "peak_bytes"))
-            lines.append(f"checkpoints: {kept} kept, {size / 1e6:.1f} MB on disk, {peak / 1e6:.1f} MB at most")
+            size, peak = self.checkpoints.bytes / 1e6, self.checkpoints.peak_bytes / 1e6
+            lines.append(f"checkpoints: {self.checkpoints.kept} kept, {size:.1f} MB on disk, {peak:.1f} MB at most")
         return "\n".join(lines)
 
 
@@ -126,7 +127,7 @@ def savings(location: str | Path | Archive, run: str | None = None) -> Savings:
             return savings(archive)
     predicted, inherited = location.entries(EarlyFitnessRecord), location.entries(InheritanceRecord)
     rows = {row["id"]: row for row in location.candidates(list(predicted))}
-    return compute_savings(rows, predicted, inherited, location.objectives, location.meta.get("checkpoints"))
+    return compute_savings(rows, predicted, inherited, location.objectives, read_meta(location.meta, CheckpointUsage))
 
 
 def compute_savings(
@@ -134,7 +135,7 @@ def compute_savings(
     predicted: Mapping[int, EarlyFitnessRecord],
     inherited: Mapping[int, InheritanceRecord],
     objectives: Sequence[Objective],
-    checkpoints: Mapping[str, int] | None,
+    checkpoints: CheckpointUsage | None,
 ) -> Savings:
     """Compute the savings from data that has been read from an archive.
 
@@ -143,7 +144,7 @@ def compute_savings(
         predicted: ``Result.extra["early_fitness"]`` by id.
         inherited: ``Result.extra["inheritance"]`` by id.
         objectives: The objectives.
-        checkpoints: Checkpoints on disk: ``kept``, ``bytes``, ``peak_bytes``.
+        checkpoints: Checkpoints on disk.
     """
     return Savings(
         _early_stopping(rows, predicted, objectives) if predicted else None,

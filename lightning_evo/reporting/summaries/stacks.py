@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from lightning_evo.archive import Archive
+from lightning_evo.genome.records import StackRecord
 
 __all__ = ["describe_stacks", "stack_remark"]
 
@@ -16,18 +16,18 @@ MAX_REASONS = 3
 """How many different reasons are shown at most."""
 
 
-def stack_remark(record: Mapping[str, Any]) -> str:
+def stack_remark(record: StackRecord) -> str:
     """The stack in which a candidate trained, in a few words.
 
     Args:
-        record: ``Result.extra["stack"]``.
+        record: What the candidate's result holds.
 
-    >>> stack_remark({"id": 16, "size": 8, "lowering": "stack", "reason": "", "position": 2})
+    >>> stack_remark(StackRecord(16, 8, "stack", position=2))
     'stack 16, 3 of 8'
     """
-    if record["lowering"] == ALONE:
+    if record.lowering == ALONE:
         return "alone, not stacked"
-    return f"{record['lowering']} {record['id']}, {record['position'] + 1} of {record['size']}"
+    return f"{record.lowering} {record.id}, {record.position + 1} of {record.size}"
 
 
 def describe_stacks(archive: Archive) -> str:
@@ -36,17 +36,17 @@ def describe_stacks(archive: Archive) -> str:
     Args:
         archive: The search's archive.
     """
-    records = archive.extras("stack")
+    records = archive.entries(StackRecord)
     if not records:
         return ""
-    stacks = {record["id"]: record for record in records.values() if record["lowering"] != ALONE}
-    together = sum(record["lowering"] != ALONE for record in records.values())
-    alone = [record["reason"] for record in records.values() if record["lowering"] == ALONE]
+    stacks = {record.id: record for record in records.values() if record.lowering != ALONE}
+    together = sum(record.lowering != ALONE for record in records.values())
+    alone = [record.reason for record in records.values() if record.lowering == ALONE]
     total = sum(archive.counts().values())
     parts = []
-    for lowering, count in sorted(Counter(record["lowering"] for record in stacks.values()).items(), reverse=True):
+    for lowering, count in sorted(Counter(record.lowering for record in stacks.values()).items(), reverse=True):
         how = "as one computation" if lowering == "stack" else "one after the other"
-        parts.append(f"{count} {how}{_because(r['reason'] for r in stacks.values() if r['lowering'] == lowering)}")
+        parts.append(f"{count} {how}{_because(r.reason for r in stacks.values() if r.lowering == lowering)}")
     if alone:
         parts.append(
             f"{len(alone)} {'candidate' if len(alone) == 1 else 'candidates'} trained alone instead{_because(alone)}"

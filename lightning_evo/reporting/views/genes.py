@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 import numpy
 from numpy.typing import NDArray
 
+from lightning_evo.archive.meta import SearchDescription, read_meta
 from lightning_evo.genome.genes import identity
 from lightning_evo.genome.names import short_names
 from lightning_evo.reporting.summaries import is_growth_steps, short_step
@@ -111,8 +112,7 @@ _cache: WeakKeyDictionary[RunSnapshot, list[GeneColumn]] = WeakKeyDictionary()
 
 
 def _columns(snapshot: RunSnapshot) -> list[GeneColumn]:
-    described = snapshot.meta.get("search", {}).get("evolution", {}).get("space")
-    space: Mapping[str, Any] = described if isinstance(described, Mapping) else {}
+    space = (read_meta(snapshot.meta, SearchDescription) or SearchDescription()).space
     paths = list(space) or _paths(snapshot)
     names = short_names(paths, taken=["id", "status", *snapshot.monitors])
     return [_column(path, names[path], space.get(path), [row.get(path) for row in snapshot.rows]) for path in paths]

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from lightning_evo.archive.meta import CheckpointUsage, read_meta
 from lightning_evo.reporting.summaries import Savings, compute_savings
 from lightning_evo.reporting.views.snapshot import RunSnapshot
 
@@ -130,7 +131,7 @@ def run_savings(snapshot: RunSnapshot) -> Savings:
     Args:
         snapshot: The run.
     """
-    checkpoints = snapshot.meta.get("checkpoints")
+    checkpoints = read_meta(snapshot.meta, CheckpointUsage)
     return compute_savings(snapshot.by_id, snapshot.early, snapshot.inherited, snapshot.objectives, checkpoints)
 
 

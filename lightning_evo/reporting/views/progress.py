@@ -9,6 +9,7 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
+from lightning_evo.archive.meta import SearchDescription, read_meta
 from lightning_evo.genome import COMPLETED, STOPPED
 from lightning_evo.reporting.views.snapshot import RunSnapshot
 
@@ -108,8 +109,8 @@ def progress(snapshot: RunSnapshot, monitor: str | None = None, points: int = 2_
 
 
 def _window(snapshot: RunSnapshot) -> int:
-    algorithm = snapshot.meta.get("search", {}).get("evolution", {}).get("algorithm", {})
-    size = (algorithm.get("init_args") or {}).get("population_size") if isinstance(algorithm, Mapping) else None
+    search = read_meta(snapshot.meta, SearchDescription) or SearchDescription()
+    size = (search.algorithm.get("init_args") or {}).get("population_size")
     return size if isinstance(size, int) and size > 0 else WINDOW
 
 

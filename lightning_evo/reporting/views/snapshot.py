@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from lightning_evo.archive import Archive
 from lightning_evo.archive.database import JOURNAL
 from lightning_evo.archive.lock import writer_lives
+from lightning_evo.archive.meta import FinalOutcome
 from lightning_evo.callbacks.records import ContinuationRecord, EarlyFitnessRecord, GrowthRecord, InheritanceRecord
 from lightning_evo.genome import COMPLETED, STOPPED, Objective
-from lightning_evo.genome.records import ExtraEntry
+from lightning_evo.genome.records import ExtraEntry, StackRecord
 
 __all__ = ["RunSnapshot", "RunStatus", "read_snapshot", "run_status"]
 
@@ -64,7 +65,7 @@ class RunSnapshot:
     inherited: Mapping[int, InheritanceRecord] = field(default_factory=dict)
     continued: Mapping[int, ContinuationRecord] = field(default_factory=dict)
     grown: Mapping[int, GrowthRecord] = field(default_factory=dict)
-    stacked: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    stacked: Mapping[int, StackRecord] = field(default_factory=dict)
 
     @cached_property
     def by_id(self) -> dict[int, Mapping[str, Any]]:
@@ -192,7 +193,7 @@ def read_snapshot(archive: Archive) -> RunSnapshot:
         inherited=entries(InheritanceRecord),
         continued=entries(ContinuationRecord),
         grown={id: entry for id, entry in entries(GrowthRecord).items() if entry.steps},
-        stacked={id: record for id, record in archive.extras("stack").items() if id in ids and record},
+        stacked=entries(StackRecord),
     )
 
 
@@ -218,4 +219,4 @@ def run_status(directory: Path, rows: Sequence[Mapping[str, Any]], meta: Mapping
     if not rows or any(row["status"] == PENDING for row in rows):
         return "interrupted"
     # The reason for the end is empty while a search runs and after an interrupt; earlier versions didn't record it.
-    return "finished" if meta.get("end", True) or "final" in meta else "interrupted"
+    return "finished" if meta.get("end", True) or FinalOutcome.key in meta else "interrupted"

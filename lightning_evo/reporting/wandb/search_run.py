@@ -13,6 +13,7 @@ from wandb.errors import Error
 
 from lightning_evo.algorithms.quality import QUALITY
 from lightning_evo.archive import Archive
+from lightning_evo.archive.meta import FinalOutcome, read_meta
 from lightning_evo.genome import COMPLETED, Candidate, Genome, Result, SearchSpace
 from lightning_evo.reporting.progress import SearchState
 from lightning_evo.reporting.reporter import Outcome, SearchInfo
@@ -89,11 +90,10 @@ class SearchRun:
 
     def close(self, state: SearchState, outcome: Outcome) -> int:
         """Write the summary and the last tables; return the exit code of the run."""
-        meta = self._archive.meta
         summary: dict[str, Any] = {"outcome": outcome, "candidates": state.asked}
-        final = meta.get("final")
+        final = read_meta(self._archive.meta, FinalOutcome)
         if final is not None and outcome == "finished":
-            summary |= {"winner": final["request"]["candidate"], **final.get("metrics", {})}
+            summary |= {"winner": final.request.candidate, **final.metrics}
         summary |= {f"best/{n}": v for n, v in zip(self._monitors, state.best_fitness or (), strict=False)}
         self._update_best(state)
         self.opened.run.summary.update(summary)
