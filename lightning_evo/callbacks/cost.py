@@ -1,4 +1,4 @@
-"""What does a training cost? Parameters, FLOPs of a sample and of all, seconds, peak memory and epochs of any ``fit``."""
+"""The cost of a training: parameters, FLOPs per sample and in all, seconds, peak memory and epochs of any ``fit``."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class CostMeter(Callback):
     - ``params``: number of parameters at the end of training, frozen ones included;
     - ``flops``: floating-point operations per training sample, forward and backward, counted in train mode on the first
       training step with ``torch.utils.flop_counter`` (operations it knows: convolution, matrix product, attention), and
-      counted anew where the network changes its structure;
-    - ``training_flops``: those of the whole training: per sample times the training samples seen, summed over the
-      structures that the network had; validation not included;
+      counted again after the network changes its structure;
+    - ``training_flops``: FLOPs of the whole training: per sample times the training samples seen, summed over the
+      structures that the network had; without validation;
     - ``seconds``: wall-clock time from ``on_fit_start`` to the end, validation included, setting up excluded;
     - ``peak_memory``: bytes; on CUDA the most the allocator held, on CPU how far the process grew beyond its size at the
       start (Linux; absent elsewhere);
@@ -84,7 +84,7 @@ class CostMeter(Callback):
         self.cost["training_flops"] = self._flops_before + self.cost["flops"] * self._samples
 
     def on_structure_change(self, trainer: Trainer, pl_module: LightningModule, growth: Any) -> None:
-        """Count FLOPs anew: called by :class:`~lightning_evo.callbacks.StructuralGrowth` after each of its steps."""
+        """Count FLOPs again; :class:`~lightning_evo.callbacks.StructuralGrowth` calls it after each of its steps."""
         self._flops_before, self._samples = self.cost["training_flops"], 0
         self._counted = False
 
@@ -107,7 +107,7 @@ class CostMeter(Callback):
         self.cost = dict(state_dict["cost"])
         self._earlier = {name: self.cost[name] for name in ("seconds", "epochs")}
         self._counted = state_dict["counted"]
-        # Written by an earlier version, a checkpoint doesn't know them.
+        # Checkpoints of earlier versions lack them.
         self.cost.setdefault("training_flops", 0)
         self._flops_before, self._samples = self.cost["training_flops"], 0
 
@@ -138,17 +138,17 @@ def _epochs_processed(trainer: Trainer) -> int:
 
 
 def _materialised(module: LightningModule) -> list[torch.nn.Parameter]:
-    """Parameters that have a size: one that a lazy layer has not yet seen input for has none."""
+    """Parameters that have a size, which those of a lazy layer before its first input don't."""
     return [p for p in module.parameters() if not isinstance(p, torch.nn.parameter.UninitializedParameter)]
 
 
 def processes_on_one_model(trainer: Trainer) -> int:
-    """How many processes train the same model on a share of the data each: the ranks of DDP, not those of a swarm."""
+    """Number of processes that train the same model on a share of the data each: ranks of DDP, not of a swarm."""
     return (trainer.distributed_sampler_kwargs or {}).get("num_replicas", 1)
 
 
 def batch_size(batch: Any) -> int:
-    """Samples in a batch; 1 where Lightning can't tell."""
+    """Number of samples in a batch; 1 where Lightning can't tell."""
     try:
         return extract_batch_size(batch)
     except (MisconfigurationException, RecursionError):
@@ -157,8 +157,8 @@ def batch_size(batch: Any) -> int:
 
 
 def _reset_peak_resident_memory() -> int | None:
-    """Set the process's peak resident size back to its present size (Linux), which is returned in bytes."""
-    # What an earlier training freed may still be the process's; this one would then seem to need less than it does.
+    """Reset the process's peak resident size to its current size (Linux); return the latter in bytes."""
+    # Memory freed by an earlier training may still belong to the process; this one would seem to need less than it does.
     with suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     # Where the kernel doesn't allow it (some containers) the peak stays that of the process's life, an upper bound.

@@ -1,4 +1,4 @@
-"""Is it still worth training? The final fitness is predicted from the curve so far, and hopeless candidates end early."""
+"""Early stopping by the predicted final fitness."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lightning_evo.callbacks.records import EarlyFitnessRecord, FitnessInterval
 from lightning_evo.callbacks.search import SearchCallback, SearchContext
 from lightning_evo.genome import Objective, derive_seed
 from lightning_evo.predictors.curves.bayes import BayesianCurve
-from lightning_evo.predictors.curves.learning_curve import CurvePredictor, FinalFitness, KnownCurve
+from lightning_evo.predictors.curves.learning_curve import CurvePredictor, FinalFitness, KnownCurve, Target
 from lightning_evo.predictors.curves.policies import (
     CurveContext,
     ProbabilityOfImprovement,
@@ -32,7 +32,7 @@ from lightning_evo.predictors.curves.policies import (
 __all__ = ["EarlyFitnessPrediction"]
 
 LEVEL = 0.9
-"""Of the intervals that are recorded."""
+"""Probability of the intervals that are recorded."""
 
 
 class EarlyFitnessPrediction(SearchCallback, EarlyStopping):
@@ -108,10 +108,12 @@ class EarlyFitnessPrediction(SearchCallback, EarlyStopping):
         self.policy = policy
         self.delta, self.minimum_epochs = delta, minimum_epochs
         self._policy = policy or ProbabilityOfImprovement(predictor, delta, minimum_epochs)
-        improvement = isinstance(self._policy, ProbabilityOfImprovement)
-        self._predictor = self._policy.predictor if improvement else predictor or BayesianCurve()  # type: ignore[attr-defined]
+        own = self._policy.predictor if isinstance(self._policy, ProbabilityOfImprovement) else predictor
+        self._predictor = own or BayesianCurve()
         self.rank, self.controls = rank, controls
-        self.monitor, self.mode, self.target, self.bar = monitor, mode, target, bar  # type: ignore[assignment]
+        self.monitor = monitor  # type: ignore[assignment] # EarlyStopping's own is never None
+        self.mode, self.bar = mode, bar
+        self.target: Target = target
         self._objectives: tuple[Objective, ...] = () if monitor is None else (Objective(monitor, mode),)
         self._predictors: dict[str, CurvePredictor] = {}
         self._context: SearchContext | None = None
@@ -143,7 +145,7 @@ class EarlyFitnessPrediction(SearchCallback, EarlyStopping):
 
     @property
     def control(self) -> bool:
-        """Whether this candidate is trained to its end whatever is predicted, to see whether that would be right."""
+        """Whether this candidate trains to its end whatever is predicted, to check the predictions."""
         if self._context is None:
             return False
         return derive_seed(self._context.seed, "control") < self.controls * 2**32
@@ -181,7 +183,7 @@ class EarlyFitnessPrediction(SearchCallback, EarlyStopping):
                 self._curves_of(first, known),
                 self._bar(first, known),
                 mode=first.mode,
-                target=self.target,  # type: ignore[arg-type]
+                target=self.target,
                 features=() if context is None else context.features,
                 candidate=0 if context is None else context.candidate,
                 # Not the candidate's own: all candidates must agree on who is in which bracket.
@@ -239,7 +241,7 @@ class EarlyFitnessPrediction(SearchCallback, EarlyStopping):
             best = (max if objective.mode == "max" else min)(filter(math.isfinite, curve))
             return FinalFitness.normal(best, 0.0, explained=False)
         fitted = predictor.fit(self._curves_of(objective, known))
-        return fitted.predict(curve, horizon, self.target, objective.mode, features)  # type: ignore[arg-type]
+        return fitted.predict(curve, horizon, self.target, objective.mode, features)
 
     def _bar(self, objective: Objective, known: Sequence[KnownResult]) -> float | None:
         """The fitness to beat: the one given, or that of the ``rank``-th best candidate that was trained to its end."""
@@ -262,7 +264,7 @@ class EarlyFitnessPrediction(SearchCallback, EarlyStopping):
         ]
 
     def _cost(self, objective: Objective, epoch: int, horizon: int) -> float:
-        """A cost at the end of training; what grows with the epochs is extrapolated, NaN where nobody measures it."""
+        """A cost at the end of training; costs that grow with the epochs are extrapolated; NaN if it isn't measured."""
         name = objective.monitor.removeprefix("cost/")
         cost = float(self._costs.get(name, math.nan))
         return cost * horizon / epoch if name in ("seconds", "epochs", "training_flops") else cost

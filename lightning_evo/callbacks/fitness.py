@@ -1,4 +1,4 @@
-"""How well does a training go? Its learning curve, epoch by epoch, and the checkpoint of the epoch that counts."""
+"""The learning curve of a training, epoch by epoch, and the checkpoint of the epoch that decides the fitness."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class FitnessRecorder(Checkpoint):
 
     @property
     def point(self) -> dict[str, float]:
-        """The metrics of the epoch that counts; empty before the first epoch has ended."""
+        """The metrics of the selected epoch; empty before the first epoch has ended."""
         if not self.curve:
             return {}
         if self.epoch == "last" or self.best_index is None:
@@ -84,7 +84,7 @@ class FitnessRecorder(Checkpoint):
 
     @property
     def checkpoint_path(self) -> Path | None:
-        """Where the checkpoint of the epoch that counts is, once there is one."""
+        """The checkpoint of the selected epoch, once there is one."""
         path = self._directory / CHECKPOINT_FILE if self.directory is not None else None
         return path if path is not None and path.is_file() else None
 
@@ -99,11 +99,11 @@ class FitnessRecorder(Checkpoint):
         self.record(trainer, read_metrics(trainer), trainer.save_checkpoint)
 
     def record(self, trainer: Trainer, metrics: Mapping[str, float], save: Callable[[Path], None]) -> None:
-        """Take in the metrics of the epoch that ends, and have its checkpoint saved if that is now the one that counts.
+        """Record the metrics of the epoch that ends, and save its checkpoint if it is now the selected one.
 
         Args:
-            trainer: Whose epoch it is.
-            metrics: By the names under which they were logged.
+            trainer: The Trainer.
+            metrics: The metrics by the names under which they were logged.
             save: Writes a checkpoint to a path.
         """
         point = {"epoch": trainer.current_epoch, **metrics}
@@ -131,7 +131,7 @@ class FitnessRecorder(Checkpoint):
         return Path(self.directory)
 
     def _counts(self, point: dict[str, float]) -> bool:
-        """Whether the epoch just recorded is now the one that counts."""
+        """Whether the epoch just recorded is now the selected one."""
         if self.monitor is None or self.epoch == "last" or self.monitor not in point or self.best_index is None:
             return True
         best = self.curve[self.best_index].get(self.monitor, math.nan)

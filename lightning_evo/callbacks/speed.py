@@ -1,4 +1,4 @@
-"""How fast does a training go, and is its device busy? Throughput, waiting for data and utilisation of any ``fit``."""
+"""Throughput of a training, its waiting for data, and the utilisation of its device."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lightning_evo.callbacks.cost import batch_size, processes_on_one_model
 __all__ = ["SpeedMeter"]
 
 _SAMPLE_EVERY = 1.0
-"""Seconds between two looks at a GPU's utilisation, which NVML itself averages over up to a second."""
+"""Seconds between two readings of a GPU's utilisation, which NVML itself averages over up to a second."""
 
 
 class SpeedMeter(Callback):
@@ -47,7 +47,7 @@ class SpeedMeter(Callback):
         self.totals: dict[str, float] = dict.fromkeys(
             ("samples", "seconds", "first_samples", "first_seconds", "waited", "trained", "busy", "observed"), 0.0
         )
-        """What was summed up: the ``cost`` is made of it."""
+        """The sums from which ``cost`` is computed."""
         self._mark: float | None = None
         self._batch_started = 0.0
         self._first = True
@@ -55,7 +55,7 @@ class SpeedMeter(Callback):
 
     @property
     def cost(self) -> dict[str, float]:
-        """What could be measured so far."""
+        """The measurements so far, without those that can't be made."""
         totals, cost = self.totals, {}
         if totals["seconds"] > 0:
             cost["samples_per_second"] = totals["samples"] / totals["seconds"]
@@ -107,7 +107,7 @@ class SpeedMeter(Callback):
         self._mark = None
 
     def on_structure_change(self, trainer: Trainer, pl_module: LightningModule, growth: Any) -> None:
-        """The step that follows warms up again."""
+        """Treat the next step as a warm-up."""
         self._first = True
 
     def state_dict(self) -> dict[str, Any]:
@@ -126,28 +126,28 @@ class _ProcessorBusy:
     """CPU time of this process against that of its threads."""
 
     def begin(self) -> None:
-        """Look from now on."""
+        """Start an interval."""
         self._last = time.process_time(), time.perf_counter()
 
     def look(self) -> tuple[float, float]:
-        """Busy seconds, and how many there were, since the last look."""
+        """Busy seconds, and all seconds, since the last call."""
         spent, before = self._last
         self.begin()
         return self._last[0] - spent, (self._last[1] - before) * torch.get_num_threads()
 
 
 class _DeviceBusy:
-    """What a GPU says of itself, asked once a second."""
+    """A GPU's own utilisation, read once a second."""
 
     def __init__(self, read: Callable[[], float]) -> None:
         self._read = read
         self._last = time.perf_counter()
 
     def begin(self) -> None:
-        """Nothing: a look speaks of the moment before it."""
+        """Do nothing: a reading refers to the moment before it."""
 
     def look(self) -> tuple[float, float]:
-        """The share of time in which it was busy, and 1; twice 0 where the last look was less than a second ago."""
+        """The share of time in which it was busy, and 1; (0, 0) less than a second after the last reading."""
         now = time.perf_counter()
         if now - self._last < _SAMPLE_EVERY:
             return 0.0, 0.0
@@ -156,7 +156,7 @@ class _DeviceBusy:
 
 
 def _busy_meter(device: torch.device) -> _ProcessorBusy | _DeviceBusy | None:
-    """How busy a device is, if that can be known."""
+    """A meter of a device's utilisation; ``None`` if it can't be measured."""
     if device.type == "cpu":
         return _ProcessorBusy()
     if device.type != "cuda":

@@ -1,4 +1,4 @@
-"""Which settings make a training on this device faster, and why? One small function per setting, without side effects."""
+"""Choices of settings that make a training faster on its device, each with the reason, and fused optimizer kernels."""
 
 from __future__ import annotations
 
@@ -31,6 +31,9 @@ __all__ = [
 
 PrecisionName = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
+FUSED: tuple[type[Optimizer], ...] = (SGD, Adam, AdamW, Adagrad)
+"""The optimizers of torch that have a fused kernel."""
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -38,8 +41,8 @@ class Choice:
 
     Args:
         on: Whether it is used.
-        why: The reason, a short sentence without a full stop.
-        value: What it is set to, where there is more than on and off.
+        why: The reason, a short sentence without a period.
+        value: The value, for settings that aren't just on or off.
     """
 
     on: bool
@@ -47,18 +50,18 @@ class Choice:
     value: str = ""
 
 
-def choose_precision(asked: PrecisionName, trainer: Trainer, pl_module: LightningModule) -> Choice:
+def choose_precision(setting: PrecisionName, trainer: Trainer, pl_module: LightningModule) -> Choice:
     """Mixed precision where the device computes it faster: bfloat16, or float16 with a scaler on older GPUs."""
     strategy = trainer.strategy
     if type(strategy.precision_plugin) is not Precision:
         return Choice(False, f"the Trainer has precision {trainer.precision} already")
-    if asked == "32-true":
+    if setting == "32-true":
         return Choice(False, "switched off")
     if not isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)):
         return Choice(False, f"{type(strategy).__name__} has a precision of its own")
     device = strategy.root_device
-    if asked != "auto":
-        return Choice(True, "asked for", asked)
+    if setting != "auto":
+        return Choice(True, "asked for", setting)
     if device.type != "cuda":
         return Choice(False, f"on {device.type} it speeds up large convolutions only; ask for bf16-mixed")
     if torch.cuda.is_bf16_supported(including_emulation=False):
@@ -67,16 +70,16 @@ def choose_precision(asked: PrecisionName, trainer: Trainer, pl_module: Lightnin
     if major < 7:
         return Choice(False, f"the GPU's compute capability {major}.{minor} has no tensor cores")
     if not pl_module.automatic_optimization:
-        return Choice(False, "the GPU only has float16, and manual optimization may not scale its losses")
+        return Choice(False, "the GPU only has float16, and manual optimization may not scale the loss")
     return Choice(True, "the GPU has tensor cores for float16", "16-mixed")
 
 
-def choose_tf32(asked: bool | Literal["auto"], device: torch.device) -> Choice:
+def choose_tf32(setting: bool | Literal["auto"], device: torch.device) -> Choice:
     """TF32 for what stays in single precision: tensor cores, at ten bits of mantissa."""
-    if asked is False:
+    if setting is False:
         return Choice(False, "switched off")
     if device.type != "cuda":
-        return Choice(False, f"there is none on {device.type}")
+        return Choice(False, f"there is no TF32 on {device.type}")
     present = torch.get_float32_matmul_precision()
     if present != "highest":
         return Choice(False, f"torch.set_float32_matmul_precision is {present!r} already")
@@ -85,9 +88,9 @@ def choose_tf32(asked: bool | Literal["auto"], device: torch.device) -> Choice:
     return Choice(True, "the GPU multiplies float32 matrices on tensor cores")
 
 
-def choose_benchmark(asked: bool | Literal["auto"], device: torch.device) -> Choice:
+def choose_benchmark(setting: bool | Literal["auto"], device: torch.device) -> Choice:
     """cuDNN tries its convolution algorithms once per shape and keeps the fastest."""
-    if asked is False:
+    if setting is False:
         return Choice(False, "switched off")
     if device.type != "cuda":
         return Choice(False, f"there is no cuDNN on {device.type}")
@@ -98,28 +101,28 @@ def choose_benchmark(asked: bool | Literal["auto"], device: torch.device) -> Cho
     return Choice(True, "shapes of batches repeat")
 
 
-def choose_channels_last(asked: bool | Literal["auto"], trainer: Trainer, pl_module: LightningModule) -> Choice:
+def choose_channels_last(setting: bool | Literal["auto"], trainer: Trainer, pl_module: LightningModule) -> Choice:
     """Channels last in memory, which tensor cores and a CPU's convolutions read best."""
-    if asked is False:
+    if setting is False:
         return Choice(False, "switched off")
     if not follows_formats(trainer, pl_module):
-        return Choice(False, f"{_kind(trainer, pl_module)} lays weights out itself")
+        return Choice(False, f"{_owner(trainer, pl_module)} lays weights out itself")
     if not image_weights(pl_module):
         return Choice(False, "there is no Conv2d")
-    if asked is True:
+    if setting is True:
         return Choice(True, "asked for")
     device = trainer.strategy.root_device
     if device.type == "cpu":
         return Choice(True, "convolutions are at least as fast on a CPU")
     if device.type != "cuda":
-        return Choice(False, f"nothing is known about it on {device.type}")
+        return Choice(False, f"it hasn't been measured on {device.type}")
     if not isinstance(trainer.precision_plugin, MixedPrecision):
-        return Choice(False, "without mixed precision GPUs may convolve more slowly so")
+        return Choice(False, "without mixed precision GPUs may convolve more slowly in this format")
     return Choice(True, "tensor cores convolve in this format")
 
 
 def follows_formats(trainer: Trainer, pl_module: LightningModule) -> bool:
-    """Whether weights and optimizers are one plain module's, to be laid out and fused."""
+    """Whether weights and optimizers belong to one plain module, so that they can be laid out and fused."""
     plain = isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy))
     return plain and not isinstance(pl_module, StackedModule)
 
@@ -132,23 +135,17 @@ def image_weights(module: nn.Module) -> list[nn.Parameter]:
     return [weight for weight in weights if weight.ndim == 4]
 
 
-def _kind(trainer: Trainer, pl_module: LightningModule) -> str:
+def _owner(trainer: Trainer, pl_module: LightningModule) -> str:
     part: object = pl_module if isinstance(pl_module, StackedModule) else trainer.strategy
     return type(part).__name__
 
 
-# -- How does an optimizer that exists already update all of its weights in one kernel? Its groups are to --
-
-FUSED: tuple[type[Optimizer], ...] = (SGD, Adam, AdamW, Adagrad)
-"""The optimizers of torch that have a fused kernel."""
-
-
 def fuse(optimizer: Optimizer) -> str:
-    """Have an optimizer use its fused kernel, in all of its groups or in none; says why not, else nothing.
+    """Make an optimizer use its fused kernel, in all of its groups or in none; return the reason if it can't, else "".
 
-    States that exist already are fitted to it. What the user chose (``fused`` or ``foreach``) stays. The optimizer isn't
-    declared able to unscale gradients itself, as one is that was fused by its constructor: under a gradient scaler they
-    are unscaled before, so that they can be clipped.
+    Existing states are converted. The user's choice of ``fused`` or ``foreach`` is kept. Unlike an optimizer fused by its
+    constructor, this one doesn't claim to unscale gradients itself: a gradient scaler unscales them before the step, so
+    that they can be clipped.
 
     Example:
         >>> weight = nn.Parameter(torch.ones(3))
@@ -175,7 +172,7 @@ def fuse(optimizer: Optimizer) -> str:
 
 
 def follow_formats(optimizer: Optimizer) -> None:
-    """Give every moment the memory format of its parameter, which fused kernels demand."""
+    """Give every moment the memory format of its parameter, as fused kernels require."""
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
@@ -183,7 +180,7 @@ def follow_formats(optimizer: Optimizer) -> None:
 
 
 def _obstacle(kind: type[Optimizer], group: dict[str, Any]) -> str | None:
-    """Why a group can't be fused: what the user set, or what torch says when such a parameter is updated."""
+    """The reason why a group can't be fused, if any: the user's settings, or torch's error for such a parameter."""
     if group.get("fused") is False or group.get("foreach") is True:
         return f"the optimizer was made with fused={group.get('fused')}, foreach={group.get('foreach')}"
     if group.get("differentiable"):

@@ -1,4 +1,4 @@
-"""Does compiling a network pay back within the run? It is timed without, compiled, timed again, and kept if it does."""
+"""A trial of ``torch.compile`` in training: time the network plain and compiled, and keep what pays off in this run."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from lightning_evo.utils.compiled import is_compiled
 __all__ = ["CompileTrial", "ShouldCompile", "compilable", "remaining_batches"]
 
 WARM_UP = 3
-"""Batches left out before either timing: cuDNN chooses its kernels, the allocator fills up."""
+"""Batches before either timing, in which cuDNN chooses kernels and the allocator fills up."""
 TIMED = 10
-"""Batches timed, with and without."""
+"""Batches in each timing."""
 
 
 class ShouldCompile(Protocol):
-    """The decision, see :meth:`lightning_evo.callbacks.FastTraining.should_compile`."""
+    """The decision: see :meth:`lightning_evo.callbacks.FastTraining.should_compile`."""
 
     def __call__(self, plain: float, compiled: float | None, spent: float, remaining: float) -> bool: ...
 
@@ -40,10 +40,10 @@ class CompileTrial:
     Args:
         parts: The modules by name.
         backend: Of ``torch.compile``.
-        should_compile: Asked whether to try, and whether to keep it.
+        should_compile: Decides whether to try compiling, and whether to keep it.
         always: Compile from the second batch on, without timing.
-        device: Waited for when timing.
-        clock: Seconds.
+        device: Synchronised at the ends of a timing.
+        clock: Returns seconds.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class CompileTrial:
         self.begin()
 
     def begin(self) -> None:
-        """Start anew, from plain modules: the network has changed."""
+        """Start over from plain modules, as after a change of the network."""
         self.leave()
         self._compiled = {}
         self._stage, self._plain, self._spent = "plain", 0.0, 0.0
@@ -71,23 +71,23 @@ class CompileTrial:
         self._started: float | None = None
 
     def enter(self, size: int) -> None:
-        """A training batch of so many samples begins."""
+        """Begin a training batch of ``size`` samples."""
         self._usual, self._entered = max(self._usual, size), self._clock()
         if size == self._usual:
             for name, call in self._compiled.items():
                 set_compiled_call(self.parts[name], call)
 
     def leave(self) -> None:
-        """It has ended, or was broken off."""
+        """End a training batch, also after an exception."""
         for part in self.parts.values():
             set_compiled_call(part, None)
 
     def step(self, remaining: float, last: bool) -> Choice | None:
-        """A batch has ended; gives the decision once there is one.
+        """Record the end of a batch; return the decision once there is one.
 
         Args:
-            remaining: Training batches to come, infinite where nobody knows.
-            last: It was the epoch's last one, behind which other things take time.
+            remaining: Remaining training batches; infinite if unknown.
+            last: Whether it was the epoch's last batch, after which validation and other hooks take time.
         """
         self.leave()
         if self.failure:
@@ -106,14 +106,14 @@ class CompileTrial:
         if self._stage == "plain":
             self._plain = timed
             return self._try(remaining)
-        return self._judge(timed, remaining)
+        return self._conclude(timed, remaining)
 
     def _time(self, last: bool) -> float | None:
-        """Seconds per batch, once enough of them were timed."""
+        """Seconds per batch, once enough batches are timed."""
         if self._started is None:
             if self._left_out > 0:
                 self._left_out -= 1
-                # Compiling keeps the host, so its clock alone knows what it took.
+                # Compiling blocks the host, so the host's clock measures it.
                 self._spent += (
                     max(0.0, self._clock() - self._entered - self._plain) if self._stage == "compiled" else 0.0
                 )
@@ -131,12 +131,12 @@ class CompileTrial:
         if not self._should(self._plain, None, 0.0, remaining):
             self._stage = "decided"
             left = "an unknown number of batches" if math.isinf(remaining) else f"{remaining:.0f} batches"
-            return Choice(False, f"{left} of {1000 * self._plain:.3g} ms are left, too few to pay back compiling")
+            return Choice(False, f"{left} of {1000 * self._plain:.3g} ms are left, too few for compiling to pay off")
         self._compile()
         self._stage, self._left_out, self._batches, self._seconds = "compiled", WARM_UP, 0, 0.0
         return None
 
-    def _judge(self, compiled: float, remaining: float) -> Choice:
+    def _conclude(self, compiled: float, remaining: float) -> Choice:
         self._stage = "decided"
         times = f"{1000 * self._plain:.3g} ms a batch plain, {1000 * compiled:.3g} ms compiled"
         if self._should(self._plain, compiled, self._spent, remaining):
@@ -171,7 +171,7 @@ class CompileTrial:
 
 
 def compilable(module: nn.Module, prefix: str = "") -> dict[str, nn.Module]:
-    """The largest parts of a module that are called, have weights, and aren't compiled already; by name.
+    """The largest parts of a module that are called, have weights, and aren't compiled yet, by name.
 
     Example:
         >>> list(compilable(nn.ModuleDict({"net": nn.Linear(1, 1), "loss": nn.MSELoss()})))
@@ -181,7 +181,7 @@ def compilable(module: nn.Module, prefix: str = "") -> dict[str, nn.Module]:
     for name, child in module.named_children():
         if isinstance(child, Metric) or next(child.parameters(), None) is None:
             continue
-        if isinstance(child, (nn.ModuleList, nn.ModuleDict)):  # nobody calls these
+        if isinstance(child, (nn.ModuleList, nn.ModuleDict)):  # never called themselves
             parts |= compilable(child, f"{prefix}{name}.")
         elif not any(is_compiled(part) for part in child.modules()):
             parts[f"{prefix}{name}"] = child
@@ -189,7 +189,7 @@ def compilable(module: nn.Module, prefix: str = "") -> dict[str, nn.Module]:
 
 
 def remaining_batches(trainer: Trainer) -> float:
-    """Training batches to come, as far as epochs and steps decide that; infinite where they don't."""
+    """Remaining training batches by ``max_epochs`` and ``max_steps``; infinite if neither limits them."""
     per_epoch = float(trainer.num_training_batches)
     limits = []
     if trainer.max_epochs is not None and trainer.max_epochs != -1:

@@ -1,4 +1,4 @@
-"""How does a training get its batches without waiting? From tensors on the device, or by workers and pinned memory."""
+"""Faster loaders with the same batches: from tensors on the device, or by workers and pinned memory."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ MOST_WORKERS = 4
 
 
 class FastData:
-    """Has the loaders of a ``fit`` rewritten as the Trainer asks for them, until :meth:`undo`.
+    """Replaces the loaders of a ``fit`` by faster ones when the Trainer requests them, until :meth:`undo`.
 
-    Batches hold the same samples in the same order as before, from the same draws of the same generators.
+    Batches hold the same samples in the same order as before, from the same random numbers of the same generators.
 
     Args:
-        trainer: Its loaders.
-        pl_module: Its hooks may want batches on the CPU.
-        memory_share: Share of the GPU's free memory that the sets may take.
+        trainer: The Trainer with the loaders.
+        pl_module: The module, whose hooks may need batches on the CPU.
+        memory_share: Share of the GPU's free memory that the data sets may use.
         num_workers: Worker processes for a loader that has none and can't be held on the device; ``None``: a few on CUDA.
-        told: Called with the choice made for the training data.
+        report: Called with the choice for the training data.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class FastData:
         pl_module: LightningModule,
         memory_share: float,
         num_workers: int | None,
-        told: Callable[[Choice], None],
+        report: Callable[[Choice], None],
     ) -> None:
         self.device = trainer.strategy.root_device
         self.num_workers = most_workers(trainer) if num_workers is None else num_workers
@@ -61,14 +61,14 @@ class FastData:
         self._sources = data_sources(trainer)
         datamodule = datamodule_of(trainer)
         if isinstance(datamodule, TensorImages):
-            told(self._keep_on_device(datamodule))
+            report(self._keep_on_device(datamodule))
             return
-        for source, tell in zip(self._sources, (told, None), strict=True):
+        for source, reports in zip(self._sources, (report, None), strict=True):
             # Lightning asks its source for the loaders whenever it needs them; an attribute hides the method.
-            source.dataloader = self._rewriting(source.dataloader, tell)  # type: ignore[method-assign]
+            source.dataloader = self._rewriting(source.dataloader, reports)  # type: ignore[method-assign]
 
     def undo(self) -> None:
-        """Leave the sources as they were, and the device's memory free."""
+        """Restore the sources and free the device's memory."""
         for source in self._sources:
             source.__dict__.pop("dataloader", None)
         for whole in self._sets:
@@ -77,7 +77,7 @@ class FastData:
         if self._images is not None:
             self._images.resident = False
 
-    def _rewriting(self, ask: Callable[[], Any], told: Callable[[Choice], None] | None) -> Callable[[], Any]:
+    def _rewriting(self, ask: Callable[[], Any], report: Callable[[Choice], None] | None) -> Callable[[], Any]:
         def dataloader() -> Any:
             choices: list[Choice] = []
 
@@ -91,23 +91,25 @@ class FastData:
                 loaders.flattened = [rewrite(one) if isinstance(one, DataLoader) else one for one in loaders.flattened]
             else:
                 loaders = apply_to_collection(loaders, DataLoader, rewrite)
-            if told is not None:
+            if report is not None:
                 none = Choice(False, f"the training data comes from a {type(loaders).__name__}, not a DataLoader")
-                told(next((one for one in choices if one.on), choices[0] if choices else none))
+                report(next((one for one in choices if one.on), choices[0] if choices else none))
             return loaders
 
         return dataloader
 
     def rewritten(self, loader: DataLoader) -> tuple[DataLoader, Choice]:
-        """A loader of the same batches that is faster on this device, and what it does; itself where there is none."""
+        """A faster loader of the same batches and the choice made; the same loader if there is none."""
         if type(loader) is not DataLoader:
-            return loader, Choice(False, f"{type(loader).__name__} is a loader of its own kind")
+            return loader, Choice(False, f"{type(loader).__name__} is not a plain DataLoader")
         if loader.batch_size is not None and loader.collate_fn is default_collate:
             found = _tensors_of(loader.dataset)
             if found is not None:
                 return self._whole(loader, *found)
         if self.device.type != "cuda":
-            return loader, Choice(False, f"on {self.device.type} batches need not travel, and the set isn't of tensors")
+            return loader, Choice(
+                False, f"on {self.device.type} batches aren't copied, and the set isn't made of tensors"
+            )
         return self._pinned(loader)
 
     def _whole(self, loader: DataLoader, tensors: Sequence[Tensor], index: Tensor | None) -> tuple[DataLoader, Choice]:
@@ -122,13 +124,13 @@ class FastData:
     def _place(self, tensors: Sequence[Tensor]) -> tuple[torch.device, str]:
         here = tensors[0].device
         if here.type != "cpu" or self.device.type != "cuda":
-            return here, f"batches are cut as wholes from tensors on {here.type}"
+            return here, f"whole batches are indexed from tensors on {here.type}"
         if self._why_host:
-            return here, f"batches are cut as wholes and pinned: {self._why_host}"
+            return here, f"whole batches are indexed and pinned: {self._why_host}"
         size = sum(tensor.nbytes for tensor in tensors if id(tensor) not in self._copies)
         if size > self.free:
-            said = f"{size / 2**20:,.0f} MiB is more than its share of the GPU's memory, {self.free / 2**20:,.0f} MiB"
-            return here, f"batches are cut as wholes and pinned: {said}"
+            excess = f"{size / 2**20:,.0f} MiB exceed its share of the GPU's memory, {self.free / 2**20:,.0f} MiB"
+            return here, f"whole batches are indexed and pinned: {excess}"
         self.free -= size
         return self.device, f"the set's {size / 2**20:,.0f} MiB fit the GPU's memory"
 
@@ -136,26 +138,26 @@ class FastData:
         """Pinned memory, from which Lightning copies without blocking, and workers that live on between epochs."""
         if (why := _unpinnable(loader)) is not None:
             return loader, Choice(False, why)
-        workers, said = loader.num_workers, []
+        workers, reasons = loader.num_workers, ["the set isn't made of tensors"]
         if workers == 0 and self.num_workers > 0:
-            if (alone := _alone(loader)) is None:
+            if (obstacle := _worker_obstacle(loader)) is None:
                 workers = self.num_workers
-                said.append(f"{workers} workers, as there were none")
+                reasons.append(f"{workers} workers, as there were none")
             else:
-                said.append(f"no workers: {alone}")
+                reasons.append(f"no workers: {obstacle}")
         # With no worker to persist, torch would refuse it.
         changes: dict[str, Any] = {"pin_memory": True, "persistent_workers": workers > 0, "num_workers": workers}
-        why = "; ".join(["the set isn't held as tensors", *said])
+        why = "; ".join(reasons)
         return _rebuilt(loader, **changes), Choice(True, why, "pinned, persistent workers" if workers else "pinned")
 
     def _keep_on_device(self, images: TensorImages) -> Choice:
         if self.device.type != "cuda":
-            return Choice(False, f"{type(images).__name__} cuts whole batches from memory already")
+            return Choice(False, f"{type(images).__name__} indexes whole batches in memory already")
         if images.resident:
             return Choice(False, f"{type(images).__name__} is resident already")
         size = images.images.images.nbytes + images.images.labels.nbytes
         if size > self.free:
-            return Choice(False, f"{size / 2**20:,.0f} MiB is more than its share of the GPU's free memory")
+            return Choice(False, f"{size / 2**20:,.0f} MiB exceed its share of the GPU's free memory")
         images.resident, self._images = True, images
         return Choice(
             True, f"the set's {size / 2**20:,.0f} MiB fit the GPU's memory", "on cuda, augmented there in batches"
@@ -163,14 +165,14 @@ class FastData:
 
 
 class WholeBatches(Dataset):
-    """A data set of tensors that gives whole batches, by indexing each tensor once instead of once per sample.
+    """A data set of tensors that returns whole batches, by indexing each tensor once instead of once per sample.
 
-    In a ``DataLoader`` with a ``collate_fn`` that changes nothing; sampler and generators are the loader's.
+    Use it in a ``DataLoader`` with a ``collate_fn`` that changes nothing; sampler and generators are the loader's.
 
     Args:
         tensors: Samples along their first dimension, on any device.
-        index: Which samples, (N,); default: all.
-        device: Where batches are cut. The tensors are copied there when the first batch is.
+        index: (N,): positions of the samples (default: all).
+        device: Where batches are indexed. The tensors are copied there with the first batch.
         copies: Copies on the device by ``id`` of the tensor, shared with other sets over the same tensors.
 
     Example:
@@ -197,7 +199,7 @@ class WholeBatches(Dataset):
         return tuple(tensor[at] for tensor in self.tensors)
 
     def __getitems__(self, positions: Sequence[int]) -> list[Tensor]:
-        """The samples at these positions, stacked: what ``default_collate`` makes of them one by one."""
+        """The samples at these positions, stacked as ``default_collate`` would."""
         chosen = torch.as_tensor(positions, dtype=torch.long)
         if self.index is not None:
             chosen = self.index[chosen]
@@ -214,7 +216,7 @@ class WholeBatches(Dataset):
         return [self.copies.get(id(tensor), tensor) for tensor in self.tensors]
 
     def release(self) -> None:
-        """Give the device's memory back; it is taken again if another batch is asked for."""
+        """Free the device's memory; another batch allocates it again."""
         self.copies.clear()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -222,14 +224,14 @@ class WholeBatches(Dataset):
 
 
 def most_workers(trainer: Trainer) -> int:
-    """How many worker processes a loader without any gets on this machine: none where training needs the cores itself."""
+    """Worker processes for a loader without any: none where the training itself runs on the CPU cores."""
     if trainer.strategy.root_device.type != "cuda":
         return 0
     return min(MOST_WORKERS, (os.cpu_count() or 1) // max(1, trainer.num_devices))
 
 
 def _wants_host_batches(trainer: Trainer, pl_module: LightningModule) -> str:
-    """The hook by which the user handles batches before they reach the device; empty if there is none."""
+    """The overridden hook that handles batches before their transfer to the device; empty if there is none."""
     parts = [pl_module, datamodule_of(trainer)]
     hooks = ("on_before_batch_transfer", "transfer_batch_to_device")
     found = (hook for part in parts if part is not None for hook in hooks if is_overridden(hook, part))
@@ -237,7 +239,7 @@ def _wants_host_batches(trainer: Trainer, pl_module: LightningModule) -> str:
 
 
 def _tensors_of(dataset: Dataset) -> tuple[tuple[Tensor, ...], Tensor | None] | None:
-    """The tensors of a ``TensorDataset`` and which samples are meant, also through ``Subset``; ``None`` for other sets."""
+    """The tensors of a ``TensorDataset`` and the positions of its samples, also of a ``Subset``; ``None`` for other sets."""
     index: Tensor | None = None
     while type(dataset) is Subset:
         own = torch.as_tensor(dataset.indices, dtype=torch.long)
@@ -252,7 +254,7 @@ def _tensors_of(dataset: Dataset) -> tuple[tuple[Tensor, ...], Tensor | None] | 
 
 
 def _unpinnable(loader: DataLoader) -> str | None:
-    """Why what a loader gives can't be pinned, as what isn't on the CPU; ``None`` if it can."""
+    """The reason why a loader's samples can't be pinned; ``None`` if they can."""
     if loader.num_workers > 0:
         return None  # workers give tensors on the CPU
     if isinstance(loader.dataset, IterableDataset):
@@ -265,8 +267,8 @@ def _unpinnable(loader: DataLoader) -> str | None:
     return f"the set gives tensors on {elsewhere[0].device.type}" if elsewhere else None
 
 
-def _alone(loader: DataLoader) -> str | None:
-    """Why a loader can't be given worker processes; ``None`` if it can."""
+def _worker_obstacle(loader: DataLoader) -> str | None:
+    """The reason why a loader can't have worker processes; ``None`` if it can."""
     if torch.multiprocessing.current_process().daemon:
         return "this process may not start others"
     if torch.multiprocessing.get_start_method() == "fork":
@@ -282,7 +284,7 @@ def _rebuilt(loader: DataLoader, **changes: Any) -> DataLoader:
     """The same loader with other arguments."""
     known = signature(DataLoader.__init__).parameters
     same = ("dataset", "num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "generator", "in_order")
-    kind = _kind(loader.persistent_workers, changes["persistent_workers"])
+    kind = _loader_type(loader.persistent_workers, changes["persistent_workers"])
     arguments: dict[str, Any] = {name: getattr(loader, name) for name in same if name in known}
     arguments |= {"prefetch_factor": loader.prefetch_factor, "persistent_workers": loader.persistent_workers, **changes}
     if arguments["num_workers"] > 0:
@@ -325,7 +327,7 @@ class _DrawsOnce(DataLoader):
         return iterator
 
 
-def _kind(persisted: bool, persist: bool) -> type[DataLoader]:
+def _loader_type(persisted: bool, persist: bool) -> type[DataLoader]:
     """What draws as the loader did: which samples come depends on it, as they are drawn from the same generator."""
     if persisted == persist:
         return DataLoader

@@ -1,4 +1,4 @@
-"""How does a training use all of one device? Formats, precision, kernels and data are set for it, each said and archived."""
+"""FastTraining, which sets formats, precision, kernels and data for one device, and reports and archives each choice."""
 
 from __future__ import annotations
 
@@ -190,10 +190,9 @@ class FastTraining(SearchCallback):
         if self._chosen("channels_last", trainer, pl_module):
             self._lay_out(pl_module)
         if self.data is False:
-            self._say("data", Choice(False, "switched off"))
+            self._report("data", Choice(False, "switched off"))
         else:
-            told = _Once(self)
-            rewriting = FastData(trainer, pl_module, self.memory_share, self.num_workers, told)
+            rewriting = FastData(trainer, pl_module, self.memory_share, self.num_workers, _ReportOnce(self))
             self._undo.callback(rewriting.undo)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -201,7 +200,7 @@ class FastTraining(SearchCallback):
         if trainer.world_size == 1 and not self.choices["channels_last"].on:
             late = self.choose("channels_last", trainer, pl_module)
             if late.on:
-                self._say("channels_last", late)
+                self._report("channels_last", late)
         if trainer.world_size == 1 and self.choices["channels_last"].on:
             self._lay_out(pl_module)
         if any(isinstance(optimizer, LBFGS) for optimizer in trainer.optimizers):
@@ -222,7 +221,7 @@ class FastTraining(SearchCallback):
         if self._trial is not None:
             choice = self._trial.step(remaining_batches(trainer), trainer.is_last_batch)
             if choice is not None:
-                self._say("compile", choice)
+                self._report("compile", choice)
                 if not choice.on:
                     self._trial = None
 
@@ -246,10 +245,10 @@ class FastTraining(SearchCallback):
 
     def _chosen(self, name: str, trainer: Trainer, pl_module: LightningModule) -> bool:
         choice = self.choose(name, trainer, pl_module)
-        self._say(name, choice)
+        self._report(name, choice)
         return choice.on
 
-    def _say(self, name: str, choice: Choice) -> None:
+    def _report(self, name: str, choice: Choice) -> None:
         """Keep and log a choice, if it is another one than before."""
         if self.choices.get(name) != choice:
             self.choices[name] = choice
@@ -273,10 +272,12 @@ class FastTraining(SearchCallback):
     def _spare_lbfgs(self, trainer: Trainer, pl_module: LightningModule) -> None:
         plugin = trainer.precision_plugin
         if self._plain is not None and isinstance(plugin, MixedPrecision) and plugin.scaler is not None:
-            self._say("precision", Choice(False, "LBFGS can't be used with a gradient scaler"))
+            self._report("precision", Choice(False, "LBFGS can't be used with a gradient scaler"))
             trainer.strategy.precision_plugin = self._plain
         if self.choices["channels_last"].on:
-            self._say("channels_last", Choice(False, "LBFGS views gradients as vectors, which needs them contiguous"))
+            self._report(
+                "channels_last", Choice(False, "LBFGS views gradients as vectors, which needs them contiguous")
+            )
             for weight in image_weights(pl_module):
                 _make_contiguous(weight)
 
@@ -285,17 +286,17 @@ class FastTraining(SearchCallback):
             if follows_formats(trainer, pl_module):
                 follow_formats(optimizer)
         if self.fused is False:
-            return self._say("fused", Choice(False, "switched off"))
+            return self._report("fused", Choice(False, "switched off"))
         if not follows_formats(trainer, pl_module):
-            return self._say("fused", Choice(False, "the optimizer isn't one plain module's"))
+            return self._report("fused", Choice(False, "the optimizer isn't one plain module's"))
         if any(getattr(layer, "sparse", False) for layer in pl_module.modules()):
-            return self._say("fused", Choice(False, "an embedding has sparse gradients"))
+            return self._report("fused", Choice(False, "an embedding has sparse gradients"))
         whys = [fuse(optimizer) for optimizer in trainer.optimizers]
         fused = [type(o).__name__ for o, why in zip(trainer.optimizers, whys, strict=True) if not why]
         reasons = "; ".join(why for why in whys if why)
         if fused:
-            return self._say("fused", Choice(True, reasons or "one kernel for all weights", ", ".join(fused)))
-        return self._say("fused", Choice(False, reasons or "there is no optimizer"))
+            return self._report("fused", Choice(True, reasons or "one kernel for all weights", ", ".join(fused)))
+        return self._report("fused", Choice(False, reasons or "there is no optimizer"))
 
     def _new_trial(self, trainer: Trainer, pl_module: LightningModule) -> CompileTrial | None:
         parts = compilable(pl_module)
@@ -305,15 +306,15 @@ class FastTraining(SearchCallback):
         elif isinstance(pl_module, StackedModule) or not follows_formats(trainer, pl_module):
             why = "the network isn't one plain module"
         elif not parts:
-            why = "no part of the network has weights and isn't compiled already"
+            why = "no part of the network has weights and isn't compiled yet"
         elif self.compile == "auto" and torch.are_deterministic_algorithms_enabled():
-            why = "the clock would decide, and the Trainer is deterministic"
+            why = "the choice would depend on timings, and the Trainer is deterministic"
         elif self.compile == "auto" and trainer.world_size > 1:
-            why = "several processes would decide by clocks of their own; ask for it"
+            why = "each process would decide by its own timings; set compile: true to compile"
         if why:
-            self._say("compile", Choice(False, why))
+            self._report("compile", Choice(False, why))
             return None
-        self._say("compile", Choice(False, "not timed yet"))
+        self._report("compile", Choice(False, "not timed yet"))
         device = trainer.strategy.root_device
         return CompileTrial(parts, self.compile_backend, self.should_compile, self.compile is True, device)
 
@@ -324,15 +325,15 @@ class FastTraining(SearchCallback):
         self._undo.close()
 
 
-class _Once:
-    """Tells the choice about the data the first time: loaders may be made anew in every epoch."""
+class _ReportOnce:
+    """Reports the first choice about the data, as loaders may be made anew in every epoch."""
 
     def __init__(self, fast: FastTraining) -> None:
         self._fast = fast
 
     def __call__(self, choice: Choice) -> None:
         if "data" not in self._fast.choices:
-            self._fast._say("data", choice)
+            self._fast._report("data", choice)
 
 
 _OFF = Choice(False, "")
