@@ -24,6 +24,7 @@ __all__ = [
     "hparams_name",
     "init_optimizers",
     "is_compiled_by_lightning",
+    "overfit_batches_of",
     "reload_data",
     "set_datamodule",
     "subcommand_arguments",
@@ -53,6 +54,11 @@ def callbacks_of(trainer: Trainer) -> list[Callback]:
 def datamodule_of(trainer: Trainer) -> LightningDataModule | None:
     """The data module of a training, if it has one: ``trainer.datamodule``, which is set undeclared."""
     return cast(Any, trainer).datamodule
+
+
+def overfit_batches_of(trainer: Trainer) -> int | float:
+    """How many batches (or which share of them) to overfit: ``trainer.overfit_batches``, which is set undeclared."""
+    return cast(Any, trainer).overfit_batches
 
 
 def set_datamodule(trainer: Trainer, datamodule: LightningDataModule | None) -> None:

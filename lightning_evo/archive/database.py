@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, QueuePool, StaticPool, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, QueuePool, StaticPool, Table, create_engine, event, insert, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from lightning_evo.archive.errors import ArchiveError, Damaged, DiskFull, Unreadable
 
-__all__ = ["ARCHIVE", "JOURNAL", "ArchiveLocation", "in_memory", "reading", "translated", "writing"]
+__all__ = ["ARCHIVE", "JOURNAL", "ArchiveLocation", "in_memory", "inserted_id", "reading", "translated", "writing"]
 
 ARCHIVE = "archive.sqlite"
 JOURNAL = "journal.jsonl"
@@ -64,10 +65,18 @@ class ArchiveLocation:
         return str(self.file) if self.url is None else self.url.render_as_string(hide_password=True)
 
 
+def inserted_id(connection: Connection, table: Table, values: Mapping[str, Any]) -> int:
+    """Insert a row, and give its new key."""
+    key = connection.execute(insert(table), values).inserted_primary_key
+    assert key is not None, "one row has one key"
+    return int(key[0])
+
+
 def writing(place: ArchiveLocation) -> Engine:
     """An engine whose every transaction takes the write lock at its start: none fails half-way for want of it."""
     if place.file is None:
-        return create_engine(place.url)  # type: ignore[arg-type]
+        assert place.url is not None, "a place is a file or a URL"
+        return create_engine(place.url)
     file = str(place.file)
 
     def connect() -> sqlite3.Connection:
@@ -84,7 +93,8 @@ def writing(place: ArchiveLocation) -> Engine:
 def reading(place: ArchiveLocation) -> Engine:
     """An engine that cannot write, nor keep a writer waiting; the directory need not be writable."""
     if place.file is None:
-        return create_engine(place.url)  # type: ignore[arg-type]
+        assert place.url is not None, "a place is a file or a URL"
+        return create_engine(place.url)
     file = place.file
 
     def connect() -> sqlite3.Connection:

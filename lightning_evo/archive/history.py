@@ -14,7 +14,17 @@ from sqlalchemy import Column, ColumnElement, Connection, Row, Select, and_, sel
 from lightning_evo.archive import schema
 from lightning_evo.archive.events import Event
 
-__all__ = ["Read", "parsed", "portions", "predictions", "recorded", "result_records", "results_query", "segments"]
+__all__ = [
+    "Read",
+    "fetching",
+    "parsed",
+    "portions",
+    "predictions",
+    "recorded",
+    "result_records",
+    "results_query",
+    "segments",
+]
 
 T = TypeVar("T")
 Read = Callable[[Callable[[Connection], T]], T]
@@ -42,7 +52,7 @@ def recorded(
 def _batches(read: Read, statement: Select, sequence: Column, after: int, last: int) -> Iterator[Sequence[Row]]:
     while after < last:
         batch = statement.where(sequence > after, sequence <= last).order_by(sequence).limit(_BATCH)
-        rows = read(lambda connection, batch=batch: connection.execute(batch).all())  # type: ignore[misc]
+        rows = read(fetching(batch))
         if rows:
             yield rows
         if len(rows) < _BATCH:
@@ -61,13 +71,13 @@ def _asks(read: Read, run: int, after: int, last: int) -> Iterator[Event]:
     for rows in _batches(read, select(table).where(table.c.run_id == run), table.c.sequence, after, last):
         span = bred.where(table.c.sequence >= rows[0].sequence, table.c.sequence <= rows[-1].sequence)
         parents: defaultdict[int, list[int]] = defaultdict(list)
-        for child, parent in read(lambda connection, span=span: connection.execute(span).all()):  # type: ignore[misc]
+        for child, parent in read(fetching(span)):
             parents[child].append(parent)
         ids = [row.id for row in rows]
         among = schema.predictions.c.candidate_id.between(min(ids), max(ids))
-        predicted = read(lambda connection, among=among: predictions(connection, run, among))  # type: ignore[misc]
+        predicted = read(_bound(predictions, run, among))
         parts = schema.segments.c.candidate_id.between(min(ids), max(ids))
-        segmented = read(lambda connection, parts=parts: segments(connection, run, parts))  # type: ignore[misc]
+        segmented = read(_bound(segments, run, parts))
         for row, genome in zip(rows, parsed([row.genome for row in rows]), strict=True):
             yield {
                 "sequence": row.sequence,
@@ -87,6 +97,17 @@ def _asks(read: Read, run: int, after: int, last: int) -> Iterator[Event]:
                 },
                 "queued": row.queued,
             }
+
+
+def _bound(
+    function: Callable[[Connection, int, ColumnElement[bool]], T], run: int, condition: ColumnElement[bool]
+) -> Callable[[Connection], T]:
+    return lambda connection: function(connection, run, condition)
+
+
+def fetching(statement: Select) -> Callable[[Connection], Sequence[Row]]:
+    """What gives a statement's rows, for :data:`Read`."""
+    return lambda connection: connection.execute(statement).all()
 
 
 def predictions(connection: Connection, run: int, *conditions: ColumnElement[bool]) -> dict[int, dict[str, Any]]:

@@ -16,6 +16,7 @@ from lightning_evo.archive.database import ArchiveLocation, reading, translated
 from lightning_evo.archive.errors import ArchiveError, Damaged, Unreadable
 from lightning_evo.archive.events import candidate_of, result_of
 from lightning_evo.archive.history import (
+    fetching,
     parsed,
     portions,
     predictions,
@@ -209,7 +210,7 @@ class Archive:
         rows: list[Row] = []
         for part in portions(None if ids is None else sorted(set(ids))):
             chosen = query if part is None else query.where(table.c.candidate_id.in_(part))
-            rows += self._read(lambda connection, chosen=chosen: connection.execute(chosen).all())  # type: ignore[misc]
+            rows += self._read(fetching(chosen))
         curves = parsed([row.curve for row in rows])
         return [{"id": row.candidate_id, **point} for row, curve in zip(rows, curves, strict=True) for point in curve]
 

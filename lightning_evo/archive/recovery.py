@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
-from sqlalchemy import Connection, Engine, func, insert, inspect, select
+from sqlalchemy import Connection, Engine, func, inspect, select
 from sqlalchemy.exc import DBAPIError
 
 from lightning_evo.archive import schema
-from lightning_evo.archive.database import ArchiveLocation, in_memory, reading, translated, writing
+from lightning_evo.archive.database import ArchiveLocation, in_memory, inserted_id, reading, translated, writing
 from lightning_evo.archive.errors import ArchiveError, Damaged, translated_file
 from lightning_evo.archive.events import apply, known_columns
 from lightning_evo.archive.history import recorded
 from lightning_evo.archive.journal import Header, Journal
 
 __all__ = ["find_fault", "from_journal", "last_sequence", "rebuild", "reconcile", "set_aside"]
+
+
+T = TypeVar("T")
 
 
 def find_fault(place: ArchiveLocation) -> str | None:
@@ -75,7 +80,7 @@ def _replay(engine: Engine, header: Header, journal: Journal) -> int:
             "created": header.created,
             "last_sequence": 0,
         }
-        (run,) = connection.execute(insert(schema.runs), row).inserted_primary_key  # type: ignore[misc]
+        run = inserted_id(connection, schema.runs, row)
         return apply(connection, run, journal.read(), set()) or 0
 
 
@@ -178,7 +183,7 @@ def reconcile(place: ArchiveLocation, engine: Engine, run: int, header: Header, 
         ArchiveError: If the database lacks events that the journal holds but can't be read for.
     """
 
-    def read(query):  # type: ignore[no-untyped-def]
+    def read(query: Callable[[Connection], T]) -> T:
         with translated(place), engine.begin() as connection:
             return query(connection)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from lightning_evo.archive.errors import ArchiveError
 from lightning_evo.archive.meta import SearchDescription, read_meta
@@ -82,7 +82,7 @@ def _hints(kind: type) -> dict[str, set[Any]]:
                 yield from named(part)
 
     try:
-        hints = get_type_hints(kind.__init__)  # type: ignore[misc]
+        hints = get_type_hints(cast(Any, kind).__init__)
     except Exception:  # an annotation that exists for type checkers alone
         return {}
     return {name: set(named(hint)) for name, hint in hints.items()}

@@ -12,10 +12,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from sqlalchemy import Connection, and_, insert, select
+from sqlalchemy import Connection, and_, select
 
 from lightning_evo.archive import schema
-from lightning_evo.archive.database import ARCHIVE, JOURNAL, ArchiveLocation, translated, writing
+from lightning_evo.archive.database import ARCHIVE, JOURNAL, ArchiveLocation, inserted_id, translated, writing
 from lightning_evo.archive.errors import ArchiveError, Damaged, DiskFull, translated_file
 from lightning_evo.archive.events import Event, Known, apply, ask_event, known_columns
 from lightning_evo.archive.journal import Header, Journal, encoded
@@ -235,7 +235,7 @@ class ArchiveWriter:
                 "don't belong together. Move one of them away"
             )
         values = {"name": header.run, "directory": str(self.directory), "created": header.created, "last_sequence": 0}
-        (number,) = connection.execute(insert(table), values).inserted_primary_key  # type: ignore[misc]
+        number = inserted_id(connection, table, values)
         return number, header
 
     def _make_reserve(self) -> None:

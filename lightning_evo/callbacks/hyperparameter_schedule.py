@@ -301,5 +301,5 @@ def _reload(trainer: Trainer) -> None:
             getattr(loader, "sampler", None),
             getattr(getattr(loader, "batch_sampler", None), "sampler", None),
         ):
-            if callable(getattr(sampler, "set_epoch", None)):
-                sampler.set_epoch(trainer.current_epoch)  # type: ignore[union-attr]
+            if callable(set_epoch := getattr(sampler, "set_epoch", None)):
+                set_epoch(trainer.current_epoch)

@@ -13,6 +13,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from lightning_evo._compat.lightning import overfit_batches_of
 from lightning_evo.data.arrays import ImageSet, Splits, split
 from lightning_evo.data.augment import cutout, random_crop, random_flip
 from lightning_evo.data.batches import EpochBatches, TensorBatches
@@ -137,7 +138,7 @@ class TensorImages(L.LightningDataModule, ABC):
 
     def train_dataloader(self) -> TensorBatches:
         # Lightning's overfit_batches wants the same batches in every epoch.
-        shuffle = self.trainer is None or not self.trainer.overfit_batches  # type: ignore[attr-defined]
+        shuffle = self.trainer is None or not overfit_batches_of(self.trainer)
         return self._batches(self.splits.train, self.batch_size, shuffle)
 
     def val_dataloader(self) -> TensorBatches:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import io
 import multiprocessing
 import os
 import signal
@@ -12,6 +13,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection, forkserver, resource_tracker
+from typing import cast
 
 from lightning_evo.execution.worker import JobState, publish_state
 from lightning_evo.utils.process import die_with_parent
@@ -54,7 +56,7 @@ def isolate(settings: WorkerSettings, state: JobState) -> None:
         # Imported in the forkserver, when other thread counts may have held.
         sys.modules["torch"].set_num_threads(settings.threads)
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+        cast(io.TextIOWrapper, stream).reconfigure(line_buffering=True)
     # What was preloaded is never garbage: leaving it out makes the collection after each job take milliseconds.
     gc.freeze()
     publish_state(state)

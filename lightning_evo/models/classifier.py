@@ -70,7 +70,7 @@ class Classifier(L.LightningModule):
             raise ValueError(f"weight_decay {weight_decay} is below 0")
         self.network = network
         if channels_last:
-            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.network.to(memory_format=torch.channels_last)
         self.num_classes = num_classes
         self._optimizer, self._lr, self._weight_decay, self._momentum = optimizer, lr, weight_decay, momentum
         self._schedule, self._warmup, self._label_smoothing = schedule, warmup, label_smoothing

@@ -83,12 +83,5 @@ def _torchvision_model(name: str, num_classes: int, in_channels: int, small_imag
 
 def _with_channels(layer: nn.Conv2d, in_channels: int) -> nn.Conv2d:
     """The same convolution for another number of input channels."""
-    return nn.Conv2d(
-        in_channels,
-        layer.out_channels,
-        layer.kernel_size,  # type: ignore[arg-type]
-        layer.stride,  # type: ignore[arg-type]
-        layer.padding,  # type: ignore[arg-type]
-        layer.dilation,  # type: ignore[arg-type]
-        bias=layer.bias is not None,
-    )
+    geometry: dict[str, Any] = {name: getattr(layer, name) for name in ("kernel_size", "stride", "padding", "dilation")}
+    return nn.Conv2d(in_channels, layer.out_channels, **geometry, bias=layer.bias is not None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import nn
@@ -59,7 +59,7 @@ def build_optimizer(
         return torch.optim.RAdam(groups, lr=lr, betas=betas, decoupled_weight_decay=True)
     if name == "rmsprop":
         return torch.optim.RMSprop(groups, lr=lr, momentum=momentum)
-    raise ValueError(f"optimizer: {name!r} is not one of {', '.join(OptimizerName.__args__)}")  # type: ignore[attr-defined]
+    raise ValueError(f"optimizer: {name!r} is not one of {', '.join(get_args(OptimizerName))}")
 
 
 def build_schedule(optimizer: Optimizer, name: ScheduleName, total_steps: float, warmup: float = 0.0) -> LambdaLR:
@@ -115,4 +115,4 @@ def schedule_factor(name: ScheduleName, step: int, total_steps: float, warmup: f
         return 1 - (1 - _FLOOR) * done
     if name in ("cosine", "onecycle"):
         return _FLOOR + (1 - _FLOOR) * (1 + math.cos(math.pi * done)) / 2
-    raise ValueError(f"schedule: {name!r} is not one of {', '.join(ScheduleName.__args__)}")  # type: ignore[attr-defined]
+    raise ValueError(f"schedule: {name!r} is not one of {', '.join(get_args(ScheduleName))}")

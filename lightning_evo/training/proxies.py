@@ -125,7 +125,7 @@ def _ready(parts: Parts, config: Mapping[str, Any], data_seed: int) -> tuple[Lig
     model = parts.model
     model.trainer = parts.trainer
     # There is no loop whose results could be logged to.
-    model.log = model.log_dict = _log_nothing  # type: ignore[method-assign]
+    vars(model).update(log=_log_nothing, log_dict=_log_nothing)
     datamodule: LightningDataModule | None = None
     if parts.datamodule is not None:
         key = json.dumps([config.get("data"), data_seed], sort_keys=True, default=str)

@@ -107,3 +107,13 @@ def test_sources_are_cited_by_author_year_and_link(pattern):
         and re.search(pattern, path.read_text(encoding="utf-8"))
     ]
     assert found == []
+
+
+def test_few_places_are_hidden_from_the_type_checker():
+    ignored = [
+        f"{module.where}:{number}"
+        for module in modules().values()
+        for number, line in enumerate(module.path.read_text(encoding="utf-8").splitlines(), 1)
+        if "# type: ignore" in line
+    ]
+    assert len(ignored) <= 30, ignored

@@ -65,7 +65,7 @@ class FastData:
             return
         for source, reports in zip(self._sources, (report, None), strict=True):
             # Lightning asks its source for the loaders whenever it needs them; an attribute hides the method.
-            source.dataloader = self._rewriting(source.dataloader, reports)  # type: ignore[method-assign]
+            source.dataloader = self._rewriting(source.dataloader, reports)
 
     def undo(self) -> None:
         """Restore the sources and free the device's memory."""

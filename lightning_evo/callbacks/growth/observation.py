@@ -240,7 +240,12 @@ def _undisturbed(module: nn.Module) -> Iterator[None]:
 def _few(batch: Any) -> Any:
     """Return a batch's first examples, as many as fit into :data:`_BYTES`."""
     tensors: list[Tensor] = []
-    apply_to_collection(batch, Tensor, lambda value: tensors.append(value) or value)  # type: ignore[func-returns-value]
+
+    def collect(value: Tensor) -> Tensor:
+        tensors.append(value)
+        return value
+
+    apply_to_collection(batch, Tensor, collect)
     size = next((len(value) for value in tensors if value.ndim), 0)
     along = [value for value in tensors if value.ndim and len(value) == size]
     each = sum(value.nbytes for value in along) / size if size else 0
@@ -348,8 +353,10 @@ class EntropySampler:
             Whether it is sampled.
         """
         self.after_batch()
-        known = total is not None and math.isfinite(total)
-        sampled = total - self.batches <= batch_idx < total if known else batch_idx < self.batches  # type: ignore[operator]
+        if total is not None and math.isfinite(total):
+            sampled = total - self.batches <= batch_idx < total
+        else:
+            sampled = batch_idx < self.batches
         if not (sampled and self._sampled):
             return False
         if "torch._dynamo" in sys.modules:  # else nothing is compiled, and importing it takes seconds

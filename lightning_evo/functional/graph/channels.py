@@ -12,13 +12,16 @@ from torch import Tensor, fx, nn
 
 from lightning_evo.functional.graph.operations import argument
 
-__all__ = ["Dimension", "Flow", "NewUnits", "choose_channel_maps", "concatenated", "reshaped", "unify"]
+__all__ = ["Dimension", "Flow", "Kind", "NewUnits", "choose_channel_maps", "concatenated", "reshaped", "unify"]
 
 
 NewUnits = Literal["zero", "net2wider"]
 NEW = -1
 """In an index: a channel that the parent hasn't."""
 SEVERAL = -2
+
+
+Kind = Literal["map", "vector", "sequence", "unknown"]
 
 
 @dataclass(eq=False)
@@ -91,7 +94,7 @@ class Flow:
     """
 
     parts: tuple[Dimension, ...] | None = None
-    kind: Literal["map", "vector", "sequence", "unknown"] = "unknown"
+    kind: Kind = "unknown"
     flat: bool = False
     silent: bool = False
 
@@ -102,8 +105,9 @@ class Flow:
     @property
     def parents_width(self) -> int | None:
         """The width that the value has in the parent, if known so far."""
-        widths = [part.root.parents_width for part in self.parts or ()]
-        return None if None in widths or not widths else sum(widths)  # type: ignore[arg-type]
+        parts = self.parts or ()
+        widths = [width for part in parts if (width := part.root.parents_width) is not None]
+        return sum(widths) if widths and len(widths) == len(parts) else None
 
     def fits(self, features: int) -> bool:
         """Whether a layer with this number of input features can take it."""
@@ -127,7 +131,7 @@ class Flow:
         spread = channels[:, None] * positions + torch.arange(positions)
         return torch.where(channels[:, None] < 0, NEW, spread).flatten()
 
-    def of_kind(self, kind: Literal["map", "vector", "sequence", "unknown"], flat: bool | None = None) -> Flow:
+    def of_kind(self, kind: Kind, flat: bool | None = None) -> Flow:
         return replace(self, kind=kind, flat=self.flat if flat is None else flat)
 
 

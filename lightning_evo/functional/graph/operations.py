@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
+from typing import Any, cast
 
 from torch import fx, nn
 
@@ -54,7 +54,9 @@ def kind_of(module: nn.Module) -> str:
         return "embedding"
     if (isinstance(module, NormBase) and kind.__module__.startswith("torch.nn")) or kind is nn.PReLU:
         return "channelwise"
-    if kind is nn.GroupNorm or (kind in (nn.LayerNorm, nn.RMSNorm) and len(module.normalized_shape) == 1):  # type: ignore[arg-type]
+    if kind is nn.GroupNorm or (
+        kind in (nn.LayerNorm, nn.RMSNorm) and len(cast(nn.LayerNorm, module).normalized_shape) == 1
+    ):
         return "statistic"
     return "other"
 

@@ -136,7 +136,7 @@ class _Tracer(fx.Tracer):
                 if (inner := original_module(part)) is not None:
                     part.__dict__["forward"] = inner
                 elif name and _is_leaf(part):
-                    part.forward = self._recording(name, part.forward)  # type: ignore[method-assign]
+                    vars(part)["forward"] = self._recording(name, part.forward)
             yield
         finally:
             for part, attributes in before:

@@ -265,10 +265,10 @@ def _map_size(layer: ConvBase, inputs: Tensor) -> tuple[int, ...]:
 
 def _convolved(layer: ConvBase, inputs: Tensor, weight: Tensor) -> Tensor:
     """Convolve like the layer, with another weight, zero padding and no bias."""
-    return _FUNCTIONS[inputs.ndim - 2](inputs, weight, None, layer.stride, layer.padding, layer.dilation)  # type: ignore[arg-type]
+    return _FUNCTIONS[inputs.ndim - 2](inputs, weight, None, layer.stride, layer.padding, layer.dilation)
 
 
-_FUNCTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_FUNCTIONS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
 def _moved(consumer: ConvBase, gradient: Tensor, position: list[int], shape: tuple[int, ...]) -> Tensor:

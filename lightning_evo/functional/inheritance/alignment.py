@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
+from torch.nn.parameter import is_lazy
 
 from lightning_evo._compat.torch import buffers_dict, non_persistent_buffers, parameters_dict
 from lightning_evo.functional.graph.operations import groups_of, hyperparameters, kind_of
@@ -85,7 +85,7 @@ def units_of(module: nn.Module, called: str) -> list[Unit]:
         own = {n: t for n, t in [*parameters_dict(part).items(), *persistent] if t is not None}
         for local, tensor in own.items():
             path = f"{name}.{local}" if name else local
-            if isinstance(tensor, UninitializedTensorMixin):
+            if is_lazy(tensor):
                 raise ValueError(f"{called}: {path} is lazy and has no shape yet; run the model on a batch first")
             if type(tensor).__name__ in ("DTensor", "FlatParameter"):
                 raise ValueError(f"{called}: {path} is sharded (FSDP, tensor parallel); inherit before it is")
@@ -107,7 +107,7 @@ def units_of_state(
     grouped: dict[str, dict[str, Tensor]] = {}
     for name, tensor in state.items():
         path, _, local = name.rpartition(".")
-        if isinstance(tensor, Tensor) and not isinstance(tensor, UninitializedTensorMixin):
+        if isinstance(tensor, Tensor) and not is_lazy(tensor):
             grouped.setdefault(path, {})[local] = tensor
     seen: set[tuple] = set()
     units = []

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from lightning_evo._compat.torch import ConvBase
-from lightning_evo.functional.graph.channels import Dimension, Flow, concatenated, reshaped, unify
+from lightning_evo.functional.graph.channels import Dimension, Flow, Kind, concatenated, reshaped, unify
 from lightning_evo.functional.graph.operations import (
     ADDITIONS,
     POINTWISE,
@@ -193,7 +193,7 @@ class _LayoutBuilder:
         self._require_groups(given, gives, (parents_groups, groups))
         return gives
 
-    def _identity(self, unit: Unit, module: nn.Module, given: Flow, width: int, features: int, kind: str) -> Flow:
+    def _identity(self, unit: Unit, module: nn.Module, given: Flow, width: int, features: int, kind: Kind) -> Flow:
         """A new layer that returns its input: as if the parent had one in which every channel is a group."""
         if given.parts is None or not given.fits(features):
             given = Flow((self.new(features, features, f"{unit.name} takes unknown channels"),), given.kind)
@@ -201,14 +201,14 @@ class _LayoutBuilder:
         if parents is None or given.flat or width < parents:
             if parents is not None:
                 self.note_reason(f"{unit.name} is new and too narrow for an identity")
-            gives = Flow((self.new(width, None),), kind)  # type: ignore[arg-type]
+            gives = Flow((self.new(width, None),), kind)
             self._note(TracedLayer(unit, {}, "fresh", given, gives))
             return gives
         kernel = (1,) * (unit.tensors["weight"].ndim - 2)
         source = {"weight": torch.ones(parents, 1, *kernel)}
         groups = getattr(module, "groups", 1)
         alike = width == features
-        gives = given.of_kind(kind) if alike else Flow((self.new(width, parents),), kind)  # type: ignore[arg-type]
+        gives = given.of_kind(kind) if alike else Flow((self.new(width, parents),), kind)
         self._note(TracedLayer(unit, source, "identity", given, gives, groups, parents, parents, parents))
         if not alike:
             self._require_groups(given, gives, (groups, groups))
@@ -238,13 +238,13 @@ class _LayoutBuilder:
             self._note(TracedLayer(unit, {}, "fresh", given, given))
             return given
         taken = self._take(given, width, parents, unit.name)
-        kind = "sequence" if taken.kind == "unknown" else taken.kind
+        kind: Kind = "sequence" if taken.kind == "unknown" else taken.kind
         groups = parents_groups = 1
         if unit.kind == "statistic":
             groups, parents_groups = self._statistic_groups(unit, module, width, parents)
             self._require_statistics(taken, groups, parents_groups, width, parents)
         self._note(TracedLayer(unit, source, role, taken, taken, groups, parents_groups, parents, parents))
-        return taken.of_kind(kind)  # type: ignore[arg-type]
+        return taken.of_kind(kind)
 
     def _require_statistics(self, flow: Flow, groups: int, parents_groups: int, width: int, parents: int) -> None:
         """Note what a normalisation over groups requires of its input channels."""

@@ -126,7 +126,7 @@ def guarded(template: nn.Module, differing: Mapping[str, Mapping[str, str]]) -> 
         for path, attributes in differing.items():
             module = template.get_submodule(path)
             changed.append((module, type(module)))
-            module.__class__ = _guarded_class(type(module), path, attributes)  # type: ignore[assignment]
+            module.__class__ = _guarded_class(type(module), path, attributes)
         yield
     finally:
         for module, kind in changed:

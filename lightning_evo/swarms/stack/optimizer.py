@@ -81,7 +81,7 @@ class StackedOptimizer(Optimizer):
         self._states: dict[str, dict[str, Tensor]] = {}
         self._bound: dict[str, set[str]] = {}
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Step every particle's optimizer.
 
         Args:
@@ -153,11 +153,11 @@ class StackedOptimizer(Optimizer):
                 for parameter in names:
                     parameter.grad = None
 
-    def state_dict(self) -> dict[str, Any]:  # type: ignore[override]
+    def state_dict(self) -> dict[str, Any]:
         """Every particle's ordinary state dict, under ``particles``."""
         return {"particles": [optimizer.state_dict() for optimizer in self.optimizers]}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:  # type: ignore[override]
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Load what :meth:`state_dict` returned.
 
         Raises:
@@ -354,7 +354,7 @@ def _twin(optimizer: Optimizer, particle: LightningModule, memory: Mapping[str, 
     ]
     accepted = inspect.signature(type(optimizer)).parameters
     settings = {name: value for name, value in optimizer.defaults.items() if name in accepted}
-    twin: Optimizer = type(optimizer)(groups, **settings)  # type: ignore[call-arg]
+    twin: Optimizer = type(optimizer)(groups, **settings)
     if scheduled:
         LambdaLR(twin, lambda _: 1.0)  # the first scheduler of an optimizer begins to count its steps
         for mine, group in zip(twin.param_groups, groups, strict=True):

@@ -329,7 +329,7 @@ class ParticleStack(LightningModule):
         assert isinstance(scheduler, StackedScheduler)
         values = scheduler.monitored(self._rows) if metric is not None else [None] * len(self)
         for particle, own, value in zip(self._particles, scheduler.schedulers, values, strict=True):
-            particle.lr_scheduler_step(own, value)  # type: ignore[arg-type]
+            particle.lr_scheduler_step(own, value)
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)

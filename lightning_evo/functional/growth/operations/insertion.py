@@ -6,7 +6,7 @@ import copy
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -192,7 +192,7 @@ def _at_the_end(part: Part, layer: str) -> str:
 
 
 def _channels(module: nn.Module) -> int:
-    return int(module.out_channels if isinstance(module, ConvBase) else module.out_features)  # type: ignore[arg-type]
+    return module.out_channels if isinstance(module, ConvBase) else cast(nn.Linear, module).out_features
 
 
 def _dimensions(module: nn.Module) -> int:

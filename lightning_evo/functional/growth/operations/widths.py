@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from lightning_evo._compat.torch import NormBase, buffers_dict, parameters_dict, set_tensors
+from lightning_evo._compat.torch import ConvBase, NormBase, buffers_dict, parameters_dict, set_tensors
 from lightning_evo.functional.graph.channels import Dimension, Flow
 from lightning_evo.functional.growth.parts import Part, StructureChange, formatted
 from lightning_evo.functional.growth.steps import GrowthError, GrowthStep, Operation, StepRequest, number
@@ -134,7 +134,7 @@ def importance(part: Part, layer: str) -> Tensor:
             weight = weight.transpose(0, 1)
         norms = weight.flatten(1).sum(1)
         if unit.kind == "transposed":
-            norms = norms.repeat(int(module.groups))  # type: ignore[union-attr, arg-type]
+            norms = norms.repeat(cast(ConvBase, module).groups)
         total += (norms * _scales(part, unit.name, group.width)).cpu()
     return total
 
@@ -224,14 +224,16 @@ class ChannelGroup:
         if kind == "embedding":
             wide = self.scaled(layer.gives, weight.shape[1], width)
             return {"weight": (weight.shape[0], wide)}, {"embedding_dim": wide}
-        now = (
-            (module.out_features, module.in_features) if kind == "linear" else (module.out_channels, module.in_channels)
+        given, taken = (
+            (module.out_channels, module.in_channels)
+            if isinstance(module, ConvBase)
+            else (cast(nn.Linear, module).out_features, cast(nn.Linear, module).in_features)
         )
-        outputs, inputs = self.scaled(layer.gives, now[0], width), self.scaled(layer.takes, now[1], width)  # type: ignore[arg-type]
+        outputs, inputs = self.scaled(layer.gives, given, width), self.scaled(layer.takes, taken, width)
         bias = {"bias": (outputs,)} if "bias" in layer.unit.tensors else {}
         if kind == "linear":
             return {"weight": (outputs, inputs), **bias}, {"out_features": outputs, "in_features": inputs}
-        groups = int(module.groups) if not _depthwise(layer) else inputs  # type: ignore[arg-type]
+        groups = cast(ConvBase, module).groups if not _depthwise(layer) else inputs
         first, second = (inputs, outputs // groups) if kind == "transposed" else (outputs, inputs // groups)
         values = {"out_channels": outputs, "in_channels": inputs, "groups": groups}
         return {"weight": (first, second, *weight.shape[2:]), **bias}, values
@@ -326,8 +328,9 @@ def _set_steps(group: ChannelGroup, changed: set[Dimension]) -> None:
     for layer in group.layers:
         module, name = layer.unit.module, layer.unit.name
         pieces = [len(flow.parts or ()) for flow in (layer.takes, layer.gives)]
-        if layer.unit.kind in ("conv", "transposed") and module.groups > 1 and not _depthwise(layer):  # type: ignore[union-attr, operator]
-            grouped.append(int(module.groups))  # type: ignore[union-attr, arg-type]
+        groups = cast(ConvBase, module).groups if layer.unit.kind in ("conv", "transposed") else 1
+        if groups > 1 and not _depthwise(layer):
+            grouped.append(groups)
             if max(pieces) > 1 or len(changed) > 1 or any(flow.flat for flow in (layer.takes, layer.gives)):
                 group.why_not_widened = group.why_not_pruned = f"{name} is a grouped convolution of a concatenation"
             elif layer.unit.kind == "transposed":
@@ -364,7 +367,7 @@ def _depthwise(layer: TracedLayer) -> bool:
     module = layer.unit.module
     pieces = [[piece.root for piece in flow.parts or ()] for flow in (layer.takes, layer.gives)]
     alike = getattr(module, "groups", 1) == getattr(module, "in_channels", 0) == getattr(module, "out_channels", 0)
-    return alike and int(module.groups) > 1 and pieces[0] == pieces[1]  # type: ignore[union-attr, arg-type]
+    return alike and cast(ConvBase, module).groups > 1 and pieces[0] == pieces[1]
 
 
 def _norm_attributes(module: nn.Module, before: int, now: int, grows_groups: bool) -> dict[str, Any]:
@@ -475,7 +478,7 @@ def fresh_tensors(
             {n: None if t is None else nn.Parameter(blank[n]) for n, t in parameters_dict(module).items()},
             {n: None if t is None else blank[n] for n, t in buffers_dict(module).items()},
         )
-        reset = blank_module.reset_parameters  # type: ignore[assignment]
+        reset = cast(Callable[[], None], blank_module.reset_parameters)
     if reset is not None:
         reset()
     fresh: dict[str, Tensor] = {}
@@ -485,7 +488,7 @@ def fresh_tensors(
             new = torch.full(shape, float(old.detach().double().mean()))
         else:
             made = parameters_dict(blank_module).get(name)
-            new = made.detach() if made is not None else buffers_dict(blank_module)[name]  # type: ignore[assignment]
+            new = made.detach() if made is not None else blank_module.get_buffer(name)
         new = formatted(new.to(device=old.device, dtype=old.dtype), old.detach())
         if isinstance(old, nn.Parameter):
             new = nn.Parameter(new, requires_grad=old.requires_grad)
