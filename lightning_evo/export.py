@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning_evo.archive import Archive
 from lightning_evo.archive.meta import FinalOutcome, read_meta
-from lightning_evo.evolution.duplicates import AnswerRecord
+from lightning_evo.evolution.controller import AnswerRecord
 from lightning_evo.evolution.winner import intact_checkpoint, write_schedule
 from lightning_evo.training.blueprint import Blueprint, load_yaml
 from lightning_evo.training.candidate import CONFIG_FILE, isolated

@@ -1,4 +1,4 @@
-"""What does the controller do? It asks, records, submits; waits; records, tells; and never trains."""
+"""The loop of a search: ask, record, submit; wait, record, tell. It never trains."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import ClassVar, Self
 
 from lightning_evo.archive import Archive, ArchiveWriter, DiskFull
 from lightning_evo.archive.meta import CheckpointUsage, read_meta
 from lightning_evo.evolution.checkpoints import Checkpoints
-from lightning_evo.evolution.duplicates import echo_of
 from lightning_evo.evolution.errors import SearchError, SearchInterrupted
 from lightning_evo.evolution.interrupts import Interrupts
-from lightning_evo.evolution.jobs import Jobs
+from lightning_evo.evolution.jobs import Jobs, SharedResults
 from lightning_evo.evolution.screening import QualityRecord
-from lightning_evo.evolution.shared_results import Knowledge
+from lightning_evo.evolution.search import Search
 from lightning_evo.evolution.stacking import ALONE, Grouping, member_results
 from lightning_evo.execution import Executor, read_result
 from lightning_evo.genome import FAILED, Candidate, Result
@@ -27,10 +26,7 @@ from lightning_evo.reporting.progress import ProgressDisplay, RunningCandidate, 
 from lightning_evo.reporting.reporter import ReporterDispatcher
 from lightning_evo.training.candidate import read_curve
 
-if TYPE_CHECKING:
-    from lightning_evo.evolution.evolution import Evolution
-
-__all__ = ["DUPLICATES_IN_A_ROW", "FAILURES_ALIKE", "Controller"]
+__all__ = ["DUPLICATES_IN_A_ROW", "FAILURES_ALIKE", "AnswerRecord", "Controller"]
 
 FAILURES_ALIKE = 3
 """The search stops when its first candidates, this many, all fail with the same error."""
@@ -55,7 +51,7 @@ class Controller:
     """One run of a search over its archive.
 
     Args:
-        evolution: What is searched.
+        search: What is searched.
         writer: Where everything is recorded.
         archive: The same, to read.
         executor: Where candidates run.
@@ -67,7 +63,7 @@ class Controller:
 
     def __init__(
         self,
-        evolution: Evolution,
+        search: Search,
         writer: ArchiveWriter,
         archive: Archive,
         executor: Executor,
@@ -76,31 +72,31 @@ class Controller:
         grouping: Grouping,
         reporting: ReporterDispatcher,
     ) -> None:
-        self.evolution = evolution
+        self.search = search
         self.writer = writer
         self.archive = archive
         self.executor = executor
         self.progress = progress
         self.interrupts = interrupts
         self.reporting = reporting
-        self.algorithm = evolution.algorithm
-        self.state = SearchState(evolution.objectives, evolution.budget.limits)
+        self.algorithm = search.algorithm
+        self.state = SearchState(search.objectives, search.budget.limits)
         self._done: queue.SimpleQueue[_Done] = queue.SimpleQueue()
         self._running: dict[int, list[Candidate]] = {}  # a job's id -> whom it trains
         self._begun: list[Candidate] = []  # a swarm that isn't asked for whole yet
         self._alone: dict[int, str] = {}  # why candidates that were to train in a stack are trained by themselves
-        self._echoes: dict[int, list[Candidate]] = {}
+        self._duplicates: dict[int, list[Candidate]] = {}
         self._duplicates_in_a_row = 0
         self._quality = QualityRecord(self.algorithm, writer, archive, progress)
-        self._checkpoints = Checkpoints(evolution.directory, evolution.keep_checkpoints, evolution.objectives)
+        self._checkpoints = Checkpoints(search.directory, search.keep_checkpoints, search.objectives)
         self._checkpoints.peak_bytes = (read_meta(archive.meta, CheckpointUsage) or CheckpointUsage()).peak_bytes
-        self._knowledge = (
-            Knowledge(evolution.directory, self.algorithm, evolution.space, evolution.objectives)
-            if evolution.needs_shared_results
+        self._shared = (
+            SharedResults(search.directory, self.algorithm, search.space, search.objectives)
+            if search.needs_shared_results
             else None
         )
         self._grouping = grouping
-        self._jobs = Jobs(evolution, archive, self._checkpoints, self._knowledge, grouping, progress.message)
+        self._jobs = Jobs(search, archive, self._checkpoints, self._shared, grouping, progress.message)
         self._unfinished: dict[int, Candidate] = {}
         self._started = time.monotonic()
         self._elapsed_before = float(archive.meta.get("elapsed", 0.0))
@@ -150,7 +146,7 @@ class Controller:
         if self.interrupts.stopping:
             self.executor.shutdown(cancel=self.interrupts.now)
             raise SearchInterrupted(
-                f"stopped: {self.state.summary()}; the same command continues the search in {self.evolution.directory}"
+                f"stopped: {self.state.summary()}; the same command continues the search in {self.search.directory}"
             )
         if self.state.best is None and self.state.failed:
             raise SearchError(
@@ -169,8 +165,10 @@ class Controller:
         size = self.algorithm.swarm_size
         asked, self._begun = self._begun, []
         while len(asked) < (size or self._grouping.capacity):
-            # A swarm is asked for whole or not at all.
-            if self.interrupts.stopping if size and asked else self._spent(size or 1):
+            # A swarm is asked for whole or not at all: one that is begun has its place in the budget.
+            swarm_is_begun = size is not None and bool(asked)
+            done = self.interrupts.stopping if swarm_is_begun else self._spent(size or 1)
+            if done:
                 break
             candidate = self.algorithm.ask()
             self._quality.look()
@@ -191,7 +189,7 @@ class Controller:
 
     def _spent(self, wanted: int) -> bool:
         """Whether the budget doesn't allow for so many more candidates."""
-        budget, state = self.evolution.budget, self.state
+        budget, state = self.search.budget, self.state
         state.elapsed = self._elapsed()
         if self._duplicates_in_a_row >= DUPLICATES_IN_A_ROW:
             state.end = (
@@ -216,9 +214,9 @@ class Controller:
             if original is None:
                 fresh.append(candidate)
             elif (known := self.archive.result(original)) is not None:
-                self._record(candidate, echo_of(known, original))
+                self._record(candidate, answered_by(known, original))
             else:
-                self._echoes.setdefault(original, []).append(candidate)
+                self._duplicates.setdefault(original, []).append(candidate)
         for group in self._grouping.split(fresh):
             self._submit(group)
 
@@ -273,8 +271,8 @@ class Controller:
             )
         for candidate, own in ended:
             self._record(candidate, own)
-            for echo in self._echoes.pop(candidate.id, []):
-                self._record(echo, echo_of(own, candidate.id))
+            for duplicate in self._duplicates.pop(candidate.id, []):
+                self._record(duplicate, answered_by(own, candidate.id))
             self._stop_if_all_fail_alike(own, self._jobs.place(group))
         left = [candidate for candidate in group if candidate.id in self._unfinished]
         if left:
@@ -315,7 +313,7 @@ class Controller:
         if result.checkpoint is None or candidate.duplicate_of is not None:
             return result
         path = self._jobs.directory(candidate) / result.checkpoint
-        return replace(result, checkpoint=path.relative_to(self.evolution.directory).as_posix())
+        return replace(result, checkpoint=path.relative_to(self.search.directory).as_posix())
 
     def _record(self, candidate: Candidate, result: Result) -> None:
         if result.status == FAILED and not result.curve:
@@ -337,13 +335,13 @@ class Controller:
         self._checkpoints.add(candidate, result)
         self.algorithm.tell(candidate, result)
         self.reporting.told(candidate, result, self.algorithm.population)
-        if self._knowledge is not None:
-            self._knowledge.told(candidate, result)
+        if self._shared is not None:
+            self._shared.told(candidate, result)
 
     def _drop_checkpoints(self) -> None:
         """Delete checkpoints that nobody needs any more."""
         needed: set[int] = set()
-        if self.evolution.inherits:
+        if self.search.inherits:
             waiting = (candidate.inherits for candidate in self._unfinished.values())
             needed = self.algorithm.ancestors | {id for id in waiting if id is not None}
         self._checkpoints.drop(needed, self.writer)
@@ -361,7 +359,7 @@ class Controller:
         raise SearchError(
             f"{'the first candidate' if alike == 1 else f'all of the first {alike} candidates'} failed: "
             f"{result.error_type}{_hint(result.error_type)}\n"
-            f"The traceback is in `lightning-evo leaderboard {self.evolution.directory} --errors`, the output in {log}."
+            f"The traceback is in `lightning-evo leaderboard {self.search.directory} --errors`, the output in {log}."
         )
 
     # -- looking -------------------------------------------------------------------------------------------------------
@@ -384,7 +382,7 @@ class Controller:
         if group is None:
             return RunningCandidate(job, 0, None)
         epoch = len(read_curve(self._jobs.directory(group[0])))
-        return RunningCandidate(job, epoch, self.evolution.trainable.epochs(group[0]), others=len(group) - 1)
+        return RunningCandidate(job, epoch, self.search.trainable.epochs(group[0]), others=len(group) - 1)
 
     def _elapsed(self) -> float:
         return self._elapsed_before + time.monotonic() - self._started
@@ -400,6 +398,46 @@ class Controller:
             f"finished ({self.state.end}): {self.state.summary()}{disk}\n"
             f"To extend the search, raise evolution.budget and run the same command again."
         )
+
+
+@dataclass(frozen=True)
+class AnswerRecord:
+    """Whose result a candidate has that was answered, not trained.
+
+    Args:
+        original: Id of the candidate it duplicates.
+    """
+
+    key: ClassVar[str] = "answered_by"
+
+    original: int
+
+    def to_dict(self) -> int:
+        """As JSON: the id."""
+        return self.original
+
+    @classmethod
+    def from_dict(cls, record: int) -> Self:
+        """Read what :meth:`to_dict` gave."""
+        return cls(record)
+
+
+def answered_by(result: Result, original: int) -> Result:
+    """The result of a candidate that was answered, not trained: the original's, at no cost of its own."""
+    answer = AnswerRecord(original)
+    spent = {name: 0 for name in ("seconds", "epochs", "training_flops") if name in result.cost}
+    return replace(
+        result,
+        cost={**result.cost, **spent},
+        curve=(),
+        checkpoint=None,
+        checkpoint_bytes=None,
+        started=None,
+        ended=None,
+        slot=None,
+        attempts=0,
+        extra={answer.key: answer.to_dict()},
+    )
 
 
 def _hint(error_type: str) -> str:

@@ -1,4 +1,4 @@
-"""What is a search made of? Its parts put together, checked against each other and against what was there before."""
+"""A search: its parts put together, checked against each other and against what was there before."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ from lightning_evo.evolution.executors import make_executor, plan
 from lightning_evo.evolution.interrupts import Interrupts
 from lightning_evo.evolution.jobs import CANDIDATES
 from lightning_evo.evolution.screening import PRIOR, check_binding, load_prior, make_meter, stored_prior
+from lightning_evo.evolution.search import Search
 from lightning_evo.evolution.search_callbacks import check_participants, participants
-from lightning_evo.evolution.segments import check_continuing, refuse_structural
+from lightning_evo.evolution.segments import check_continuing, compare_in_worker, refuse_structural
 from lightning_evo.evolution.settings import Budget, Final, Workers
 from lightning_evo.evolution.stacking import (
     STACKABLE,
+    UNCOMPARED,
     Grouping,
     check_stacking,
     default_averaging,
@@ -43,6 +45,7 @@ from lightning_evo.training import ConfigError, ConfigTrainable, FunctionTrainab
 from lightning_evo.training.blueprint import load_yaml
 from lightning_evo.training.candidate import read_curve
 from lightning_evo.training.request import FitnessEpoch
+from lightning_evo.training.structure import StructureComparison
 
 __all__ = ["Evolution"]
 
@@ -143,21 +146,20 @@ class Evolution:
         self._max_epochs: int | None = None
         if self.algorithm.continues:
             self._max_epochs = check_continuing(self.algorithm, self._participants, self.trainable, self.space)
-
-    @property
-    def needs_shared_results(self) -> bool:
-        """Whether some callback follows the results of others."""
-        return any(kind.needs_shared_results for kind in self._participants)
-
-    @property
-    def averages(self) -> bool:
-        """Whether candidates average their weights with others'."""
-        return any(kind.averages_weights for kind in self._participants)
-
-    @property
-    def inherits(self) -> bool:
-        """Whether candidates start from others' checkpoints."""
-        return self.algorithm.continues or any(kind.needs_parent for kind in self._participants)
+        self.search = Search(
+            self.trainable,
+            self.space,
+            self.objectives,
+            self.algorithm,
+            self.budget,
+            self.workers,
+            self.directory,
+            self.fitness_epoch,
+            self.keep_checkpoints,
+            self.callbacks,
+            self._participants,
+        )
+        self._notes: list[str] = []  # found out while checking, shown when the search begins
 
     def describe(self) -> dict[str, Any]:
         """Everything that decides which candidates come and how they fare, as JSON; budget and workers don't."""
@@ -216,18 +218,18 @@ class Evolution:
                         seed,
                         prior=stored_prior(archive.meta),
                         measure=measure,
-                        inherits=self.inherits,
+                        inherits=self.search.inherits,
                         max_epochs=self._max_epochs,
                         free_genes=grouping.free,
                     )
                 )
-                for remark in (writer.recovered, writer.warning):
+                for remark in (writer.recovered, writer.warning, *self._remarks(grouping), *self._notes):
                     if remark:
                         progress.message(remark)
-                for remark in self._remarks(grouping):
-                    progress.message(remark)
                 with self._reporting(archive, executor, progress, interrupts) as reporting:
-                    controller = Controller(self, writer, archive, executor, progress, interrupts, grouping, reporting)
+                    controller = Controller(
+                        self.search, writer, archive, executor, progress, interrupts, grouping, reporting
+                    )
                     try:
                         controller.resume()
                         controller.run()
@@ -286,8 +288,13 @@ class Evolution:
         """Which genes may differ in a stack: found out once, as a continued search must breed by the same."""
         reasons = archive.meta.get(STACKABLE)
         if reasons is None:
-            reasons = fixed_genes(self.trainable, self.space)
-            writer.update_meta({STACKABLE: reasons})
+            comparison = StructureComparison()
+            if "" in fixed_genes(self.space, comparison).values():
+                comparison = compare_in_worker(self.trainable, self.space)
+            reasons = fixed_genes(self.space, comparison)
+            self._notes += comparison.notes(path for path, reason in reasons.items() if not reason)
+            found = {STACKABLE: reasons, UNCOMPARED: comparison.uncompared}
+            writer.update_meta({key: value for key, value in found.items() if value or key == STACKABLE})
         return Grouping(reasons, self.workers.stack, self.algorithm.swarm)
 
     def _remarks(self, grouping: Grouping) -> list[str]:
@@ -323,7 +330,9 @@ class Evolution:
                 self.algorithm, self.workers, self.budget, self._participants, self.callbacks, self.trainable
             )
         if self.algorithm.continues and not (self.directory / JOURNAL).exists():
-            refuse_structural(self.algorithm, self._participants, self.trainable, self.space)
+            comparison = compare_in_worker(self.trainable, self.space)
+            refuse_structural(self.algorithm, self._participants, comparison)
+            self._notes += comparison.notes(self.space)
         if self.final is None or not self.trainable.has_winner:
             return
         try:

@@ -1,4 +1,4 @@
-"""Can candidates continue each other's training? What an algorithm that trains in segments needs of a search."""
+"""Candidates that continue each other's training: what that needs of a search, and which genes allow it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from lightning_evo.callbacks.search import SearchCallback, callbacks_that
 from lightning_evo.evolution.errors import SearchError
 from lightning_evo.evolution.search_callbacks import EPOCHS
 from lightning_evo.execution import Job, LocalExecutor
-from lightning_evo.genome import FAILED, Result, SearchSpace
+from lightning_evo.genome import FAILED, SearchSpace
 from lightning_evo.training import Trainable
+from lightning_evo.training.structure import StructureComparison
 from lightning_evo.utils.imports import import_by_name
 
 __all__ = ["check_continuing", "compare_in_worker", "refuse_structural"]
@@ -53,15 +54,14 @@ def check_continuing(
 
 
 def refuse_structural(
-    algorithm: Algorithm, kinds: Sequence[type[SearchCallback]], trainable: Trainable, space: SearchSpace
+    algorithm: Algorithm, kinds: Sequence[type[SearchCallback]], comparison: StructureComparison
 ) -> None:
     """Raise :class:`SearchError` if a gene changes the structure, so that no training could go on with another value.
 
     A callback that fits structures takes care of the network's; nothing does of the optimizers'.
     """
-    result = compare_in_worker(trainable, space)
     inherits = any(kind.fits_structures for kind in kinds)
-    for path, difference in result.extra["structural"].items():
+    for path, difference in comparison.structural.items():
         if inherits and not difference.startswith(("optimizer ", "scheduler ")):
             continue
         raise SearchError(
@@ -76,7 +76,7 @@ def _fitting() -> str:
     return f"the callback {' or '.join(kind.__name__ for kind in callbacks_that('fits_structures'))}"
 
 
-def compare_in_worker(trainable: Trainable, space: SearchSpace) -> Result:
+def compare_in_worker(trainable: Trainable, space: SearchSpace) -> StructureComparison:
     """Which genes change the structure, found out in a worker process of its own, which sees no GPU.
 
     Raises:
@@ -90,4 +90,4 @@ def compare_in_worker(trainable: Trainable, space: SearchSpace) -> Result:
         result = executor.submit(Job(0, task.function, task.arguments, directory)).result()
     if result.status == FAILED:
         raise SearchError(f"evolution.space: the networks could not be built to be compared: {result.error_type}")
-    return result
+    return StructureComparison.from_dict(result.extra)

@@ -1,4 +1,4 @@
-"""Which candidates train together? Those that differ only in numbers which leave the structure as it is; or a swarm."""
+"""Candidates that train together: those that differ only in numbers which leave the structure as it is, or a swarm."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from lightning_evo.algorithms import Algorithm
 from lightning_evo.algorithms.swarm_optimization import is_numeric
 from lightning_evo.callbacks.search import SearchCallback
 from lightning_evo.evolution.errors import SearchError
-from lightning_evo.evolution.segments import compare_in_worker
 from lightning_evo.evolution.settings import Budget, Workers
 from lightning_evo.execution import read_result
 from lightning_evo.genome import FAILED, Candidate, Result, SearchSpace
 from lightning_evo.genome.genes import identity
 from lightning_evo.training import Trainable
+from lightning_evo.training.structure import StructureComparison
 from lightning_evo.utils.imports import import_by_name
 
 __all__ = [
     "ALONE",
     "AUTO",
     "STACKABLE",
+    "UNCOMPARED",
     "Grouping",
     "check_stacking",
     "default_averaging",
@@ -42,6 +43,9 @@ steady-state algorithm would breed ever more of them from what was known before.
 
 STACKABLE = "stackable"
 """The key of the archive's meta values under which stands, for each gene, why it must be the same in a stack, or ``""``."""
+
+UNCOMPARED = "uncompared"
+"""The key of the archive's meta values under which stands, for each gene, why its optimizers could not be compared."""
 
 SECTIONS = ("model", "optimizer", "lr_scheduler")
 """Where a stackable gene may lie: what belongs to one particle. Data and Trainer are the whole stack's."""
@@ -110,17 +114,12 @@ def default_averaging(algorithm: Algorithm, kinds: Sequence[type[SearchCallback]
     return callback
 
 
-def fixed_genes(trainable: Trainable, space: SearchSpace) -> dict[str, str]:
+def fixed_genes(space: SearchSpace, comparison: StructureComparison) -> dict[str, str]:
     """For each gene why candidates of one stack must have the same value of it; empty text where they needn't.
 
-    Networks that differ by nothing but one gene's extremes are built in a worker process and compared.
-
     Args:
-        trainable: The config that is evolved.
-        space: Its genes.
-
-    Raises:
-        SearchError: If that process fails.
+        space: The genes.
+        comparison: What networks that differ by nothing but one gene's extremes were found to differ in.
     """
     reasons = {
         path: f"lies in {path.partition('.')[0]}, which a stack has once"
@@ -130,15 +129,11 @@ def fixed_genes(trainable: Trainable, space: SearchSpace) -> dict[str, str]:
         else f"is a {type(gene).__name__}, not a number"
         for path, gene in space.items()
     }
-    numbers = {path: space[path] for path, reason in reasons.items() if not reason}
-    if not numbers:
-        return reasons
-    extra = compare_in_worker(trainable, space).extra
-    for path in numbers:
-        if path in extra["structural"]:
-            reasons[path] = f"changes the structure: {extra['structural'][path]}"
-        elif path in extra["unbuilt"]:
-            reasons[path] = f"could not be built to be compared: {extra['unbuilt'][path]}"
+    for path in [path for path, reason in reasons.items() if not reason]:
+        if path in comparison.structural:
+            reasons[path] = f"changes the structure: {comparison.structural[path]}"
+        elif path in comparison.unbuilt:
+            reasons[path] = f"could not be built to be compared: {comparison.unbuilt[path]}"
     return reasons
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
@@ -16,40 +17,76 @@ from lightning_evo.training.candidate import isolated
 from lightning_evo.training.overrides import apply_genome
 from lightning_evo.training.proxies import BARE_TRAINER
 
-__all__ = ["compare_structures"]
+__all__ = ["StructureComparison", "compare_structures"]
+
+
+@dataclass(frozen=True)
+class StructureComparison:
+    """What configs that differ by one gene's value were found to differ in, by the gene's path.
+
+    Args:
+        structural: What differs between the structures, for genes that change it.
+        unbuilt: The first error, for genes some of whose values can't be built.
+        uncompared: The first error of ``configure_optimizers``, for genes whose networks alone could be compared. A schedule
+            may need the number of batches, for example, and no data is loaded.
+    """
+
+    structural: Mapping[str, str] = field(default_factory=dict)
+    unbuilt: Mapping[str, str] = field(default_factory=dict)
+    uncompared: Mapping[str, str] = field(default_factory=dict)
+
+    def notes(self, paths: Iterable[str]) -> list[str]:
+        """What the user should know of some genes."""
+        genes = ", ".join(f"{path} ({self.uncompared[path]})" for path in paths if path in self.uncompared)
+        if not genes:
+            return []
+        return [f"optimizers could not be compared, so only the networks were, for different values of {genes}"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return {"structural": self.structural, "unbuilt": self.unbuilt, "uncompared": self.uncompared}
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Self:
+        """Read what :meth:`to_dict` gave."""
+        return cls(record["structural"], record["unbuilt"], record["uncompared"])
 
 
 def compare_structures(blueprint: Blueprint, configs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Result:
     """Build configs in this process, and say for each gene whether what they build differs in structure.
 
     Structure is: names and shapes of parameters and buffers, classes of modules that have any, and the optimizers' classes,
-    parameter groups and schedulers. What can't be built, or asks for data to configure its optimizers, isn't compared in
-    that respect.
+    parameter groups and schedulers. What can't be built isn't compared; of what can't configure its optimizers, the network
+    alone is.
 
     Args:
         blueprint: The LightningCLI that builds them.
         configs: Gene's path -> configs that differ by its value.
 
     Returns:
-        A completed result: ``extra["structural"]`` maps paths to what differs, ``extra["unbuilt"]`` to the first error.
-        Never an exception.
+        A completed result, whose ``extra`` is a :class:`StructureComparison`. Never an exception.
     """
     started = time.time()
     structural: dict[str, str] = {}
     unbuilt: dict[str, str] = {}
+    uncompared: dict[str, str] = {}
     for path, alternatives in configs.items():
         found: list[dict[str, str]] = []
         for config in alternatives:
             try:
                 with isolated({"seed_everything": 0}):
                     parts = blueprint.build(_bare(config), BARE_TRAINER)
-                    found.append({**_network(parts.model), **_optimizers(parts)})
+                    found.append(_network(parts.model))
+                    try:
+                        found[-1] |= _optimizers(parts)
+                    except Exception as error:  # whatever the user's configure_optimizers raises
+                        uncompared.setdefault(path, f"{type(error).__name__}: {error}")
             except Exception as error:
                 unbuilt.setdefault(path, f"{type(error).__name__}: {error}")
         if difference := _difference(found):
             structural[path] = difference
-    extra = {"structural": structural, "unbuilt": unbuilt}
-    return Result(COMPLETED, extra=extra, started=started, ended=time.time())
+    comparison = StructureComparison(structural, unbuilt, uncompared)
+    return Result(COMPLETED, extra=comparison.to_dict(), started=started, ended=time.time())
 
 
 def _bare(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,13 +107,9 @@ def _network(module: LightningModule) -> dict[str, str]:
 
 
 def _optimizers(parts: Parts) -> dict[str, str]:
-    """Classes and groups of optimizers, and their schedulers; nothing where only a training could tell."""
+    """Classes and groups of optimizers, and their schedulers."""
     parts.model.trainer = parts.trainer
-    try:
-        optimizers, schedulers = init_optimizers(parts.model)
-    except Exception:
-        # A schedule may need the number of batches, which needs data: it isn't this function's to load.
-        return {}
+    optimizers, schedulers = init_optimizers(parts.model)
     made = {
         f"optimizer {i}": f"{type(one).__name__} of {[len(group['params']) for group in one.param_groups]} parameters"
         for i, one in enumerate(optimizers)

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from lightning_evo.archive.meta import CheckpointUsage, FinalOutcome, FinalRequest, SearchDescription, read_meta
-from lightning_evo.evolution.duplicates import AnswerRecord
+from lightning_evo.evolution.controller import AnswerRecord
 from lightning_evo.genome.records import StackRecord
 
 STORED = [

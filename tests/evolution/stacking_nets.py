@@ -27,6 +27,15 @@ class Touchy(ToyNet):
         return super().training_step(batch, batch_idx)
 
 
+class Picky(ToyNet):
+    """Has no optimizer for a high learning rate."""
+
+    def configure_optimizers(self):
+        if self.lr > 0.5:
+            raise ValueError(f"lr {self.lr} is too much")
+        return super().configure_optimizers()
+
+
 class Witness(SearchCallback):
     """Writes down what a callback may know of the search about who averages with whom."""
 

@@ -191,8 +191,8 @@ def test_a_population_may_change_the_structure_where_a_callback_fits_it(tmp_path
 
 
 def test_whatever_needs_a_parent_has_children_inherit(tmp_path):
-    assert search(tmp_path, callbacks=[Fitting()]).inherits
-    assert not search(tmp_path, callbacks=[Ending()]).inherits
+    assert search(tmp_path, callbacks=[Fitting()]).search.inherits
+    assert not search(tmp_path, callbacks=[Ending()]).search.inherits
 
 
 def test_a_network_is_measured_with_the_structure_that_a_callback_gives_it(config):

@@ -13,6 +13,7 @@ from lightning_evo.algorithms import GenerationalEvolution, PopulationBasedTrain
 from lightning_evo.callbacks import EarlyFitnessPrediction, WeightInheritance
 from lightning_evo.callbacks.averaging.swarm_averaging import SwarmAveraging
 from lightning_evo.evolution import SearchError
+from lightning_evo.evolution.segments import compare_in_worker
 from lightning_evo.evolution.stacking import AUTO, Grouping, fixed_genes
 from lightning_evo.genome import (
     Candidate,
@@ -110,7 +111,7 @@ def test_each_gene_that_must_not_differ_says_why():
             "model.init_args.features": Integer(2, 3),
         }
     )
-    reasons = fixed_genes(ConfigTrainable(config()), space)
+    reasons = fixed_genes(space, compare_in_worker(ConfigTrainable(config()), space))
     assert reasons[LR] == ""
     assert reasons[WIDTH].startswith("changes the structure: net.0")
     assert reasons["model.init_args.activation"] == "is a Categorical, not a number"
@@ -544,3 +545,14 @@ def test_without_a_gene_that_may_differ_nothing_is_stacked_and_it_is_said_why(tm
 def test_the_search_is_described_without_its_stacks(tmp_path):
     assert search(tmp_path).describe() == search(tmp_path, workers=Workers(slots=1)).describe()
     assert "stack" not in json.dumps(search(tmp_path).describe())
+
+
+def test_genes_whose_optimizers_could_not_be_compared_are_reported(tmp_path):
+    with threads(1) as pool:
+        space = {LR: LogUniform(1e-3, 0.9)}
+        made = search(tmp_path, pool, space=space, config=config("stacking_nets.Picky"), budget=Budget(candidates=2))
+        archive = made.run()
+    reported = [message for message in made._progress.messages if "could not be compared" in message]
+    assert len(reported) == 1
+    assert f"{LR} (ValueError: lr 0.9 is too much)" in reported[0]
+    assert archive.meta["uncompared"] == {LR: "ValueError: lr 0.9 is too much"}

@@ -7,6 +7,7 @@ import pytest
 from lightning_evo.genome import Categorical, Integer, LogUniform, Ordinal, SearchSpace, Uniform
 from lightning_evo.training import ConfigTrainable
 from lightning_evo.training.structure import compare_structures
+from toys import ToyNet
 
 
 @pytest.fixture
@@ -64,3 +65,22 @@ def test_what_cant_be_built_is_told_apart(trainable):
     result = compare_structures(trainable.blueprint, trainable.variants(space))
     assert result.extra["structural"] == {}
     assert "this model always crashes" in result.extra["unbuilt"]["model.init_args.misbehave"]
+
+
+class Picky(ToyNet):
+    """Has no optimizer for a high learning rate."""
+
+    def configure_optimizers(self):
+        if self.lr > 0.5:
+            raise ValueError(f"lr {self.lr} is too much")
+        return super().configure_optimizers()
+
+
+def test_what_configure_optimizers_raises_is_recorded_by_gene(config):
+    config["model"]["class_path"] = f"{__name__}.Picky"
+    trainable = ConfigTrainable(config)
+    space = SearchSpace({"model.init_args.lr": LogUniform(1e-3, 1.0), "model.init_args.depth": Integer(1, 2)})
+    extra = compare_structures(trainable.blueprint, trainable.variants(space)).extra
+    assert extra["uncompared"] == {"model.init_args.lr": "ValueError: lr 1.0 is too much"}
+    assert set(extra["structural"]) == {"model.init_args.depth"}
+    assert extra["unbuilt"] == {}
