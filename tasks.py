@@ -5,48 +5,102 @@
     python3 tasks.py test [ARGS]     set up, then run linters, type checks and tests (ARGS go to pytest)
     python3 tasks.py setup           set up only: a virtual environment in .venv
 
+Variants of ``test``, which can be combined:
+
+    test --fast                      without the tests that take long: what most changes need, in about two minutes
+    test ROOM ...                    the tests of these rooms alone, such as ``genome`` or ``swarms``, without linters
+    test --lowest                    the fast tests on Python 3.11 with the lowest supported versions, in .venv-lowest
+    test --python 3.13               the fast tests on another Python, in .venv-3.13; skipped where it isn't installed
+
 A second call finds the environment as the first one left it and installs nothing.
 
 Tests of the report page need a browser. Where ``test`` finds no Chromium or Chrome, it installs Debian's ``chromium`` in a
 container (as root, with apt-get), and elsewhere says how to get one. It tries once; without a browser those tests skip.
 """
 
+import argparse
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
-import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
-ENVIRONMENT = ROOT / ".venv"
-BIN = ENVIRONMENT / ("Scripts" if os.name == "nt" else "bin")
-PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+LOWEST_PYTHON = "3.11"
+TOOLS = {"hatchling", "mypy", "ruff"}
+"""What checks the sources and isn't part of what they run on: not held to its lowest version."""
 
 
-def setup(extras: str = "") -> None:
-    """Make the virtual environment and install the package with ``extras``, unless that was done for this pyproject."""
-    wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + sys.version.encode() + extras.encode()).hexdigest()
-    marker = ENVIRONMENT / f"installed{extras.replace('[', '-').replace(']', '')}"
-    if marker.exists() and marker.read_text() == wanted:
-        return
-    if sys.version_info < (3, 11):  # noqa: UP036 - this file runs before anything has checked
-        sys.exit(f"Python 3.11 or later is needed; this is {sys.version.split()[0]}")
-    print(f"setting up {ENVIRONMENT} (a few minutes, once)", flush=True)
-    if not PYTHON.exists():
-        venv.create(ENVIRONMENT, with_pip=True)
-    pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    # First and together, so that the registry's newest pair that fits is taken.
-    run([*pip, "torch>=2.6", "torchvision>=0.21"])
-    run([*pip, "--editable", f"{ROOT}{extras}"])
-    marker.write_text(wanted)
+class Environment:
+    """A virtual environment in the clone.
+
+    Args:
+        name: Its folder.
+        python: The interpreter it is made with.
+        lowest: Install the lowest supported release series of each requirement, instead of the newest releases.
+    """
+
+    def __init__(self, name: str = ".venv", python: str = sys.executable, lowest: bool = False) -> None:
+        self.folder, self.base, self.lowest = ROOT / name, python, lowest
+        self.bin = self.folder / ("Scripts" if os.name == "nt" else "bin")
+        self.python = self.bin / ("python.exe" if os.name == "nt" else "python")
+
+    def setup(self, extras: str = "") -> None:
+        """Make it and install the package with ``extras``, unless that was done for this pyproject."""
+        version = subprocess.run([self.base, "--version"], check=True, capture_output=True, text=True).stdout.split()[1]
+        if tuple(map(int, version.split(".")[:2])) < (3, 11):
+            sys.exit(f"Python 3.11 or later is needed; this is {version}")
+        wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + f"{version}{extras}".encode()).hexdigest()
+        marker = self.folder / f"installed{extras.replace('[', '-').replace(']', '')}"
+        if marker.exists() and marker.read_text() == wanted:
+            return
+        print(f"setting up {self.folder} (a few minutes, once)", flush=True)
+        if not self.python.exists():
+            run([self.base, "-m", "venv", str(self.folder)])
+        pip = [str(self.python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        if self.lowest:
+            constraints = self.folder / "lowest.txt"
+            constraints.write_text("\n".join(lowest_series()) + "\n")
+            pip += ["--constraint", str(constraints)]
+        # First and together, so that the registry's newest pair that fits is taken.
+        run([*pip, "torch>=2.6", "torchvision>=0.21"])
+        run([*pip, "--editable", f"{ROOT}{extras}"])
+        marker.write_text(wanted)
 
 
-def provide_browser() -> None:
+def lowest_series() -> list[str]:
+    """The lowest supported release series of each requirement, for example ``numpy==1.26.*`` for ``numpy>=1.26``."""
+    import tomllib  # from Python 3.11 on
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    listed = [
+        *project["dependencies"],
+        *(each for extra in project["optional-dependencies"].values() for each in extra),
+    ]
+    series = {}
+    for requirement in listed:
+        if (found := re.match(r"([\w.-]+)(?:\[[\w,]*\])?>=([\d.]+)", requirement)) and found[1] not in TOOLS:
+            series[found[1]] = found[2] if "." in found[2] else f"{found[2]}.0"
+    return [f"{name}=={version}.*" for name, version in sorted(series.items())]
+
+
+def find_python(version: str) -> str | None:
+    """The interpreter of a version such as ``3.13``: this one, one in the PATH, or one that pyenv has installed."""
+    installed = sorted(Path("~/.pyenv/versions").expanduser().glob(f"{version}.*/bin/python"))
+    for command in (sys.executable, f"python{version}", *map(str, reversed(installed))):
+        if path := shutil.which(command):
+            done = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
+            if done.returncode == 0 and done.stdout.startswith(f"Python {version}."):
+                return path
+    return None
+
+
+def provide_browser(environment: Environment) -> None:
     """See that page tests have a browser: install Debian's where that can be done, once; else say that they will skip."""
-    tried = ENVIRONMENT / "browser-tried"
+    tried = environment.folder / "browser-tried"
     if any(map(shutil.which, BROWSERS)):
         return
     if tried.exists():
@@ -88,25 +142,56 @@ def run(command: list[str]) -> None:
         sys.exit(code)
 
 
+def rooms() -> list[str]:
+    """The rooms that have tests."""
+    return sorted(path.name for path in (ROOT / "tests").iterdir() if any(path.glob("**/test_*.py")))
+
+
+def test(arguments: list[str]) -> None:
+    """Run linters, type checks and tests, or a part of them."""
+    parser = argparse.ArgumentParser(prog="tasks.py test", allow_abbrev=False)
+    parser.add_argument("--fast", action="store_true", help="leave out the tests that take long")
+    parser.add_argument("--lowest", action="store_true", help="on the lowest supported versions; implies --fast")
+    parser.add_argument("--python", metavar="3.X", help="on another Python; implies --fast")
+    asked, rest = parser.parse_known_args(arguments)
+    chosen = [room for room in rest if room in rooms()]
+    rest = [f"tests/{each}" if each in chosen else each for each in rest]
+    version = LOWEST_PYTHON if asked.lowest and not asked.python else asked.python
+    environment = Environment()
+    if version:
+        python = find_python(version)
+        if python is None:
+            print(f"skipped: Python {version} isn't installed here")
+            return
+        name = "-".join([".venv", *(["lowest"] if asked.lowest else []), *([asked.python] if asked.python else [])])
+        environment = Environment(name, python, asked.lowest)
+    environment.setup("[test]")
+    provide_browser(environment)
+    python = str(environment.python)
+    if not version and not chosen:
+        run([python, "-m", "ruff", "check", "."])
+        run([python, "-m", "ruff", "format", "--check", "."])
+        run([python, "-m", "mypy"])
+    if version or asked.fast:
+        rest = ["--fast", *rest]
+    # Three tests at a time on two cores: searches and killed processes are waited for, which leaves cores idle. Who is
+    # done takes over half of another's tests, as a few long ones would else be left to one at the end.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    run([python, "-m", "pytest", "-n", "3", "--dist", "worksteal", *rest])
+
+
 def main(arguments: list[str]) -> None:
     """Run one task."""
     task, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
+    environment = Environment()
     if task == "setup":
-        setup()
+        environment.setup()
     elif task == "evolve":
-        setup()
-        run([str(BIN / "lightning-evo"), "fit", "--config", "configs/digits.yaml", *rest])
-        run([str(BIN / "lightning-evo"), "leaderboard", "runs/digits"])
+        environment.setup()
+        run([str(environment.bin / "lightning-evo"), "fit", "--config", "configs/digits.yaml", *rest])
+        run([str(environment.bin / "lightning-evo"), "leaderboard", "runs/digits"])
     elif task == "test":
-        setup("[test]")
-        provide_browser()
-        run([str(PYTHON), "-m", "ruff", "check", "."])
-        run([str(PYTHON), "-m", "ruff", "format", "--check", "."])
-        run([str(PYTHON), "-m", "mypy"])
-        # Three tests at a time on two cores: searches and killed processes are waited for, which leaves cores idle. Who is
-        # done takes over half of another's tests, as a few long ones would else be left to one at the end.
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
-        run([str(PYTHON), "-m", "pytest", "-n", "3", "--dist", "worksteal", *rest])
+        test(rest)
     else:
         print(__doc__)
         sys.exit(0 if task in ("-h", "--help") else 2)
