@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, cast
 
+from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.core.optimizer import _init_optimizers_and_lr_schedulers
+from lightning.pytorch.core.mixins import hparams_mixin
+from lightning.pytorch.core.optimizer import (
+    _configure_optimizers,
+    _configure_schedulers_automatic_opt,
+    _init_optimizers_and_lr_schedulers,
+)
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch import nn
 from torch.optim import Optimizer
 
 __all__ = [
     "CLASS_PATH_KEY",
+    "HPARAMS",
     "INSTANTIATOR_KEY",
     "CLIWithHooks",
+    "ProcessStrategy",
+    "ScriptLauncher",
     "callbacks_of",
     "data_sources",
     "datamodule_of",
@@ -24,12 +36,18 @@ __all__ = [
     "hparams_name",
     "init_optimizers",
     "is_compiled_by_lightning",
+    "log_every_n_steps",
+    "loops_state",
+    "no_given_hyperparameters",
     "overfit_batches_of",
+    "parse_optimizers",
     "reload_data",
     "set_datamodule",
+    "set_device",
     "subcommand_arguments",
     "subcommand_parser",
     "synchronize_layers",
+    "trainer_of",
     "wrap_again",
 ]
 
@@ -59,6 +77,21 @@ def datamodule_of(trainer: Trainer) -> LightningDataModule | None:
 def overfit_batches_of(trainer: Trainer) -> int | float:
     """How many batches (or which share of them) to overfit: ``trainer.overfit_batches``, which is set undeclared."""
     return cast(Any, trainer).overfit_batches
+
+
+def trainer_of(module: LightningModule) -> Trainer | None:
+    """The Trainer that a module belongs to, if any; without it, ``module.trainer`` raises outside a training."""
+    return module._trainer
+
+
+def log_every_n_steps(trainer: Trainer) -> int:
+    """The Trainer's setting of that name, which is set undeclared."""
+    return cast(Any, trainer).log_every_n_steps
+
+
+def loops_state(trainer: Trainer) -> dict[str, Any]:
+    """The part of a checkpoint that says how far the loops are; without it, a particle's checkpoint can't be resumed."""
+    return trainer._checkpoint_connector._get_loops_state_dict()
 
 
 def set_datamodule(trainer: Trainer, datamodule: LightningDataModule | None) -> None:
@@ -105,6 +138,44 @@ def init_optimizers(module: LightningModule) -> tuple[list[Optimizer], list[Any]
     return _init_optimizers_and_lr_schedulers(module)
 
 
+def parse_optimizers(given: Any) -> tuple[list[Optimizer], list[LRSchedulerConfig]]:
+    """Optimizers and scheduler configs in what ``configure_optimizers`` returned, whatever form it has.
+
+    Without it, the optimizers of a stack's particles can't be put together.
+    """
+    optimizers, schedulers, monitor = _configure_optimizers(given)
+    return optimizers, _configure_schedulers_automatic_opt(schedulers, monitor)
+
+
+@contextmanager
+def no_given_hyperparameters() -> Iterator[None]:
+    """Make modules that are built inside LightningCLI save their own arguments as hyperparameters.
+
+    Without it, a stack's particles would save those of the stack.
+    """
+    token = hparams_mixin._given_hyperparameters.set(None)
+    try:
+        yield
+    finally:
+        hparams_mixin._given_hyperparameters.reset(token)
+
+
+HPARAMS = ("_hparams", "_hparams_initial", "_hparams_name")
+"""The attributes in which a module keeps its hyperparameters: now, at first, and their name.
+
+Without them, hyperparameters that differ between a stack's particles aren't found, and a particle of a config keeps the
+stack's.
+"""
+
+
+def set_device(module: LightningModule, like: LightningModule) -> None:
+    """Set a module's ``device`` and ``dtype`` to those of another.
+
+    Without it, a particle reports the device that it was built on.
+    """
+    module._device, module._dtype = like._device, like._dtype
+
+
 def hparams_name(module: LightningModule) -> str:
     """The argument as which the class takes all hyperparameters together; empty if it doesn't, or saved none.
 
@@ -122,6 +193,44 @@ def is_compiled_by_lightning(module: nn.Module) -> bool:
 
 
 # Strategies -----------------------------------------------------------------------------------------------------------
+
+
+class ProcessStrategy(DDPStrategy):
+    """DDP's processes without its wrapping of the model, and with a launcher of the subclass's own.
+
+    Without ``_configure_launcher``, ranks would be started without failure detection; without ``_setup_model``, gradients of
+    different particles would be averaged.
+    """
+
+    def make_launcher(self) -> Any:
+        """The launcher of the processes."""
+        raise NotImplementedError
+
+    @property
+    def synchronizes_layers(self) -> bool:
+        """Whether the Trainer has ``sync_batchnorm``; without it, statistics of different particles would be mixed."""
+        return self._layer_sync is not None
+
+    def _configure_launcher(self) -> None:
+        self._launcher = self.make_launcher()
+
+    def _setup_model(self, model: nn.Module) -> Any:
+        return model
+
+
+class ScriptLauncher(_SubprocessScriptLauncher):
+    """DDP's launcher, which runs the script again for the other ranks; without it, a swarm's ranks can't be started."""
+
+    def start_others(self) -> None:
+        """Start the processes of this machine's other ranks, as ``self.procs``."""
+        self._call_children_scripts()
+
+    def set_threads(self) -> None:
+        """Divide the CPU's threads among this machine's ranks, unless the environment sets them.
+
+        Without it, each rank computes with all threads.
+        """
+        _set_num_threads_if_needed(num_processes=self.num_processes)
 
 
 def synchronize_layers(strategy: DDPStrategy, module: nn.Module) -> nn.Module:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 # Without TorchDispatchMode, the zero-cost proxy `naswot` can't see activations that are functions and not modules.
 # Without the tree functions, nested batches and outputs can't be taken apart.
 __all__ = [
+    "AMP_SCALING",
     "COMPILED_MODULE",
     "CONV_PADDING",
     "FORWARD_HOOKS",
@@ -35,9 +36,11 @@ __all__ = [
     "ConvBase",
     "ConvTransposeBase",
     "DropoutBase",
+    "FollowsTensors",
     "NormBase",
     "TorchDispatchMode",
     "add_batch_dim",
+    "apply_to_tensors",
     "begun_iterator",
     "buffers_dict",
     "chained_schedulers",
@@ -57,6 +60,8 @@ __all__ = [
     "foreach_neg",
     "foreach_sqrt",
     "has_gradient_hooks",
+    "has_step_hooks",
+    "mark_stepped",
     "modules_dict",
     "non_persistent_buffers",
     "parameters_dict",
@@ -133,6 +138,29 @@ def set_compiled_call(module: nn.Module, call: Callable[..., Any] | None) -> Non
         vars(module).pop("_compiled_call_impl", None)
     else:
         module._compiled_call_impl = call
+
+
+def apply_to_tensors(module: nn.Module, function: Callable[[Tensor], Tensor]) -> None:
+    """Replace a module's tensors by the function's results, as ``.to()`` does.
+
+    Without it, metric objects of a stack's particles wouldn't move with it.
+    """
+    module._apply(function)
+
+
+class FollowsTensors(nn.Module):
+    """A module with a method that is called when its tensors have been moved or converted.
+
+    Without it, the particles of a stack would keep views of memory that the stack has left.
+    """
+
+    def on_tensors_replaced(self, function: Callable[[Tensor], Tensor]) -> None:
+        """Called after each parameter and buffer was replaced by the function's result."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)
+        self.on_tensors_replaced(fn)
+        return self
 
 
 def plain_call(module: nn.Module) -> Callable[..., Any]:
@@ -247,6 +275,20 @@ def set_last_rates(scheduler: Any, rates: list[float]) -> None:
 def chained_schedulers(scheduler: Any) -> list[Any]:
     """The parts of ``SequentialLR`` and ``ChainedScheduler``; without it, they can't follow a change of the optimizer."""
     return list(getattr(scheduler, "_schedulers", []))
+
+
+AMP_SCALING = "_step_supports_amp_scaling"
+"""The attribute of an optimizer that unscales gradients itself; without it, GradScaler skips the step of all particles."""
+
+
+def has_step_hooks(optimizer: Optimizer) -> bool:
+    """Whether hooks are called at an optimizer's steps; without it, stacked steps would leave them out."""
+    return bool(cast(Any, optimizer)._optimizer_step_pre_hooks or cast(Any, optimizer)._optimizer_step_post_hooks)
+
+
+def mark_stepped(optimizer: Optimizer) -> None:
+    """Record a step that was computed elsewhere; without it, schedulers warn that they are stepped first."""
+    cast(Any, optimizer)._opt_called = True
 
 
 def remove_step_hooks(optimizer: Optimizer) -> None:

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torchmetrics import Metric
 
+from lightning_evo._compat.lightning import trainer_of
 from lightning_evo.swarms.errors import SwarmError
 from lightning_evo.swarms.logs import Log, recording
 
@@ -91,7 +92,7 @@ def moved(module: LightningModule, batch: Any) -> Any:
 
 def _precision(module: LightningModule) -> AbstractContextManager[Any]:
     """The context in which the module's Trainer runs validation steps (autocast, where it trains in mixed precision)."""
-    trainer = module._trainer
+    trainer = trainer_of(module)
     return nullcontext() if trainer is None else trainer.precision_plugin.val_step_context()
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import os
+import sys
 
 import pytest
 import torch
 from compat_rows import Row, private_names
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningCLI, instantiate_module
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch import nn
 
 from lightning_evo._compat import lightning as compat
@@ -181,7 +184,123 @@ def subcommands() -> None:
     assert "ckpt_path" in seen["arguments"]
 
 
+def trainers() -> None:
+    module = ToyNet()
+    assert compat.trainer_of(module) is None
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, log_every_n_steps=7)
+    module.trainer = trainer
+    assert compat.trainer_of(module) is trainer
+    assert compat.log_every_n_steps(trainer) == 7
+
+
+def loops() -> None:
+    trainer = trained()
+    assert compat.loops_state(trainer) == compat.dump_checkpoint(trainer)["loops"]
+
+
+def parsed_optimizers() -> None:
+    optimizer = torch.optim.SGD(ToyNet().parameters(), lr=0.5)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    for given in ([optimizer], [scheduler]), {"optimizer": optimizer, "lr_scheduler": scheduler}:
+        optimizers, (config,) = compat.parse_optimizers(given)
+        assert optimizers == [optimizer]
+        assert config.scheduler is scheduler
+    assert compat.parse_optimizers(optimizer) == ([optimizer], [])
+
+
+class Holder(LightningModule):
+    """Builds a module of its own, within LightningCLI."""
+
+    def __init__(self, size: int = 3):
+        super().__init__()
+        self.save_hyperparameters()
+        self.theirs = ToyNet(width=5)
+        with compat.no_given_hyperparameters():
+            self.own = ToyNet(width=5)
+
+
+def given_hyperparameters() -> None:
+    holder = LightningCLI(Holder, ToyData, args={}, run=False, save_config_callback=None).model
+    assert "width" not in holder.theirs.hparams
+    assert holder.own.hparams["width"] == 5
+
+
+def hyperparameters() -> None:
+    module = ToyNet(width=5)
+    now, first, _ = (vars(module)[name] for name in compat.HPARAMS)
+    assert now is module.hparams
+    assert first == module.hparams_initial
+
+
+def devices() -> None:
+    one, other = ToyNet(), ToyNet().double()
+    compat.set_device(one, other)
+    assert (one.dtype, one.device) == (torch.float64, other.device)
+    one.to("meta")
+    compat.set_device(other, one)
+    assert other.device == torch.device("meta")
+
+
+def process_strategies() -> None:
+    class Started(compat.ProcessStrategy):
+        def make_launcher(self):
+            return "the launcher"
+
+    strategy = Started()
+    strategy._configure_launcher()
+    assert strategy.launcher == "the launcher"
+    assert "_configure_launcher()" in inspect.getsource(inspect.getmodule(Strategy)) or "_configure_launcher" in (
+        inspect.getsource(sys.modules["lightning.pytorch.trainer.connectors.accelerator_connector"])
+        + inspect.getsource(Trainer)
+    )
+    module = ToyNet()
+    assert strategy._setup_model(module) is module
+    assert "_setup_model(self.model)" in inspect.getsource(DDPStrategy) + inspect.getsource(Strategy)
+    assert not strategy.synchronizes_layers
+    strategy._layer_sync = TorchSyncBatchNorm()
+    assert strategy.synchronizes_layers
+
+
+def launchers() -> None:
+    started = []
+
+    class Launcher(compat.ScriptLauncher):
+        def _call_children_scripts(self):
+            started.append("others")
+
+    launcher = Launcher(LightningEnvironment(), 2, 1)
+    launcher.start_others()
+    assert started == ["others"]
+    assert "self.procs" in inspect.getsource(compat.ScriptLauncher.__base__._call_children_scripts)
+    before = torch.get_num_threads()
+    os.environ.pop("OMP_NUM_THREADS", None)
+    try:
+        launcher.set_threads()
+        assert int(os.environ["OMP_NUM_THREADS"]) >= 1
+    finally:
+        torch.set_num_threads(before)
+
+
 TABLE = [
+    Row("_trainer", "module.trainer raises outside a training", trainers),
+    Row("_get_loops_state_dict", "a particle's checkpoint can't be resumed", loops),
+    Row("_configure_optimizers", "the optimizers of a stack's particles can't be put together", parsed_optimizers),
+    Row(
+        "_configure_schedulers_automatic_opt",
+        "the schedulers of a stack's particles can't be put together",
+        parsed_optimizers,
+    ),
+    Row("_given_hyperparameters", "a stack's particles save the hyperparameters of the stack", given_hyperparameters),
+    Row("_hparams", "hyperparameters that differ between particles aren't found", hyperparameters),
+    Row("_hparams_initial", "a particle of a config keeps the stack's hyperparameters", hyperparameters),
+    Row("_device", "a particle reports the device that it was built on", devices),
+    Row("_dtype", "a particle reports the data type that it was built with", devices),
+    Row("_configure_launcher", "ranks are started without failure detection", process_strategies),
+    Row("_launcher", "ranks are started without failure detection", process_strategies),
+    Row("_setup_model", "gradients of different particles are averaged", process_strategies),
+    Row("_SubprocessScriptLauncher", "a swarm's ranks can't be started", launchers),
+    Row("_call_children_scripts", "a swarm's ranks can't be started", launchers),
+    Row("_set_num_threads_if_needed", "each rank of a swarm computes with all threads", launchers),
     Row("_checkpoint_connector", "neither one particle nor an average can be saved as a model", checkpoints),
     Row("_resuming_from_checkpoint", "a continued training draws other samples than one uninterrupted", resuming),
     Row("_data_source", "FastTraining can't give faster loaders", sources),

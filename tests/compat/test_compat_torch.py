@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import warnings
 from collections import namedtuple
 from functools import partial
 
@@ -262,6 +263,43 @@ def stacked_tensors() -> None:
     assert seen[-1] is None
 
 
+def moved_modules() -> None:
+    class Counts(compat.FollowsTensors):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.seen = nn.Linear(1, 1), []
+
+        def on_tensors_replaced(self, function):
+            self.seen.append((self.layer.weight.dtype, function(torch.zeros(1)).dtype))
+
+    counts = Counts()
+    assert counts.double() is counts
+    assert counts.seen == [(torch.float64, torch.float64)]
+    compat.apply_to_tensors(counts, lambda tensor: tensor.half())
+    assert counts.layer.weight.dtype == torch.float16
+
+
+def found_step_hooks() -> None:
+    for register in ("register_step_pre_hook", "register_step_post_hook"):
+        one = optimizer()
+        assert not compat.has_step_hooks(one)
+        getattr(one, register)(lambda *_: None)
+        assert compat.has_step_hooks(one)
+
+
+def marked_steps() -> None:
+    one = optimizer()
+    scheduler = lr_scheduler.StepLR(one, 1)
+    compat.mark_stepped(one)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # that the scheduler is stepped before the optimizer
+        scheduler.step()
+
+
+def scaled_steps() -> None:
+    assert compat.AMP_SCALING in inspect.getsource(torch.amp.GradScaler.step)
+
+
 LAYERS = "inheritance, growth and zero-cost proxies miss layers of this kind, or need lists of classes"
 
 TABLE = [
@@ -343,6 +381,9 @@ TABLE = [
     Row("_schedulers", "parts of a schedule don't follow a change of the optimizer", parts_of_schedulers),
     Row("_optimizer_step_pre_hooks", "a trial step of a copy calls what watches the original", step_hooks),
     Row("_optimizer_step_post_hooks", "a trial step of a copy calls what watches the original", step_hooks),
+    Row("_apply", "particles of a stack keep views of memory that the stack has left", moved_modules),
+    Row("_opt_called", "schedulers warn that they are stepped before their optimizers", marked_steps),
+    Row("_step_supports_amp_scaling", "GradScaler skips the step of all particles", scaled_steps),
     Row("_iterator", "a loader whose workers were made persistent draws in another order", kept_iterators),
 ]
 
@@ -350,6 +391,10 @@ TABLE = [
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
 def test_it_exists_and_behaves_as_it_is_used(row):
     row.run()
+
+
+def test_step_hooks_are_found():
+    found_step_hooks()
 
 
 def test_every_private_name_has_its_row():

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -164,7 +164,7 @@ def training_batches(trainer: Trainer, count: int, seed: int) -> Iterator[Any]:
         raise SwarmError(_UNFIT.format(f"a stream ({type(data).__name__})"))
     size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None)
     per_batch = size or 1  # None for a data set that returns whole batches
-    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))  # type: ignore[arg-type]
+    order = torch.randperm(len(cast(Sized, data)), generator=torch.Generator().manual_seed(seed))
     chosen = Subset(data, order[: count * per_batch].tolist())
     # Batch normalization can't be computed over a single example; it is left out.
     rest = size is not None and size > 1 and len(chosen) % size == 1 and len(chosen) > 1

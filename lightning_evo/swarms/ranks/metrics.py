@@ -12,6 +12,9 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torchmetrics import Metric
 
+from lightning_evo._compat.lightning import callbacks_of
+from lightning_evo._compat.torchmetrics import PlainMetric, share_forward_value
+
 __all__ = ["RankMetrics"]
 
 
@@ -31,7 +34,7 @@ class RankMetrics:
     def __init__(self, trainer: Trainer, module: LightningModule, particles: Sequence[LightningModule]) -> None:
         self._trainer, self._module = trainer, module
         self._suffix = f"/rank_{trainer.global_rank}"
-        callbacks = trainer.callbacks  # type: ignore[attr-defined] # set by a connector
+        callbacks = callbacks_of(trainer)
         self._monitored = {name for one in callbacks if isinstance(name := getattr(one, "monitor", None), str)}
         self._own: dict[str, float] = {}
         # Lists, because a metric's hash changes with its state.
@@ -42,7 +45,7 @@ class RankMetrics:
             one.distributed_available_fn = _alone
         # Lightning recommends sync_dist=True wherever there are several processes.
         warnings.filterwarnings("ignore", r"It is recommended to use `self\.log\(.*sync_dist=True")
-        module.log = self._wrapped(module.log)  # type: ignore[method-assign]
+        vars(module)["log"] = self._wrapped(module.log)
 
     def own(self) -> dict[str, float]:
         """The last per-epoch metrics of this rank's particle."""
@@ -90,11 +93,11 @@ class RankMetrics:
             names = (name for name, child in self._module.named_modules() if child is metric)
             given["metric_attribute"] = next(names, None)
         if given["metric_attribute"] is not None:  # otherwise Lightning raises an error
-            found._forward_cache = metric._forward_cache
+            share_forward_value(metric, found)
             given["value"] = found
 
 
-class _MeanOverRanks(Metric):
+class _MeanOverRanks(PlainMetric):
     """A metric's value, averaged over ranks when Lightning computes it."""
 
     full_state_update = False
@@ -119,9 +122,6 @@ class _MeanOverRanks(Metric):
     def reset(self) -> None:
         """Reset the metric."""
         self.metric.reset()
-
-    def _wrap_compute(self, compute: Callable[..., Any]) -> Callable[..., Any]:
-        return compute  # no caching, syncing or warnings: the metric does what is needed
 
 
 def _alone() -> bool:

@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from lightning_evo._compat.lightning import hparams_name
 from lightning_evo.swarms.swarm import describe
 from lightning_evo.utils.random_state_torch import isolated_random_state
 
@@ -72,8 +73,8 @@ def _rebuilt(module: LightningModule) -> LightningModule | None:
     checkpoint: dict[str, Any] = {"state_dict": {}, "pytorch-lightning_version": "2.0.0"}
     if module.hparams:
         checkpoint[cls.CHECKPOINT_HYPER_PARAMS_KEY] = dict(module.hparams)
-        if hasattr(module, "_hparams_name"):
-            checkpoint[cls.CHECKPOINT_HYPER_PARAMS_NAME] = module._hparams_name
+        if name := hparams_name(module):
+            checkpoint[cls.CHECKPOINT_HYPER_PARAMS_NAME] = name
     # Lightning before 2.6 takes what it doesn't know for a hyperparameter.
     takes = inspect.signature(cls.load_from_checkpoint).parameters
     options: dict[str, Any] = {"weights_only": False} if "weights_only" in takes else {}

@@ -22,18 +22,17 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from lightning.fabric.utilities.cloud_io import get_filesystem
-from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.accelerators import Accelerator
 from lightning.pytorch.plugins import CheckpointIO, ClusterEnvironment, Precision
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.types import STEP_OUTPUT
-from torch import Tensor, nn
+from torch import Tensor
 
+from lightning_evo._compat.lightning import ProcessStrategy, ScriptLauncher
 from lightning_evo.genome import derive_seed
 from lightning_evo.swarms.errors import SwarmError
 from lightning_evo.swarms.ranks.failure_detector import FailureDetector
@@ -52,7 +51,7 @@ __all__ = [
 ]
 
 
-class SwarmStrategy(DDPStrategy):
+class SwarmStrategy(ProcessStrategy):
     """Train one particle per process and device. Processes communicate losses and weights, but no gradients.
 
     ``Trainer(strategy="swarm", devices=4)`` trains four particles, after ``import lightning_evo.swarms``
@@ -148,9 +147,8 @@ class SwarmStrategy(DDPStrategy):
 
     # Processes.
 
-    def _configure_launcher(self) -> None:
-        assert self.cluster_environment is not None
-        self._launcher = RankLauncher(self)
+    def make_launcher(self) -> RankLauncher:
+        return RankLauncher(self)
 
     def connect(self, model: LightningModule) -> None:
         super().connect(model)
@@ -182,11 +180,11 @@ class SwarmStrategy(DDPStrategy):
 
     def setup(self, trainer: Trainer) -> None:
         """Set up as a single device does; then, before a ``fit``, compare the ranks and give each its own weights."""
-        if self._layer_sync is not None:
+        if self.synchronizes_layers:
             raise SwarmError(
                 "sync_batchnorm: true would mix the statistics of different particles; under strategy: swarm leave it false"
             )
-        if isinstance(self._checkpoint_io, AsyncCheckpointIO):
+        if isinstance(self.checkpoint_io, AsyncCheckpointIO):
             raise SwarmError(
                 "AsyncCheckpointIO doesn't report when a file is complete, which a swarm's checkpoint needs; use another"
             )
@@ -199,9 +197,6 @@ class SwarmStrategy(DDPStrategy):
             self._compare(module)
             if trainer.ckpt_path is None:
                 self._start(module)
-
-    def _setup_model(self, model: nn.Module) -> nn.Module:  # type: ignore[override] # no DistributedDataParallel
-        return model
 
     def _compare(self, module: LightningModule) -> None:
         """Raise in every rank if the particles of one have another architecture."""
@@ -340,7 +335,7 @@ def _seed_all(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-class RankLauncher(_SubprocessScriptLauncher):
+class RankLauncher(ScriptLauncher):
     """Starts the other ranks as DDP does, and ends them with an error that names a rank that died."""
 
     def __init__(self, strategy: SwarmStrategy) -> None:
@@ -353,11 +348,11 @@ class RankLauncher(_SubprocessScriptLauncher):
         detector.enter()
         self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
         if not self.cluster_environment.creates_processes_externally:
-            self._call_children_scripts()
+            self.start_others()
             detector.describe_exit = self._how_it_ended
             if self.procs:
                 threading.Thread(target=self._await_connection, name="swarm-children", daemon=True).start()
-        _set_num_threads_if_needed(num_processes=self.num_processes)
+        self.set_threads()
         try:
             result = function(*args, **kwargs)
         except Exception as error:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lightning.fabric.utilities.data import AttributeDict
 from lightning.pytorch import LightningModule
-from lightning.pytorch.core.mixins import hparams_mixin
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from lightning_evo._compat.lightning import CLASS_PATH_KEY, HPARAMS, INSTANTIATOR_KEY, no_given_hyperparameters
 from lightning_evo.swarms.errors import SwarmError
 from lightning_evo.swarms.swarm import describe, first_difference
 
@@ -65,7 +64,7 @@ def build_particles(
     built = []
     for index in range(number):
         arguments = {name: choices[index] for name, choices in vary.items()}
-        with _no_given_hyperparameters():
+        with no_given_hyperparameters():
             try:
                 particle = particles(**arguments)
             except TypeError as error:
@@ -98,32 +97,23 @@ def _name(build: Callable[..., Any]) -> str:
     return getattr(build, "__name__", None) or type(build).__name__
 
 
-@contextmanager
-def _no_given_hyperparameters() -> Iterator[None]:
-    """Inside LightningCLI, make a particle save its own arguments as hyperparameters, not those of its stack."""
-    token = hparams_mixin._given_hyperparameters.set(None)
-    try:
-        yield
-    finally:
-        hparams_mixin._given_hyperparameters.reset(token)
-
-
 def _own_hyperparameters(particle: LightningModule, varied: Mapping[str, Any]) -> None:
     """Give a particle its own hyperparameters: LightningCLI gives every module of a config those of the outermost one."""
-    given = particle.__dict__.get("_hparams") or {}
+    current, initial, _ = HPARAMS
+    given = vars(particle).get(current) or {}
     section = given.get("particles")
-    if "_instantiator" not in given or not isinstance(section, Mapping) or "class_path" not in section:
+    if INSTANTIATOR_KEY not in given or not isinstance(section, Mapping) or "class_path" not in section:
         return
     own = AttributeDict(
         {
-            "_class_path": section["class_path"],
+            CLASS_PATH_KEY: section["class_path"],
             **section.get("init_args", {}),
             **section.get("dict_kwargs", {}),
             **varied,
-            "_instantiator": given["_instantiator"],
+            INSTANTIATOR_KEY: given[INSTANTIATOR_KEY],
         }
     )
-    particle.__dict__.update(_hparams=own, _hparams_initial=copy.deepcopy(own))
+    vars(particle).update({current: own, initial: copy.deepcopy(own)})
 
 
 def check_alike(particles: Sequence[LightningModule]) -> None:

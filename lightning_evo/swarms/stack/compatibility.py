@@ -15,12 +15,13 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
+from lightning_evo._compat.lightning import HPARAMS
 from lightning_evo.swarms.errors import SwarmError
 
 __all__ = ["NotStackable", "differing_attributes", "guarded", "same", "unchanged"]
 
 # Attributes of every LightningModule, which never affect what a step computes.
-_INTERNAL = (set(vars(LightningModule())) - {"training"}) | {"_hparams_initial", "_hparams_name", "log", "log_dict"}
+_INTERNAL = (set(vars(LightningModule())) - {"training"}) | {"log", "log_dict", *HPARAMS[1:]}
 
 
 class NotStackable(SwarmError):
@@ -69,7 +70,7 @@ def _steps(particle: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
     attributes = {name: value for name, value in vars(module).items() if name not in _INTERNAL}
-    hparams = attributes.pop("_hparams", None)
+    hparams = attributes.pop(HPARAMS[0], None)
     if isinstance(hparams, Mapping):
         attributes.update({f"hparams.{name}": value for name, value in hparams.items()})
     return attributes
@@ -138,7 +139,7 @@ _classes: dict[tuple[type, int], type] = {}
 
 def _guarded_class(kind: type, path: str, attributes: Mapping[str, str]) -> type:
     key = (kind, id(attributes))
-    if key in _classes and _classes[key]._guarded_attributes is attributes:  # type: ignore[attr-defined]
+    if key in _classes and vars(_classes[key])["_guarded_attributes"] is attributes:
         return _classes[key]
 
     def refuse(name: str) -> NotStackable:
@@ -166,7 +167,7 @@ def _guarded_class(kind: type, path: str, attributes: Mapping[str, str]) -> type
         if name in attributes:
             raise refuse(name)
         value = object.__getattribute__(self, name)
-        return Hparams(value) if hides_hparams and name == "_hparams" else value
+        return Hparams(value) if hides_hparams and name == HPARAMS[0] else value
 
     guarded_class = type(kind.__name__, (kind,), {"__getattribute__": read, "_guarded_attributes": attributes})
     # Config parsers look for the class of a short name among all subclasses, except those that are local to a function.
@@ -201,7 +202,7 @@ def unchanged(template: nn.Module, thorough: bool) -> Iterator[None]:
 
 
 def _own(module: nn.Module) -> dict[str, Any]:
-    return {name: value for name, value in vars(module).items() if name not in _INTERNAL and name != "_hparams"}
+    return {name: value for name, value in vars(module).items() if name not in _INTERNAL and name != HPARAMS[0]}
 
 
 def _contents(value: Any) -> Any:

@@ -13,9 +13,11 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.func import vmap
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from torchmetrics import Metric, MetricCollection
 
+from lightning_evo._compat.lightning import log_every_n_steps, trainer_of
+from lightning_evo._compat.torch import tree_flatten, tree_map, tree_unflatten
+from lightning_evo._compat.torchmetrics import BOOKKEEPING, mark_updated, state_defaults
 from lightning_evo.swarms.logs import Log, Logged
 from lightning_evo.swarms.stack.compatibility import NotStackable, same
 
@@ -139,7 +141,7 @@ class StackedMetrics:
     """
 
     def __init__(self, metrics: Sequence[Metric | MetricCollection]) -> None:
-        self.metrics = list(metrics)
+        self.metrics: list[Any] = list(metrics)
         self._update: Callable[..., dict[str, Tensor]] | None = _update_of_all(self.metrics)
         self._views: dict[str, list[Tensor]] = {}
         self._stacks: dict[str, Tensor] = {}
@@ -178,13 +180,12 @@ class StackedMetrics:
         self._stacks, self._views = stacks, {name: list(stack.unbind()) for name, stack in stacks.items()}
         for index, metric in enumerate(self.metrics):
             metric.__dict__.update({name: views[index] for name, views in self._views.items()})
-            metric._computed = None
-            metric._update_count += 1  # type: ignore[operator]
+            mark_updated(metric)
 
     def _states(self) -> dict[str, Tensor]:
         """Stacked copies of the states of all metrics."""
         states = {}
-        for name in self.metrics[0]._defaults:  # type: ignore[union-attr]
+        for name in state_defaults(self.metrics[0]):
             held = [getattr(metric, name) for metric in self.metrics]
             views = self._views.get(name, [])
             if len(views) == len(held) and all(a is b for a, b in zip(held, views, strict=True)):
@@ -199,18 +200,14 @@ def _update_of_all(metrics: Sequence[Metric | MetricCollection]) -> Callable[...
     first = metrics[0]
     if not isinstance(first, Metric) or list(first.children()):
         return None
-    states = first._defaults
+    states = state_defaults(first)
     if not states or not all(isinstance(default, Tensor) for default in states.values()):
         return None
     ignored = {
         *states,
         "update",
         "compute",
-        "_computed",
-        "_update_count",
-        "_forward_cache",
-        "_cache",
-        "_update_signature",
+        *BOOKKEEPING,
     }
     settings = [{name: value for name, value in vars(metric).items() if name not in ignored} for metric in metrics]
     if not all(same(settings[0], others) for others in settings[1:]):
@@ -267,10 +264,10 @@ def log_step(module: LightningModule, calls: Sequence[Logged]) -> None:
 
     A call of Lightning's ``log`` takes 0.7 ms, too much for N series in every step.
     """
-    trainer = module._trainer
+    trainer = trainer_of(module)
     if trainer is None or not any(logged.on_step for logged in calls):
         return
-    every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    every = log_every_n_steps(trainer)
     if every == 0 or (trainer.global_step + 1) % every != 0:
         return
     for logged in calls:

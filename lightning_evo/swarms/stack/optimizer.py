@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.core.optimizer import _configure_optimizers, _configure_schedulers_automatic_opt
 from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import LBFGS, SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from lightning_evo._compat.lightning import parse_optimizers
+from lightning_evo._compat.torch import AMP_SCALING, foreach_mul_, has_step_hooks, mark_stepped
 from lightning_evo.functional.stacking.optimizers import (
     can_stack,
     clip_gradient_norms,
@@ -46,9 +47,6 @@ class StackedOptimizer(Optimizer):
         SwarmError: An optimizer has to compute losses itself, or has parameters that aren't the particle's.
     """
 
-    # For GradScaler: this optimizer itself unscales gradients and skips steps, for each particle separately.
-    _step_supports_amp_scaling = True
-
     def __init__(
         self, optimizers: Sequence[Optimizer], modules: Sequence[nn.Module], memory: Mapping[str, Tensor]
     ) -> None:
@@ -69,6 +67,8 @@ class StackedOptimizer(Optimizer):
                     )
         groups = [{"params": _parameters(optimizer)} for optimizer in self.optimizers]
         super().__init__(groups, dict(self.optimizers[0].defaults))
+        # GradScaler leaves it to this optimizer to unscale gradients and skip steps, for each particle separately.
+        setattr(self, AMP_SCALING, True)
         self._take: Tensor | None = None
         self._begin()
 
@@ -117,7 +117,7 @@ class StackedOptimizer(Optimizer):
             broken: Which particles' losses aren't finite, (N,) bool.
         """
         gradients = self.gradients()
-        torch._foreach_mul_(gradients, 1.0 / scaler.get_scale())
+        foreach_mul_(gradients, 1.0 / scaler.get_scale())
         broken = broken.to(gradients[0].device)
         self._take = finite_gradients(gradients) & ~broken
         if broken.any():
@@ -208,7 +208,7 @@ class StackedOptimizer(Optimizer):
             for name in group:
                 self._bind_states(name)
         for optimizer in self.optimizers:
-            optimizer._opt_called = True  # type: ignore[attr-defined] # schedulers want to come after a step
+            mark_stepped(optimizer)
 
     def _stack_states(self, name: str) -> None:
         """Stack a parameter's states, and make those of the ordinary optimizers views of them."""
@@ -261,7 +261,7 @@ class StackedOptimizer(Optimizer):
 
     def _why_not(self) -> str | None:
         for index, optimizer in enumerate(self.optimizers):
-            if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+            if has_step_hooks(optimizer):
                 return f"the optimizer of particle {index} has step hooks"
             if self._group_names(index) != self._group_names(0):
                 return f"the parameter groups of particle {index} aren't those of particle 0"
@@ -332,10 +332,9 @@ def configured_alike(given: Any, particles: Sequence[LightningModule], memory: M
     Raises:
         SwarmError: It has several optimizers.
     """
-    optimizers, schedulers, monitor = _configure_optimizers(given)
+    optimizers, configs = parse_optimizers(given)
     if len(optimizers) != 1:
         raise SwarmError(f"configure_optimizers of the stack returned {len(optimizers)} optimizers; one is needed")
-    configs = _configure_schedulers_automatic_opt(schedulers, monitor)
     twins = [_twin(optimizers[0], particle, memory, bool(configs)) for particle in particles]
     stacked = StackedOptimizer(twins, particles, memory)
     copied = [
@@ -367,10 +366,10 @@ def _of_one(particle: LightningModule, index: int) -> tuple[Optimizer, list[LRSc
     name = f"configure_optimizers of particle {index} ({type(particle).__name__})"
     if conf is None:
         raise SwarmError(f"{name} returned None; a stack trains by the particles' optimizers")
-    optimizers, schedulers, monitor = _configure_optimizers(conf)  # type: ignore[arg-type]
+    optimizers, configs = parse_optimizers(conf)
     if len(optimizers) != 1:
         raise SwarmError(f"{name} returned {len(optimizers)} optimizers; a stack trains each particle with one")
-    return optimizers[0], _configure_schedulers_automatic_opt(schedulers, monitor)
+    return optimizers[0], configs
 
 
 def _together(configs: Sequence[LRSchedulerConfig], optimizer: StackedOptimizer) -> dict[str, Any]:

@@ -8,6 +8,9 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from lightning_evo._compat.lightning import set_device
+from lightning_evo._compat.torch import modules_dict, non_persistent_buffers
+
 __all__ = ["bind_gradients", "bind_tensors", "follow_device", "memory_of", "stack_tensors"]
 
 
@@ -78,14 +81,14 @@ def follow_device(modules: Sequence[nn.Module], holder: LightningModule) -> None
     for module in modules:
         for child in module.modules():
             if isinstance(child, LightningModule):
-                child._device, child._dtype = holder._device, holder._dtype
+                set_device(child, holder)
 
 
 def _node(root: nn.Module, name: str) -> tuple[nn.Module, str]:
     *path, leaf = name.split(".")
     node = root
     for part in path:
-        if part not in node._modules:
+        if part not in modules_dict(node):
             node.add_module(part, nn.Module())
         node = node.get_submodule(part)
     return node, leaf
@@ -104,5 +107,5 @@ def _transient_buffers(module: nn.Module) -> set[str]:
     return {
         f"{path}.{name}" if path else name
         for path, child in module.named_modules()
-        for name in child._non_persistent_buffers_set
+        for name in non_persistent_buffers(child)
     }

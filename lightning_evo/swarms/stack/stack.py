@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import lightning.pytorch as pl
 import torch
@@ -16,9 +16,10 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelP
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 from torchmetrics import Metric
 
+from lightning_evo._compat.lightning import INSTANTIATOR_KEY, hparams_name, loops_state, trainer_of
+from lightning_evo._compat.torch import FollowsTensors, apply_to_tensors, tree_map
 from lightning_evo.functional.stacking.optional import PARTS
 from lightning_evo.functional.stacking.stacking import stacked_call
 from lightning_evo.swarms.errors import SwarmError
@@ -68,7 +69,7 @@ __all__ = [
 Lowering = Literal["auto", "stack", "loop"]
 
 
-class ParticleStack(LightningModule):
+class ParticleStack(FollowsTensors, LightningModule):
     """N particles of one architecture, trained together in one process on one device.
 
     The particles are ordinary LightningModules, used unchanged: their steps, hooks, ``self.log`` calls, metric objects,
@@ -110,7 +111,7 @@ class ParticleStack(LightningModule):
         built = build_particles(particles, size, vary)
         check_alike(built)
         self.save_hyperparameters(ignore=["particles"])
-        if "_instantiator" in self.hparams:  # from a config, where the particles are plain data that can be saved
+        if INSTANTIATOR_KEY in self.hparams:  # from a config, where the particles are plain data that can be saved
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Attribute 'particles' is an instance of")
                 self.save_hyperparameters()
@@ -199,7 +200,7 @@ class ParticleStack(LightningModule):
     def _looped_losses(
         self, args: tuple[Any, ...], count: bool = True
     ) -> tuple[Tensor, list[Any], Tensor, list[Logged]]:
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None) if self._trainer is not None else None
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None) if trainer_of(self) is not None else None
         scaled: Callable[[Tensor], Tensor] = (lambda loss: loss) if scaler is None else scaler.scale
         return looped_losses(self._particles, self._memory, args, self.own_batches, self._collectors, scaled, count)
 
@@ -327,7 +328,7 @@ class ParticleStack(LightningModule):
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Step each particle's scheduler; one that waits for a plateau gets the particle's own metric."""
         assert isinstance(scheduler, StackedScheduler)
-        values = scheduler.monitored(self._rows) if metric is not None else [None] * len(self)
+        values: list[Any] = scheduler.monitored(self._rows) if metric is not None else [None] * len(self)
         for particle, own, value in zip(self._particles, scheduler.schedulers, values, strict=True):
             particle.lr_scheduler_step(own, value)
 
@@ -392,14 +393,13 @@ class ParticleStack(LightningModule):
         for name, parameter in self._particles[0].named_parameters():
             self._memory[name].requires_grad_(parameter.requires_grad)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ParticleStack:
-        super()._apply(fn, recurse)
+    def on_tensors_replaced(self, function: Callable[[Tensor], Tensor]) -> None:
+        """Bind the particles to the moved or converted memory; their metrics move along."""
         self._rebind()
         for metrics in self._step.metrics_of_all():
-            metrics._apply(fn)
+            apply_to_tensors(metrics, function)
         follow_device(self._particles, self)
-        self._losses = fn(self._losses)
-        return self
+        self._losses = function(self._losses)
 
     def train(self, mode: bool = True) -> ParticleStack:
         """Set the particles' mode, too."""
@@ -427,7 +427,7 @@ class ParticleStack(LightningModule):
 
     @trainer.setter
     def trainer(self, trainer: Trainer | None) -> None:
-        LightningModule.trainer.fset(self, trainer)  # type: ignore[attr-defined]
+        vars(LightningModule)["trainer"].fset(self, trainer)
         for particle in self._particles:
             particle.trainer = trainer
 
@@ -528,11 +528,10 @@ def checkpoint_of(stack: ParticleStack, index: int, weights_only: bool) -> dict[
         "pytorch-lightning_version": pl.__version__,
         "state_dict": {name: tensor.detach().clone() for name, tensor in particle.state_dict().items()},
     }
-    trainer = stack._trainer
+    trainer = trainer_of(stack)
     if trainer is not None:
-        connector = trainer._checkpoint_connector
         checkpoint["epoch"], checkpoint["global_step"] = trainer.current_epoch, trainer.global_step
-        checkpoint["loops"] = copy.deepcopy(connector._get_loops_state_dict())
+        checkpoint["loops"] = copy.deepcopy(loops_state(trainer))
         if not weights_only:
             checkpoint["callbacks"] = {}
             checkpoint["optimizer_states"] = [
@@ -541,7 +540,7 @@ def checkpoint_of(stack: ParticleStack, index: int, weights_only: bool) -> dict[
                 if isinstance(optimizer, StackedOptimizer)
             ]
             checkpoint["lr_schedulers"] = [
-                _own(config.scheduler.schedulers[index].state_dict())  # type: ignore[union-attr]
+                _own(cast(StackedScheduler, config.scheduler).schedulers[index].state_dict())
                 for config in trainer.lr_scheduler_configs
             ]
             precision = trainer.precision_plugin
@@ -549,8 +548,8 @@ def checkpoint_of(stack: ParticleStack, index: int, weights_only: bool) -> dict[
             if state:
                 checkpoint[type(precision).__qualname__] = state
     if particle.hparams:
-        if hasattr(particle, "_hparams_name"):
-            checkpoint[particle.CHECKPOINT_HYPER_PARAMS_NAME] = particle._hparams_name
+        if name := hparams_name(particle):
+            checkpoint[particle.CHECKPOINT_HYPER_PARAMS_NAME] = name
         checkpoint[particle.CHECKPOINT_HYPER_PARAMS_KEY] = dict(particle.hparams)
     particle.on_save_checkpoint(checkpoint)
     return checkpoint

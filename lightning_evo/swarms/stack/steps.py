@@ -13,9 +13,9 @@ from typing import Any, Literal, TypeVar
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from torchmetrics import Metric, MetricCollection
 
+from lightning_evo._compat.torch import compiled_call, foreach_mul_, tree_flatten, tree_map, tree_unflatten
 from lightning_evo.functional.stacking.stacking import stacked_call
 from lightning_evo.swarms.errors import SwarmError
 from lightning_evo.swarms.logs import Log, Logged, catching, stacked
@@ -95,7 +95,7 @@ class StackedStep:
             return outputs, [logged.value for logged in kept[0]], [(call.args, call.kwargs) for call in calls]
 
         thorough = name not in self._seen
-        if thorough and any(module._compiled_call_impl is not None for module in self._template.modules()):
+        if thorough and any(compiled_call(module) is not None for module in self._template.modules()):
             raise NotStackable("the module is compiled; a stack computes by vmap, or loops over compiled particles")
         with (
             unchanged(self._template, thorough),
@@ -225,7 +225,7 @@ class _Differentiated(torch.autograd.Function):
         factor = grad_outputs[0] / ctx.scale
         gradients, ctx.gradients = ctx.gradients, None
         if factor.device.type != "cpu" or factor.item() != 1.0:  # on an accelerator, item() would wait for it
-            torch._foreach_mul_([gradient for gradient in gradients if gradient is not None], factor)
+            foreach_mul_([gradient for gradient in gradients if gradient is not None], factor)
         return None, None, None, *gradients
 
 
