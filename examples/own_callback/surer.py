@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from lightning_evo.archive.shared_results import KnownResult
+from lightning_evo.archive.shared_results import SharedResult
 from lightning_evo.callbacks import EarlyFitnessPrediction
 from lightning_evo.predictors.curves.policies import Verdict
 
@@ -23,7 +23,9 @@ class SurerPrediction(EarlyFitnessPrediction):
             raise ValueError(f"in_a_row {in_a_row!r} is not at least 1")
         self.in_a_row = in_a_row
 
-    def should_stop(self, curves: Mapping[str, Sequence[float]], horizon: int, known: Sequence[KnownResult]) -> Verdict:
+    def should_stop(
+        self, curves: Mapping[str, Sequence[float]], horizon: int, known: Sequence[SharedResult]
+    ) -> Verdict:
         """Stop only if the base class would stop now and would have stopped in each of the preceding epochs."""
         verdict = super().should_stop(curves, horizon, known)
         for missing in range(1, self.in_a_row):

@@ -1,4 +1,4 @@
-"""What is remembered? Candidates, lineage, results, curves and weights of every run, safe against kill and damage."""
+"""The record of every run: candidates, lineage, results, curves and weights, safe against kill and damage."""
 
 from lightning_evo.archive.compare import compare_search
 from lightning_evo.archive.errors import ArchiveError, DiskFull

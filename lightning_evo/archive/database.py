@@ -1,4 +1,4 @@
-"""How is a database opened? One place for SQLite's settings, and its errors in our words."""
+"""Opening databases: SQLite's settings, and translation of its errors."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ArchiveLocation:
 
     @classmethod
     def of(cls, location: str | Path) -> ArchiveLocation:
-        """The place meant by a run's directory, an archive file or a database URL.
+        """The location meant by a run's directory, an archive file or a database URL.
 
         Raises:
             ArchiveError: If ``location`` looks like a URL and isn't one.
@@ -72,12 +72,12 @@ def inserted_id(connection: Connection, table: Table, values: Mapping[str, Any])
     return int(key[0])
 
 
-def writing(place: ArchiveLocation) -> Engine:
+def writing(location: ArchiveLocation) -> Engine:
     """An engine whose every transaction takes the write lock at its start: none fails half-way for want of it."""
-    if place.file is None:
-        assert place.url is not None, "a place is a file or a URL"
-        return create_engine(place.url)
-    file = str(place.file)
+    if location.file is None:
+        assert location.url is not None, "a location is a file or a URL"
+        return create_engine(location.url)
+    file = str(location.file)
 
     def connect() -> sqlite3.Connection:
         connection = sqlite3.connect(file, timeout=_BUSY, isolation_level=None, check_same_thread=False)
@@ -90,12 +90,12 @@ def writing(place: ArchiveLocation) -> Engine:
     return engine
 
 
-def reading(place: ArchiveLocation) -> Engine:
+def reading(location: ArchiveLocation) -> Engine:
     """An engine that cannot write, nor keep a writer waiting; the directory need not be writable."""
-    if place.file is None:
-        assert place.url is not None, "a place is a file or a URL"
-        return create_engine(place.url)
-    file = place.file
+    if location.file is None:
+        assert location.url is not None, "a location is a file or a URL"
+        return create_engine(location.url)
+    file = location.file
 
     def connect() -> sqlite3.Connection:
         try:
@@ -135,30 +135,30 @@ def _begin(connection: Connection) -> None:
 
 
 @contextmanager
-def translated(place: ArchiveLocation) -> Iterator[None]:
-    """Raises the database's errors as :class:`ArchiveError`: what was found at ``place`` and what to do."""
+def translated(location: ArchiveLocation) -> Iterator[None]:
+    """Raises the database's errors as :class:`ArchiveError`: what was found at ``location`` and what to do."""
     try:
         yield
     except DBAPIError as error:
-        raise _translation(place, error.orig) from error
+        raise _translation(location, error.orig) from error
     except sqlite3.Error as error:
-        raise _translation(place, error) from error
+        raise _translation(location, error) from error
 
 
-def _translation(place: ArchiveLocation, error: BaseException | None) -> ArchiveError:
+def _translation(location: ArchiveLocation, error: BaseException | None) -> ArchiveError:
     name = getattr(error, "sqlite_errorname", "")
-    if name == "SQLITE_FULL" or (name.startswith("SQLITE_IOERR") and _no_space(place)):
-        return DiskFull(f"{place}: the disk is full")
+    if name == "SQLITE_FULL" or (name.startswith("SQLITE_IOERR") and _no_space(location)):
+        return DiskFull(f"{location}: the disk is full")
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-        return Damaged(f"{place}: damaged ({error})")
+        return Damaged(f"{location}: damaged ({error})")
     if name == "SQLITE_ERROR" and "no such table" in str(error):
-        return Damaged(f"{place}: damaged ({error})")
+        return Damaged(f"{location}: damaged ({error})")
     if name.startswith("SQLITE_CANTOPEN"):
-        return Unreadable(f"{place}: cannot be opened ({error})")
+        return Unreadable(f"{location}: cannot be opened ({error})")
     if name.startswith("SQLITE_READONLY"):
-        return ArchiveError(f"{place}: cannot be written ({error}); make it writable or name another directory")
-    return ArchiveError(f"{place}: {error}")
+        return ArchiveError(f"{location}: cannot be written ({error}); make it writable or name another directory")
+    return ArchiveError(f"{location}: {error}")
 
 
-def _no_space(place: ArchiveLocation) -> bool:
-    return place.file is not None and shutil.disk_usage(place.file.parent).free < 64 * 1024
+def _no_space(location: ArchiveLocation) -> bool:
+    return location.file is not None and shutil.disk_usage(location.file.parent).free < 64 * 1024

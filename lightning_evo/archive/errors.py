@@ -1,4 +1,4 @@
-"""What can go wrong with an archive, in words a user can act on."""
+"""Errors of archives, with messages a user can act on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happened, as plain data? One JSON mapping per event, and the rows it writes.
+"""Events as plain data: one JSON mapping per event, and the rows it writes.
 
 An event has a ``sequence`` number and a ``kind``: ``ask`` (a candidate), ``result``, ``meta`` (values by key) or
 ``checkpoint`` (where a candidate's checkpoint lies now, ``null`` if deleted). The journal holds events as lines; the
@@ -20,10 +20,10 @@ from sqlalchemy import Connection, Delete, Table, select, update
 from lightning_evo.archive import schema
 from lightning_evo.genome import Candidate, Genome, Prediction, Result, Segment
 
-__all__ = ["Event", "Known", "apply", "ask_event", "candidate_of", "known_columns", "result_of"]
+__all__ = ["ColumnNames", "Event", "apply", "ask_event", "candidate_of", "known_columns", "result_of"]
 
 Event = dict[str, Any]
-Known = set[tuple[str, str]]
+ColumnNames = set[tuple[str, str]]
 """The columns a run has so far: (kind, name), the kind being gene, cost or metric."""
 
 _BATCH = 5_000
@@ -87,13 +87,13 @@ def result_of(event: Event) -> Result:
 # -- events -> rows ----------------------------------------------------------------------------------------------------
 
 
-def known_columns(connection: Connection, run: int) -> Known:
+def known_columns(connection: Connection, run: int) -> ColumnNames:
     """The columns that ``run`` has in the database."""
     table = schema.columns
     return {(row.kind, row.name) for row in connection.execute(select(table).where(table.c.run_id == run))}
 
 
-def apply(connection: Connection, run: int, events: Iterable[Event], known: Known) -> int | None:
+def apply(connection: Connection, run: int, events: Iterable[Event], known: ColumnNames) -> int | None:
     """Write events to the database, in their order and in one transaction of the caller's.
 
     Args:
@@ -140,7 +140,7 @@ def _replaced(run: int, event: Event) -> Iterator[Delete]:
         )
 
 
-def _rows(run: int, event: Event, known: Known) -> Iterator[tuple[Table, dict[str, Any]]]:
+def _rows(run: int, event: Event, known: ColumnNames) -> Iterator[tuple[Table, dict[str, Any]]]:
     sequence = event["sequence"]
     if event["kind"] == "ask":
         yield from _candidate_rows(run, sequence, event["candidate"], event["queued"], known)
@@ -154,7 +154,7 @@ def _rows(run: int, event: Event, known: Known) -> Iterator[tuple[Table, dict[st
 
 
 def _candidate_rows(
-    run: int, sequence: int, record: Mapping[str, Any], queued: float, known: Known
+    run: int, sequence: int, record: Mapping[str, Any], queued: float, known: ColumnNames
 ) -> Iterator[tuple[Table, dict[str, Any]]]:
     yield (
         schema.candidates,
@@ -193,7 +193,7 @@ def _candidate_rows(
 
 
 def _result_rows(
-    run: int, sequence: int, candidate: int, record: Mapping[str, Any], known: Known
+    run: int, sequence: int, candidate: int, record: Mapping[str, Any], known: ColumnNames
 ) -> Iterator[tuple[Table, dict[str, Any]]]:
     fitness = record["fitness"]
     yield (
@@ -238,7 +238,9 @@ def _weights_row(
     }
 
 
-def _column_rows(run: int, kind: str, names: Iterable[str], known: Known) -> Iterator[tuple[Table, dict[str, Any]]]:
+def _column_rows(
+    run: int, kind: str, names: Iterable[str], known: ColumnNames
+) -> Iterator[tuple[Table, dict[str, Any]]]:
     for name in names:
         if (kind, name) not in known:
             known.add((kind, name))

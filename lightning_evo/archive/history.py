@@ -1,4 +1,4 @@
-"""What does the database say happened? Rows read back as events, in the order in which they were recorded."""
+"""The events of a run, read back from the database in the order in which they were recorded."""
 
 from __future__ import annotations
 
@@ -196,11 +196,11 @@ def _metas(read: Read, run: int, after: int, last: int) -> Iterator[Event]:
 
 
 def _checkpoints(read: Read, run: int, after: int, last: int) -> Iterator[Event]:
-    table, told = schema.weights, schema.results
+    table, results = schema.weights, schema.results
     moved = (
         select(table.c.sequence, table.c.candidate_id, table.c.path, table.c.bytes)
-        .join(told, and_(told.c.run_id == table.c.run_id, told.c.candidate_id == table.c.candidate_id))
-        .where(table.c.run_id == run, table.c.sequence != told.c.sequence)
+        .join(results, and_(results.c.run_id == table.c.run_id, results.c.candidate_id == table.c.candidate_id))
+        .where(table.c.run_id == run, table.c.sequence != results.c.sequence)
     )
     for rows in _batches(read, moved, table.c.sequence, after, last):
         for row in rows:

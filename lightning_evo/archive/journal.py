@@ -1,4 +1,4 @@
-"""What if the database is lost? Every event once more, as one JSON line each, in a file that only grows."""
+"""The journal: every event once more, as one JSON line each, in a file that only grows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may write? One controller per run directory, on a file system whose locks can be trusted."""
+"""The lock of a run directory: one controller writes at a time, on a file system with reliable locks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lightning_evo.archive.errors import ArchiveError, translated_file
 __all__ = ["DirectoryLock", "network_file_system", "writer_lives"]
 
 LOCK = "lock"
-"""The file in a run's directory whose lock the one who writes there holds, and which names their process."""
+"""The file in a run's directory whose lock the writing process holds; it names that process."""
 
 _NETWORK = re.compile(
     r"nfs\d*|cifs|smb\d*|smbfs|lustre|gpfs|beegfs(_nodev)?|ceph|afs|9p|pvfs2|orangefs|panfs|glusterfs|ocfs2|gfs2"
@@ -34,7 +34,7 @@ class DirectoryLock:
 
     Raises:
         ArchiveError: If another process holds it (named by its process id), or the directory can't be written.
-        DiskFull: If there is not even space to say who holds it.
+        DiskFull: If there is no space even for the name of the process.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -127,7 +127,7 @@ def network_file_system(directory: Path, mounts: Path = Path("/proc/self/mounts"
     for line in lines:
         _, point, kind, *_ = line.split(" ")
         at = Path(re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), point))
-        # Later mounts cover earlier ones at the same place.
+        # Later mounts cover earlier ones at the same location.
         if directory.is_relative_to(at) and len(at.parts) >= depth:
             depth, found = len(at.parts), kind
     return found if _NETWORK.fullmatch(found) else None

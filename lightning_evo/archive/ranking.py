@@ -1,4 +1,4 @@
-"""Which candidates are best? Orders over fitness and over any column, missing values always last."""
+"""Orders over fitness and over any column; missing values always last."""
 
 from __future__ import annotations
 

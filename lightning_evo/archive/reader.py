@@ -1,4 +1,4 @@
-"""What is remembered? A read-only view of one run, at any time, also while it is being written."""
+"""A read-only view of one run, at any time, also while it is being written."""
 
 from __future__ import annotations
 
@@ -64,24 +64,26 @@ class Archive:
     """
 
     def __init__(self, location: str | Path, run: str | None = None) -> None:
-        self._place = ArchiveLocation.of(location)
+        self._location = ArchiveLocation.of(location)
         self.recovered: str | None = None
-        journal = Journal(self._place.journal) if self._place.journal else None
+        journal = Journal(self._location.journal) if self._location.journal else None
         self._journal = journal if journal and journal.path.exists() else None
-        if self._place.file is not None and not self._place.file.exists():
+        if self._location.file is not None and not self._location.file.exists():
             if self._journal is None:
                 raise ArchiveError(
                     f"{location}: no archive here; give the directory of a run, its archive file or a URL"
                 )
             self._use_journal("missing")
         else:
-            self._engine = reading(self._place)
+            self._engine = reading(self._location)
         try:
             self._run_id, self.run, directory = self._read(lambda connection: self._choose(connection, run))
         except BaseException:
             self._engine.dispose()
             raise
-        self.directory = self._place.file.parent if self._place.file and self._place.journal else Path(directory)
+        self.directory = (
+            self._location.file.parent if self._location.file and self._location.journal else Path(directory)
+        )
 
     def __repr__(self) -> str:
         """The run, how many candidates there are and the best, as far as it can be read; never raises."""
@@ -127,12 +129,12 @@ class Archive:
 
     def counts(self) -> dict[str, int]:
         """How many candidates are ``pending``, ``completed``, ``stopped`` and ``failed``."""
-        asked, told = schema.candidates, schema.results
+        candidates, results = schema.candidates, schema.results
 
         def query(connection: Connection) -> dict[str, int]:
-            ended = select(told.c.status, func.count().label("number")).where(told.c.run_id == self._run_id)
-            all_asked = select(func.count()).where(asked.c.run_id == self._run_id)
-            by_status = {row.status: row.number for row in connection.execute(ended.group_by(told.c.status))}
+            ended = select(results.c.status, func.count().label("number")).where(results.c.run_id == self._run_id)
+            all_asked = select(func.count()).where(candidates.c.run_id == self._run_id)
+            by_status = {row.status: row.number for row in connection.execute(ended.group_by(results.c.status))}
             pending = connection.execute(all_asked).scalar_one() - sum(by_status.values())
             return {PENDING: pending, COMPLETED: 0, STOPPED: 0, FAILED: 0} | by_status
 
@@ -166,14 +168,16 @@ class Archive:
         Raises:
             ArchiveError: If there is none with this id.
         """
-        asked, kin = schema.candidates, schema.parents
+        candidates, kin = schema.candidates, schema.parents
 
         def query(connection: Connection) -> Candidate:
-            row = connection.execute(select(asked).where(asked.c.run_id == self._run_id, asked.c.id == id)).first()
+            row = connection.execute(
+                select(candidates).where(candidates.c.run_id == self._run_id, candidates.c.id == id)
+            ).first()
             if row is None:
-                last = connection.scalar(select(func.max(asked.c.id)).where(asked.c.run_id == self._run_id))
+                last = connection.scalar(select(func.max(candidates.c.id)).where(candidates.c.run_id == self._run_id))
                 have = "it has none yet" if last is None else f"it has 0 to {last}"
-                raise ArchiveError(f"{self._place}: no candidate {id}; {have}")
+                raise ArchiveError(f"{self._location}: no candidate {id}; {have}")
             parents = connection.execute(
                 select(kin.c.parent_id)
                 .where(kin.c.run_id == self._run_id, kin.c.candidate_id == id)
@@ -309,26 +313,26 @@ class Archive:
         return RunTable(self._run_id, self.objectives)
 
     def _choose(self, connection: Connection, name: str | None) -> tuple[int, str, str]:
-        schema.check_version(connection, str(self._place))
+        schema.check_version(connection, str(self._location))
         table = schema.runs
         rows = connection.execute(select(table).order_by(table.c.id)).all()
         names = ", ".join(row.name for row in rows) or "none"
         chosen = [row for row in rows if name in (None, row.name)]
         if not chosen:
-            raise ArchiveError(f"{self._place}: no run {name or ''}; it holds {names}")
+            raise ArchiveError(f"{self._location}: no run {name or ''}; it holds {names}")
         if len(chosen) > 1:
-            raise ArchiveError(f"{self._place}: holds several runs, name one of them: {names}")
+            raise ArchiveError(f"{self._location}: holds several runs, name one of them: {names}")
         return chosen[0].id, chosen[0].name, chosen[0].directory
 
     def _read(self, query: Callable[[Connection], T]) -> T:
         """Run ``query`` in a transaction; where the database turns out to be damaged, on what the journal holds."""
         try:
-            with translated(self._place), self._engine.begin() as connection:
+            with translated(self._location), self._engine.begin() as connection:
                 return query(connection)
         except (Damaged, Unreadable) as damage:
             if self._journal is None or self.recovered:
                 raise ArchiveError(f"{damage}; there is no journal to read instead, so put back a copy") from damage
-            self._use_journal(str(damage).removeprefix(f"{self._place}: "))
+            self._use_journal(str(damage).removeprefix(f"{self._location}: "))
         with self._engine.begin() as connection:
             return query(connection)
 
@@ -338,12 +342,12 @@ class Archive:
             engine = from_journal(self._journal)
         except Damaged as damage:
             raise ArchiveError(
-                f"{self._place}: {fault}, and the journal cannot be read either: {damage}. Put back a copy of "
+                f"{self._location}: {fault}, and the journal cannot be read either: {damage}. Put back a copy of "
                 "one of them"
             ) from damage
         self._engine = engine
         self.recovered = (
-            f"{self._place}: {fault}; reading the journal instead. "
+            f"{self._location}: {fault}; reading the journal instead. "
             "Running `lightning-evo fit` again rebuilds the archive"
         )
         _log.warning(self.recovered)

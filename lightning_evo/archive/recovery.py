@@ -1,4 +1,4 @@
-"""Do database and journal agree? Whatever one of them lost is put back from the other; nothing is ever deleted."""
+"""Reconciliation of database and journal: what one of them lost is restored from the other; nothing is deleted."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["find_fault", "from_journal", "last_sequence", "rebuild", "reconcile"
 T = TypeVar("T")
 
 
-def find_fault(place: ArchiveLocation) -> str | None:
+def find_fault(location: ArchiveLocation) -> str | None:
     """What is wrong with a SQLite file, every page and index of it checked; ``None`` if nothing is.
 
     Opens it for reading only: a damaged file and its ``-wal`` stay as they are.
@@ -31,23 +31,23 @@ def find_fault(place: ArchiveLocation) -> str | None:
     Raises:
         ArchiveError: If it is sound, but no archive that this version can use.
     """
-    assert place.file is not None
-    if not place.file.exists():
+    assert location.file is not None
+    if not location.file.exists():
         return "missing"
-    if place.file.stat().st_size == 0:
+    if location.file.stat().st_size == 0:
         return "empty"
-    engine = reading(place)
+    engine = reading(location)
     try:
-        with translated(place), engine.begin() as connection:
+        with translated(location), engine.begin() as connection:
             verdict = connection.exec_driver_sql("PRAGMA integrity_check(3)").scalars().all()
             if verdict != ["ok"]:
                 return "damaged: " + "; ".join(verdict)
             if not inspect(connection).get_table_names():
                 return "empty"
-            schema.check_version(connection, str(place))
+            schema.check_version(connection, str(location))
             return _find_gap(connection)
     except Damaged as damage:
-        return str(damage).removeprefix(f"{place}: ")
+        return str(damage).removeprefix(f"{location}: ")
     finally:
         engine.dispose()
 
@@ -98,11 +98,11 @@ def from_journal(journal: Journal) -> Engine:
     return engine
 
 
-def rebuild(place: ArchiveLocation, fault: str, journal: Journal) -> str | None:
+def rebuild(location: ArchiveLocation, fault: str, journal: Journal) -> str | None:
     """Replace a faulty SQLite file by one built from the journal; the faulty one is kept under another name.
 
     Args:
-        place: With a file.
+        location: With a file.
         fault: What :func:`find_fault` found.
         journal: The journal beside it.
 
@@ -112,7 +112,7 @@ def rebuild(place: ArchiveLocation, fault: str, journal: Journal) -> str | None:
     Raises:
         ArchiveError: If the journal is damaged too, or is missing: then nothing is changed.
     """
-    file = place.file
+    file = location.file
     assert file is not None
     new = ArchiveLocation(file.with_name(file.name + ".rebuilding"))
     try:
@@ -152,9 +152,9 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _remove(place: ArchiveLocation) -> None:
+def _remove(location: ArchiveLocation) -> None:
     for suffix in ("", "-wal", "-shm"):
-        Path(f"{place}{suffix}").unlink(missing_ok=True)
+        Path(f"{location}{suffix}").unlink(missing_ok=True)
 
 
 def set_aside(file: Path, why: str = "damaged") -> Path | None:
@@ -173,7 +173,7 @@ def set_aside(file: Path, why: str = "damaged") -> Path | None:
     return kept if present else None
 
 
-def reconcile(place: ArchiveLocation, engine: Engine, run: int, header: Header, journal: Journal) -> str | None:
+def reconcile(location: ArchiveLocation, engine: Engine, run: int, header: Header, journal: Journal) -> str | None:
     """Make a sound database and the journal hold the same events, and open the journal for writing.
 
     Returns:
@@ -184,7 +184,7 @@ def reconcile(place: ArchiveLocation, engine: Engine, run: int, header: Header, 
     """
 
     def read(query: Callable[[Connection], T]) -> T:
-        with translated(place), engine.begin() as connection:
+        with translated(location), engine.begin() as connection:
             return query(connection)
 
     done = None
@@ -203,8 +203,8 @@ def reconcile(place: ArchiveLocation, engine: Engine, run: int, header: Header, 
         journal.open()
         return done
     if tail.last > last:
-        _catch_up(place, engine, run, last, tail.last, journal)
-        done = f"{place} ended at event {last}: events up to {tail.last} were put back from the journal"
+        _catch_up(location, engine, run, last, tail.last, journal)
+        done = f"{location} ended at event {last}: events up to {tail.last} were put back from the journal"
     elif tail.last < last:
         done = f"{journal.path} ended at event {tail.last}: events up to {last} were put back from the database"
     elif tail.incomplete:
@@ -215,13 +215,13 @@ def reconcile(place: ArchiveLocation, engine: Engine, run: int, header: Header, 
     return done
 
 
-def _catch_up(place: ArchiveLocation, engine: Engine, run: int, last: int, to: int, journal: Journal) -> None:
+def _catch_up(location: ArchiveLocation, engine: Engine, run: int, last: int, to: int, journal: Journal) -> None:
     try:
-        with translated(place), engine.begin() as connection:
+        with translated(location), engine.begin() as connection:
             apply(connection, run, journal.read(after=last), known_columns(connection, run))
     except (Damaged, DBAPIError) as damage:
         raise ArchiveError(
-            f"{place} ends at event {last}, and the journal, which reaches event {to}, cannot be read from there: "
+            f"{location} ends at event {last}, and the journal, which reaches event {to}, cannot be read from there: "
             f"{damage}. Nothing was changed. Put back a copy of one of the two files; or move {journal.path} away, to "
             f"go on without what happened after event {last}"
         ) from damage

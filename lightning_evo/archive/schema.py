@@ -1,4 +1,4 @@
-"""How is it stored? The tables of schema version 3.
+"""The tables of schema version 3.
 
 Every table carries ``run_id``, so that several runs can live in one database. A candidate's parents and the weights it
 starts from may belong to another run. Weights are kept per named component (``""``: the whole checkpoint), each row

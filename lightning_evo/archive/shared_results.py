@@ -1,7 +1,7 @@
-"""What is known so far? Results in one file that only grows, which running candidates follow without asking the archive.
+"""Results that candidates in training share: one file that only grows, followed without access to the archive.
 
-Early stopping compares a candidate with those that ended before it. The controller writes a line for each result as it
-becomes known, in the archive's order; the file can be made anew from the archive at any time, and is, whenever a search
+Early stopping compares a candidate with those that ended before it. The controller writes one line per result as soon as
+others may see it, in the archive's order. The file can be rebuilt from the archive at any time, and is whenever a search
 continues.
 """
 
@@ -17,14 +17,14 @@ from typing import Any
 from lightning_evo.archive.errors import translated_file
 from lightning_evo.genome import COMPLETED, Candidate, Objective, Result, Status
 
-__all__ = ["KNOWN", "KnownResult", "KnownResults", "KnownWriter"]
+__all__ = ["SHARED_RESULTS_FILE", "SharedResult", "SharedResultsReader", "SharedResultsWriter"]
 
-KNOWN = "known.jsonl"
+SHARED_RESULTS_FILE = "known.jsonl"
 
 
 @dataclass(frozen=True)
-class KnownResult:
-    """What others may know of a candidate that ended.
+class SharedResult:
+    """What other candidates may see of a finished one.
 
     Args:
         id: Its id.
@@ -50,8 +50,8 @@ class KnownResult:
     @classmethod
     def of(
         cls, candidate: Candidate, result: Result, objectives: Sequence[Objective], features: Sequence[float]
-    ) -> KnownResult | None:
-        """What to tell others of a result; ``None`` where there is nothing to learn from it (failed, or an answer)."""
+    ) -> SharedResult | None:
+        """The part of a result to share; ``None`` where there is nothing to learn from it (failed, or a duplicate)."""
         if result.fitness is None or candidate.duplicate_of is not None:
             return None
         logged = [objective.monitor for objective in objectives if not objective.monitor.startswith("cost/")]
@@ -59,8 +59,8 @@ class KnownResult:
         return cls(candidate.id, result.status, result.fitness, curves, tuple(features), dict(result.cost))
 
 
-class KnownWriter:
-    """The controller's side of the file, which begins empty.
+class SharedResultsWriter:
+    """The controller's side of the file; creates it empty.
 
     Args:
         path: The file.
@@ -74,31 +74,31 @@ class KnownWriter:
         with translated_file(path):
             path.write_bytes(b"")
 
-    def add(self, results: Sequence[KnownResult]) -> None:
-        """Let others know of results; they see whole lines only."""
+    def add(self, results: Sequence[SharedResult]) -> None:
+        """Append results; readers see whole lines only."""
         if not results:
             return
         with translated_file(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write("".join(json.dumps(asdict(result)) + "\n" for result in results))
 
 
-class KnownResults:
-    """The candidates' side: what is in the file now, in the order in which it became known.
+class SharedResultsReader:
+    """The candidates' side: the results in the file now, in the order in which they were shared.
 
     Args:
         path: The file; it need not exist yet.
 
-    >>> KnownResults("/nowhere/known.jsonl").read()
+    >>> SharedResultsReader("/nowhere/known.jsonl").read()
     []
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._at = 0
-        self._results: list[KnownResult] = []
+        self._results: list[SharedResult] = []
 
-    def read(self) -> list[KnownResult]:
-        """All results known by now; only lines that are new since the last call are read."""
+    def read(self) -> list[SharedResult]:
+        """Return all results shared so far; only lines that are new since the last call are read."""
         try:
             with self.path.open("rb") as file:
                 if file.seek(0, 2) < self._at:
@@ -113,8 +113,8 @@ class KnownResults:
         return list(self._results)
 
 
-def _result(record: Mapping[str, Any]) -> KnownResult:
-    return KnownResult(
+def _result(record: Mapping[str, Any]) -> SharedResult:
+    return SharedResult(
         **{
             **record,
             "fitness": tuple(record["fitness"]),

@@ -1,4 +1,4 @@
-"""What does a candidate look like as one flat row? Columns, and the queries behind them."""
+"""Candidates as flat rows: their columns, and the queries behind them."""
 
 from __future__ import annotations
 
@@ -25,12 +25,15 @@ BEFORE_FITNESS = ("id", "status")
 AFTER_GENES = ("parents", "generation", "seed", "origin", "inherits", "duplicate_of")
 AT_END = ("queued", "started", "ended", "slot", "attempts", "error_type", "checkpoint")
 
-_asked, _told, _weights = schema.candidates, schema.results, schema.weights
+_candidates, _results, _weights = schema.candidates, schema.results, schema.weights
 
 _SORTED_BY_DATABASE = {
-    **{name: _asked.c[name] for name in ("id", "generation", "seed", "origin", "inherits", "duplicate_of", "queued")},
-    **{name: _told.c[name] for name in ("started", "ended", "slot", "attempts", "error_type")},
-    "status": case((_told.c.status.is_(None), PENDING), else_=_told.c.status),
+    **{
+        name: _candidates.c[name]
+        for name in ("id", "generation", "seed", "origin", "inherits", "duplicate_of", "queued")
+    },
+    **{name: _results.c[name] for name in ("started", "ended", "slot", "attempts", "error_type")},
+    "status": case((_results.c.status.is_(None), PENDING), else_=_results.c.status),
     "checkpoint": _weights.c.path,
 }
 
@@ -81,24 +84,24 @@ class RunTable:
         A column that a candidate has no value for (an inactive gene, a cost not measured) is missing from its row.
         """
         query = self._joined(
-            _asked,
-            _told.c.status,
-            *(_told.c[name] for name in ("fitness", "metrics", "cost", "started", "ended", "slot", "attempts")),
-            _told.c.error_type,
+            _candidates,
+            _results.c.status,
+            *(_results.c[name] for name in ("fitness", "metrics", "cost", "started", "ended", "slot", "attempts")),
+            _results.c.error_type,
             _weights.c.path,
         )
         if status == PENDING:
-            query = query.where(_told.c.status.is_(None))
+            query = query.where(_results.c.status.is_(None))
         elif status is not None:
-            query = query.where(_told.c.status == status)
+            query = query.where(_results.c.status == status)
         found: dict[int, dict[str, Any]] = {}
         few = ids is not None and len(ids) <= _MANY
         for part in portions(ids if few else None):
-            chosen = query if part is None else query.where(_asked.c.id.in_(part))
+            chosen = query if part is None else query.where(_candidates.c.id.in_(part))
             parents = self._parents(connection, part)
             asked_for = [] if part is None else [schema.predictions.c.candidate_id.in_(part)]
             predicted = predictions(connection, self.run, *asked_for)
-            rows = connection.execute(chosen.order_by(_asked.c.id)).all()
+            rows = connection.execute(chosen.order_by(_candidates.c.id)).all()
             texts = (parsed([getattr(row, name) for row in rows]) for name in ("genome", "fitness", "cost", "metrics"))
             for row, *mappings in zip(rows, *texts, strict=True):
                 found[row.id] = self._flat(row, parents.get(row.id, []), *mappings)
@@ -124,8 +127,8 @@ class RunTable:
             descending ^= self.objectives[monitors.index(name)].mode == "max"
         if name in _SORTED_BY_DATABASE and name not in monitors:
             column = _SORTED_BY_DATABASE[name]
-            query = self._joined(_asked.c.id).order_by(
-                column.is_(None), column.desc() if descending else column, _asked.c.id
+            query = self._joined(_candidates.c.id).order_by(
+                column.is_(None), column.desc() if descending else column, _candidates.c.id
             )
             return list(connection.execute(query.limit(limit)).scalars())
         return self._ranked_by_value(connection, name, descending)[:limit]
@@ -134,16 +137,16 @@ class RunTable:
         """Ids of the completed candidates that none dominates, by id; answers to duplicates are left out."""
         if not self.objectives:
             return []
-        query = self._joined(_asked.c.id, _told.c.fitness).where(
-            _told.c.status == COMPLETED, _told.c.fitness.is_not(None), _asked.c.duplicate_of.is_(None)
+        query = self._joined(_candidates.c.id, _results.c.fitness).where(
+            _results.c.status == COMPLETED, _results.c.fitness.is_not(None), _candidates.c.duplicate_of.is_(None)
         )
-        found = connection.execute(query.order_by(_asked.c.id)).all()
+        found = connection.execute(query.order_by(_candidates.c.id)).all()
         ranks = non_domination_ranks(parsed([row.fitness for row in found]), self.objectives)
         return [row.id for row, rank in zip(found, ranks, strict=True) if rank == 0]
 
     def best(self, connection: Connection, count: int) -> list[int]:
         """Ids of the best completed candidates by the first objective; answers to duplicates are left out."""
-        query = self._by_first_fitness().where(_told.c.status == COMPLETED, _asked.c.duplicate_of.is_(None))
+        query = self._by_first_fitness().where(_results.c.status == COMPLETED, _candidates.c.duplicate_of.is_(None))
         return list(connection.execute(query.limit(count)).scalars())
 
     # -- orders --------------------------------------------------------------------------------------------------------
@@ -152,28 +155,33 @@ class RunTable:
         """A query over candidates with their results and whole checkpoints, where they have them."""
         return (
             select(*selected)
-            .select_from(_asked)
-            .outerjoin(_told, and_(_told.c.run_id == _asked.c.run_id, _told.c.candidate_id == _asked.c.id))
+            .select_from(_candidates)
+            .outerjoin(
+                _results, and_(_results.c.run_id == _candidates.c.run_id, _results.c.candidate_id == _candidates.c.id)
+            )
             .outerjoin(
                 _weights,
                 and_(
-                    _weights.c.run_id == _asked.c.run_id,
-                    _weights.c.candidate_id == _asked.c.id,
+                    _weights.c.run_id == _candidates.c.run_id,
+                    _weights.c.candidate_id == _candidates.c.id,
                     _weights.c.component == schema.WHOLE,
                 ),
             )
-            .where(_asked.c.run_id == self.run)
+            .where(_candidates.c.run_id == self.run)
         )
 
     def _by_first_fitness(self) -> Select:
         # From the results outwards, so that the index on them gives the order and LIMIT ends the walk.
-        fitness = _told.c.first_fitness
+        fitness = _results.c.first_fitness
         best_first = fitness if self.objectives and self.objectives[0].mode == "min" else fitness.desc()
         return (
-            select(_told.c.candidate_id)
-            .join(_asked, and_(_asked.c.run_id == _told.c.run_id, _asked.c.id == _told.c.candidate_id))
-            .where(_told.c.run_id == self.run, fitness.is_not(None))
-            .order_by(best_first, _told.c.candidate_id)
+            select(_results.c.candidate_id)
+            .join(
+                _candidates,
+                and_(_candidates.c.run_id == _results.c.run_id, _candidates.c.id == _results.c.candidate_id),
+            )
+            .where(_results.c.run_id == self.run, fitness.is_not(None))
+            .order_by(best_first, _results.c.candidate_id)
         )
 
     def _best_first(self, connection: Connection, limit: int | None) -> list[int]:
@@ -181,17 +189,17 @@ class RunTable:
         if len(self.objectives) > 1:
             ids = self._by_front(connection)[:limit]
         else:
-            query = self._by_first_fitness().where(_told.c.status.in_([COMPLETED, STOPPED]))
+            query = self._by_first_fitness().where(_results.c.status.in_([COMPLETED, STOPPED]))
             ids = list(connection.execute(query.limit(limit)).scalars())
         if limit is None or len(ids) < limit:
-            place = case((_told.c.status.is_(None), 2), (_told.c.status.in_([COMPLETED, STOPPED]), 0), else_=1)
-            rest = connection.execute(self._joined(_asked.c.id).order_by(place, _asked.c.id)).scalars()
+            group = case((_results.c.status.is_(None), 2), (_results.c.status.in_([COMPLETED, STOPPED]), 0), else_=1)
+            rest = connection.execute(self._joined(_candidates.c.id).order_by(group, _candidates.c.id)).scalars()
             ids = list(dict.fromkeys([*ids, *rest]))
         return ids[:limit]
 
     def _by_front(self, connection: Connection) -> list[int]:
-        query = select(_told.c.candidate_id, _told.c.fitness).where(
-            _told.c.run_id == self.run, _told.c.fitness.is_not(None), _told.c.status.in_([COMPLETED, STOPPED])
+        query = select(_results.c.candidate_id, _results.c.fitness).where(
+            _results.c.run_id == self.run, _results.c.fitness.is_not(None), _results.c.status.in_([COMPLETED, STOPPED])
         )
         rows = connection.execute(query).all()
         found = list(zip((row.candidate_id for row in rows), parsed([row.fitness for row in rows]), strict=True))
@@ -220,23 +228,23 @@ class RunTable:
         kind, _, part = name.partition("/")
         if name in self._prediction_columns():
             predicted = predictions(connection, self.run)
-            for candidate in connection.execute(self._joined(_asked.c.id).order_by(_asked.c.id)).scalars():
+            for candidate in connection.execute(self._joined(_candidates.c.id).order_by(_candidates.c.id)).scalars():
                 yield candidate, self._predicted(predicted[candidate]).get(name) if candidate in predicted else None
             return
         take: Callable[[Any], Any]
         if name in monitors:
-            text, take = _told.c.fitness, itemgetter(monitors.index(name))
+            text, take = _results.c.fitness, itemgetter(monitors.index(name))
         elif kind in ("cost", "metrics"):
-            text, take = _told.c[kind], lambda stored: stored.get(part)
+            text, take = _results.c[kind], lambda stored: stored.get(part)
         else:
-            text, take = _asked.c.genome, lambda stored: stored["values"].get(name)
-        rows = connection.execute(self._joined(_asked.c.id, text).order_by(_asked.c.id)).all()
+            text, take = _candidates.c.genome, lambda stored: stored["values"].get(name)
+        rows = connection.execute(self._joined(_candidates.c.id, text).order_by(_candidates.c.id)).all()
         for (candidate, _), stored in zip(rows, parsed([row[1] for row in rows]), strict=True):
             yield candidate, None if stored is None else take(stored)
 
     def _parent_lists(self, connection: Connection) -> Iterator[tuple[int, list[int] | None]]:
         parents = self._parents(connection, None)
-        for candidate in connection.execute(self._joined(_asked.c.id).order_by(_asked.c.id)).scalars():
+        for candidate in connection.execute(self._joined(_candidates.c.id).order_by(_candidates.c.id)).scalars():
             yield candidate, parents.get(candidate)
 
     # -- predictions -----------------------------------------------------------------------------------------------

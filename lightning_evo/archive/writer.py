@@ -1,4 +1,4 @@
-"""Who remembers? The one writer of a run: every call is one transaction, and one line of the journal."""
+"""The writer of a run: every call is one transaction and one line of the journal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sqlalchemy import Connection, and_, select
 from lightning_evo.archive import schema
 from lightning_evo.archive.database import ARCHIVE, JOURNAL, ArchiveLocation, inserted_id, translated, writing
 from lightning_evo.archive.errors import ArchiveError, Damaged, DiskFull, translated_file
-from lightning_evo.archive.events import Event, Known, apply, ask_event, known_columns
+from lightning_evo.archive.events import ColumnNames, Event, apply, ask_event, known_columns
 from lightning_evo.archive.journal import Header, Journal, encoded
 from lightning_evo.archive.lock import DirectoryLock, network_file_system
 from lightning_evo.archive.reader import Archive
@@ -42,8 +42,8 @@ class ArchiveWriter:
     Attributes:
         directory: The run's directory, absolute.
         run: The run's name.
-        recovered: What had to be repaired at opening, for the user to be told; ``None`` if nothing.
-        warning: What is doubtful about the place (a network file system), for the user to be told; ``None`` if nothing.
+        recovered: What had to be repaired at opening, to be shown to the user; ``None`` if nothing.
+        warning: What is doubtful about the location (a network file system), to be shown to the user; ``None`` if nothing.
 
     Raises:
         ArchiveError: If the directory can't be written, another process writes it, it belongs to another run, a later
@@ -64,7 +64,7 @@ class ArchiveWriter:
         self.directory = Path(directory).absolute()
         with translated_file(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
-        self._place = ArchiveLocation.of(database) if database else ArchiveLocation(self.directory / ARCHIVE)
+        self._location = ArchiveLocation.of(database) if database else ArchiveLocation(self.directory / ARCHIVE)
         self._database = database
         self._own = database is None
         self._mutex = threading.Lock()
@@ -95,7 +95,7 @@ class ArchiveWriter:
 
         def check(connection: Connection) -> None:
             if self._status(connection, candidate.id) is not None:
-                raise ArchiveError(f"{self._place}: candidate {candidate.id} is already recorded")
+                raise ArchiveError(f"{self._location}: candidate {candidate.id} is already recorded")
 
         self._write(ask_event(candidate, queued), check, f"candidate {candidate.id}")
 
@@ -110,9 +110,9 @@ class ArchiveWriter:
         def check(connection: Connection) -> None:
             status = self._status(connection, candidate_id)
             if status is None:
-                raise ArchiveError(f"{self._place}: candidate {candidate_id} was never recorded, so it can't end")
+                raise ArchiveError(f"{self._location}: candidate {candidate_id} was never recorded, so it can't end")
             if status != "pending":
-                raise ArchiveError(f"{self._place}: candidate {candidate_id} already has a result ({status})")
+                raise ArchiveError(f"{self._location}: candidate {candidate_id} already has a result ({status})")
 
         event = {"kind": "result", "id": candidate_id, "result": result.to_dict()}
         self._write(event, check, f"the result of candidate {candidate_id}")
@@ -128,7 +128,7 @@ class ArchiveWriter:
 
         def check(connection: Connection) -> None:
             if self._status(connection, candidate_id) in (None, "pending"):
-                raise ArchiveError(f"{self._place}: candidate {candidate_id} has no result, so no checkpoint either")
+                raise ArchiveError(f"{self._location}: candidate {candidate_id} has no result, so no checkpoint either")
 
         event = {"kind": "checkpoint", "id": candidate_id, "checkpoint": checkpoint, "checkpoint_bytes": size}
         self._write(event, check, f"the checkpoint of candidate {candidate_id}")
@@ -183,17 +183,17 @@ class ArchiveWriter:
 
     def _open(self, run: str | None, new: bool = False) -> None:
         done = []
-        if self._own and (fault := find_fault(self._place)):
-            done.append(rebuild(self._place, fault, self._journal))
-        self._engine = writing(self._place)
+        if self._own and (fault := find_fault(self._location)):
+            done.append(rebuild(self._location, fault, self._journal))
+        self._engine = writing(self._location)
         try:
-            with translated(self._place), self._engine.begin() as connection:
+            with translated(self._location), self._engine.begin() as connection:
                 schema.create(connection)
-                schema.check_version(connection, str(self._place))
+                schema.check_version(connection, str(self._location))
                 self._run_id, header = self._find_run(connection, run, new)
             self.run = header.run
             self._header = header
-            done.append(reconcile(self._place, self._engine, self._run_id, header, self._journal))
+            done.append(reconcile(self._location, self._engine, self._run_id, header, self._journal))
             self._settled = False
             self._settle()
         except BaseException:
@@ -220,7 +220,7 @@ class ArchiveWriter:
             here = [row for row in rows if self._own or row.directory == str(self.directory)]
             mine = [row for row in here if asked in (None, row.name)] or [row for row in rows if row.name == asked]
             if self._own and here and not mine:
-                raise ArchiveError(f"{self._place}: holds the run {here[0].name!r}, not {asked!r}")
+                raise ArchiveError(f"{self._location}: holds the run {here[0].name!r}, not {asked!r}")
             if mine:
                 return mine[0].id, Header(mine[0].name, mine[0].created)
             header = Header(asked or f"{self.directory.name}-{uuid.uuid4().hex[:8]}", time.time())
@@ -255,22 +255,24 @@ class ArchiveWriter:
     # -- writing -------------------------------------------------------------------------------------------------------
 
     def _status(self, connection: Connection, candidate_id: int) -> str | None:
-        asked, told = schema.candidates, schema.results
+        candidates, results = schema.candidates, schema.results
         row = connection.execute(
-            select(asked.c.id, told.c.status)
-            .outerjoin(told, and_(told.c.run_id == asked.c.run_id, told.c.candidate_id == asked.c.id))
-            .where(asked.c.run_id == self._run_id, asked.c.id == candidate_id)
+            select(candidates.c.id, results.c.status)
+            .outerjoin(
+                results, and_(results.c.run_id == candidates.c.run_id, results.c.candidate_id == candidates.c.id)
+            )
+            .where(candidates.c.run_id == self._run_id, candidates.c.id == candidate_id)
         ).first()
         return None if row is None else row.status or "pending"
 
     def _write(self, event: Event, check: Callable[[Connection], None], what: str) -> None:
         with self._mutex:
             if self._closed:
-                raise ArchiveError(f"{self._place}: {what} cannot be recorded, as the archive is closed")
+                raise ArchiveError(f"{self._location}: {what} cannot be recorded, as the archive is closed")
             try:
                 encoded(event)
             except (TypeError, ValueError) as error:
-                raise ArchiveError(f"{self._place}: {what} cannot be recorded: {error}") from error
+                raise ArchiveError(f"{self._location}: {what} cannot be recorded: {error}") from error
             try:
                 self._commit(event, check)
             except DiskFull as full:
@@ -298,9 +300,11 @@ class ArchiveWriter:
             return  # committed by the try before this one, and now in the journal as well
         event["sequence"] = self._last + 1
         self._settled = False
-        with translated(self._place), self._engine.begin() as connection:
+        with translated(self._location), self._engine.begin() as connection:
             if last_sequence(connection, self._run_id) != self._last:
-                raise ArchiveError(f"{self._place}: another search is writing the run {self.run!r}; stop one of them")
+                raise ArchiveError(
+                    f"{self._location}: another search is writing the run {self.run!r}; stop one of them"
+                )
             check(connection)
             apply(connection, self._run_id, [event], self._known)
         self._last = event["sequence"]
@@ -311,8 +315,8 @@ class ArchiveWriter:
         """Bring memory and journal to where the database is, after a call that was interrupted or failed."""
         if self._settled:
             return
-        with translated(self._place), self._engine.begin() as connection:
+        with translated(self._location), self._engine.begin() as connection:
             self._last = last_sequence(connection, self._run_id)
-            self._known: Known = known_columns(connection, self._run_id)
-        reconcile(self._place, self._engine, self._run_id, self._header, self._journal)
+            self._known: ColumnNames = known_columns(connection, self._run_id)
+        reconcile(self._location, self._engine, self._run_id, self._header, self._journal)
         self._settled = True

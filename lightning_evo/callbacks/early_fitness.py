@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 
 from lightning_evo._compat.lightning import callbacks_of
 from lightning_evo.archive.ranking import non_domination_ranks
-from lightning_evo.archive.shared_results import KnownResult, KnownResults
+from lightning_evo.archive.shared_results import SharedResult, SharedResultsReader
 from lightning_evo.callbacks.cost import CostMeter
 from lightning_evo.callbacks.fitness import check_logged, read_metrics
 from lightning_evo.callbacks.records import EarlyFitnessRecord, FitnessInterval
@@ -117,7 +117,7 @@ class EarlyFitnessPrediction(SearchCallback, EarlyStopping):
         self._objectives: tuple[Objective, ...] = () if monitor is None else (Objective(monitor, mode),)
         self._predictors: dict[str, CurvePredictor] = {}
         self._context: SearchContext | None = None
-        self._known: KnownResults | None = None
+        self._known: SharedResultsReader | None = None
         self._costs: Mapping[str, float] = {}
         self._validated: set[str] = set()
         self._validates = False
@@ -141,7 +141,7 @@ class EarlyFitnessPrediction(SearchCallback, EarlyStopping):
         self._context = context
         self._objectives = context.objectives
         self.target = context.fitness_epoch
-        self._known = None if context.shared_results is None else KnownResults(context.shared_results)
+        self._known = None if context.shared_results is None else SharedResultsReader(context.shared_results)
 
     @property
     def control(self) -> bool:
@@ -160,7 +160,9 @@ class EarlyFitnessPrediction(SearchCallback, EarlyStopping):
 
     # -- the decision --------------------------------------------------------------------------------------------------
 
-    def should_stop(self, curves: Mapping[str, Sequence[float]], horizon: int, known: Sequence[KnownResult]) -> Verdict:
+    def should_stop(
+        self, curves: Mapping[str, Sequence[float]], horizon: int, known: Sequence[SharedResult]
+    ) -> Verdict:
         """Decide after an epoch.
 
         Args:
@@ -203,7 +205,7 @@ class EarlyFitnessPrediction(SearchCallback, EarlyStopping):
         policy: ProbabilityOfImprovement,
         curves: Mapping[str, Sequence[float]],
         horizon: int,
-        known: Sequence[KnownResult],
+        known: Sequence[SharedResult],
     ) -> Verdict:
         """Stop when P(no point of the front dominates the candidate) ≤ δ."""
         finals: list[FinalFitness | float] = []
@@ -231,7 +233,7 @@ class EarlyFitnessPrediction(SearchCallback, EarlyStopping):
         return Verdict(probability <= policy.delta, probability, predictions[0], reason)
 
     def _predict(
-        self, objective: Objective, curve: Sequence[float], horizon: int, known: Sequence[KnownResult]
+        self, objective: Objective, curve: Sequence[float], horizon: int, known: Sequence[SharedResult]
     ) -> FinalFitness:
         # One predictor per metric: each may keep what it learned from that metric's curves.
         predictor = self._predictors.setdefault(objective.monitor, copy.deepcopy(self._predictor))
@@ -243,19 +245,19 @@ class EarlyFitnessPrediction(SearchCallback, EarlyStopping):
         fitted = predictor.fit(self._curves_of(objective, known))
         return fitted.predict(curve, horizon, self.target, objective.mode, features)
 
-    def _bar(self, objective: Objective, known: Sequence[KnownResult]) -> float | None:
+    def _bar(self, objective: Objective, known: Sequence[SharedResult]) -> float | None:
         """The fitness to beat: the one given, or that of the ``rank``-th best candidate that was trained to its end."""
         at = self._objectives.index(objective)
         reached = sorted((r.fitness[at] for r in known if r.complete), reverse=objective.mode == "max")
         return reached[self.rank - 1] if len(reached) >= self.rank else self.bar
 
-    def _front(self, known: Sequence[KnownResult]) -> list[list[float]]:
+    def _front(self, known: Sequence[SharedResult]) -> list[list[float]]:
         """The fitness of those trained to their end that none of these dominates."""
         reached = [result.fitness for result in known if result.complete]
         ranks = non_domination_ranks(reached, self._objectives)
         return [list(fitness) for fitness, rank in zip(reached, ranks, strict=True) if rank == 0]
 
-    def _curves_of(self, objective: Objective, known: Sequence[KnownResult]) -> list[KnownCurve]:
+    def _curves_of(self, objective: Objective, known: Sequence[SharedResult]) -> list[KnownCurve]:
         at = self._objectives.index(objective)
         return [
             KnownCurve(r.id, r.curves[objective.monitor], r.fitness[at], r.features, r.cost, r.complete)
@@ -320,7 +322,7 @@ class EarlyFitnessPrediction(SearchCallback, EarlyStopping):
         would_stop = self._record is not None and self._record.would_stop_at is not None
         return would_stop or self._fitness is not None
 
-    def _note(self, verdict: Verdict, epoch: int, horizon: int, known: Sequence[KnownResult]) -> bool:
+    def _note(self, verdict: Verdict, epoch: int, horizon: int, known: Sequence[SharedResult]) -> bool:
         """Record a verdict; returns whether the training ends here."""
         first = next(objective for objective in self._objectives if _logged(objective))
         decision = [epoch - 1, verdict.probability]
@@ -353,7 +355,7 @@ class EarlyFitnessPrediction(SearchCallback, EarlyStopping):
         return not self.control
 
     def _final(
-        self, objective: Objective, epoch: int, horizon: int, known: Sequence[KnownResult], verdict: Verdict
+        self, objective: Objective, epoch: int, horizon: int, known: Sequence[SharedResult], verdict: Verdict
     ) -> FinalFitness | float:
         if not _logged(objective):
             return self._cost(objective, epoch, horizon)

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback
 
 from lightning_evo.algorithms import Algorithm
 from lightning_evo.archive import Archive
-from lightning_evo.archive.shared_results import KNOWN, KnownResult, KnownWriter
+from lightning_evo.archive.shared_results import SHARED_RESULTS_FILE, SharedResult, SharedResultsWriter
 from lightning_evo.callbacks.records import InheritanceRecord
 from lightning_evo.callbacks.search import Inherited, SearchContext
 from lightning_evo.evolution.checkpoints import Checkpoints
@@ -212,10 +212,10 @@ class SharedResults:
     def __init__(
         self, directory: Path, algorithm: Algorithm, space: SearchSpace, objectives: Sequence[Objective]
     ) -> None:
-        self.path = directory / KNOWN
+        self.path = directory / SHARED_RESULTS_FILE
         self._algorithm, self._space, self._objectives = algorithm, space, objectives
-        self._waiting: dict[int, KnownResult] = {}
-        self._writer = KnownWriter(self.path)
+        self._waiting: dict[int, SharedResult] = {}
+        self._writer = SharedResultsWriter(self.path)
 
     def features(self, candidate: Candidate) -> tuple[float, ...]:
         """The candidate's genome as numbers."""
@@ -223,7 +223,7 @@ class SharedResults:
 
     def told(self, candidate: Candidate, result: Result) -> None:
         """Take in a result that the algorithm was told; write down those that may be known by now."""
-        known = KnownResult.of(candidate, result, self._objectives, self.features(candidate))
+        known = SharedResult.of(candidate, result, self._objectives, self.features(candidate))
         if known is not None:
             self._waiting[known.id] = known
         before = self._algorithm.visible_before

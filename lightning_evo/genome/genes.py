@@ -1,4 +1,4 @@
-"""What one thing that varies can be: its type, its range, and how it is sampled, mutated and encoded."""
+"""Genes: the type and range of one varying value, and how it is sampled, mutated and encoded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One value per active gene: immutable, hashable, JSON."""
+"""A genome: one value per active gene; immutable, hashable, JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can a network's growth be as a gene? A list of steps from the start network, of which a child has one more."""
+"""The gene of a network's growth: a list of steps from the initial network, to which mutation adds one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What are config paths called where there is little room? The shortest of their ends that is unambiguous."""
+"""Short names of config paths: the shortest suffix that is unambiguous."""
 
 from __future__ import annotations
 

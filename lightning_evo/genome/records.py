@@ -1,4 +1,4 @@
-"""The plain data that crosses the rooms' borders: what is sought, what was asked, and how it ended."""
+"""Plain data that crosses the borders of rooms: objectives, candidates and results."""
 
 from __future__ import annotations
 

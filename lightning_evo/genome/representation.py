@@ -1,4 +1,4 @@
-"""What do genomes and results look like in a notebook? Short texts, and HTML in which nothing of the user's is markup."""
+"""Representations of genomes and results: short texts, and HTML in which a user's text is never markup."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything that varies, together: which genes are active, and how whole genomes are made, changed and encoded."""
+"""The search space: which genes are active, and how whole genomes are sampled, varied and encoded."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from lightning_evo import Budget, Evolution, Workers
-from lightning_evo.archive.shared_results import KnownResult, KnownResults, KnownWriter
+from lightning_evo.archive.shared_results import SharedResult, SharedResultsReader, SharedResultsWriter
 from lightning_evo.callbacks import CostMeter, EarlyFitnessPrediction
 from lightning_evo.callbacks.fitness import MetricNotLogged
 from lightning_evo.callbacks.search import SearchContext
@@ -68,7 +68,7 @@ def context(seed=0, objectives=SCORE, known=None):
 
 
 def known(id, fitness, curve=(), complete=True):
-    return KnownResult(id, "completed" if complete else "stopped", fitness, {"score": tuple(curve)})
+    return SharedResult(id, "completed" if complete else "stopped", fitness, {"score": tuple(curve)})
 
 
 def seed_of(callback, control):
@@ -181,7 +181,7 @@ def test_a_subclass_decides_otherwise(tmp_path):
 
 
 def test_the_bar_follows_those_that_end_while_this_one_trains(tmp_path):
-    writer = KnownWriter(tmp_path / "known.jsonl")
+    writer = SharedResultsWriter(tmp_path / "known.jsonl")
 
     class OthersEnd(EarlyFitnessPrediction):
         def should_stop(self, curves, horizon, known):
@@ -196,7 +196,7 @@ def test_the_bar_follows_those_that_end_while_this_one_trains(tmp_path):
 
 
 def test_only_fitness_that_was_reached_makes_the_bar(tmp_path):
-    KnownWriter(tmp_path / "known.jsonl").add([known(1, (0.9,), complete=False), known(2, (0.4,))])
+    SharedResultsWriter(tmp_path / "known.jsonl").add([known(1, (0.9,), complete=False), known(2, (0.4,))])
     callback = EarlyFitnessPrediction(controls=0)
     callback.join_search(context(known=str(tmp_path / "known.jsonl")))
     assert fit(callback, tmp_path) == len(FLAT)
@@ -204,7 +204,7 @@ def test_only_fitness_that_was_reached_makes_the_bar(tmp_path):
 
 
 def test_the_bar_can_be_the_kth_best(tmp_path):
-    KnownWriter(tmp_path / "known.jsonl").add([known(1, (0.95,)), known(2, (0.3,)), known(3, (0.9,))])
+    SharedResultsWriter(tmp_path / "known.jsonl").add([known(1, (0.95,)), known(2, (0.3,)), known(3, (0.9,))])
     bars = {}
     for rank in (1, 2, 3, 4):
         callback = EarlyFitnessPrediction(controls=0, rank=rank)
@@ -241,7 +241,7 @@ def test_with_several_objectives_a_candidate_ends_that_something_will_dominate(t
 
     def epochs(front):
         path = tmp_path / f"{len(list(tmp_path.iterdir()))}.jsonl"
-        KnownWriter(path).add([known(at, point) for at, point in enumerate(front)])
+        SharedResultsWriter(path).add([known(at, point) for at, point in enumerate(front)])
         callback = EarlyFitnessPrediction(controls=0)
         callback.join_search(context(objectives=objectives, known=str(path)))
         return fit(callback, tmp_path, others=[CostMeter()]), callback
@@ -256,7 +256,7 @@ def test_with_several_objectives_a_candidate_ends_that_something_will_dominate(t
 
 def test_every_logged_objective_is_predicted(tmp_path):
     objectives = [Objective("score"), Objective("other", "min")]
-    KnownWriter(tmp_path / "known.jsonl").add([known(0, (0.9, 0.1))])
+    SharedResultsWriter(tmp_path / "known.jsonl").add([known(0, (0.9, 0.1))])
     callback = EarlyFitnessPrediction(controls=0)
     callback.join_search(context(objectives=objectives, known=str(tmp_path / "known.jsonl")))
     assert fit(callback, tmp_path, second=[1 - value for value in FLAT]) < len(FLAT)
@@ -266,7 +266,7 @@ def test_every_logged_objective_is_predicted(tmp_path):
 
 @pytest.mark.parametrize("policy", [SuccessiveHalvingRule(grace_period=4), MedianRule(minimum_epochs=4)])
 def test_policies_that_compare_curves_can_decide(policy, tmp_path):
-    KnownWriter(tmp_path / "known.jsonl").add([known(at, (0.9,), RISING) for at in range(8)])
+    SharedResultsWriter(tmp_path / "known.jsonl").add([known(at, (0.9,), RISING) for at in range(8)])
     callback = EarlyFitnessPrediction(controls=0, policy=policy)
     callback.join_search(context(known=str(tmp_path / "known.jsonl")))
     slow = [value / 10 for value in FLAT]
@@ -294,11 +294,11 @@ def test_every_candidate_sees_the_others_in_the_brackets_they_are_in(tmp_path):
             seen.append((candidate, super().bracket(candidate, horizon, seed)))
             return seen[-1][1]
 
-    KnownWriter(tmp_path / "known.jsonl").add([known(at, (0.9,), RISING) for at in range(20)])
+    SharedResultsWriter(tmp_path / "known.jsonl").add([known(at, (0.9,), RISING) for at in range(20)])
     for seed in (1, 2, 3):
         callback = EarlyFitnessPrediction(controls=0, policy=Watches())
         callback.join_search(context(seed=seed, known=str(tmp_path / "known.jsonl")))
-        callback.should_stop({"score": FLAT[:3]}, 81, KnownResults(tmp_path / "known.jsonl").read())
+        callback.should_stop({"score": FLAT[:3]}, 81, SharedResultsReader(tmp_path / "known.jsonl").read())
     assert len(seen) > 20
     assert len(set(seen)) == len({candidate for candidate, _ in seen})
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_evo.archive.shared_results import KnownResult, KnownWriter
+from lightning_evo.archive.shared_results import SharedResult, SharedResultsWriter
 from lightning_evo.callbacks import EarlyFitnessPrediction
 from lightning_evo.callbacks.search import SearchContext
 from lightning_evo.genome import Objective
@@ -149,7 +149,7 @@ def test_two_devices_train_one_candidate_together(config, tmp_path):
 def hopeless(directory):
     """A search in which somebody has reached what a toy never will."""
     known = directory / "known.jsonl"
-    KnownWriter(known).add([KnownResult(0, "completed", (-1.0,))])
+    SharedResultsWriter(known).add([SharedResult(0, "completed", (-1.0,))])
     return SearchContext(7, seed=1, objectives=(Objective("val_loss", "min"),), shared_results=str(known))
 
 

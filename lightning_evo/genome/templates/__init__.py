@@ -1,4 +1,4 @@
-"""What can a whole architecture be? A list of layers that repairs itself, how it varies, and how it is encoded."""
+"""Whole architectures as genes: lists of layers that repair themselves, their variation and their encoding."""
 
 from lightning_evo.genome.templates.encoding import BIT_WIDTH, ENCODING_VERSION, decode_layer, encode_layer
 from lightning_evo.genome.templates.gene import Layers, SequenceGene

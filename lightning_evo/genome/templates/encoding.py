@@ -1,4 +1,4 @@
-"""How is a layer 32 bits? One of eight families, and 24 bits of numbers; every layer in range comes back exactly.
+"""The encoding of a layer as 32 bits: one of eight families and 24 bits of numbers; any layer in range comes back exactly.
 
 ======== =============== ======================================================================================
 bits     holds           how

@@ -1,4 +1,4 @@
-"""Which numbers of a template say how well it will learn? Counts, widths, resolutions, paths, norms, sizes."""
+"""Features of a template for predictors: counts, widths, resolutions, paths, norms, sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is a gene that holds a whole architecture? Ranges for every layer, and templates that always build."""
+"""The gene that holds a whole architecture: ranges for every layer, and templates that always build."""
 
 from __future__ import annotations
 

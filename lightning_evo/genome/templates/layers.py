@@ -1,4 +1,4 @@
-"""What is a layer of a template? A kind and a few numbers, read from and written as one line of text."""
+"""A layer of a template: a kind and a few numbers, read from and written as one line of text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which templates are allowed? The ranges of every number, and how many layers of which kind there may be."""
+"""The limits of templates: the range of every number, and the number of layers of each kind."""
 
 from __future__ import annotations
 

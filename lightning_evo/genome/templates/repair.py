@@ -1,4 +1,4 @@
-"""How does any list of layers become a network that builds? Shapes are followed, and what doesn't fit is made to fit."""
+"""Repair of any list of layers into a network that builds: shapes are propagated, and what doesn't fit is changed."""
 
 from __future__ import annotations
 

@@ -1,20 +1,49 @@
-"""What does a random template look like? Blocks of a convolution and what may follow it, then hidden linear layers."""
+"""Random templates: blocks of a convolution with its auxiliary layers, then hidden linear layers."""
 
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from lightning_evo.genome.templates.layers import DEPTHWISE, Layer
 
-if TYPE_CHECKING:
-    from lightning_evo.genome.templates.gene import Layers
-
-__all__ = ["draw_activation", "draw_conv", "draw_layer", "draw_linear", "draw_pool", "sample_layers"]
+__all__ = ["LayerRanges", "draw_activation", "draw_conv", "draw_layer", "draw_linear", "draw_pool", "sample_layers"]
 
 
-def sample_layers(gene: Layers, rng: random.Random) -> list[Layer]:
-    """Draw layers as the model generator of sophius does, not repaired yet.
+class LayerRanges(Protocol):
+    """The ranges and probabilities of layers: the settings of :class:`~lightning_evo.genome.Layers`, documented there."""
+
+    min_conv: int
+    max_conv: int
+    min_linear: int
+    max_linear: int
+    max_layers: int
+    max_back: int
+    channels: list[int]
+    kernels: list[int]
+    strides: list[int]
+    groups: list[int]
+    widths: list[int]
+    pool_kernels: list[int]
+    pool_strides: list[int]
+    slopes: list[float]
+    rates: list[float]
+    activations: list[str]
+    norms: list[str]
+    vector_norms: list[str]
+    activation_probability: float
+    norm_probability: float
+    dropout_probability: float
+    linear_dropout_probability: float
+    residual_probability: float
+    global_pool_probability: float
+    group_probability: float
+    depthwise_probability: float
+    pool_probabilities: dict[str, float]
+
+
+def sample_layers(ranges: LayerRanges, rng: random.Random) -> list[Layer]:
+    """Draw layers as the model generator of sophius does, before repair.
 
     The numbers of convolutions and of hidden linear layers are drawn evenly between their limits. Behind each
     convolution, and each with its probability, come a norm, an activation, pooling, dropout, and a join that bridges this
@@ -22,32 +51,34 @@ def sample_layers(gene: Layers, rng: random.Random) -> list[Layer]:
     """
     layers: list[Layer] = []
     starts: list[int] = []
-    for _ in range(rng.randint(gene.min_conv, gene.max_conv)):
+    for _ in range(rng.randint(ranges.min_conv, ranges.max_conv)):
         starts.append(len(layers))
-        layers.append(draw_conv(gene, rng))
-        _add_norm_and_activation(gene, rng, layers, gene.norms)
-        for kind, probability in gene.pool_probabilities.items():
+        layers.append(draw_conv(ranges, rng))
+        _add_norm_and_activation(ranges, rng, layers, ranges.norms)
+        for kind, probability in ranges.pool_probabilities.items():
             if rng.random() < probability:
-                layers.append(draw_pool(gene, rng, kind))
-        if rng.random() < gene.dropout_probability:
-            layers.append(Layer("Dropout", rate=rng.choice(gene.rates)))
-        if rng.random() < gene.residual_probability:
+                layers.append(draw_pool(ranges, rng, kind))
+        if rng.random() < ranges.dropout_probability:
+            layers.append(Layer("Dropout", rate=rng.choice(ranges.rates)))
+        if rng.random() < ranges.residual_probability:
             layers.append(Layer("Residual", back=len(layers) - rng.choice(starts[-2:])))
-    if rng.random() < gene.global_pool_probability:
+    if rng.random() < ranges.global_pool_probability:
         layers.append(Layer("GlobalAvgPool"))
-    for _ in range(rng.randint(gene.min_linear, gene.max_linear) - 1):
-        layers.append(draw_linear(gene, rng))
-        _add_norm_and_activation(gene, rng, layers, gene.vector_norms)
-        if rng.random() < gene.linear_dropout_probability:
-            layers.append(Layer("Dropout", rate=rng.choice(gene.rates)))
+    for _ in range(rng.randint(ranges.min_linear, ranges.max_linear) - 1):
+        layers.append(draw_linear(ranges, rng))
+        _add_norm_and_activation(ranges, rng, layers, ranges.vector_norms)
+        if rng.random() < ranges.linear_dropout_probability:
+            layers.append(Layer("Dropout", rate=rng.choice(ranges.rates)))
     return layers
 
 
-def draw_layer(gene: Layers, rng: random.Random, on_map: bool, conv: bool, linear: bool, behind: int) -> Layer | None:
-    """One layer to insert, of a kind drawn by the gene's probabilities.
+def draw_layer(
+    ranges: LayerRanges, rng: random.Random, on_map: bool, conv: bool, linear: bool, behind: int
+) -> Layer | None:
+    """One layer to insert, of a kind drawn by their probabilities.
 
     Args:
-        gene: Its ranges and probabilities.
+        ranges: Ranges and probabilities.
         rng: Source of all randomness.
         on_map: Whether it will act on a map, or on a vector.
         conv: Whether another convolution is allowed.
@@ -58,62 +89,66 @@ def draw_layer(gene: Layers, rng: random.Random, on_map: bool, conv: bool, linea
         The layer, or ``None`` where no kind is possible.
     """
     weights = {
-        "activation": gene.activation_probability,
-        "norm": gene.norm_probability if on_map or gene.vector_norms else 0.0,
-        "Dropout": gene.dropout_probability if on_map else gene.linear_dropout_probability,
-        "Residual": gene.residual_probability if behind >= 1 else 0.0,
+        "activation": ranges.activation_probability,
+        "norm": ranges.norm_probability if on_map or ranges.vector_norms else 0.0,
+        "Dropout": ranges.dropout_probability if on_map else ranges.linear_dropout_probability,
+        "Residual": ranges.residual_probability if behind >= 1 else 0.0,
     }
     if on_map:
-        weights |= {"Conv2d": 2.0 * conv, "GlobalAvgPool": gene.global_pool_probability / 4, **gene.pool_probabilities}
+        weights |= {
+            "Conv2d": 2.0 * conv,
+            "GlobalAvgPool": ranges.global_pool_probability / 4,
+            **ranges.pool_probabilities,
+        }
     else:
         weights["Linear"] = float(linear)
     if not any(weights.values()):
         return None
     kind = rng.choices(list(weights), list(weights.values()))[0]
     if kind == "Conv2d":
-        return draw_conv(gene, rng)
+        return draw_conv(ranges, rng)
     if kind == "Linear":
-        return draw_linear(gene, rng)
+        return draw_linear(ranges, rng)
     if kind == "activation":
-        return draw_activation(gene, rng)
+        return draw_activation(ranges, rng)
     if kind == "norm":
-        return Layer(rng.choice(gene.norms if on_map else gene.vector_norms))
+        return Layer(rng.choice(ranges.norms if on_map else ranges.vector_norms))
     if kind == "Dropout":
-        return Layer(kind, rate=rng.choice(gene.rates))
+        return Layer(kind, rate=rng.choice(ranges.rates))
     if kind == "Residual":
-        return Layer(kind, back=rng.randint(1, min(behind, gene.max_back)))
-    return Layer(kind) if kind == "GlobalAvgPool" else draw_pool(gene, rng, kind)
+        return Layer(kind, back=rng.randint(1, min(behind, ranges.max_back)))
+    return Layer(kind) if kind == "GlobalAvgPool" else draw_pool(ranges, rng, kind)
 
 
-def draw_conv(gene: Layers, rng: random.Random) -> Layer:
+def draw_conv(ranges: LayerRanges, rng: random.Random) -> Layer:
     """A convolution with numbers drawn evenly; sometimes depthwise, or in groups."""
     groups = 1
-    if rng.random() < gene.depthwise_probability:
+    if rng.random() < ranges.depthwise_probability:
         groups = DEPTHWISE
-    elif rng.random() < gene.group_probability:
-        groups = rng.choice(gene.groups)
-    out, kernel, stride = rng.choice(gene.channels), rng.choice(gene.kernels), rng.choice(gene.strides)
+    elif rng.random() < ranges.group_probability:
+        groups = rng.choice(ranges.groups)
+    out, kernel, stride = rng.choice(ranges.channels), rng.choice(ranges.kernels), rng.choice(ranges.strides)
     return Layer("Conv2d", out, kernel, stride, groups)
 
 
-def draw_pool(gene: Layers, rng: random.Random, kind: str) -> Layer:
+def draw_pool(ranges: LayerRanges, rng: random.Random, kind: str) -> Layer:
     """Pooling with numbers drawn evenly."""
-    return Layer(kind, kernel=rng.choice(gene.pool_kernels), stride=rng.choice(gene.pool_strides))
+    return Layer(kind, kernel=rng.choice(ranges.pool_kernels), stride=rng.choice(ranges.pool_strides))
 
 
-def draw_linear(gene: Layers, rng: random.Random) -> Layer:
+def draw_linear(ranges: LayerRanges, rng: random.Random) -> Layer:
     """A hidden linear layer of a width drawn evenly."""
-    return Layer("Linear", rng.choice(gene.widths))
+    return Layer("Linear", rng.choice(ranges.widths))
 
 
-def draw_activation(gene: Layers, rng: random.Random) -> Layer:
-    """One of the gene's activations, drawn evenly."""
-    kind = rng.choice(gene.activations)
-    return Layer(kind, slope=rng.choice(gene.slopes) if kind == "LeakyReLU" else 0.0)
+def draw_activation(ranges: LayerRanges, rng: random.Random) -> Layer:
+    """One of the activations, drawn evenly."""
+    kind = rng.choice(ranges.activations)
+    return Layer(kind, slope=rng.choice(ranges.slopes) if kind == "LeakyReLU" else 0.0)
 
 
-def _add_norm_and_activation(gene: Layers, rng: random.Random, layers: list[Layer], norms: list[str]) -> None:
-    if norms and rng.random() < gene.norm_probability:
+def _add_norm_and_activation(ranges: LayerRanges, rng: random.Random, layers: list[Layer], norms: list[str]) -> None:
+    if norms and rng.random() < ranges.norm_probability:
         layers.append(Layer(rng.choice(norms)))
-    if rng.random() < gene.activation_probability:
-        layers.append(draw_activation(gene, rng))
+    if rng.random() < ranges.activation_probability:
+        layers.append(draw_activation(ranges, rng))

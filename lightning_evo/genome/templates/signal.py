@@ -1,4 +1,4 @@
-"""How well does a template pass on what tells images apart? Mean-field estimates, without building or training it."""
+"""Mean-field estimates of signal propagation through a template, without building or training it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does a list of layers build? Its shapes, parameters and operations, and a listing that people read."""
+"""What a list of layers builds: shapes, parameters and operations, and a readable listing."""
 
 from __future__ import annotations
 

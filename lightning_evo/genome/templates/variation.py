@@ -1,17 +1,13 @@
-"""How do templates change and mix? Five mutations of one layer, and two crossovers of templates of different lengths."""
+"""Variation of templates: five mutations of one layer, and two crossovers of templates of different lengths."""
 
 from __future__ import annotations
 
 import difflib
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
 
 from lightning_evo.genome.templates.layers import ACTIVATIONS, DEPTHWISE, NORMS, POOLS, Layer
-from lightning_evo.genome.templates.sampling import draw_activation, draw_layer
-
-if TYPE_CHECKING:
-    from lightning_evo.genome.templates.gene import Layers
+from lightning_evo.genome.templates.sampling import LayerRanges, draw_activation, draw_layer
 
 __all__ = ["CROSSOVERS", "MUTATIONS", "splice"]
 
@@ -22,31 +18,31 @@ _WEIGHTY = 3.0
 """How much likelier a convolution or linear layer is altered than an auxiliary layer."""
 
 
-def insert(gene: Layers, layers: list[Layer], rng: random.Random) -> list[Layer] | None:
+def insert(ranges: LayerRanges, layers: list[Layer], rng: random.Random) -> list[Layer] | None:
     """Put a random layer somewhere before the head."""
-    if len(layers) >= gene.max_layers:
+    if len(layers) >= ranges.max_layers:
         return None
     flatten = _flatten(layers)
     at = rng.randrange(len(layers))
     on_map = at <= flatten
-    conv = _count(layers, "Conv2d") < gene.max_conv
-    linear = _count(layers, "Linear") < gene.max_linear
-    new = draw_layer(gene, rng, on_map, conv, linear, at if on_map else at - flatten - 1)
+    conv = _count(layers, "Conv2d") < ranges.max_conv
+    linear = _count(layers, "Linear") < ranges.max_linear
+    new = draw_layer(ranges, rng, on_map, conv, linear, at if on_map else at - flatten - 1)
     return None if new is None else splice(layers, at, 0, [new])
 
 
-def delete(gene: Layers, layers: list[Layer], rng: random.Random) -> list[Layer] | None:
+def delete(ranges: LayerRanges, layers: list[Layer], rng: random.Random) -> list[Layer] | None:
     """Take out a layer; not one of which there must be as many."""
-    conv = _count(layers, "Conv2d") > gene.min_conv
-    linear = _count(layers, "Linear") > gene.min_linear
+    conv = _count(layers, "Conv2d") > ranges.min_conv
+    linear = _count(layers, "Linear") > ranges.min_linear
     needed = {"Flatten", *([] if conv else ["Conv2d"]), *([] if linear else ["Linear"])}
     places = [i for i, layer in enumerate(layers[:-1]) if layer.kind not in needed]
     return splice(layers, rng.choice(places), 1, []) if places else None
 
 
-def duplicate(gene: Layers, layers: list[Layer], rng: random.Random) -> list[Layer] | None:
+def duplicate(ranges: LayerRanges, layers: list[Layer], rng: random.Random) -> list[Layer] | None:
     """Repeat a convolution, hidden linear layer or pooling, together with the auxiliary layers that follow it."""
-    room = {"Conv2d": gene.max_conv, "Linear": gene.max_linear}
+    room = {"Conv2d": ranges.max_conv, "Linear": ranges.max_linear}
     places = [
         i
         for i, layer in enumerate(layers[:-1])
@@ -58,11 +54,11 @@ def duplicate(gene: Layers, layers: list[Layer], rng: random.Random) -> list[Lay
     stop = start + 1
     while layers[start].kind not in POOLS and layers[stop].kind in (*NORMS, *ACTIVATIONS, "Dropout"):
         stop += 1
-    stop = min(stop, start + gene.max_layers - len(layers))
+    stop = min(stop, start + ranges.max_layers - len(layers))
     return splice(layers, stop, 0, layers[start:stop]) if stop > start else None
 
 
-def swap(gene: Layers, layers: list[Layer], rng: random.Random) -> list[Layer] | None:
+def swap(ranges: LayerRanges, layers: list[Layer], rng: random.Random) -> list[Layer] | None:
     """Exchange two layers that both act on maps, or both on vectors."""
     flatten = _flatten(layers)
     parts = [range(flatten), range(flatten + 1, len(layers) - 1)]
@@ -77,18 +73,18 @@ def swap(gene: Layers, layers: list[Layer], rng: random.Random) -> list[Layer] |
     return changed
 
 
-def alter(gene: Layers, layers: list[Layer], rng: random.Random) -> list[Layer] | None:
+def alter(ranges: LayerRanges, layers: list[Layer], rng: random.Random) -> list[Layer] | None:
     """Change a number, or the kind, of one layer: mostly a step to a neighbour in its range."""
     places = [i for i, layer in enumerate(layers[:-1]) if layer.kind not in ("Flatten", "GlobalAvgPool")]
     if not places:
         return None
     weights = [_WEIGHTY if layers[i].kind in ("Conv2d", "Linear") else 1.0 for i in places]
     at = rng.choices(places, weights)[0]
-    return [*layers[:at], _altered(gene, layers[at], rng), *layers[at + 1 :]]
+    return [*layers[:at], _altered(ranges, layers[at], rng), *layers[at + 1 :]]
 
 
 def one_point(
-    gene: Layers, first: list[Layer], second: list[Layer], rng: random.Random
+    ranges: LayerRanges, first: list[Layer], second: list[Layer], rng: random.Random
 ) -> tuple[list[Layer], list[Layer]]:
     """Cut each parent once, both within the maps or both within the vectors, and exchange what follows."""
     ends = _flatten(first), _flatten(second)
@@ -98,7 +94,7 @@ def one_point(
 
 
 def homologous(
-    gene: Layers, first: list[Layer], second: list[Layer], rng: random.Random
+    ranges: LayerRanges, first: list[Layer], second: list[Layer], rng: random.Random
 ) -> tuple[list[Layer], list[Layer]]:
     """Align the parents by the families of their layers and exchange what stands between two aligned places."""
     columns = _aligned([_family(layer) for layer in first], [_family(layer) for layer in second])
@@ -117,8 +113,8 @@ def homologous(
     return one, two
 
 
-Mutation = Callable[[Any, list[Layer], random.Random], list[Layer] | None]
-Crossover = Callable[[Any, list[Layer], list[Layer], random.Random], tuple[list[Layer], list[Layer]]]
+Mutation = Callable[[LayerRanges, list[Layer], random.Random], list[Layer] | None]
+Crossover = Callable[[LayerRanges, list[Layer], list[Layer], random.Random], tuple[list[Layer], list[Layer]]]
 
 MUTATIONS: Mapping[str, Mutation] = {
     "insert": insert,
@@ -127,10 +123,10 @@ MUTATIONS: Mapping[str, Mutation] = {
     "swap": swap,
     "alter": alter,
 }
-"""Mutations by name: (gene, repaired layers, rng) -> layers yet to be repaired, or ``None`` where there is nothing to do."""
+"""Mutations by name: (ranges, repaired layers, rng) -> layers to be repaired, or ``None`` where nothing can be done."""
 
 CROSSOVERS: Mapping[str, Crossover] = {"one_point": one_point, "homologous": homologous}
-"""Crossovers by name: (gene, repaired layers of both parents, rng) -> layers of two children, yet to be repaired."""
+"""Crossovers by name: (ranges, repaired layers of both parents, rng) -> layers of two children, yet to be repaired."""
 
 
 def splice(layers: Sequence[Layer], at: int, removed: int, added: Sequence[Layer]) -> list[Layer]:
@@ -146,40 +142,40 @@ def splice(layers: Sequence[Layer], at: int, removed: int, added: Sequence[Layer
     return changed
 
 
-def _altered(gene: Layers, layer: Layer, rng: random.Random) -> Layer:
+def _altered(ranges: LayerRanges, layer: Layer, rng: random.Random) -> Layer:
     kind = layer.kind
     if kind == "Conv2d":
         what = rng.choice(["out", "out", "kernel", "stride", "groups"])
         if what == "groups":
-            wishes = [1]
-            if gene.group_probability > 0:
-                wishes += [groups for groups in gene.groups if groups > 1]
-            if gene.depthwise_probability > 0:
-                wishes.append(DEPTHWISE)
-            return layer._replace(groups=_other(layer.groups, wishes, rng))
+            choices = [1]
+            if ranges.group_probability > 0:
+                choices += [groups for groups in ranges.groups if groups > 1]
+            if ranges.depthwise_probability > 0:
+                choices.append(DEPTHWISE)
+            return layer._replace(groups=_other(layer.groups, choices, rng))
         if what == "out":
             # Whoever asks a depthwise convolution for other channels asks for one that isn't depthwise.
-            out = _stepped(layer.out, gene.channels, rng)
+            out = _stepped(layer.out, ranges.channels, rng)
             return layer._replace(out=out, groups=layer.groups or 1)
-        choices = gene.kernels if what == "kernel" else gene.strides
+        choices = ranges.kernels if what == "kernel" else ranges.strides
         return layer._replace(**{what: _stepped(getattr(layer, what), choices, rng)})
     if kind == "Linear":
-        return layer._replace(out=_stepped(layer.out, gene.widths, rng))
+        return layer._replace(out=_stepped(layer.out, ranges.widths, rng))
     if kind in POOLS:
         what = rng.choice(["kernel", "stride", "kind"])
         if what == "kind":
-            return layer._replace(kind=_other(kind, [k for k, p in gene.pool_probabilities.items() if p > 0], rng))
-        choices = gene.pool_kernels if what == "kernel" else gene.pool_strides
+            return layer._replace(kind=_other(kind, [k for k, p in ranges.pool_probabilities.items() if p > 0], rng))
+        choices = ranges.pool_kernels if what == "kernel" else ranges.pool_strides
         return layer._replace(**{what: _stepped(getattr(layer, what), choices, rng)})
     if kind == "LeakyReLU" and rng.random() < 0.5:
-        return layer._replace(slope=_stepped(layer.slope, gene.slopes, rng))
+        return layer._replace(slope=_stepped(layer.slope, ranges.slopes, rng))
     if kind in ACTIVATIONS:
-        return draw_activation(gene, rng)
+        return draw_activation(ranges, rng)
     if kind in NORMS:
-        return Layer(_other(kind, gene.norms, rng))
+        return Layer(_other(kind, ranges.norms, rng))
     if kind == "Dropout":
-        return layer._replace(rate=_stepped(layer.rate, gene.rates, rng))
-    return layer._replace(back=rng.randint(1, gene.max_back))
+        return layer._replace(rate=_stepped(layer.rate, ranges.rates, rng))
+    return layer._replace(back=rng.randint(1, ranges.max_back))
 
 
 def _stepped(number: float, choices: Sequence, rng: random.Random):

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from lightning_evo.archive import ArchiveError
-from lightning_evo.archive.shared_results import KnownResult, KnownResults, KnownWriter
+from lightning_evo.archive.shared_results import SharedResult, SharedResultsReader, SharedResultsWriter
 from lightning_evo.genome import Candidate, Genome, Objective, Result
 
 OBJECTIVES = [Objective("val_acc"), Objective("cost/params", "min")]
@@ -17,12 +17,12 @@ def known(id, status="completed", duplicate_of=None, fitness=(0.5, 10.0)):
     candidate = Candidate(id, Genome({"x": id}), duplicate_of=duplicate_of)
     curve = [{"epoch": 0, "val_acc": 0.25, "val_loss": 1.0}, {"epoch": 1, "val_loss": 0.5}]
     result = Result(status, fitness=fitness, curve=curve, cost={"params": 10.0})
-    return KnownResult.of(candidate, result, OBJECTIVES, [float(id), math.nan])
+    return SharedResult.of(candidate, result, OBJECTIVES, [float(id), math.nan])
 
 
 def test_what_is_written_is_read_with_missing_points_as_nan(tmp_path):
-    KnownWriter(tmp_path / "known.jsonl").add([known(3), known(4, "stopped")])
-    first, second = KnownResults(tmp_path / "known.jsonl").read()
+    SharedResultsWriter(tmp_path / "known.jsonl").add([known(3), known(4, "stopped")])
+    first, second = SharedResultsReader(tmp_path / "known.jsonl").read()
     assert (first.id, first.fitness, first.cost, first.complete) == (3, (0.5, 10.0), {"params": 10.0}, True)
     assert first.curves["val_acc"][0] == 0.25
     assert math.isnan(first.curves["val_acc"][1])
@@ -39,7 +39,7 @@ def test_failures_and_answers_tell_nothing():
 
 def test_a_reader_sees_new_lines_and_not_the_half_of_one(tmp_path):
     path = tmp_path / "known.jsonl"
-    writer, reader = KnownWriter(path), KnownResults(path)
+    writer, reader = SharedResultsWriter(path), SharedResultsReader(path)
     assert reader.read() == []
     writer.add([known(0)])
     assert [result.id for result in reader.read()] == [0]
@@ -53,13 +53,13 @@ def test_a_reader_sees_new_lines_and_not_the_half_of_one(tmp_path):
 
 def test_a_continued_search_begins_the_file_anew(tmp_path):
     path = tmp_path / "known.jsonl"
-    reader = KnownResults(path)
-    KnownWriter(path).add([known(0), known(1)])
+    reader = SharedResultsReader(path)
+    SharedResultsWriter(path).add([known(0), known(1)])
     assert len(reader.read()) == 2
-    KnownWriter(path).add([known(7)])
+    SharedResultsWriter(path).add([known(7)])
     assert [result.id for result in reader.read()] == [7]
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     with pytest.raises(ArchiveError, match=r"known\.jsonl: cannot be used"):
-        KnownWriter(tmp_path / "nowhere" / "known.jsonl")
+        SharedResultsWriter(tmp_path / "nowhere" / "known.jsonl")
