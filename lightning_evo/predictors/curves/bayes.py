@@ -123,7 +123,7 @@ class BayesianCurve(CurvePredictor):
             # There is no scale by which it could move.
             last = float(sign * values[-1])
             explained = not _still_flat(values, index, horizon, empirical)
-            return FinalFitness([1.0], [last], [abs(last) or 1.0], explained)
+            return FinalFitness([1.0], [last], [abs(last) or 1.0], explained, low, high)
         mixture = _Mixture.of(values[None], index, horizon, empirical, *self._bank(horizon), reach=moved)
         tilt, factor = (0.0, 1.0) if empirical is None else self._calibration(index, horizon, sign, empirical)
         mixture = mixture.tilted(tilt)

@@ -78,6 +78,7 @@ def test_to_minimise_a_metric_is_to_maximise_its_negative(make, target, known):
 @given(st.lists(st.floats(-1e3, 1e3), min_size=3, max_size=12), st.sampled_from(["last", "best"]), st.booleans())
 @example(curve=[0.0, 0.0, 1.9468453873299156e-84], target="last", known=False)
 @example(curve=[0.0, 1e-59, 3e-59], target="best", known=False)
+@example(curve=[0.0, 0.0, 0.0], target="best", known=False)
 @few
 @every_predictor
 def test_any_curve_has_a_finite_prediction(make, curve, target, known):
