@@ -1,4 +1,4 @@
-"""How does a search run from first ask to last result?"""
+"""A search from the first ask to the last result."""
 
 from lightning_evo.evolution.errors import SearchError, SearchInterrupted
 from lightning_evo.evolution.evolution import Evolution

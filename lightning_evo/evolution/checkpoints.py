@@ -1,4 +1,4 @@
-"""Whose checkpoint is kept? The best few candidates', and those that some candidate may still inherit from."""
+"""Checkpoints of a run that are kept: those of the best candidates, and those that others may still inherit from."""
 
 from __future__ import annotations
 

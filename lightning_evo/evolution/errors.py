@@ -1,4 +1,4 @@
-"""How does a search end other than by its budget?"""
+"""Ends of a search other than by its budget."""
 
 __all__ = ["SearchError", "SearchInterrupted"]
 

@@ -1,4 +1,4 @@
-"""Where do a search's candidates run? On slots of this machine, or on the executor that was handed in."""
+"""The slots of this machine, or the executor that was handed in, on which a search's candidates run."""
 
 from __future__ import annotations
 

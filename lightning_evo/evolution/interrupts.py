@@ -1,4 +1,4 @@
-"""What does Ctrl-C do? Once: no new candidates, the running ones are finished and recorded. Twice: stop now."""
+"""Ctrl-C: once, running candidates are finished and recorded and no new ones start; twice, the search stops now."""
 
 from __future__ import annotations
 

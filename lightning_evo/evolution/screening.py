@@ -1,4 +1,4 @@
-"""What does a search with a predictor need besides? Results of earlier searches, proxies measured, its quality recorded."""
+"""What a search with a predictor needs besides: results of earlier searches, measured proxies, records of its quality."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which callbacks take part in a search, and can they? Those of its own section, and those in the config it evolves."""
+"""Callbacks that take part in a search, of its own section and of the evolved config, and checks that they can."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be said about a search besides its space and algorithm? Budget, workers, and what happens at the end."""
+"""Settings of a search besides its space and algorithm: budget, workers, and what happens at the end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What becomes of the winner? Retrained if asked, tested once, and written where stock Lightning opens it."""
+"""The winner of a search: retrained if asked, tested once, and written where stock Lightning opens it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where does a candidate run, and what happens when it dies? Slots, executors, the job and its result."""
+"""Slots and executors that run candidates as jobs, and their results."""
 
 from lightning_evo.execution.adapter import FuturesExecutor
 from lightning_evo.execution.executor import Executor

@@ -1,4 +1,4 @@
-"""Where else can a candidate run? In any ``concurrent.futures.Executor``: threads, processes, dask, loky, parsl."""
+"""Jobs in any ``concurrent.futures.Executor``: threads, processes, dask, loky, parsl."""
 
 from __future__ import annotations
 

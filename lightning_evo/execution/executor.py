@@ -1,4 +1,4 @@
-"""Where does a candidate run? Behind one narrow protocol: submit a job, get a future; slots; shutdown."""
+"""The protocol behind which candidates run: submit a job, get a future; slots; shutdown."""
 
 from __future__ import annotations
 

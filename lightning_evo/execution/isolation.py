@@ -1,4 +1,4 @@
-"""What makes a worker process its slot's own? Device, threads and process group; and that no worker outlives its owner."""
+"""Isolation of a slot's worker process: device, threads and process group; it never outlives its owner."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is run? A candidate made ready: a function, its arguments, and where and under which limits it runs."""
+"""A job: a function, its arguments, and where and under which limits it runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where does a candidate run on this machine? In its slot's warm worker process, whose death harms no other."""
+"""Jobs on this machine: each slot has a warm worker process, whose death harms no other."""
 
 from __future__ import annotations
 

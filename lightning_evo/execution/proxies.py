@@ -1,4 +1,4 @@
-"""Where are zero-cost proxies measured? In a worker process of its own, so that the controller builds no model."""
+"""Measuring of zero-cost proxies in worker processes of its own, so that the controller builds no model."""
 
 from __future__ import annotations
 

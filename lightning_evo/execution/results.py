@@ -1,4 +1,4 @@
-"""How does a result outlive the process that made it? As ``result.json`` in its candidate's directory."""
+"""A job's result as ``result.json`` in its directory, where it outlives the process that made it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many candidates run at once, and which devices belong to each? One group of devices per slot."""
+"""The slots of a machine: how many candidates run at once, and the devices of each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How does one slot keep a warm worker process? As a one-worker Pebble pool, replaced whenever anything went wrong."""
+"""A slot's warm worker process: a one-worker Pebble pool, replaced whenever anything went wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens around a job in the process that runs it? Everything is caught; plain data comes back."""
+"""What surrounds a job in the process that runs it: everything is caught, plain data comes back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How does a plain config become a LightningModule, a LightningDataModule and a Trainer? By the LightningCLI itself."""
+"""LightningModule, LightningDataModule and Trainer from a config as plain data, made by the LightningCLI itself."""
 
 from __future__ import annotations
 

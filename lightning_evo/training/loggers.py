@@ -1,4 +1,4 @@
-"""How do a config's loggers tell candidates apart? Each gets the candidate's name where the config gave none, and its genes.
+"""Loggers of a config that tell candidates apart: a run's name where the config gives none, and the genes.
 
 Lightning's loggers count versions (``version_3``) or draw names. Several processes would count to the same number, and
 nobody could say afterwards which candidate is which.

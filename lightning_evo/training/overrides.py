@@ -1,4 +1,4 @@
-"""Where in a config does a gene's value go? Dotted paths through mappings, and through lists by index or class name."""
+"""A gene's value in a config: dotted paths through mappings, and through lists by index or class name."""
 
 from __future__ import annotations
 

@@ -17,35 +17,39 @@ def _dask(**kwargs):
     return distributed.Client(n_workers=2, threads_per_worker=1, dashboard_address=None, **kwargs)
 
 
-def _make(kind, stack):
-    """A factory of executors with any number of slots up to 2."""
-    if kind == "local":
-        return lambda slots: LocalExecutor(slots)
-    if kind == "threads":
-        pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(2))
-    elif kind == "processes":
-        context = multiprocessing.get_context("forkserver")
-        pool = stack.enter_context(concurrent.futures.ProcessPoolExecutor(2, mp_context=context))
-    elif kind == "dask-threads":
-        pool = stack.enter_context(_dask(processes=False)).get_executor(pure=False)
-    else:
-        pool = stack.enter_context(_dask(processes=True)).get_executor(pure=False)
-    return lambda slots: FuturesExecutor(pool, slots)
+def _wrapped(open_pool):
+    """Have any standard executor, made in the context of a module's tests, keep the contract."""
+
+    def make(stack):
+        pool = stack.enter_context(open_pool())
+        pool = pool.get_executor(pure=False) if hasattr(pool, "get_executor") else pool
+        return lambda slots: FuturesExecutor(pool, slots)
+
+    return make
 
 
-KINDS = [
-    "local",
-    "threads",
-    "processes",
-    "dask-threads",
-    pytest.param("dask-processes", marks=pytest.mark.slow),
-]
+def _processes():
+    return concurrent.futures.ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("forkserver"))
 
 
-@pytest.fixture(params=KINDS, scope="module")
+EXECUTORS = {
+    "local": lambda stack: LocalExecutor,
+    "threads": _wrapped(lambda: concurrent.futures.ThreadPoolExecutor(2)),
+    "processes": _wrapped(_processes),
+    "dask-threads": _wrapped(lambda: _dask(processes=False)),
+    "dask-processes": _wrapped(lambda: _dask(processes=True)),
+}
+"""Every executor in one row: given an exit stack, a factory of executors with any number of slots up to 2."""
+
+SLOW = {"dask-processes"}
+
+
+@pytest.fixture(
+    params=[pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in EXECUTORS], scope="module"
+)
 def make(request):
     with contextlib.ExitStack() as stack:
-        yield _make(request.param, stack)
+        yield EXECUTORS[request.param](stack)
 
 
 @pytest.fixture
