@@ -37,7 +37,7 @@ def _differences(path: str, stored: Any, asked: Any, names: bool) -> list[str]:
         ]
     if _same(stored, asked) or (names and _same(_current(stored), _current(asked))):
         return []
-    return [f"{path}: {_shown(stored)} in the archive, {_shown(asked)} asked"]
+    return [f"{path}: {_shown(stored)} in the archive, {_shown(asked)} given"]
 
 
 def _items(value: Any) -> dict[str, Any] | None:

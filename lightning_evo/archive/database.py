@@ -54,7 +54,7 @@ class ArchiveLocation:
             if url.get_backend_name() != "sqlite":
                 return cls(None, url)
             if not url.database or url.database == ":memory:":
-                raise ArchiveError(f"{location}: an archive in memory is not kept; name a file")
+                raise ArchiveError(f"{location}: an in-memory archive isn't persistent; name a file")
             return cls(Path(url.database).absolute())
         path = Path(location).absolute()
         if path.is_file():

@@ -43,7 +43,7 @@ class DirectoryLock:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise ArchiveError(
-                f"{directory}: cannot write here ({error.strerror}); name a directory that can be written"
+                f"{directory}: cannot write here ({error.strerror}); choose a writable directory"
             ) from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -52,7 +52,7 @@ class DirectoryLock:
             os.close(descriptor)
             raise ArchiveError(
                 f"{directory}: another search is writing here ({holder}). Wait for it or stop it; reading "
-                "(leaderboard) works meanwhile"
+                "(leaderboard) still works"
             ) from None
         except OSError as error:
             os.close(descriptor)

@@ -60,7 +60,7 @@ def _find_gap(connection: Connection) -> str | None:
             at = connection.scalar(select(func.max(table.c.sequence)).where(table.c.run_id == run))
             newest = max(newest, at or 0)
         if newest != last:
-            return f"damaged: it speaks of {last} events and holds {newest}"
+            return f"damaged: it records {last} events but contains {newest}"
     return None
 
 
@@ -135,7 +135,7 @@ def rebuild(location: ArchiveLocation, fault: str, journal: Journal) -> str | No
     except Damaged as damage:
         raise ArchiveError(
             f"{file} is {fault}, and the journal it could be rebuilt from cannot be used either: {damage}. Nothing was "
-            f"changed. Put back a copy of one of the two files, or name another directory to begin a new search"
+            f"changed. Put back a copy of one of the two files, or name another directory to start a new search"
         ) from damage
     incomplete = journal.tail().incomplete
     with translated_file(file):
@@ -192,13 +192,13 @@ def reconcile(location: ArchiveLocation, engine: Engine, run: int, header: Heade
     try:
         tail = journal.tail() if journal.header() is not None else None
     except Damaged as damage:
-        tail, done = None, f"{damage}: written anew from the database"
+        tail, done = None, f"{damage}: rewritten from the database"
     if tail is None:
         if done or _size(journal.path):
             kept = set_aside(journal.path)
-            done = (done or f"{journal.path} was damaged: written anew from the database") + f"; kept as {kept}"
+            done = (done or f"{journal.path} was damaged: rewritten from the database") + f"; kept as {kept}"
         elif last:
-            done = f"{journal.path} was missing: written anew from the database's {last} events"
+            done = f"{journal.path} was missing: rewritten from the database's {last} events"
         journal.rewrite(header, recorded(read, run, 0))
         journal.open()
         return done
@@ -206,7 +206,7 @@ def reconcile(location: ArchiveLocation, engine: Engine, run: int, header: Heade
         _catch_up(location, engine, run, last, tail.last, journal)
         done = f"{location} ended at event {last}: events up to {tail.last} were put back from the journal"
     elif tail.last < last:
-        done = f"{journal.path} ended at event {tail.last}: events up to {last} were put back from the database"
+        done = f"{journal.path} ended at event {tail.last}: events up to {last} were restored from the database"
     elif tail.incomplete:
         done = f"{journal.path} ended in an incomplete line, which was removed: the database holds all {last} events"
     journal.open()

@@ -28,17 +28,17 @@ def read_space(archive: Archive) -> SearchSpace:
     """
     described = (read_meta(archive.meta, SearchDescription) or SearchDescription()).space
     if not described:
-        raise ArchiveError(f"{archive.run}: the archive doesn't say what was searched")
+        raise ArchiveError(f"{archive.run}: the archive doesn't contain the search space")
     genes = {}
     for path, description in described.items():
         try:
             genes[path] = _gene(description)
         except (ValueError, TypeError) as error:
-            raise ArchiveError(f"{archive.run}: the gene at {path} can't be built anew: {error}") from None
+            raise ArchiveError(f"{archive.run}: the gene at {path} can't be rebuilt: {error}") from None
     try:
         return SearchSpace(genes)
     except ValueError as error:
-        raise ArchiveError(f"{archive.run}: the search space can't be built anew: {error}") from None
+        raise ArchiveError(f"{archive.run}: the search space can't be rebuilt: {error}") from None
 
 
 def _gene(description: Any) -> Gene:
@@ -54,7 +54,7 @@ def _gene(description: Any) -> Gene:
     for name in inspect.signature(kind).parameters:
         # What the gene keeps would be in the description, unless its class took no such argument then.
         if name not in given and name not in vars(gene) and f"_{name}" not in vars(gene):
-            raise ValueError(f"{path} doesn't keep its argument {name!r} under that name, so nobody knows what it was")
+            raise ValueError(f"{path} doesn't store its argument {name!r} under that name, so its value is unknown")
     return gene
 
 

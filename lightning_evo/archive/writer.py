@@ -202,8 +202,8 @@ class ArchiveWriter:
         self.recovered = "; ".join(text for text in done if text) or None
         kind = network_file_system(self.directory)
         self.warning = (
-            f"{self.directory} lies on a network file system ({kind}): SQLite's locks can't be trusted there. Use a "
-            "local directory, or a database URL where a team shares an archive"
+            f"{self.directory} is on a network file system ({kind}): SQLite's locks are unreliable there. Use a "
+            "local directory, or a database URL for a shared archive"
             if kind
             else None
         )
@@ -249,7 +249,9 @@ class ArchiveWriter:
                 self._reserve.write_bytes(os.urandom(RESERVE_BYTES))
         except DiskFull as error:
             self._reserve.unlink(missing_ok=True)
-            raise DiskFull(f"{error}: not even {RESERVE_BYTES >> 20} MiB is free; make space and run again") from error
+            raise DiskFull(
+                f"{error}: not even {RESERVE_BYTES >> 20} MiB is free; free some space and run again"
+            ) from error
         self._full = False
 
     # -- writing -------------------------------------------------------------------------------------------------------
@@ -281,7 +283,7 @@ class ArchiveWriter:
 
     def _retry(self, event: Event, check: Callable[[Connection], None], what: str, full: DiskFull) -> None:
         """Record once more, in the space of the reserve; always raises."""
-        advice = "Make space and run the same command again: it continues"
+        advice = "Free some space and run the same command again to continue"
         try:
             if not self._reserve.exists():
                 raise full
@@ -291,7 +293,7 @@ class ArchiveWriter:
             recorded = self._last >= event.get("sequence", math.inf)
             done = "was recorded, but not in the journal" if recorded else "was not recorded"
             raise DiskFull(f"{error}: {what} {done}. {advice}", recorded) from error
-        raise DiskFull(f"{full}: {what} was recorded in the reserve. {advice}", recorded=True) from full
+        raise DiskFull(f"{full}: {what} was recorded using the reserve. {advice}", recorded=True) from full
 
     def _commit(self, event: Event, check: Callable[[Connection], None]) -> None:
         """One transaction, then one line. What an interruption leaves undone, :meth:`_settle` does at the next call."""

@@ -140,7 +140,7 @@ class Continuation(SearchCallback):
             )
         whole = trainer.max_epochs
         if self.end is not None and whole is not None and whole != -1 and self.end > whole:
-            raise ValueError(f"end {self.end} lies beyond trainer.max_epochs {whole}, the length of the whole training")
+            raise ValueError(f"end {self.end} exceeds trainer.max_epochs {whole}, the length of the whole training")
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if self._segment is None:

@@ -58,7 +58,7 @@ class HyperparameterSchedule(Callback):
         {'model.init_args.lr': 0.01}
     """
 
-    fixed_structure = "it builds the module anew from hyperparameters, which know nothing of growth"
+    fixed_structure = "it rebuilds the module from hyperparameters, which don't describe growth"
 
     def __init__(self, schedule: dict[int, dict[str, Json]] | str) -> None:
         read = yaml.safe_load(Path(schedule).read_text()) if isinstance(schedule, str) else schedule

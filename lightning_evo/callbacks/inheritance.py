@@ -125,7 +125,7 @@ class WeightInheritance(SearchCallback):
         if new_units not in get_args(NewUnits):
             raise ValueError(f"new_units: {new_units!r} is neither 'zero' nor 'net2wider'")
         if not 0 <= spread < 1:
-            raise ValueError(f"spread: {spread} is not from 0 to below 1")
+            raise ValueError(f"spread: {spread} is not in [0, 1)")
         self.checkpoint, self.new_units, self.spread = checkpoint, new_units, spread
         self.optimizer, self.trusted = optimizer, trusted
         self._record: InheritanceRecord | None = None
@@ -311,7 +311,7 @@ class WeightInheritance(SearchCallback):
             for optimizer, state in zip(trainer.optimizers, states, strict=True):
                 inherit_optimizer(optimizer, pl_module, done, state, loaded["state_dict"])
         except ValueError as error:
-            rank_zero_warn(f"WeightInheritance: optimizers begin afresh: {error}")
+            rank_zero_warn(f"WeightInheritance: optimizers are reset: {error}")
             return f"fresh: {error}"
         return "kept"
 

@@ -94,7 +94,7 @@ def check_alike(before: nn.Module, after: nn.Module) -> None:
         )
     names = {name for name, _ in before.named_modules()} ^ {name for name, _ in after.named_modules()}
     if names:
-        raise NotApplicable(f"changes the structure: {min(names)} is in one of the two networks only")
+        raise NotApplicable(f"changes the structure: {min(names)} exists in only one of the two networks")
     for name, new in after.named_modules():
         if type(new) is not type(before.get_submodule(name)) and (_shapes(new) or not name):
             raise NotApplicable(f"changes the class of {name or 'the module'}, which has parameters")

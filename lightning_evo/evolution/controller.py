@@ -115,7 +115,7 @@ class Controller:
             else:
                 self._tell(candidate, result)
         if self.state.asked:
-            self.progress.message(f"continuing: {self.state.summary()}; {len(self._unfinished)} to finish")
+            self.progress.message(f"continuing: {self.state.summary()}; {len(self._unfinished)} unfinished")
         for candidate in list(self._unfinished.values()):
             adopted = read_result(self._jobs.directory(candidate))
             if adopted is not None and not adopted.fatal:
@@ -192,9 +192,7 @@ class Controller:
         budget, state = self.search.budget, self.state
         state.elapsed = self._elapsed()
         if self._duplicates_in_a_row >= DUPLICATES_IN_A_ROW:
-            state.end = (
-                f"the search space seems exhausted: {DUPLICATES_IN_A_ROW} candidates in a row had been asked before"
-            )
+            state.end = f"the search space seems exhausted: {DUPLICATES_IN_A_ROW} candidates in a row were duplicates"
         elif self.algorithm.exhausted:
             state.end = f"{type(self.algorithm).__name__} is through"
         elif budget.candidates is not None and state.asked + wanted > budget.candidates:
@@ -266,8 +264,8 @@ class Controller:
                 if own.status != FAILED:
                     self._record(candidate, own)  # trained all the same; the archive keeps space for it in reserve
             raise SearchError(
-                f"candidate {done.job} met a failure of the machine: {result.error_type}\n"
-                f"Mend that and run the same command again: the search continues, nothing finished is lost."
+                f"candidate {done.job} failed because of the machine: {result.error_type}\n"
+                f"Fix this and run the same command again: the search continues, and no finished candidate is lost."
             )
         for candidate, own in ended:
             self._record(candidate, own)
@@ -277,9 +275,7 @@ class Controller:
         left = [candidate for candidate in group if candidate.id in self._unfinished]
         if left:
             reason = result.error_type or "it left no result"
-            self.progress.message(
-                f"a stack of {len(group)} did not train: {reason}; {len(left)} are trained one by one"
-            )
+            self.progress.message(f"a stack of {len(group)} failed: {reason}; {len(left)} are trained one by one")
             for candidate in left:
                 self._alone[candidate.id] = reason
                 self._submit([candidate])
@@ -293,7 +289,7 @@ class Controller:
 
     def _record_what_still_ends(self) -> None:
         """The disk is full: nothing new begins, and what runs is recorded in the space the archive kept in reserve."""
-        self.progress.message("the disk is full: recording what still ends, then stopping")
+        self.progress.message("the disk is full: recording running candidates as they finish, then stopping")
         while self._running and not self.interrupts.now:
             try:
                 done = self._done.get(timeout=TICK)

@@ -372,7 +372,7 @@ class Evolution:
             return []
         differences = compare_search(meta["search"], self.describe())
         if self.seed is not None and meta["seed"] != self.seed:
-            differences.append(f"seed: {meta['seed']} in the archive, {self.seed} asked")
+            differences.append(f"seed: {meta['seed']} in the archive, {self.seed} given")
         return differences
 
     def _claim(self, writer: ArchiveWriter, archive: Archive, prior: list[list[Any]] | None = None) -> int:

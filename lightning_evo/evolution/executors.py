@@ -47,10 +47,12 @@ def make_executor(
     """
     if isinstance(given, concurrent.futures.Executor):
         if workers.slots is None:
-            raise SearchError("evolution.workers.slots: say how many candidates the given executor runs at once")
+            raise SearchError(
+                "evolution.workers.slots: set the number of candidates that the given executor runs at once"
+            )
         for name in ("time_limit", "threads", "recycle_after"):
             if getattr(workers, name) is not None:
-                raise SearchError(f"evolution.workers.{name}: only local workers know it, not the executor given")
+                raise SearchError(f"evolution.workers.{name}: only local workers support it, not the given executor")
         return FuturesExecutor(given, slots=workers.slots)
     if given is not None:
         return nullcontext(given)

@@ -36,7 +36,7 @@ def participants(callbacks: Sequence[Callback], trainable: Trainable) -> list[ty
             pickle.dumps(callback)
         except Exception as error:
             # Pickle raises whatever the callback's own methods raise.
-            raise SearchError(f"{where}: {type(callback).__name__} can't be handed to a worker: {error}") from None
+            raise SearchError(f"{where}: {type(callback).__name__} can't be sent to a worker: {error}") from None
     kinds = [type(callback) for callback in callbacks if isinstance(callback, SearchCallback)]
     return kinds + _configured(trainable.config or {})
 

@@ -34,10 +34,11 @@ def check_continuing(
         raise SearchError(f"evolution.space.{EPOCHS}: {name} trains all members equally long, so this can't be a gene")
     whole = ((trainable.config or {}).get("trainer") or {}).get("max_epochs")
     if not isinstance(whole, int) or whole < 1:
-        raise SearchError(f"{EPOCHS}: {whole!r} is no length for {name}: give the epochs of a whole training")
+        raise SearchError(f"{EPOCHS}: {whole!r} is not a valid length for {name}: give the epochs of a whole training")
     if algorithm.epochs is not None and algorithm.epochs > whole:
         raise SearchError(
-            f"evolution.algorithm.init_args.epochs: {algorithm.epochs} is more than {EPOCHS}, {whole}, which schedules see"
+            f"evolution.algorithm.init_args.epochs: {algorithm.epochs} is more than {EPOCHS}, {whole}, "
+            "on which schedules are based"
         )
     try:
         # What is found must be a schedule that can be followed.

@@ -32,7 +32,7 @@ class Budget:
     def __post_init__(self) -> None:
         limits = {"candidates": self.candidates, "epochs": self.epochs, "wall_time": self.seconds}
         if all(limit is None for limit in limits.values()):
-            raise ValueError("no limit is given; give at least one of candidates, epochs, wall_time")
+            raise ValueError("no limit is set; set at least one of candidates, epochs, wall_time")
         for name, limit in limits.items():
             if limit is not None and limit <= 0:
                 raise ValueError(f"{name} {limit} is not above 0")

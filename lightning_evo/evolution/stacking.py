@@ -122,7 +122,7 @@ def fixed_genes(space: SearchSpace, comparison: StructureComparison) -> dict[str
         comparison: What networks that differ by nothing but one gene's extremes were found to differ in.
     """
     reasons = {
-        path: f"lies in {path.partition('.')[0]}, which a stack has once"
+        path: f"belongs to {path.partition('.')[0]}, which a stack shares"
         if path.partition(".")[0] not in SECTIONS
         else ""
         if is_numeric(gene)

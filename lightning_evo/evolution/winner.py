@@ -153,7 +153,9 @@ def _wait(future: Future[Result], interrupts: Interrupts) -> Result:
             return future.result(timeout=0.5)
         except TimeoutError:
             if interrupts.now:
-                raise SearchInterrupted("stopped before the winner was finished; the same command does it") from None
+                raise SearchInterrupted(
+                    "stopped before the winner was finished; run the same command again to finish it"
+                ) from None
 
 
 def _describe(outcome: FinalOutcome, target: Path) -> str:

@@ -77,7 +77,7 @@ class FuturesExecutor:
         pending = Pending.of(job)
         with self._lock:
             if self._closed:
-                raise RuntimeError(f"job {job.id}: the executor was shut down and takes no more jobs")
+                raise RuntimeError(f"job {job.id}: the executor was shut down and accepts no more jobs")
             if not pending.future.done():
                 self._open.add(pending.future)
                 heapq.heappush(self._queue, pending)
@@ -139,7 +139,7 @@ class FuturesExecutor:
 
     def _end(self, pending: Pending, slot: int, inner: Future[tuple[str, bool]]) -> None:
         if inner.cancelled():
-            result = _lost(RuntimeError("the executor cancelled the job"), slot)
+            result = _lost(RuntimeError("the executor canceled the job"), slot)
         elif (error := inner.exception()) is not None:
             result = _lost(error, slot)
         else:

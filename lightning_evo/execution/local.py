@@ -70,7 +70,7 @@ class LocalExecutor:
         if getattr(multiprocessing.current_process(), "_inheriting", False):
             # A worker process imports the program's main module; running the search there would never end.
             raise RuntimeError(
-                "the main module makes a LocalExecutor when imported: put that under `if __name__ == '__main__':`"
+                "the main module creates a LocalExecutor when imported: move that under `if __name__ == '__main__':`"
             )
         groups = [()] * slots if isinstance(slots, int) else [tuple(group) for group in slots]
         if not groups:
@@ -127,7 +127,7 @@ class LocalExecutor:
         pending = Pending.of(job)
         with self._lock:
             if self._closed:
-                raise RuntimeError(f"job {job.id}: the executor was shut down and takes no more jobs")
+                raise RuntimeError(f"job {job.id}: the executor was shut down and accepts no more jobs")
             if not pending.future.done():
                 self._open.add(pending.future)
                 self._queue.put((False, pending))
@@ -209,11 +209,11 @@ class LocalExecutor:
                 false_starts += 1
                 if false_starts == _MAX_FALSE_STARTS:
                     return replace(
-                        _failed("WorkerDied", f"{reason} ({false_starts} times; stderr says why)", worker, attempt),
+                        _failed("WorkerDied", f"{reason} ({false_starts} times; see stderr)", worker, attempt),
                         fatal=True,
                     )
             except OutOfTime:
-                text = f"ran longer than its time limit of {job.time_limit:g} s and was ended"
+                text = f"ran longer than its time limit of {job.time_limit:g} s and was killed"
                 return _failed("TimeLimit", text, worker, attempt)
             except WorkerDied as death:
                 left = read_result(job.directory)
@@ -222,7 +222,7 @@ class LocalExecutor:
                 if attempt > self.max_retries:
                     times = "once" if attempt == 1 else f"{attempt} times, the last time"
                     log = os.path.join(job.directory, OUTPUT_FILE)
-                    text = f"its worker process died {times}: {death}; what it printed is in {log}"
+                    text = f"its worker process died {times}: {death}; its output is in {log}"
                     return _failed("WorkerDied", text, worker, attempt)
                 attempt, false_starts = attempt + 1, 0
 

@@ -48,10 +48,12 @@ def plan_slots(
             return _cuda_groups(cuda, slots, devices_per_candidate)
         if _has_mps() and accelerator != "cuda":
             if devices_per_candidate > 1:
-                raise ValueError(f"devices_per_candidate: {devices_per_candidate} asked, but MPS is one device")
+                raise ValueError(
+                    f"devices_per_candidate: {devices_per_candidate} requested, but MPS is a single device"
+                )
             return [()] * (slots or 1)
         if accelerator != "auto":
-            raise ValueError(f"accelerator: {accelerator!r} asked, but this machine shows no such device")
+            raise ValueError(f"accelerator: {accelerator!r} requested, but this machine has no such device")
     return [()] * (slots or max(1, available_cores() // devices_per_candidate))
 
 

@@ -73,7 +73,7 @@ class WarmWorker:
                 max_workers=1, initializer=isolate, initargs=(self.settings, self._state), context=self._context
             )
             if not self._pool.active:  # this starts it
-                raise BrokenProcessPool("it died at once")
+                raise BrokenProcessPool("it died immediately")
         except (OSError, RuntimeError, EOFError) as error:  # BrokenProcessPool is a RuntimeError
             self.stop(kill=True)
             raise NeverBegan(f"the worker process could not be started: {error!r}") from error
@@ -186,6 +186,6 @@ def _cause(exitcode: int | None) -> str:
         "SIGKILL": ": often the kernel's out-of-memory killer",
         "SIGSEGV": ": a crash in native code",
         "SIGBUS": ": a crash in native code, or shared memory (/dev/shm) is full",
-        "SIGABRT": ": native code gave up; see the job's output",
+        "SIGABRT": ": aborted in native code; see the job's output",
     }
     return f"killed by signal {-exitcode} ({name}){hint.get(name, '')}"

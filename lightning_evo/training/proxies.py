@@ -102,7 +102,7 @@ class _Step(nn.Module):
         outcome = self.module.training_step(batch, 0)
         loss = outcome.get("loss") if isinstance(outcome, Mapping) else outcome
         if not isinstance(loss, Tensor):
-            raise TypeError(f"{type(self.module).__name__}.training_step gave no loss")
+            raise TypeError(f"{type(self.module).__name__}.training_step returned no loss")
         return loss
 
 
@@ -191,7 +191,7 @@ def _images(batch: Any) -> Tensor:
     for part in batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (list, tuple)) else ():
         if isinstance(part, (Tensor, Mapping, list, tuple)):
             return _images(part)
-    raise TypeError(f"a batch of type {type(batch).__name__} holds no tensor that forward could take")
+    raise TypeError(f"a batch of type {type(batch).__name__} contains no tensor that forward accepts")
 
 
 def _log_nothing(*_: Any, **__: Any) -> None: ...

@@ -38,8 +38,8 @@ def test_an_earlier_name_is_the_same_class_but_not_the_same_choice():
     assert compare_search({"a": {"class_path": public}}, {"a": {"class_path": earlier}}) == []
     assert compare_search({"a": [earlier]}, {"a": [public]}) == []
     assert compare_search({"choices": [{"class_path": earlier}]}, {"choices": [{"class_path": public}]}) == [
-        f"choices.0.class_path: {earlier!r} in the archive, {public!r} asked"
+        f"choices.0.class_path: {earlier!r} in the archive, {public!r} given"
     ]
     assert compare_search({"a": earlier}, {"a": "lightning_evo.genome.Uniform"}) == [
-        f"a: {earlier!r} in the archive, 'lightning_evo.genome.Uniform' asked"
+        f"a: {earlier!r} in the archive, 'lightning_evo.genome.Uniform' given"
     ]

@@ -77,7 +77,7 @@ def test_a_full_disk_keeps_what_was_recorded_and_leaves_room_for_results_in_trai
             writer.record_candidate(Candidate(id, Genome({"g": id})), queued=0.0)
         told, refused, full = fill(writer, 4)
         assert full.recorded
-        assert "was recorded in the reserve" in str(full)
+        assert "was recorded using the reserve" in str(full)
         for id in range(4):
             writer.record_result(id, Result("completed", (0.5,), curve=[{"val_acc": 0.5}] * 20))
         with pytest.raises(DiskFull, match=r"candidate 9999 was not recorded"):
@@ -90,7 +90,7 @@ def test_a_full_disk_keeps_what_was_recorded_and_leaves_room_for_results_in_trai
 
     with contextlib.suppress(OSError):  # whatever closing has set free
         (small_disk / "other").write_bytes(b"x" * (3 << 20))
-    with pytest.raises(DiskFull, match="make space and run again"):
+    with pytest.raises(DiskFull, match="free some space and run again"):
         ArchiveWriter(directory)
     assert remembered(directory) == expected
     mount("-o", "remount,size=12m", small_disk)

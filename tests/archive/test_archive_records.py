@@ -301,9 +301,9 @@ def test_several_runs_share_one_database(tmp_path):
         assert one.archive().counts()["pending"] == 5
         assert two.archive().counts()["pending"] == 0
         assert Archive(url, "one").directory == tmp_path / "one"
-        with pytest.raises(ArchiveError, match=f"several runs, name one of them: one, {two.run}"):
+        with pytest.raises(ArchiveError, match=f"several runs; specify one of them: one, {two.run}"):
             Archive(url)
-        with pytest.raises(ArchiveError, match=r"no run three; it holds one, two-"):
+        with pytest.raises(ArchiveError, match=r"no run three; it contains one, two-"):
             Archive(url, "three")
 
 
@@ -326,7 +326,7 @@ def test_a_shared_database_that_lost_a_run_gets_it_back_from_the_journal(tmp_pat
         expected = remembered(f"sqlite:///{tmp_path / 'old.sqlite'}")
     new = f"sqlite:///{tmp_path / 'new.sqlite'}"
     with ArchiveWriter(tmp_path / "run", database=new) as writer:
-        assert "put back from the journal" in writer.recovered
+        assert "restored from the journal" in writer.recovered
     assert remembered(new) == expected
     assert remembered(tmp_path / "run") == expected, "reading by directory uses the journal"
 

@@ -132,7 +132,7 @@ def test_a_damaged_database_is_kept_and_replaced(run, killed):
 def test_transactions_lost_with_the_wal_are_put_back_from_the_journal(run, killed):
     (run / "archive.sqlite-wal").unlink()
     with ArchiveWriter(run) as writer:
-        assert "put back from the journal" in writer.recovered
+        assert "restored from the journal" in writer.recovered
     assert remembered(run) == killed[1]
 
 
@@ -140,7 +140,7 @@ def test_a_journal_behind_the_database_is_completed(run, killed):
     lines = (run / "journal.jsonl").read_bytes().splitlines(keepends=True)
     (run / "journal.jsonl").write_bytes(b"".join(lines[:-9]) + lines[-9][:30])
     with ArchiveWriter(run) as writer:
-        assert "put back from the database" in writer.recovered
+        assert "restored from the database" in writer.recovered
     (run / "archive.sqlite").unlink()
     with ArchiveWriter(run) as writer:
         assert "rebuilt" in writer.recovered
@@ -150,7 +150,7 @@ def test_a_journal_behind_the_database_is_completed(run, killed):
 def test_a_journal_written_anew_holds_all_that_the_database_knows(run, killed):
     (run / "journal.jsonl").unlink()
     with ArchiveWriter(run) as writer:
-        assert "journal.jsonl was missing: written anew" in writer.recovered
+        assert "journal.jsonl was missing: rewritten" in writer.recovered
     (run / "archive.sqlite").unlink()
     with ArchiveWriter(run):
         pass
@@ -221,7 +221,7 @@ def test_a_database_behind_a_broken_journal_is_an_error_that_says_what_to_do(run
         ArchiveWriter(run)
     journal.unlink()
     with ArchiveWriter(run) as writer:
-        assert "written anew" in writer.recovered
+        assert "rewritten" in writer.recovered
 
 
 def test_a_damaged_archive_is_read_from_its_journal(run, killed):

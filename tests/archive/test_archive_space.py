@@ -135,13 +135,13 @@ def test_which_networks_are_the_same_is_known_again(tmp_path):
             "toys.gone can't be imported",
         ),
         (describe(Forgetful(0.0)), "missing 1 required positional argument: 'centre'"),
-        (describe(ForgetsAnOption(0.0, 1.0)), "ForgetsAnOption doesn't keep its argument 'stretch' under that name"),
+        (describe(ForgetsAnOption(0.0, 1.0)), "ForgetsAnOption doesn't store its argument 'stretch' under that name"),
     ],
 )
 def test_a_gene_that_cannot_be_built_anew_is_named_with_the_reason(description, message, tmp_path):
     with stored(tmp_path, {"x": Boolean()}, y=description) as archive, pytest.raises(ArchiveError) as refused:
         read_space(archive)
-    assert str(refused.value).startswith(f"{archive.run}: the gene at y can't be built anew: ")
+    assert str(refused.value).startswith(f"{archive.run}: the gene at y can't be rebuilt: ")
     assert message in str(refused.value)
 
 
@@ -149,12 +149,12 @@ def test_conditions_that_no_longer_hold_together_are_refused(tmp_path):
     archive = stored(tmp_path, {"x": Boolean()}, y=describe(Boolean(when={"z": [True]})))
     with (
         archive,
-        pytest.raises(ArchiveError, match=r"the search space can't be built anew: y\.when: 'z' is not a gene"),
+        pytest.raises(ArchiveError, match=r"the search space can't be rebuilt: y\.when: 'z' is not a gene"),
     ):
         read_space(archive)
 
 
 def test_an_archive_that_says_nothing_of_a_space_is_refused(tmp_path):
     ArchiveWriter(tmp_path).close()
-    with Archive(tmp_path) as archive, pytest.raises(ArchiveError, match="doesn't say what was searched"):
+    with Archive(tmp_path) as archive, pytest.raises(ArchiveError, match="doesn't contain the search space"):
         read_space(archive)

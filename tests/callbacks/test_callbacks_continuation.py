@@ -376,7 +376,7 @@ def test_a_parent_that_vanished_is_recorded_and_trained_again_from_scratch(path,
 
 
 def test_an_end_beyond_the_whole_training_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"end 9 lies beyond trainer.max_epochs 6"):
+    with pytest.raises(ValueError, match=r"end 9 exceeds trainer.max_epochs 6"):
         fit(Net(), tmp_path, 9)
 
 

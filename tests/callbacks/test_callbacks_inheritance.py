@@ -257,7 +257,7 @@ def test_a_subclass_decides_what_inherits(parent, tmp_path):
     ("arguments", "message"),
     [
         ({"new_units": "random"}, "new_units: 'random' is neither 'zero' nor 'net2wider'"),
-        ({"spread": 1.0}, "spread: 1.0 is not from 0 to below 1"),
+        ({"spread": 1.0}, r"spread: 1.0 is not in \[0, 1\)"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):

@@ -205,11 +205,11 @@ CASES = {
             config["trainer"].update(max_epochs=-1),
             whole["evolution"].update(algorithm=gene("PopulationBasedTraining")),
         ),
-        "trainer.max_epochs: -1 is no length for PopulationBasedTraining",
+        "trainer.max_epochs: -1 is not a valid length for PopulationBasedTraining",
     ),
     "a population that trains longer than the Trainer": (
         put("algorithm", value=gene("PopulationBasedTraining", epochs=9)),
-        "evolution.algorithm.init_args.epochs: 9 is more than trainer.max_epochs, 2, which schedules see",
+        "evolution.algorithm.init_args.epochs: 9 is more than trainer.max_epochs, 2, on which schedules are based",
     ),
     "early stopping of a population": (
         lambda config, whole: whole["evolution"].update(
@@ -464,7 +464,7 @@ TRAINING_CASES = {
     ),
     "a disk that is full": (
         config_with("model", "init_args", "misbehave", value="full"),
-        "met a failure of the machine: OSError: [Errno 28] No space left on device",
+        "failed because of the machine: OSError: [Errno 28] No space left on device",
     ),
 }
 

@@ -70,7 +70,7 @@ def test_a_search_that_is_another_one_is_still_refused(begun):
     assert done.returncode == 2
     assert "holds a different search" in done.stderr
     differing = [line.strip() for line in done.stderr.splitlines() if " in the archive, " in line]
-    assert differing == ["evolution.algorithm.init_args.population_size: 2 in the archive, 3 asked"]
+    assert differing == ["evolution.algorithm.init_args.population_size: 2 in the archive, 3 given"]
 
 
 def test_the_schedule_of_an_earlier_population_is_followed(begun):

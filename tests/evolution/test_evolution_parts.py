@@ -29,7 +29,7 @@ def test_durations_are_seconds_or_clock_times(given_, expected):
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: Budget(), "no limit is given"),
+        (lambda: Budget(), "no limit is set"),
         (lambda: Budget(epochs=-1), "epochs -1 is not above 0"),
         (lambda: Budget(wall_time="1:2:3:4:5"), "neither a number of seconds nor"),
         (lambda: Workers(devices_per_candidate=0), "devices_per_candidate 0 is not at least 1"),

@@ -164,15 +164,15 @@ def test_a_search_in_which_nothing_finished_may_be_replaced_by_another(tmp_path)
     [
         (
             {"space": {"x": Uniform(-1, 2), "y": Uniform(-1, 1)}},
-            r"space\.x\.init_args\.high: 1\.0 in the archive, 2\.0 asked",
+            r"space\.x\.init_args\.high: 1\.0 in the archive, 2\.0 given",
         ),
-        ({"algorithm": GenerationalEvolution(population_size=6)}, "population_size: 4 in the archive, 6 asked"),
+        ({"algorithm": GenerationalEvolution(population_size=6)}, "population_size: 4 in the archive, 6 given"),
         (
             {"algorithm": GenerationalEvolution(population_size=4, select=Operator("selBest"))},
             "evolution.algorithm.init_args.select",
         ),
         ({"objectives": [Objective("value", "min")]}, "mode"),
-        ({"seed": 2}, "seed: 1 in the archive, 2 asked"),
+        ({"seed": 2}, "seed: 1 in the archive, 2 given"),
         ({"fitness_epoch": "last"}, "fitness_epoch"),
     ],
 )

@@ -84,7 +84,7 @@ def test_candidates_with_other_active_genes_are_kept_apart():
 
 def test_nobody_is_put_together_without_being_asked_or_without_a_gene_that_may_differ():
     made = candidates({"model.lr": 0.1}, {"model.lr": 0.2})
-    for grouping in (Grouping(), Grouping({"model.lr": "lies in data"}, "auto")):
+    for grouping in (Grouping(), Grouping({"model.lr": "belongs to data"}, "auto")):
         assert grouping.capacity == 1
         assert ids(grouping.split(made)) == [[0], [1]]
 
@@ -115,8 +115,8 @@ def test_each_gene_that_must_not_differ_says_why():
     assert reasons[LR] == ""
     assert reasons[WIDTH].startswith("changes the structure: net.0")
     assert reasons["model.init_args.activation"] == "is a Categorical, not a number"
-    assert reasons["data.init_args.batch_size"] == "lies in data, which a stack has once"
-    assert reasons["trainer.gradient_clip_val"] == "lies in trainer, which a stack has once"
+    assert reasons["data.init_args.batch_size"] == "belongs to data, which a stack shares"
+    assert reasons["trainer.gradient_clip_val"] == "belongs to trainer, which a stack shares"
     assert reasons["model.init_args.features"].startswith("changes the structure")
 
 
@@ -230,7 +230,7 @@ def test_where_one_member_breaks_the_whole_stack_they_are_trained_one_by_one(tmp
     assert [row["status"] for row in archive.candidates()] == ["completed", "failed", "completed"]
     assert archive.candidates()[1]["error_type"] == "RuntimeError: lr 0.9 is too much"
     assert archive.result(0).extra["stack"]["lowering"] == "alone"
-    assert any("a stack of 3 did not train" in message for message in made._progress.messages)
+    assert any("a stack of 3 failed" in message for message in made._progress.messages)
 
 
 @pytest.mark.slow
@@ -251,7 +251,7 @@ def test_a_stack_may_take_as_long_as_its_members_together(tmp_path):
     with pytest.raises(SearchError, match="all of the first 3 candidates failed: TimeLimit"):
         touchy(tmp_path / "b", None, "dawdle", workers=Workers(slots=1, stack="auto", threads=1, time_limit=0.3)).run()
     with Archive(tmp_path / "b") as archive:
-        assert archive.result(2).error == "ran longer than its time limit of 0.9 s and was ended"
+        assert archive.result(2).error == "ran longer than its time limit of 0.9 s and was killed"
 
 
 def test_a_metric_that_is_never_logged_stops_the_search_with_that_error(tmp_path):

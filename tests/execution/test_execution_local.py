@@ -36,7 +36,7 @@ def job(tmp_path):
 def test_a_job_beyond_its_time_limit_is_killed_and_fails(shared, job, tmp_path, function):
     result = shared.submit(job(1, function, time_limit=0.3, pid_file=str(tmp_path / "pid"))).result()
     assert (result.status, result.error_type) == (FAILED, "TimeLimit")
-    assert result.error == "ran longer than its time limit of 0.3 s and was ended"
+    assert result.error == "ran longer than its time limit of 0.3 s and was killed"
     assert result.ended - result.started >= 0.3
     assert result.slot is not None
     assert result.attempts == 1

@@ -60,7 +60,7 @@ def test_no_visible_device_means_cpu_where_that_is_accepted(devices, cores):
     assert plan_slots("auto") == [(), ()]
     for accelerator in ("gpu", "cuda", "mps"):
         with pytest.raises(
-            ValueError, match=f"accelerator: '{accelerator}' asked, but this machine shows no such device"
+            ValueError, match=f"accelerator: '{accelerator}' requested, but this machine has no such device"
         ):
             plan_slots(accelerator)
 
@@ -91,9 +91,9 @@ def test_mps_is_one_device_that_slots_may_share(devices):
     devices(0, mps=True)
     assert plan_slots("mps") == plan_slots("auto") == plan_slots("gpu") == [()]
     assert plan_slots("mps", slots=2) == [(), ()]
-    with pytest.raises(ValueError, match="devices_per_candidate: 2 asked, but MPS is one device"):
+    with pytest.raises(ValueError, match="devices_per_candidate: 2 requested, but MPS is a single device"):
         plan_slots("mps", devices_per_candidate=2)
-    with pytest.raises(ValueError, match="accelerator: 'cuda' asked"):
+    with pytest.raises(ValueError, match="accelerator: 'cuda' requested"):
         plan_slots("cuda")
 
 

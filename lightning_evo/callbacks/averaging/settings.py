@@ -98,7 +98,7 @@ def check_numbers(**given: float | None) -> None:
                 raise ValueError(f"alpha: {value} is not above 0 and below 1")
         elif name == "inertia":
             if not 0 <= value < 1:
-                raise ValueError(f"inertia: {value} is not from 0 to below 1")
+                raise ValueError(f"inertia: {value} is not in [0, 1)")
         elif not value >= _LEAST[name]:
             raise ValueError(f"{name}: {value} is not at least {_LEAST[name]:g}")
 
@@ -123,7 +123,7 @@ def check_method(
         )
     if method is None and given:
         name, value = next(iter(given.items()))
-        raise ValueError(f"{name}: {value} has no meaning without a method")
+        raise ValueError(f"{name}: {value} has no effect without a method")
     if method == "pso" and optimizer_state == "averaged":
         raise ValueError(
             "optimizer_state: averaged has no meaning for pso, which averages nothing; choose own or reset"

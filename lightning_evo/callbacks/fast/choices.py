@@ -58,7 +58,7 @@ def choose_precision(setting: PrecisionName, trainer: Trainer, pl_module: Lightn
     if setting == "32-true":
         return Choice(False, "switched off")
     if not isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)):
-        return Choice(False, f"{type(strategy).__name__} has a precision of its own")
+        return Choice(False, f"{type(strategy).__name__} sets its own precision")
     device = strategy.root_device
     if setting != "auto":
         return Choice(True, "asked for", setting)

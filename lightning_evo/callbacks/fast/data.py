@@ -270,7 +270,7 @@ def _unpinnable(loader: DataLoader) -> str | None:
 def _worker_obstacle(loader: DataLoader) -> str | None:
     """The reason why a loader can't have worker processes; ``None`` if it can."""
     if torch.multiprocessing.current_process().daemon:
-        return "this process may not start others"
+        return "this process can't start others"
     if torch.multiprocessing.get_start_method() == "fork":
         return None
     try:

@@ -124,7 +124,7 @@ def inherit(
     if new_units not in get_args(NewUnits):
         raise ValueError(f"new_units: {new_units!r} is neither 'zero' nor 'net2wider'")
     if not 0 <= spread < 1:
-        raise ValueError(f"spread: {spread} is not from 0 to below 1")
+        raise ValueError(f"spread: {spread} is not in [0, 1)")
     root = unwrapped(child)
     units = units_of(root, "child")
     if isinstance(parent, nn.Module):

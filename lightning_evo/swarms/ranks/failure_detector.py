@@ -111,7 +111,7 @@ class FailureDetector:
         rank, why = self._gone
         return SwarmError(
             f"rank {rank} of {self.size} is gone: {why}; rank {self.rank} can't go on without it. "
-            "Checkpoints written before are complete: resume from one with ckpt_path"
+            "Earlier checkpoints are complete: resume from one with ckpt_path"
         )
 
     def check(self) -> None:

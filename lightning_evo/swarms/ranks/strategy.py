@@ -416,7 +416,7 @@ def _first_line(error: Exception) -> str:
 
 def _ending(code: int) -> str:
     return (
-        f"its process was ended by {signal.Signals(-code).name}" if code < 0 else f"its process ended with code {code}"
+        f"its process was killed by {signal.Signals(-code).name}" if code < 0 else f"its process ended with code {code}"
     )
 
 
@@ -524,7 +524,7 @@ def _load_own(
     except Exception as error:  # reported to all ranks
         return None, error
     if found:
-        return None, SwarmError(f"{own} is of another save (global step {found[0]}) than rank 0's; delete both")
+        return None, SwarmError(f"{own} belongs to another save (global step {found[0]}) than rank 0's; delete both")
     return None, SwarmError(f"the checkpoint of its particle, {own}, doesn't exist")
 
 

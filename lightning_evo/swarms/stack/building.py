@@ -71,7 +71,7 @@ def build_particles(
                 unknown = [name for name in arguments if name in str(error)]
                 if "unexpected keyword argument" not in str(error) or not unknown:
                     raise
-                raise SwarmError(f"vary: {unknown[0]} is no argument of {_name(particles)} ({error})") from error
+                raise SwarmError(f"vary: {unknown[0]} is not an argument of {_name(particles)} ({error})") from error
         _own_hyperparameters(particle, arguments)
         built.append(particle)
     return built
@@ -83,7 +83,7 @@ def _number(size: int | None, vary: Mapping[str, Sequence[Any]]) -> int:
             raise SwarmError(f"vary.{name}: {choices!r} is not a list of one value for each particle")
     lengths = {name: len(choices) for name, choices in vary.items()}
     if size is None and not lengths:
-        raise SwarmError("size: how many particles are to be built is missing")
+        raise SwarmError("size is missing: set the number of particles to build")
     number = size if size is not None else next(iter(lengths.values()))
     if number < 2:
         raise SwarmError(f"size {number} is below 2: a swarm needs at least two particles")

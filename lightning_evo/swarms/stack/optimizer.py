@@ -63,7 +63,7 @@ class StackedOptimizer(Optimizer):
                 if parameter not in self._names[index]:
                     raise SwarmError(
                         f"{type(optimizer).__name__} of particle {index} has a tensor of shape {tuple(parameter.shape)} "
-                        "that is no parameter of the particle; register it in the module"
+                        "that isn't a parameter of the particle; register it in the module"
                     )
         groups = [{"params": _parameters(optimizer)} for optimizer in self.optimizers]
         super().__init__(groups, dict(self.optimizers[0].defaults))

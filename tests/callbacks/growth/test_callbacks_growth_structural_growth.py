@@ -618,7 +618,7 @@ def test_a_parent_whose_growth_is_not_the_child_s_is_left_alone(why, tmp_path):
         ({"new_units": "random"}, "new_units: 'random' is none of zero, net2wider, gradmax"),
         ({"mode": "up"}, "mode: 'up' is none of max, min"),
         ({"entropy": "shannon"}, "entropy: 'shannon' is none of covariance, histogram"),
-        ({"spread": 1.0}, "spread: 1.0 is not from 0 to below 1"),
+        ({"spread": 1.0}, r"spread: 1.0 is not in \[0, 1\)"),
         ({"max_parameters": 0}, "max_parameters: 0 is not an integer of at least 1"),
     ],
 )

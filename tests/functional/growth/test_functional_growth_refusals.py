@@ -232,7 +232,7 @@ def test_a_forward_that_raises_on_the_grown_network_leaves_it_as_it_was(operatio
     ("arguments", "error", "reason"),
     [
         ({"new_units": "ones"}, GrowthError, "new_units: 'ones' is none of zero, net2wider, gradmax"),
-        ({"spread": 1.0}, GrowthError, r"spread: 1\.0 is not from 0 to below 1"),
+        ({"spread": 1.0}, GrowthError, r"spread: 1\.0 is not in \[0, 1\)"),
         ({"spread": "a"}, GrowthError, "spread: 'a' is not a number"),
         ({"new_units": "gradmax"}, GrowthError, "0: new_units: gradmax needs a loss"),
         ({"new_units": "gradmax", "loss": broken}, GrowthError, "0: widen: it was undone, as this was raised: no data"),

@@ -221,7 +221,7 @@ def test_a_file_that_is_there_stays_unless_told_otherwise(run, tmp_path):
 def test_an_archive_that_does_not_say_what_was_searched_is_refused(tmp_path):
     with ArchiveWriter(tmp_path / "run") as writer:
         writer.set_meta("objectives", [{"monitor": "val_acc", "mode": "max"}])
-    with pytest.raises(ArchiveError, match="doesn't say what was searched"):
+    with pytest.raises(ArchiveError, match="doesn't contain the search space"):
         export_optuna(tmp_path / "run", tmp_path / "out.log")
     assert not (tmp_path / "out.log").exists()
 

@@ -409,7 +409,7 @@ def test_of_a_database_with_several_runs_one_is_chosen_by_its_name(tmp_path):
     for name in ("a", "b"):
         with ArchiveWriter(tmp_path / name, url, run=name) as writer:
             writer.record_candidate(Candidate(0, Genome({"x": name})), queued=CREATED)
-    with pytest.raises(ArchiveError, match="holds several runs, name one of them: a, b"):
+    with pytest.raises(ArchiveError, match="contains several runs; specify one of them: a, b"):
         report(url, tmp_path / "page.html")
     assert Page(report(url, tmp_path / "page.html", run="b").read_text()).title == "b · lightning-evo"
 

@@ -208,7 +208,7 @@ class TestTrouble:
     def test_a_rank_that_is_killed_ends_the_run_with_an_error_that_names_it(self, killed):
         directory, code, said, seconds = killed
         assert code == 1
-        assert "SwarmError: rank 1 of 2 is gone: its process was ended by SIGKILL; rank 0 can't go on" in said
+        assert "SwarmError: rank 1 of 2 is gone: its process was killed by SIGKILL; rank 0 can't go on" in said
         assert seconds < 60
         # All of it: no rank wrote down an end.
         assert not seen(directory)
@@ -257,7 +257,7 @@ class TestTrouble:
         code, said = run(tmp_path, seed=3, ckpt_path=str(tmp_path / "last.ckpt"))
         assert code == 1
         assert "rank 1 can't resume from" in said
-        assert "is of another save (global step 3) than rank 0's" in said
+        assert "belongs to another save (global step 3) than rank 0's" in said
 
     def test_what_a_death_between_two_ranks_writing_leaves_can_be_resumed(self, killed, trained, tmp_path):
         directory = killed[0]
