@@ -6,12 +6,12 @@ import math
 
 import pytest
 import torch
+from averaging_training import Net, data, fit, stacked, swarm, trainer_of, weights
 from comparing import same
-from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping
-from torch import nn
 from torch.optim.swa_utils import update_bn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_evo.callbacks import SwarmAveraging
 from lightning_evo.callbacks.search import SearchContext
@@ -21,94 +21,6 @@ from lightning_evo.swarms import ParticleStack, SwarmError
 from lightning_evo.swarms.exchange import Exchange
 from lightning_evo.swarms.swarm import architecture_of
 from toys import ToyData, ToyNet
-
-
-class Net(LightningModule):
-    """A small regression with what averaging has to mind: batch statistics, dropout, moments, a schedule."""
-
-    def __init__(self, lr=0.05, norm=False, adam=False, decay=1.0, dropout=0.0, shift=0.0):
-        super().__init__()
-        self.save_hyperparameters()
-        layers = [nn.Linear(2, 4), nn.BatchNorm1d(4)] if norm else [nn.Linear(2, 4)]
-        self.net = nn.Sequential(*layers, nn.Tanh(), nn.Dropout(dropout), nn.Linear(4, 1))
-
-    def forward(self, inputs):
-        return self.net(inputs)
-
-    def _loss(self, batch):
-        return nn.functional.mse_loss(self(batch[0])[:, 0], batch[1])
-
-    def training_step(self, batch, batch_idx):
-        return self._loss(batch)
-
-    def validation_step(self, batch, batch_idx):
-        loss = self._loss(batch)
-        self.log("val_loss", loss)
-        self.log("val_score", -loss)
-
-    def configure_optimizers(self):
-        kind = torch.optim.Adam if self.hparams.adam else torch.optim.SGD
-        options = {} if self.hparams.adam else {"momentum": 0.9}
-        optimizer = kind(self.parameters(), lr=self.hparams.lr, **options)
-        return [optimizer], [torch.optim.lr_scheduler.ExponentialLR(optimizer, self.hparams.decay)]
-
-
-def data(size=32, seed=0):
-    inputs = torch.randn(size, 2, generator=torch.Generator().manual_seed(seed))
-    return DataLoader(TensorDataset(inputs, inputs.prod(1)), batch_size=8)
-
-
-def swarm(size=3, seed=0, lowering="loop", **options):
-    seed_everything(seed)
-    return ParticleStack([Net(**options) for _ in range(size)], lowering=lowering)
-
-
-def weights(stack):
-    return [{name: tensor.clone() for name, tensor in one.state_dict().items()} for one in stack.particles]
-
-
-def stacked(rows):
-    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-
-
-class Watch(Callback):
-    """What the particles were just before and after the averaging that stands behind it in the list, and their losses."""
-
-    def __init__(self, averaging):
-        self.averaging, self.events = averaging, []
-        watch, inner = self, averaging.on_train_batch_end
-
-        def around(trainer, module, *args):
-            before, count, random = weights(module), averaging.averagings, torch.random.get_rng_state()
-            inner(trainer, module, *args)
-            if averaging.averagings > count:
-                watch.events.append((trainer.global_step, before, weights(module), module.losses.clone()))
-            assert torch.equal(random, torch.random.get_rng_state())
-
-        averaging.on_train_batch_end = around
-
-
-def trainer_of(directory, *callbacks, epochs=1, **options):
-    return Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        devices=1,
-        callbacks=list(callbacks),
-        default_root_dir=directory,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        **options,
-    )
-
-
-def fit(stack, averaging, directory, epochs=1, callbacks=(), loader=None, validation=True, **options):
-    watch = Watch(averaging)
-    trainer = trainer_of(directory, averaging, *callbacks, epochs=epochs, **options)
-    trainer.fit(stack, data() if loader is None else loader, data(seed=1) if validation else None)
-    return trainer, watch.events
-
 
 # -- methods -----------------------------------------------------------------------------------------------------------
 
@@ -554,40 +466,6 @@ def test_what_needs_more_than_weights_is_refused_to_candidates_that_meet(options
     (name, value), *_ = options.items()
     with pytest.raises(SwarmError, match=f"{name}: {value} needs all particles in one training"):
         candidate(tmp_path, Net(), SwarmAveraging(**options))
-
-
-# -- resuming ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"method": "apso", "subset": 2, "every_n_steps": 3},
-        {"method": "pso", "every_n_steps": 3},
-        {"method": "papa", "alpha": 0.2, "every_n_steps": 3},
-        {"method": "papa_pairs", "every_n_epochs": 2, "optimizer_state": "averaged"},
-        {"method": "papa_all", "every_n_steps": 3, "soup": "greedy", "keep": "if_not_worse"},
-    ],
-    ids=lambda options: options["method"],
-)
-def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(options, tmp_path):
-    class Stop(Callback):
-        def on_train_epoch_end(self, trainer, pl_module):
-            trainer.should_stop = trainer.current_epoch == 1
-
-    def run(ckpt_path=None, *callbacks):
-        stack, averaging = swarm(3, norm=True, adam=True, decay=0.9), SwarmAveraging(**options)
-        trainer = trainer_of(tmp_path, *callbacks, averaging, epochs=4, num_sanity_val_steps=0)
-        trainer.fit(stack, data(), data(seed=1), ckpt_path=ckpt_path)
-        return trainer, stack, averaging
-
-    _, whole, reference = run()
-    half, *_ = run(None, Stop())
-    half.save_checkpoint(tmp_path / "half.ckpt")
-    _, resumed, averaging = run(tmp_path / "half.ckpt")
-    assert averaging.averagings == reference.averagings > 0
-    assert averaging.extra == reference.extra
-    assert all(same(one, other) for one, other in zip(weights(whole), weights(resumed), strict=True))
 
 
 # -- bad input ---------------------------------------------------------------------------------------------------------
