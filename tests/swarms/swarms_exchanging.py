@@ -5,7 +5,6 @@ Every publication holds weights that are all alike, so that a mixture of two fil
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import torch
@@ -15,13 +14,11 @@ from lightning_evo.swarms.exchange import Exchange
 SHAPE = (1, 300, 300)
 
 
-def publish_and_read(directory: Path, name: str, seconds: float) -> None:
+def publish_and_read(directory: Path, name: str, turns: int) -> None:
     """Print after each turn how many publications there were, how many were met, and how many of those were torn."""
     exchange = Exchange(directory, name, "net", "0")
-    end = time.monotonic() + seconds
-    number, torn, met = 0, 0, 0
-    while time.monotonic() < end:
-        number += 1
+    torn, met = 0, 0
+    for number in range(1, turns + 1):
         exchange.publish(
             [float(number)], {"w": torch.full(SHAPE, float(number)), "v": torch.full(SHAPE, float(number))}
         )
