@@ -75,7 +75,7 @@ def measure(genomes: Sequence[Genome]) -> list[dict[str, float]]:
     return rows
 
 
-QUICK_LSTM = {"nets": 2, "max_steps": 60, "hidden": 8, "lr": 0.02, "dropout": 0.1}
+QUICK_LSTM = {"nets": 2, "max_steps": 30, "hidden": 8, "lr": 0.02, "dropout": 0.1}
 
 CASES = [
     ("cell", lambda: ForestPredictor(trees=30)),
