@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Self, TypeVar
 
-from lightning_evo.genome.records import ExtraEntry, known_fields
+from lightning_evo.genome.records import ExtraEntry
+from lightning_evo.utils.records import known_fields
 
 __all__ = ["CheckpointUsage", "FinalOutcome", "FinalRequest", "SearchDescription", "read_meta"]
 

@@ -1,4 +1,4 @@
-"""How does a training stop and go on as if it had never stopped? With all its state, and with its config's last word."""
+"""The callback by which a training stops and continues as if it had never stopped."""
 
 from __future__ import annotations
 

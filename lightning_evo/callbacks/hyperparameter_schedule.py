@@ -1,4 +1,4 @@
-"""How is a schedule of hyperparameters followed that population-based training found? In one ordinary fit."""
+"""The callback that follows, in one fit, a schedule of hyperparameters found by population-based training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does a training start from? A parent's weights, taken from its checkpoint into a network that may have grown."""
+"""The callback that starts a training from a parent's weights, also in a network that has grown."""
 
 from __future__ import annotations
 
@@ -22,59 +22,7 @@ from lightning_evo.functional.graph.channels import NewUnits
 from lightning_evo.functional.growth.steps import Growth, inheritance_after
 from lightning_evo.utils.checkpoints import read_checkpoint
 
-__all__ = ["Restructuring", "WeightInheritance"]
-
-# -- How does a training go on in a network of another structure? Its checkpoint is fitted to the network --
-
-
-class Restructuring:
-    """A parent's training state on its way into a module whose structure may differ.
-
-    Where the shapes are the checkpoint's, nothing is done, and the training goes on exactly. Elsewhere the module inherits
-    the weights when Lightning loads them (:func:`~lightning_evo.functional.inherit`), and :meth:`translate` fits the
-    optimizers' states before Lightning restores those. All else in the checkpoint holds as it is.
-
-    Args:
-        module: Into which the checkpoint will be loaded.
-        inheriting: Arguments of ``inherit``.
-    """
-
-    def __init__(self, module: LightningModule, **inheriting: Any) -> None:
-        self.module = module
-        self.done: Inheritance | None = None
-        self.checkpoint: dict[str, Any] = {}
-        self._inheriting = inheriting
-        self._parent: dict[str, Tensor] = {}
-        self._handle = module.register_load_state_dict_pre_hook(self._load)
-
-    def _load(self, module: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
-        own = module.state_dict()
-        if {name: tensor.shape for name, tensor in own.items()} == {n: t.shape for n, t in state.items()}:
-            return
-        self._parent = dict(state)
-        self.done = inherit(module, self._parent, **self._inheriting)
-        state.clear()
-        state.update(module.state_dict())
-
-    def translate(self, optimizers: list[Optimizer]) -> str:
-        """Fit the optimizers' states in the checkpoint to the module; says what became of them.
-
-        Moments follow their weights; settings (such as the rate that a schedule has reached) are the checkpoint's.
-        """
-        self._handle.remove()
-        if self.done is None:
-            return "kept"
-        states, kept = self.checkpoint["optimizer_states"], "kept"
-        for i, (optimizer, state) in enumerate(zip(optimizers, states, strict=True)):
-            try:
-                inherit_optimizer(optimizer, self.module, self.done, state, self._parent)
-            except ValueError as error:
-                kept = f"fresh: {error}"
-            fitted = copy.deepcopy(optimizer.state_dict())
-            for mine, theirs in zip(fitted["param_groups"], state["param_groups"], strict=True):
-                mine.update({name: theirs[name] for name in set(theirs) - {"params", "param_names"}})
-            states[i] = fitted
-        return kept
+__all__ = ["CheckpointFitting", "WeightInheritance"]
 
 
 class WeightInheritance(SearchCallback):
@@ -130,9 +78,9 @@ class WeightInheritance(SearchCallback):
         self.optimizer, self.trusted = optimizer, trusted
         self._record: InheritanceRecord | None = None
         self._structure: dict[str, Any] = {}
-        self._born: Inheritance | None = None
+        self._inherited_early: Inheritance | None = None
         self._context: SearchContext | None = None
-        self._restructuring: Restructuring | None = None
+        self._fitting: CheckpointFitting | None = None
 
     def should_inherit(self, name: str, pl_module: LightningModule) -> bool:
         """Whether a tensor, by its name in the model's state dict, may inherit; override to decide otherwise.
@@ -157,25 +105,25 @@ class WeightInheritance(SearchCallback):
         return {} if self._record is None else self._record.to_dict()
 
     @property
-    def _continues(self) -> bool:
+    def _continues_training(self) -> bool:
         """Whether the candidate goes on with another one's training, with all its state."""
         return self._context is not None and self._context.segment is not None and self._context.segment.start > 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit" and self._continues:
-            self._restructuring = Restructuring(pl_module, **self._arguments(pl_module))
+        if stage == "fit" and self._continues_training:
+            self._fitting = CheckpointFitting(pl_module, **self._arguments(pl_module))
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if self._restructuring is not None:
-            self._restructuring.checkpoint = checkpoint
+        if self._fitting is not None:
+            self._fitting.checkpoint = checkpoint
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Here the optimizers exist, and under DDP all ranks have the same fresh weights. Weights are written in place,
         # so that optimizers and wrappers keep hold of them.
         self._note_structure(pl_module)
         parent = self._context.parent if self._context is not None else None
-        if self._restructuring is not None:
-            self._record_restructuring(self._restructuring, trainer)
+        if self._fitting is not None:
+            self._record_restructuring(self._fitting, trainer)
             return
         path = parent.checkpoint if parent is not None else self.checkpoint
         if path is None or trainer.ckpt_path is not None or self._record is not None:
@@ -208,8 +156,8 @@ class WeightInheritance(SearchCallback):
         loaded, problem = self._parts(checkpoint, "")
         with suppress(ValueError):  # lazy or sharded parameters
             done = None if problem else self._written(pl_module, loaded)
-            self._born = done if done is not None and done.maps else None
-        return self._born is not None
+            self._inherited_early = done if done is not None and done.maps else None
+        return self._inherited_early is not None
 
     def on_early_growth(self, growth: Growth, before: Mapping[str, Tensor], pl_module: LightningModule) -> None:
         """Note a step that was taken after :meth:`inherit_early`.
@@ -219,8 +167,10 @@ class WeightInheritance(SearchCallback):
             before: The model's ``state_dict(keep_vars=True)`` before it.
             pl_module: The model after it.
         """
-        if self._born is not None:
-            self._born = inheritance_after(self._born, growth, before, pl_module.state_dict(keep_vars=True))
+        if self._inherited_early is not None:
+            self._inherited_early = inheritance_after(
+                self._inherited_early, growth, before, pl_module.state_dict(keep_vars=True)
+            )
 
     def on_structure_change(self, trainer: Trainer, pl_module: LightningModule, growth: Any) -> None:
         """Keep how the network computes now; whatever changes the structure calls it after each step."""
@@ -230,7 +180,7 @@ class WeightInheritance(SearchCallback):
         return {"inheritance": self.inheritance, "structure": self._structure}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if self._continues:
+        if self._continues_training:
             return  # that was another candidate's
         inherited = state_dict["inheritance"]
         self._record = InheritanceRecord.from_dict(inherited) if inherited else None
@@ -248,9 +198,9 @@ class WeightInheritance(SearchCallback):
             "choose": lambda name: self.should_inherit(name, pl_module),
         }
 
-    def _record_restructuring(self, restructuring: Restructuring, trainer: Trainer) -> None:
+    def _record_restructuring(self, fitting: CheckpointFitting, trainer: Trainer) -> None:
         """Fit the optimizers' states, where the structure differs from the one whose training goes on."""
-        optimizer, done = restructuring.translate(trainer.optimizers), restructuring.done
+        optimizer, done = fitting.translate(trainer.optimizers), fitting.done
         parent = self._context.parent if self._context is not None else None
         if done is None or parent is None:
             return
@@ -286,7 +236,7 @@ class WeightInheritance(SearchCallback):
     def _inherit(self, loaded: Mapping[str, Any], trainer: Trainer, pl_module: LightningModule) -> str:
         """Inherit; returns why nothing could be."""
         try:
-            done = self._born or self._written(pl_module, loaded)
+            done = self._inherited_early or self._written(pl_module, loaded)
         except ValueError as error:  # lazy or sharded parameters
             return str(error)
         if not done.maps:
@@ -328,6 +278,56 @@ def _completed(record: InheritanceRecord, done: Inheritance, optimizer: str) -> 
         preserving=done.preserving,
         why_not=done.why_not,
     )
+
+
+class CheckpointFitting:
+    """Fits the checkpoint of a training to a module whose structure may differ.
+
+    If all shapes are equal, nothing is done, and the training continues exactly. Otherwise the module inherits
+    the weights when Lightning loads them (:func:`~lightning_evo.functional.inherit`), and :meth:`translate` fits the
+    optimizers' states before Lightning restores those. All else in the checkpoint holds as it is.
+
+    Args:
+        module: The module into which the checkpoint will be loaded.
+        inheriting: Arguments of ``inherit``.
+    """
+
+    def __init__(self, module: LightningModule, **inheriting: Any) -> None:
+        self.module = module
+        self.done: Inheritance | None = None
+        self.checkpoint: dict[str, Any] = {}
+        self._inheriting = inheriting
+        self._parent: dict[str, Tensor] = {}
+        self._handle = module.register_load_state_dict_pre_hook(self._load)
+
+    def _load(self, module: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
+        own = module.state_dict()
+        if {name: tensor.shape for name, tensor in own.items()} == {n: t.shape for n, t in state.items()}:
+            return
+        self._parent = dict(state)
+        self.done = inherit(module, self._parent, **self._inheriting)
+        state.clear()
+        state.update(module.state_dict())
+
+    def translate(self, optimizers: list[Optimizer]) -> str:
+        """Fit the optimizers' states in the checkpoint to the module; return ``kept``, or why they are fresh.
+
+        Moments follow their weights; settings (such as the rate that a schedule has reached) are the checkpoint's.
+        """
+        self._handle.remove()
+        if self.done is None:
+            return "kept"
+        states, kept = self.checkpoint["optimizer_states"], "kept"
+        for i, (optimizer, state) in enumerate(zip(optimizers, states, strict=True)):
+            try:
+                inherit_optimizer(optimizer, self.module, self.done, state, self._parent)
+            except ValueError as error:
+                kept = f"fresh: {error}"
+            fitted = copy.deepcopy(optimizer.state_dict())
+            for mine, theirs in zip(fitted["param_groups"], state["param_groups"], strict=True):
+                mine.update({name: theirs[name] for name in set(theirs) - {"params", "param_names"}})
+            states[i] = fitted
+        return kept
 
 
 def _line(error: Exception) -> str:

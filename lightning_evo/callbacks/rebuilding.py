@@ -1,4 +1,4 @@
-"""What of a module changes with one of its hyperparameters? It is built anew, and what differs is taken over."""
+"""Building a module anew with other hyperparameters, and taking over what differs into a module in training."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
-from lightning_evo.genome.records import known_fields
+from lightning_evo.utils.records import known_fields
 
 __all__ = [
     "AveragingRecord",

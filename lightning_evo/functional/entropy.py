@@ -1,4 +1,4 @@
-"""How much do activations say? Entropies of a histogram, of a covariance's spectrum and of predictions."""
+"""Entropies of activations and predictions: of histograms, of the spectrum of a covariance, of probabilities."""
 
 from __future__ import annotations
 

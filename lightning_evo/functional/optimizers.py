@@ -1,4 +1,4 @@
-"""How do optimizers in the middle of a training take on other hyperparameters? What was changed counts, state stays."""
+"""Settings of optimizers and schedulers, read and changed in the middle of a training while their state stays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does an untrained network say of how well it will train? Zero-cost proxies, each from one batch."""
+"""Zero-cost proxies, which rate an untrained network by one batch."""
 
 from __future__ import annotations
 

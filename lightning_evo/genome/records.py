@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar
 
 from lightning_evo.genome.genome import Genome
 from lightning_evo.genome.representation import html_table, listed, shown
+from lightning_evo.utils.records import known_fields
 from lightning_evo.utils.seeds import derive_seed
 
 __all__ = [
@@ -319,12 +320,6 @@ class StackRecord:
 
 _OF_CANDIDATE = ("parents", "generation", "origin", "inherits", "duplicate_of", "segment")
 """What is worth a word of a candidate, where it isn't the default; a prediction, which is long, is not."""
-
-
-def known_fields(kind: type, record: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of a stored record that are fields of the dataclass ``kind``: a later version may have written more."""
-    names = {each.name for each in fields(kind)}
-    return {name: value for name, value in record.items() if name in names}
 
 
 def _unusual(record: Candidate, names: Sequence[str]) -> list[str]:

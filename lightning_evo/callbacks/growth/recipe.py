@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
@@ -16,9 +16,11 @@ from lightning_evo._compat.torch import REGISTRIES
 from lightning_evo.callbacks.search import SearchContext
 from lightning_evo.functional.growth import Growth, GrowthError, GrowthStep, replay, resolve
 from lightning_evo.functional.growth.surgery import count as count_parameters
-from lightning_evo.utils.checkpoints import Checkpoint, read_checkpoint
 from lightning_evo.utils.compiled import plain_name
 from lightning_evo.utils.imports import public_name
+
+if TYPE_CHECKING:
+    from lightning_evo.utils.checkpoints import Checkpoint
 
 __all__ = [
     "KEY",
@@ -230,6 +232,8 @@ def read_parent(context: SearchContext | None) -> Checkpoint | None:
     if parent is None or not Path(parent.checkpoint).is_file():
         return None
     try:
+        from lightning_evo.utils.checkpoints import read_checkpoint  # outside a search there is no parent
+
         # Our search's own, so it may hold anything.
         checkpoint = read_checkpoint(parent.checkpoint, trusted=True)
         recipe_in(checkpoint)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial, reduce
 from math import floor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -59,9 +59,11 @@ from lightning_evo.functional.growth import (
 )
 from lightning_evo.functional.growth import grow as grow_network
 from lightning_evo.functional.growth.surgery import count as count_parameters
-from lightning_evo.utils.checkpoints import Checkpoint
 from lightning_evo.utils.compiled import plain_name
 from lightning_evo.utils.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from lightning_evo.utils.checkpoints import Checkpoint
 
 __all__ = ["StructuralGrowth"]
 
