@@ -1,4 +1,4 @@
-"""How do docstrings become Markdown? References become links; doctests, tables and literal blocks become code."""
+"""Conversion of docstrings to Markdown: references become links; doctests, tables and literal blocks become code."""
 
 from __future__ import annotations
 

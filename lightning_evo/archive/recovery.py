@@ -204,7 +204,7 @@ def reconcile(location: ArchiveLocation, engine: Engine, run: int, header: Heade
         return done
     if tail.last > last:
         _catch_up(location, engine, run, last, tail.last, journal)
-        done = f"{location} ended at event {last}: events up to {tail.last} were put back from the journal"
+        done = f"{location} ended at event {last}: events up to {tail.last} were restored from the journal"
     elif tail.last < last:
         done = f"{journal.path} ended at event {tail.last}: events up to {last} were restored from the database"
     elif tail.incomplete:
