@@ -6,13 +6,20 @@ import subprocess
 import sys
 
 import pytest
-from architecture_source import NAME, ROOMS, WITHOUT_TORCH, circles, imports_of, modules
+from architecture_source import NAME, PACKAGE, ROOMS, WITHOUT_TORCH, circles, imports_of, modules
 
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 
 
 def test_the_table_names_the_rooms_that_there_are():
     assert set(LEVEL) == {module.room for module in modules().values()} - {""}
+
+
+def test_each_room_has_a_page_that_leads_through_it():
+    folders = [PACKAGE / room for room in LEVEL if (PACKAGE / room).is_dir()]
+    assert len(folders) > 12
+    missing = [folder.name for folder in folders if not (folder / "README.md").is_file()]
+    assert missing == []
 
 
 def test_imports_point_downwards():
