@@ -13,8 +13,7 @@ from typing import ClassVar, Self
 from lightning_evo.archive import Archive, ArchiveWriter, DiskFull
 from lightning_evo.archive.meta import CheckpointUsage, read_meta
 from lightning_evo.evolution.checkpoints import Checkpoints
-from lightning_evo.evolution.errors import SearchError, SearchInterrupted
-from lightning_evo.evolution.interrupts import Interrupts
+from lightning_evo.evolution.errors import Interrupts, SearchError, SearchInterrupted
 from lightning_evo.evolution.jobs import Jobs, SharedResults
 from lightning_evo.evolution.screening import QualityRecord
 from lightning_evo.evolution.search import Search

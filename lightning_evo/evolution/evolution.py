@@ -16,16 +16,20 @@ from lightning_evo import __version__
 from lightning_evo.algorithms import Algorithm, RegularizedEvolution, SearchSetup
 from lightning_evo.archive import Archive, ArchiveWriter, compare_search
 from lightning_evo.archive.database import JOURNAL
+from lightning_evo.evolution.checks import (
+    check_callbacks,
+    check_continuing,
+    compare_in_worker,
+    refuse_structural,
+    search_callback_kinds,
+)
 from lightning_evo.evolution.controller import Controller
 from lightning_evo.evolution.description import describe
-from lightning_evo.evolution.errors import SearchError, SearchInterrupted
+from lightning_evo.evolution.errors import Interrupts, SearchError, SearchInterrupted
 from lightning_evo.evolution.executors import make_executor, plan
-from lightning_evo.evolution.interrupts import Interrupts
 from lightning_evo.evolution.jobs import CANDIDATES
 from lightning_evo.evolution.screening import PRIOR, check_binding, load_prior, make_meter, stored_prior
 from lightning_evo.evolution.search import Search
-from lightning_evo.evolution.search_callbacks import check_participants, participants
-from lightning_evo.evolution.segments import check_continuing, compare_in_worker, refuse_structural
 from lightning_evo.evolution.settings import Budget, Final, Workers
 from lightning_evo.evolution.stacking import (
     STACKABLE,
@@ -138,14 +142,14 @@ class Evolution:
         self.seed = seed if seed is not None else self.trainable.seed
         self._executor = executor
         self._progress = progress
-        self._participants = participants(self.callbacks, self.trainable)
-        self._added = default_averaging(self.algorithm, self._participants)
+        self._kinds = search_callback_kinds(self.callbacks, self.trainable)
+        self._added = default_averaging(self.algorithm, self._kinds)
         if self._added is not None:
             self.callbacks += (self._added,)
-            self._participants.append(type(self._added))
+            self._kinds.append(type(self._added))
         self._max_epochs: int | None = None
         if self.algorithm.continues:
-            self._max_epochs = check_continuing(self.algorithm, self._participants, self.trainable, self.space)
+            self._max_epochs = check_continuing(self.algorithm, self._kinds, self.trainable, self.space)
         self.search = Search(
             self.trainable,
             self.space,
@@ -157,7 +161,7 @@ class Evolution:
             self.fitness_epoch,
             self.keep_checkpoints,
             self.callbacks,
-            self._participants,
+            self._kinds,
         )
         self._notes: list[str] = []  # found out while checking, shown when the search begins
 
@@ -319,19 +323,17 @@ class Evolution:
         except SpaceError as error:
             raise SearchError(str(error)) from None
         check_binding(self.algorithm, self.space, self.objectives, self.trainable)
-        check_participants(self.callbacks, self.trainable, self.space, self.objectives)
+        check_callbacks(self.callbacks, self.trainable, self.space, self.objectives)
         for i, reporter in enumerate(self.reporters):
             try:
                 reporter.check()
             except ReporterError as error:
                 raise SearchError(f"evolution.reporters[{i}] {type(reporter).__name__}: {error}") from None
         if stacks(self.algorithm, self.workers):
-            check_stacking(
-                self.algorithm, self.workers, self.budget, self._participants, self.callbacks, self.trainable
-            )
+            check_stacking(self.algorithm, self.workers, self.budget, self._kinds, self.callbacks, self.trainable)
         if self.algorithm.continues and not (self.directory / JOURNAL).exists():
             comparison = compare_in_worker(self.trainable, self.space)
-            refuse_structural(self.algorithm, self._participants, comparison)
+            refuse_structural(self.algorithm, self._kinds, comparison)
             self._notes += comparison.notes(self.space)
         if self.final is None or not self.trainable.has_winner:
             return

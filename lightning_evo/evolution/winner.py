@@ -11,8 +11,7 @@ from lightning.pytorch import Callback
 from lightning_evo.algorithms import Algorithm
 from lightning_evo.archive import Archive, ArchiveWriter
 from lightning_evo.archive.meta import FinalOutcome, FinalRequest, read_meta
-from lightning_evo.evolution.errors import SearchError, SearchInterrupted
-from lightning_evo.evolution.interrupts import Interrupts
+from lightning_evo.evolution.errors import Interrupts, SearchError, SearchInterrupted
 from lightning_evo.evolution.schedule import schedule_of
 from lightning_evo.evolution.settings import Final
 from lightning_evo.execution import Executor, Job

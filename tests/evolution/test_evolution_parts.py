@@ -15,7 +15,7 @@ from searching import evolution, told
 from lightning_evo import Budget, Evolution, Final, Objective, Workers
 from lightning_evo.algorithms import NSGA2, Operator, PopulationBasedTraining, RegularizedEvolution
 from lightning_evo.evolution.description import describe
-from lightning_evo.evolution.interrupts import Interrupts
+from lightning_evo.evolution.errors import Interrupts
 from lightning_evo.genome import Categorical, Integer, LogUniform, SearchSpace
 
 

@@ -13,7 +13,7 @@ from lightning_evo.algorithms import GenerationalEvolution, PopulationBasedTrain
 from lightning_evo.callbacks import EarlyFitnessPrediction, WeightInheritance
 from lightning_evo.callbacks.averaging.swarm_averaging import SwarmAveraging
 from lightning_evo.evolution import SearchError
-from lightning_evo.evolution.segments import compare_in_worker
+from lightning_evo.evolution.checks import compare_in_worker
 from lightning_evo.evolution.stacking import AUTO, Grouping, fixed_genes
 from lightning_evo.genome import (
     Candidate,
