@@ -101,8 +101,8 @@ class ProbabilityOfImprovement(StoppingPolicy):
     """Stop when P(final fitness beats the bar) ≤ δ.
 
     It never stops a candidate while there is no bar, while the curve has fewer finite values than the predictor or
-    ``minimum_epochs`` requires, or where the predictor can't explain the curve (:attr:`FinalFitness.explained
-    <lightning_evo.predictors.FinalFitness.explained>`).
+    ``minimum_epochs`` requires, or where the predictor can't explain the curve (``explained`` of
+    :class:`~lightning_evo.predictors.FinalFitness`).
 
     Args:
         predictor: Predicts the final fitness (default :class:`~lightning_evo.predictors.BayesianCurve`).
