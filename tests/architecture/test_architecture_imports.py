@@ -44,6 +44,15 @@ def test_rooms_take_nothing_but_the_version_from_the_packages_face():
     assert {name for _, name in taken} == {"__version__"}, taken
 
 
+def test_files_import_in_no_circle():
+    """At module level and for type checkers; a face (``__init__.py``) is a file like any other."""
+    graph = {
+        name: {each.target for each in imports_of(module) if not each.deferred} - {name, NAME}
+        for name, module in modules().items()
+    }
+    assert circles(graph) == []
+
+
 def test_rooms_import_in_no_circle_not_even_within_functions():
     graph: dict[str, set[str]] = {room: set() for room in LEVEL}
     for module in modules().values():
