@@ -1,4 +1,4 @@
-"""The search space of an earlier run, rebuilt from what its archive describes."""
+"""The description of a search: its space rebuilt, and its differences from another search by dotted path."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from lightning_evo.archive.errors import ArchiveError
 from lightning_evo.archive.meta import SearchDescription, read_meta
 from lightning_evo.archive.reader import Archive
 from lightning_evo.genome import Gene, SearchSpace
-from lightning_evo.utils.imports import import_by_name
+from lightning_evo.utils.imports import current_name, import_by_name
 
-__all__ = ["read_space"]
+__all__ = ["compare_search", "read_space"]
 
 
 def read_space(archive: Archive) -> SearchSpace:
@@ -39,6 +39,18 @@ def read_space(archive: Archive) -> SearchSpace:
         return SearchSpace(genes)
     except ValueError as error:
         raise ArchiveError(f"{archive.run}: the search space can't be rebuilt: {error}") from None
+
+
+def compare_search(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """Lines naming what differs between two nested configurations; none where they are the same.
+
+    ``1`` and ``1.0`` are the same, ``1`` and ``True`` are not; lists and tuples are the same. A class's public name and the
+    name that an earlier version stored are the same, except among a gene's choices, which are values that genomes hold.
+
+    >>> compare_search({"space": {"lr": {"high": 0.1}}}, {"space": {"lr": {"high": 0.2}}})
+    ['space.lr.high: 0.1 in the archive, 0.2 asked']
+    """
+    return list(_differences("", stored, asked, names=True))
 
 
 def _gene(description: Any) -> Gene:
@@ -98,3 +110,45 @@ def _imported(path: str) -> Any:
         return import_by_name(str(path))
     except ImportError as error:
         raise ValueError(f"{path} can't be imported: {error}") from None
+
+
+def _differences(path: str, stored: Any, asked: Any, names: bool) -> list[str]:
+    one, two = _items(stored), _items(asked)
+    if one is not None and two is not None and isinstance(stored, Mapping) == isinstance(asked, Mapping):
+        return [
+            line
+            for key in {**one, **two}
+            for line in _differences(
+                f"{path}.{key}" if path else key,
+                one.get(key, _ABSENT),
+                two.get(key, _ABSENT),
+                names and key != "choices",
+            )
+        ]
+    if _same(stored, asked) or (names and _same(_current(stored), _current(asked))):
+        return []
+    return [f"{path}: {_shown(stored)} in the archive, {_shown(asked)} given"]
+
+
+def _items(value: Any) -> dict[str, Any] | None:
+    if isinstance(value, Mapping):
+        return {str(key): item for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return {str(index): item for index, item in enumerate(value)}
+    return None
+
+
+def _same(one: Any, two: Any) -> bool:
+    both_nan = isinstance(one, float) and isinstance(two, float) and one != one and two != two
+    return both_nan or (one == two and isinstance(one, bool) == isinstance(two, bool))
+
+
+def _current(value: Any) -> Any:
+    return current_name(value) if isinstance(value, str) else value
+
+
+def _shown(value: Any) -> str:
+    return "absent" if value is _ABSENT else repr(value)
+
+
+_ABSENT = object()
