@@ -1,4 +1,4 @@
-"""On what is a model trained? Image sets held in memory as tensors, split once, batched and augmented without a loop.
+"""Image sets held in memory as tensors, split once, and batched and augmented without a loop over images.
 
 The classes are imported when first asked for: each needs a library (scikit-learn, torchvision) the others don't.
 """

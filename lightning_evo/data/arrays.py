@@ -1,4 +1,4 @@
-"""How do images and labels of any origin become two tensors, and how are those split?"""
+"""Images and labels of any origin as two tensors, and their split."""
 
 from __future__ import annotations
 
@@ -124,11 +124,11 @@ def split(
     else:
         count = images.test_start
         held_out, rest = torch.arange(count, len(labels)), torch.arange(count)
-    judged, trained = pick_stratified(rest, labels, round(validation * count), _generator(seed, "validation"))
+    evaluated, trained = pick_stratified(rest, labels, round(validation * count), _generator(seed, "validation"))
     parts = []
-    for name, part, limit in zip(("train", "validation", "test"), (trained, judged, held_out), limits, strict=True):
+    for name, part, limit in zip(("train", "validation", "test"), (trained, evaluated, held_out), limits, strict=True):
         if limit is not None and limit < len(part):
-            # A stream of its own each: how much is trained on doesn't change what is judged.
+            # A random stream for each: how much is trained on doesn't change what is evaluated.
             part, _ = pick_stratified(part, labels, limit, _generator(seed, "limit", name))
         if len(part) == 0:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""How is a whole batch of images changed at random? Crop, flip and cutout, each image on its own, without a loop.
+"""Random crop, flip and cutout for a whole batch, each image on its own, without a loop.
 
 All draws come from torch's global generator of the images' device: torch's seed decides them.
 """
@@ -40,7 +40,7 @@ def cutout(images: Tensor, size: int) -> Tensor:
     """Set a square to 0 in each image, centred on a random pixel and cut at the edges (DeVries and Taylor 2017).
 
     Args:
-        images: (N, C, H, W), normalised so that 0 is the mean.
+        images: (N, C, H, W), normalized so that 0 is the mean.
         size: Side of the square in pixels; 0 changes nothing.
 
     Returns:

@@ -1,4 +1,4 @@
-"""In which order, and to which process, do the images come? Whole batches by index, one order per epoch and seed."""
+"""The order of images in an epoch, and each process's share: whole batches by index."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which set needs no file at all? The 1,797 handwritten digits that come with scikit-learn."""
+"""The 1,797 handwritten digits that come with scikit-learn: a set that needs no file."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["Digits"]
 
 
 class Digits(TensorImages):
-    """scikit-learn's bundled handwritten digits: 1,797 grey images of 8 x 8 pixels, 10 classes, no official test split.
+    """scikit-learn's bundled handwritten digits: 1,797 gray images of 8 x 8 pixels, 10 classes, no official test split.
 
     Takes the arguments of :class:`~lightning_evo.data.TensorImages`; ``size`` 16, 28 or 32 makes them larger. With the
-    default shares, 1,079 are trained on, 359 judge the candidates, and 359 test the winner.
+    default shares, 1,079 are for training, 359 for validation, and 359 for the test of the winner.
 
     >>> digits = Digits()
     >>> digits.num_classes, digits.in_channels, digits.image_size

@@ -1,4 +1,4 @@
-"""How are pictures read that lie in one folder per class?"""
+"""Images in one folder per class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What do all image sets share? Loading once, one split for all candidates, batches on the device, augmentation."""
+"""What all image sets share: loading once, one split for all candidates, batches on the device, augmentation."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ class TensorImages(L.LightningDataModule, ABC):
         self._scale.clear()
 
     def prepare(self, images: Tensor, augment: bool = False, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Bytes (N, C, H, W) as the loaders give them -> normalised numbers on the same device, augmented if asked."""
+        """Bytes (N, C, H, W) as the loaders give them -> normalized numbers on the same device, augmented if asked."""
         if augment:
             images = random_crop(images, self.crop_padding)
             if self.flip:

@@ -1,4 +1,4 @@
-"""How are images read that lie in NumPy archives?"""
+"""Images in NumPy archives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How do pictures of any mode and size become one array?"""
+"""Pictures of any mode and size as one array."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def stack_pictures(pictures: Iterable[Image.Image], size: int | None, channels: 
     Args:
         pictures: What PIL opened.
         size: Side in pixels to resize to; ``None``: keep the size, which must then be the same for all.
-        channels: 1 for grey, 3 for colour; ``None``: as the first picture has it.
+        channels: 1 for gray, 3 for color; ``None``: as the first picture has it.
 
     Returns:
         (N, H, W) or (N, H, W, 3), uint8.

@@ -1,4 +1,4 @@
-"""How is a data set read that torchvision knows by name?"""
+"""Data sets that torchvision knows by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is built? Image classifiers: on any backbone, of a 20-bit chromosome, of a list of layers; a small network.
+"""Image classifiers: on any backbone, from a 20-bit chromosome, from a list of layers; and a small network.
 
 The classes are imported when first asked for, so that ``lightning_evo.models.chromosome`` needs no torch.
 """

@@ -1,4 +1,4 @@
-"""What does a chromosome build? A convolutional network of two to five blocks and a classifier with dropout."""
+"""The network that a 20-bit chromosome describes: two to five convolutional blocks and a classifier with dropout."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class BitstringCNN(Classifier):
     ====== ===============================================================================================
 
     Two bits encode a choice, from 00 (first) to 11 (fourth). A block is convolution(s) with ``same`` padding, each
-    followed by batch normalisation and activation, then pooling by 2 and dropout; each block doubles the channels of
+    followed by batch normalization and activation, then pooling by 2 and dropout; each block doubles the channels of
     the one before, up to ``max_width``. See :class:`ChromosomeNetwork` for what happens on small images, and
     :func:`~lightning_evo.models.canonical_chromosome` for which chromosomes build the same network.
 

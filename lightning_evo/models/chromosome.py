@@ -1,4 +1,4 @@
-"""What network does a 20-bit chromosome describe, and which chromosomes describe the same one? (No torch here.)"""
+"""The meaning of a 20-bit chromosome, and which chromosomes describe the same network; without torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How is a classifier trained and judged? Loss, metrics, optimizer and schedule, whatever the network."""
+"""The training half of all classifiers: loss, metrics, optimizer and schedule, whatever the network."""
 
 from __future__ import annotations
 
@@ -106,14 +106,14 @@ class Classifier(L.LightningModule):
         self.log("train_loss", self.train_loss)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._judge(batch, self.val_loss, self.val_acc)
+        self._evaluate(batch, self.val_loss, self.val_acc)
 
     def on_validation_epoch_end(self) -> None:
         self.log("val_loss", self.val_loss)
         self.log("val_acc", self.val_acc, prog_bar=True)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._judge(batch, self.test_loss, self.test_acc)
+        self._evaluate(batch, self.test_loss, self.test_acc)
 
     def on_test_epoch_end(self) -> None:
         self.log("test_loss", self.test_loss)
@@ -134,7 +134,7 @@ class Classifier(L.LightningModule):
         schedule = build_schedule(optimizer, self._schedule, total, self._warmup)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def _judge(self, batch: tuple[Tensor, Tensor], loss: MeanLoss, accuracy: MulticlassAccuracy) -> None:
+    def _evaluate(self, batch: tuple[Tensor, Tensor], loss: MeanLoss, accuracy: MulticlassAccuracy) -> None:
         images, labels = batch
         scores = self(images)
         loss.update(F.cross_entropy(scores, labels), len(labels))

@@ -1,4 +1,4 @@
-"""What is the smallest network that learns pictures? Two convolutions and a linear layer."""
+"""A small network for images: two convolutions and a linear layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What turns any backbone into a classifier that LightningCLI can configure?"""
+"""Any torch or torchvision network as a classifier that LightningCLI can configure."""
 
 from __future__ import annotations
 

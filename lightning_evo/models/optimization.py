@@ -1,4 +1,4 @@
-"""How are a model's weights updated? Optimizers by name and learning-rate schedules as functions of the step."""
+"""Optimizers by name, and learning-rate schedules as functions of the step."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def build_optimizer(
         name: ``sgd`` (with Nesterov momentum), ``adam``, ``adamw``, ``nadam``, ``radam`` or ``rmsprop``.
         module: Whose parameters are trained.
         lr: Base learning rate.
-        weight_decay: Weight decay of the weights; biases and the parameters of normalisation layers have none.
+        weight_decay: Weight decay of the weights; biases and the parameters of normalization layers have none.
         momentum: Momentum of ``sgd`` and ``rmsprop``, and beta 1 of the Adam family.
         fused: Update all weights in one kernel where the optimizer has one (``sgd``, ``adam``, ``adamw``).
 

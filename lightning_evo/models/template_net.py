@@ -1,4 +1,4 @@
-"""What does a template build? A network with a plain module per layer, trained as a classifier."""
+"""The network that a template describes, with a plain module per layer, trained as a classifier."""
 
 from __future__ import annotations
 

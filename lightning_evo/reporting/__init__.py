@@ -1,4 +1,4 @@
-"""What does the user see? Progress while a search runs, the leaderboard, the report page, pictures, and other tools' views.
+"""What the user sees: progress of a running search, the leaderboard, the report page, figures, exports, W&B and TensorBoard.
 
-``reporter`` tells others of a search while it runs; everything else reads what its archive has recorded.
+``reporter`` passes a search on while it runs; everything else reads what its archive has recorded. See README.md.
 """

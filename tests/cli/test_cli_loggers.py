@@ -48,12 +48,12 @@ def test_mlflow_has_a_run_for_every_candidate_with_its_genes_and_metrics(tmp_pat
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     log = logger("MLFlowLogger", tracking_uri=uri, experiment_name="toys")
     # Two workers meet a store that isn't there yet.
-    done = run(*write(tmp_path, logging_to(log, candidates=8, workers={"slots": 2})))
+    done = run(*write(tmp_path, logging_to(log, candidates=4, workers={"slots": 2})))
     assert done.returncode == 0, done.stdout + done.stderr
     client = mlflow.MlflowClient(uri)
     experiment = client.get_experiment_by_name("toys")
     runs = {found.info.run_name: found for found in client.search_runs([experiment.experiment_id])}
-    assert sorted(runs) == [f"run-{id:06d}" for id in range(8)]
+    assert sorted(runs) == [f"run-{id:06d}" for id in range(4)]
     for candidate, result in candidates(tmp_path):
         found = runs[f"run-{candidate.id:06d}"]
         assert result.status == "completed", result.error

@@ -51,14 +51,13 @@ def screened(harvest, tmp_path_factory):
     return search(tmp_path_factory.mktemp("screened") / "run", 40, algorithm=algorithm, seed=2)
 
 
-def test_it_prints_a_table_and_writes_numbers_and_a_plot(harvest, tmp_path):
-    done = run(
-        "predictor", harvest, "--predictor", "forest", "--at", "25", "50", "--json", "told.json", "--plot", "plot.html",
-        cwd=tmp_path,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert f"{harvest}: value of 60 results" in done.stdout.replace("\n", "")
-    assert "forest" in done.stdout
+def test_it_prints_a_table_and_writes_numbers_and_a_plot(harvest, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    numbers = ["--at", "25", "50", "--json", "told.json", "--plot", "plot.html"]
+    main(["predictor", harvest, "--predictor", "forest", *numbers])
+    printed = capsys.readouterr().out
+    assert f"{harvest}: value of 60 results" in printed.replace("\n", "")
+    assert "forest" in printed
     told = json.loads((tmp_path / "told.json").read_text())
     assert told["archives"] == {harvest: 60}
     points = told["predictors"]["forest"]["points"]
@@ -67,11 +66,11 @@ def test_it_prints_a_table_and_writes_numbers_and_a_plot(harvest, tmp_path):
     assert "plotly" in (tmp_path / "plot.html").read_text()
 
 
-def test_a_search_that_still_runs_can_be_looked_at_and_is_not_kept_waiting(harvest):
+def test_a_search_that_still_runs_can_be_looked_at_and_is_not_kept_waiting(harvest, capsys):
     with ArchiveWriter(harvest) as writer:  # holds the lock, as a search does
-        done = run("predictor", harvest, "--predictor", "forest", "--repeats", "1")
+        main(["predictor", harvest, "--predictor", "forest", "--repeats", "1"])
         writer.set_meta("still", "writing")
-    assert done.returncode == 0, done.stderr
+    assert "value of 60 results" in capsys.readouterr().out
 
 
 def test_many_searches_are_learned_from_and_each_prescreen_is_judged(harvest, screened, capsys, monkeypatch):
@@ -83,7 +82,7 @@ def test_many_searches_are_learned_from_and_each_prescreen_is_judged(harvest, sc
     chosen = next(line.split() for line in said.splitlines() if "chosen by the predictor" in line)
     unfiltered = next(line.split() for line in said.splitlines() if "trained unfiltered" in line)
     assert int(chosen[-3]) + int(unfiltered[-3]) == 40  # the harvest had taught it before the first candidate
-    assert f"{harvest}: its prescreen" not in said.replace("\n", " ")
+    assert f"{harvest}: predictor of the prescreen" not in said.replace("\n", " ")
 
 
 def test_a_predictor_in_the_folder_it_is_called_in_is_found(harvest, tmp_path):
@@ -97,7 +96,7 @@ def test_a_predictor_in_the_folder_it_is_called_in_is_found(harvest, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_harvest_of_templates_is_learned_from(tmp_path):
+def test_a_harvest_of_templates_is_learned_from(tmp_path, monkeypatch):
     config = {
         "model": {"class_path": "TemplateNet", "init_args": {"input_shape": [1, 8, 8]}},
         "data": {"class_path": "Digits", "init_args": {"limit_train": 128}},
@@ -120,9 +119,9 @@ def test_a_harvest_of_templates_is_learned_from(tmp_path):
         },
     }
     (tmp_path / "search.yaml").write_text(yaml.safe_dump(config))
-    assert run("fit", "--config", "search.yaml", cwd=tmp_path).returncode == 0
-    done = run("predictor", "run", "--repeats", "1", "--json", "told.json", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    main(["fit", "--config", "search.yaml"])
+    main(["predictor", "run", "--repeats", "1", "--json", "told.json"])
     told = json.loads((tmp_path / "told.json").read_text())
     assert set(told["tau_of_sizes"]) == {"params", "flops"}
     assert [len(told["predictors"][name]["points"]) for name in ("size", "forest", "lstm", "ensemble")] == [1] * 4

@@ -21,7 +21,7 @@ MAX_CURVES = 40
 _MAX_PREDICTIONS = 12
 """Maximum number of predicted final values, which are drawn side by side behind the last epoch."""
 
-_GREY = "#9A9A9A"
+_GRAY = "#9A9A9A"
 
 
 def draw(figure: Figure, request: PictureRequest) -> None:
@@ -48,9 +48,9 @@ def draw(figure: Figure, request: PictureRequest) -> None:
     axes = figure.add_subplot()
     lines = {curve.id: _line(curve, metric) for curve in found}
     others = LineCollection([line for id, line in lines.items() if id != chosen], zorder=1)
-    others.set(colors=_GREY, linewidths=0.5, alpha=0.6, rasterized=sum(map(len, lines.values())) > 10 * MANY)
+    others.set(colors=_GRAY, linewidths=0.5, alpha=0.6, rasterized=sum(map(len, lines.values())) > 10 * MANY)
     axes.add_collection(others)
-    handles = [(Line2D([], [], color=_GREY, linewidth=0.6), f"{len(lines) - (chosen in lines)} others")]
+    handles = [(Line2D([], [], color=_GRAY, linewidth=0.6), f"{len(lines) - (chosen in lines)} others")]
     early = [each for each in early_predictions(run) if each.id in lines and each.monitor == metric]
     handles += _stopped(axes, [each for each in early if each.stopped], lines)
     if chosen is not None and chosen in lines:

@@ -73,7 +73,7 @@ def test_a_plot_that_fails_says_so_and_leaves_the_others_alone(browser, ordinary
     with opened(browser, ordinary_page, strict=False) as seen:
         seen("plots.get('front').make = () => { throw new Error('no front today'); }; null")
         seen.draw()
-        assert seen.text("[data-plot=front]") == "This could not be drawn: no front today"
+        assert seen.text("[data-plot=front]") == "This plot could not be drawn: no front today"
         assert seen("shownPlots().filter(isEmpty)") == ["front"]
         assert any("no front today" in error for error in seen.errors)
 
@@ -102,7 +102,7 @@ def test_dark_mode_follows_the_system_and_the_switch(browser, ordinary_page):
     [(DESKTOP, 1440, True), (PHONE, 720, True), (DARK, 1440, False)],
     ids=["desktop", "phone", "dark"],
 )
-def test_a_picture_of_the_whole_page_is_as_wide_as_the_screen_and_in_its_colours(
+def test_a_picture_of_the_whole_page_is_as_wide_as_the_screen_and_in_its_colors(
     browser, ordinary_page, tmp_path, form, width, light
 ):
     with opened(browser, ordinary_page, form) as seen:
@@ -111,28 +111,28 @@ def test_a_picture_of_the_whole_page_is_as_wide_as_the_screen_and_in_its_colours
     with Image.open(tmp_path / "page.png") as picture:
         assert picture.width == width
         assert picture.height > 3 * form["viewport"]["height"]
-        colours = sorted(picture.convert("RGB").getcolors(picture.width * picture.height), reverse=True)
-    assert (sum(colours[0][1]) > 3 * 200) == light  # that of most of the page
-    assert len(colours) > 1000  # plots, not an empty ground
+        colors = sorted(picture.convert("RGB").getcolors(picture.width * picture.height), reverse=True)
+    assert (sum(colors[0][1]) > 3 * 200) == light  # that of most of the page
+    assert len(colors) > 1000  # plots, not an empty ground
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_texts_stand_out_from_their_ground(browser, ordinary_page, theme):
     with opened(browser, ordinary_page, {**DESKTOP, "color_scheme": theme}) as seen:
         names = ("card", "back", "text", "muted", "accent", "failed", "best")
-        colours = {name: seen(f"colour('{name}')") for name in names}
+        colors = {name: seen(f"colorOf('{name}')") for name in names}
     for name in ("text", "muted", "accent"):
         for ground in ("card", "back"):
-            assert contrast(colours[name], colours[ground]) >= 4.5, (name, ground)
+            assert contrast(colors[name], colors[ground]) >= 4.5, (name, ground)
     for name in ("failed", "best"):
-        assert contrast(colours[name], colours["card"]) >= 3, name
+        assert contrast(colors[name], colors["card"]) >= 3, name
 
 
 def contrast(one: str, other: str) -> float:
-    """The ratio of contrast as WCAG 2 defines it, of colours ``#rrggbb``."""
+    """The ratio of contrast as WCAG 2 defines it, of colors ``#rrggbb``."""
 
-    def luminance(colour: str) -> float:
-        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    def luminance(color: str) -> float:
+        parts = [int(color[at : at + 2], 16) / 255 for at in (1, 3, 5)]
         linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
@@ -193,7 +193,7 @@ def test_markup_in_names_genes_and_errors_is_shown_and_never_executed(browser, s
 def test_a_fitness_that_is_no_number_is_told_and_not_drawn(browser, strange_page):
     with opened(browser, strange_page) as seen:
         seen.draw("progress")
-        assert "1 candidate had no finite val_acc" in seen.caption("progress")
+        assert "1 candidate without a finite val_acc" in seen.caption("progress")
         seen("openCandidate(5)")
         assert "not finite" in seen.text("#details")
 
@@ -209,7 +209,7 @@ def test_failures_are_told_once_each_with_their_candidates(browser, place):
 def test_an_empty_run_gives_a_page_that_says_so(browser, place):
     with opened(browser, report([empty(place / "empty")], place / "empty.html")) as seen:
         seen.draw()
-        assert "No candidate yet" in seen.text("#table")
+        assert "No candidates yet" in seen.text("#table")
         assert seen("shownPlots().every(isEmpty)")
 
 
@@ -243,10 +243,10 @@ def test_twenty_thousand_candidates_can_be_read(browser, place):
         seen.page.click("[data-page='Last page']")
         assert len(seen.rows()) == 25
         assert seen("pointsOf('slots')") < 4_000
-        assert "Neighbours are drawn as one bar" in seen.caption("slots")
+        assert "Neighboring bars are merged" in seen.caption("slots")
         seen("Plotly.relayout(plots.get('slots').place, { 'xaxis.range[0]': 0, 'xaxis.range[1]': 0.02 }) && null")
         seen.draw("slots")
-        assert "Neighbours" not in seen.caption("slots")
+        assert "Neighboring" not in seen.caption("slots")
         assert seen("tracesOf('slots').flatMap(({ customdata }) => customdata).every((row) => typeof row === 'number')")
         seen.page.fill("#search", "#19999")
         seen.waits("document.querySelectorAll('#table [data-row]').length === 1")

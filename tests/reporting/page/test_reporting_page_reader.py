@@ -132,7 +132,7 @@ def test_a_filter_changes_every_plot(page, ordinary):
 
 def test_a_filter_that_nothing_passes_leaves_a_page_that_says_so(page):
     page.page.fill("#search", "no such thing")
-    page.waits("document.querySelector('#table tbody').textContent.includes('No candidate passes')")
+    page.waits("document.querySelector('#table tbody').textContent.includes('No candidates match')")
     page.draw()
     assert page.text("#shown").startswith("0 of")
 
@@ -215,7 +215,7 @@ def test_the_lineage_shows_the_family_of_an_open_candidate(page, ordinary):
     rows = rows_of(ordinary)
     child = next(row for row in reversed(rows) if row["parents"])
     page(f"openCandidate({child['id']})")
-    page.page.click("text=Show its family")
+    page.page.click("text=Show family")
     page.draw("lineage")
     parents = {row["id"]: row["parents"] for row in rows}
     ancestors: set[int] = set()

@@ -1,5 +1,4 @@
-// How did candidates learn, and was their end foreseen? Learning curves with predicted finals, and predictions against
-// the truth.
+// Learning curves with predicted final values, and predicted versus true fitness.
 "use strict";
 
 const MOST_CURVES = 200;
@@ -20,16 +19,16 @@ function learned(values, mode, log) {
 addPlot("curves", "data run filter open", () => {
   const { run } = state, { metrics, every, thinned } = run.raw.curves, early = run.raw.early ?? {};
   const first = run.objectives[0]?.monitor, ordered = [...metrics].sort((a, b) => (b === first) - (a === first));
-  const samples = [["best", "the best"], ["last", "the latest"], ["spread", "some of all"]];
+  const samples = [["best", "best"], ["last", "latest"], ["spread", "a sample of all"]];
   if (run.size > MOST_CURVES) samples.unshift(samples.pop());
   setControls("curves", [run.index, ordered, samples],
     () => [chooser("curves", "metric", "Metric", ordered.map((name) => [name, name])),
-      chooser("curves", "who", "of", samples), switchBox("curves", "log", "log scale")]);
+      chooser("curves", "who", "Candidates", samples), switchBox("curves", "log", "log scale")]);
   const metric = choice("curves", "metric"),
     has = (row) => every[run.ids[row]]?.[metric]?.some((value) => value !== null);
-  if (!metric) return { empty: "No metric was logged by epoch." };
+  if (!metric) return { empty: "No metric was logged per epoch." };
   const visible = new Set(visibleRows()), ranked = run.ranked.filter((row) => visible.has(row) && has(row));
-  if (!ranked.length) return { empty: `None of the candidates shown has a curve of ${metric}.` };
+  if (!ranked.length) return { empty: `None of the candidates shown has a learning curve for ${metric}.` };
   const who = choice("curves", "who"), step = Math.max(1, ranked.length / MOST_CURVES);
   const chosen = who === "last" ? [...ranked].sort((a, b) => b - a).slice(0, MOST_CURVES)
     : who === "spread" ? ranked.filter((_, place) => Math.floor(place / step) !== Math.floor((place - 1) / step))
@@ -63,45 +62,45 @@ addPlot("curves", "data run filter open", () => {
   if (stops.length) data.push(
     { type: "scatter", mode: "markers", name: "stopped early", x: stops.map(end),
       y: stops.map((row) => at(row, end(row))), customdata: stops, hoverinfo: "none",
-      marker: { symbol: "diamond", size: 7, color: colour("stopped"), line: { width: 1, color: colour("card") } } });
+      marker: { symbol: "diamond", size: 7, color: colorOf("stopped"), line: { width: 1, color: colorOf("card") } } });
   const would = order.filter((row) => run.status(row) === COMPLETED
       && (early[run.ids[row]]?.would_stop_at ?? null) !== null);
   if (would.length) data.push(
-    { type: "scatter", mode: "markers", name: "would be stopped",
+    { type: "scatter", mode: "markers", name: "would have been stopped",
       x: would.map((row) => early[run.ids[row]].would_stop_at),
       y: would.map((row) => at(row, early[run.ids[row]].would_stop_at)),
       customdata: would, hoverinfo: "none",
-      marker: { symbol: "diamond-open", size: 8, color: colour("stopped"),
-        line: { width: 1.5, color: colour("stopped") } } });
+      marker: { symbol: "diamond-open", size: 8, color: colorOf("stopped"),
+        line: { width: 1.5, color: colorOf("stopped") } } });
   const foreseen = order.filter((row) => early[run.ids[row]]?.predicted?.[metric]?.mean !== undefined
       && early[run.ids[row]].predicted[metric].mean !== null).slice(-60);
   if (foreseen.length) {
     const guess = (row) => early[run.ids[row]].predicted[metric],
       last = spanOf(order.map((row) => every[run.ids[row]].epoch.at(-1)))[1];
-    data.push({ type: "scatter", mode: "markers", name: "predicted final", hoverinfo: "none", customdata: foreseen,
+    data.push({ type: "scatter", mode: "markers", name: "predicted final value", hoverinfo: "none", customdata: foreseen,
       y: foreseen.map((row) => guess(row).mean),
       x: foreseen.map((row, place) => Math.max(last, (early[run.ids[row]].horizon ?? last + 1) - 1) + 0.35
           + 0.9 * (place % 12) / 12),
       error_y: { type: "data", symmetric: false,
         array: foreseen.map((row) => Math.max(0, guess(row).high - guess(row).mean)),
         arrayminus: foreseen.map((row) => Math.max(0, guess(row).mean - guess(row).low)), thickness: 1, width: 2,
-        color: colour("chosen") },
-      marker: { symbol: "line-ew", size: 7, line: { width: 2, color: colour("chosen") }, color: colour("chosen") } });
+        color: colorOf("chosen") },
+      marker: { symbol: "line-ew", size: 7, line: { width: 2, color: colorOf("chosen") }, color: colorOf("chosen") } });
   }
   const open = run.row(state.open);
   if (open !== undefined && has(open)) data.push(
     { type: "scatter", mode: "lines+markers", name: `#${state.open}`, x: every[state.open].epoch,
       y: every[state.open][metric], customdata: every[state.open].epoch.map(() => open),
-      hoverinfo: "none", line: { color: colour("chosen"), width: 3 }, marker: { size: 5, color: colour("chosen") } });
+      hoverinfo: "none", line: { color: colorOf("chosen"), width: 3 }, marker: { size: 5, color: colorOf("chosen") } });
   const mode = run.objectives.find(({ monitor }) => monitor === metric)?.mode
     ?? (/loss|error/.test(metric) ? "min" : "max"), view = learned(values, mode, log);
-  const best = who === "best" && drawn.size < ranked.length ? ", the best" : "";
-  const summary = [`${some(drawn.size, ranked.length, "curve")}${best}; the brighter, the better the final fitness.`];
+  const best = who === "best" && drawn.size < ranked.length ? " (the best)" : "";
+  const summary = [`${some(drawn.size, ranked.length, "curve")}${best}; brighter lines have a better final fitness.`];
   if (stops.length) summary.push(`${stops.length} of them were stopped early.`);
   if (foreseen.length) summary.push(
-    `Predicted finals with their 90 % interval stand right of the last epoch${foreseen.length === 60 ? ", at "
-        + "most 60" : ""}.`);
-  if (view) summary.push("Double-click shows the first epochs too.");
+    `Predicted final values with their 90% interval are to the right of the last epoch${foreseen.length === 60
+        ? " (at most 60)" : ""}.`);
+  if (view) summary.push("Double-click to include the first epochs.");
   if (thinned) summary.push(String(thinned));
   return { data, summary: summary.join(" "),
     layout: { uirevision: `${metric}${log}${run.name}`, xaxis: axis("epoch"),
@@ -152,29 +151,29 @@ addPlot("predicted", "data run filter open", () => {
   setControls("predicted", [run.index, offered],
     () => (offered.length ? [chooser("predicted", "what", "Prediction", offered)] : []));
   if (!offered.length) return {
-    empty: "Nothing was predicted: the search has neither a prescreen nor early fitness prediction." };
+    empty: "There are no predictions: the search uses neither a prescreen nor early fitness prediction." };
   const [source, index] = choice("predicted", "what").split(":"), place = Number(index), column = run.fitness[place],
     shown = new Set(visibleRows());
   const all = guesses(run, source, run.objectives[place].monitor).filter(([row]) => shown.has(row));
   const known = all.filter(([row]) => run.status(row) === COMPLETED && column.values[row] !== null
       && column.values[row] !== undefined);
   if (!known.length) return {
-    empty: `${count(all.length, "prediction")}, but none of these candidates was trained to its end: there is `
-      + `nothing to compare with.` };
+    empty: `${count(all.length, "prediction")}, but none of these candidates was trained to the end, so there is `
+      + `nothing to compare.` };
   const truth = known.map(([row]) => column.values[row]), mean = known.map(([, value]) => value),
     [low, high] = spanOf([...truth, ...mean]), few = known.length <= 300;
   const uirevision = source + place,
     [drawn, left] = thinned(known.map((one) => ({ one, x: one[1], y: column.values[one[0]] })),
       zoomOf("predicted", uirevision)), part = drawn.map(({ one }) => one);
   const data = [{ type: "scatter", mode: "lines", x: [low, high], y: [low, high], hoverinfo: "skip", showlegend: false,
-    line: { color: colour("muted"), dash: "dot", width: 1.5 } },
+    line: { color: colorOf("muted"), dash: "dot", width: 1.5 } },
     { type: "scatter", mode: "markers", x: part.map(([, value]) => value), y: part.map(([row]) => column.values[row]),
       customdata: part.map(([row]) => row), hoverinfo: "none", showlegend: false,
       ...(few ? { error_x: { type: "data", symmetric: false,
         array: part.map(([, value, , top]) => Math.max(0, (top ?? value) - value)),
         arrayminus: part.map(([, value, bottom]) => Math.max(0, value - (bottom ?? value))), thickness: 0.7, width: 0,
-        color: colour("muted") } } : {}),
-      marker: { color: colour("completed"), size: few ? 7 : 4, opacity: few ? 0.8 : 0.4 } }];
+        color: colorOf("muted") } } : {}),
+      marker: { color: colorOf("completed"), size: few ? 7 : 4, opacity: few ? 0.8 : 0.4 } }];
   const open = known.find(([row]) => row === run.row(state.open));
   if (open) data.push(ring([open[1]], [column.values[open[0]]], open[0]));
   const error = mean.reduce((sum, value, i) => sum + Math.abs(value - truth[i]), 0) / mean.length,
@@ -182,8 +181,8 @@ addPlot("predicted", "data run filter open", () => {
   const held = known.filter(([row, , bottom, top]) => bottom !== null && bottom !== undefined
       && column.values[row] >= bottom && column.values[row] <= top).length;
   return { data, summary: `${count(known.length, "candidate")} trained to the end: `
-      + `off by ${number(error, 3)} on average, rank `
-      + `correlation ${number(rank, 2)}, ${percent(held / known.length)} within the predicted 90 % `
+      + `mean absolute error ${number(error, 3)}, rank `
+      + `correlation ${number(rank, 2)}, ${percent(held / known.length)} within the predicted 90% `
       + `interval${few ? " (bars)" : ""}. ${left}`,
     layout: { uirevision, xaxis: axis(`predicted ${column.label}`), yaxis: axis(`true ${column.label}`) } };
 }).thins = true;

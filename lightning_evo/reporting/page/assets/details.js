@@ -1,4 +1,4 @@
-// What is known of one candidate? Its config, genes, curve, cost, ancestors and children, beside the page or over it.
+// The details of one candidate: config, genes, curve, costs, ancestors and children, in a panel beside or over the page.
 "use strict";
 
 // A config with the genes' values in it: [line, whether a gene sets it] in the form of YAML.
@@ -80,9 +80,9 @@ function chainOf(run, row) {
 function differences(run, row) {
   return run.parents(row).map((parent) => {
     const other = run.row(parent), changed = run.changed(row, other);
-    const head = element("p", {}, "from ", candidateLink(parent),
-      run.candidates.inherits[row] === parent ? ", whose weights it started from" : "",
-      changed.length ? "" : ": no gene differs");
+    const head = element("p", {}, "compared with ", candidateLink(parent),
+      run.candidates.inherits[row] === parent ? " (weights inherited)" : "",
+      changed.length ? "" : ": no differences");
     if (!changed.length) return head;
     return element("div", { class: "scroll" }, head,
       plainTable(["gene", `#${parent}`, `#${run.ids[row]}`],
@@ -116,12 +116,12 @@ function drawDetails(kind) {
   const lines = yamlOf(run, row), early = run.raw.early?.[id], made = [];
   made.push(facts([...run.fitness.map(
     (column) => [column.label, column.text(row)
-        || (run.status(row) === PENDING ? "not yet" : "not finite or unknown")]),
+        || (run.status(row) === PENDING ? "pending" : "not finite or unknown")]),
     ["rank", run.best !== null && run.ranked.indexOf(row) >= 0 && run.fitness[0]?.values[row] !== null
         && run.fitness[0]?.values[row] !== undefined
         ? `${run.ranked.indexOf(row) + 1} of ${run.size.toLocaleString("en")}` : null],
     ["generation", run.column("generation").text(row)], ["origin", run.column("origin").text(row)],
-    ["same as", candidates.duplicate_of[row] === null ? null : candidateLink(candidates.duplicate_of[row])],
+    ["duplicate of", candidates.duplicate_of[row] === null ? null : candidateLink(candidates.duplicate_of[row])],
     ["remark", run.column("remark").text(row)]]));
   if (candidates.error[row] !== null) {
     const trace = candidates.tracebacks?.[candidates.error[row]], text = candidates.errors[candidates.error[row]];
@@ -131,15 +131,15 @@ function drawDetails(kind) {
   }
   made.push(...part("Genes", facts(run.genes.map((gene) => [shortened(gene.label, 40), gene.text(row)]))));
   const parents = differences(run, row);
-  if (parents.length) made.push(...part("What changed", ...parents));
+  if (parents.length) made.push(...part("Changes", ...parents));
   made.push(...part("Learning curve", element("div", { class: "plot short", id: "details-curve" })));
   if (early?.predicted) {
     const said = Object.entries(early.predicted).map(
       ([monitor, { mean, low, high }]) =>
-        [`${monitor} foreseen`, `${number(mean)} (${number(low)} to ${number(high)})`]);
+        [`${monitor}, predicted`, `${number(mean)} (${number(low)} to ${number(high)})`]);
     made.push(facts([...said, ["stopped at epoch", early.stopped_at],
-      ["would have been stopped at", early.would_stop_at],
-      ["control", early.control ? "yes: trained to the end to check the predictions" : null]]));
+      ["would have been stopped at epoch", early.would_stop_at],
+      ["control", early.control ? "yes (trained to the end to check predictions)" : null]]));
   }
   const measured = run.columns.filter(({ group }) => ["costs", "times", "metrics", "predictions"].includes(group));
   made.push(...part("Costs, times and metrics", facts(measured.map((column) => [column.label, column.text(row)]))));
@@ -154,7 +154,7 @@ function drawDetails(kind) {
     ...part(count(children.length, "child", "children"),
       element("p", { class: "ids" }, children.slice(0, 60).map((child) => candidateLink(child)),
         children.length > 60 ? `and ${children.length - 60} more` : null)));
-  made.push(...part("Config (marked: set by genes)",
+  made.push(...part("Config (values set by genes are highlighted)",
     element("pre", { tabindex: "0", "aria-label": "Config" }, lines.flatMap(([line, marked]) => {
       const [, indent, rest] = /^(\s*)(.*)$/.exec(line);
       return [indent, marked ? element("mark", {}, rest) : rest, "\n"];
@@ -164,10 +164,10 @@ function drawDetails(kind) {
   made.push(element("p", { class: "ids", style: "margin-top:8px" },
     copyButton("Copy config", () => `${lines.map(([line]) => line).join("\n")}\n`, "The config"),
     copyButton("Copy link", link, "The link"),
-    element("button", { type: "button", onclick: () => showFamily() }, "Show its family")));
+    element("button", { type: "button", onclick: () => showFamily() }, "Show family")));
   panel.replaceChildren(element("div", { class: "top" }, title, element("span", { class: "grow" }),
-    step("‹", "Candidate before, in the leaderboard's order", at - 1),
-    step("›", "Next candidate, in the leaderboard's order", at + 1),
+    step("‹", "Previous candidate in the leaderboard", at - 1),
+    step("›", "Next candidate in the leaderboard", at + 1),
     element("button", { type: "button", id: "close", "aria-label": "Close (Escape)",
       onclick: () => openCandidate(null) }, "✕")), ...made);
   panel.hidden = false;
@@ -188,7 +188,7 @@ function drawOwnCurve(row) {
       && curve[name].some((value) => value !== null)) : [];
   if (!names.length) {
     place.className = "muted";
-    place.textContent = "No curve.";
+    place.textContent = "No learning curve.";
     return;
   }
   const guess = run.raw.early?.[run.ids[row]]?.predicted ?? {}, loss = (name) => /loss|error|perplexity/.test(name),
@@ -198,15 +198,15 @@ function drawOwnCurve(row) {
       { type: "scatter", mode: "lines+markers", name: escaped(shortened(name, 24)), x: curve.epoch, y: curve[name],
         marker: { size: 4 }, hoverinfo: "x+y",
         yaxis: two && loss(name) ? "y2" : "y",
-        line: { color: colour(`run-${index}`), width: 2, dash: two && loss(name) ? "dot" : "solid" } }));
+        line: { color: colorOf(`run-${index}`), width: 2, dash: two && loss(name) ? "dot" : "solid" } }));
   for (const [monitor, { mean, low, high }] of Object.entries(guess)) {
     if (!names.includes(monitor) || mean === null) continue;
     data.push({ type: "scatter", mode: "markers", showlegend: false, hoverinfo: "y",
       x: [(run.raw.early[run.ids[row]].horizon ?? curve.epoch.at(-1) + 2) - 0.5], y: [mean], yaxis: two
         && loss(monitor) ? "y2" : "y",
       error_y: { type: "data", symmetric: false, array: [Math.max(0, high - mean)],
-        arrayminus: [Math.max(0, mean - low)], color: colour("chosen"), thickness: 1.5 },
-      marker: { symbol: "line-ew", size: 10, color: colour("chosen"), line: { width: 2, color: colour("chosen") } } });
+        arrayminus: [Math.max(0, mean - low)], color: colorOf("chosen"), thickness: 1.5 },
+      marker: { symbol: "line-ew", size: 10, color: colorOf("chosen"), line: { width: 2, color: colorOf("chosen") } } });
   }
   place.setAttribute("role", "img");
   const end = (name) => curve[name].filter((value) => value !== null).at(-1);

@@ -1,4 +1,4 @@
-// Which candidates does the reader want to see? Search, status, origin, and ranges of any column; all plots follow.
+// Filters: search, status, origin, and ranges of any column, which apply to all tables and plots.
 "use strict";
 
 let waiting = null;
@@ -52,7 +52,7 @@ function drawFilterChoices() {
   if (select.value !== chosen) drawRangeInputs();
 }
 
-// Live data come every few seconds: whoever has the focus in the group keeps it.
+// Live data arrive every few seconds: the focused element of the group stays focused.
 function replaceKeepingFocus(id, children) {
   const place = byId(id), focused = [...place.children].indexOf(document.activeElement);
   place.replaceChildren(...children);
@@ -76,7 +76,7 @@ function drawRangeInputs() {
     element("input", { class: "number", inputmode: "decimal", "aria-label": `${name} of ${column.label}`,
       placeholder: typeof hint === "number" ? String(+hint.toPrecision(4)) : "",
       value: Number.isFinite(value) ? String(value) : "" });
-  place.replaceChildren(field("Lowest", now[0], span[0]), "to", field("Highest", now[1], span[1]));
+  place.replaceChildren(field("Minimum", now[0], span[0]), "to", field("Maximum", now[1], span[1]));
 }
 
 byId("range-column").addEventListener("change", drawRangeInputs);
@@ -91,7 +91,7 @@ byId("range-form").addEventListener("submit", (event) => {
   }
   const bounds = inputs.map(({ value }) => (value.trim() === "" ? null : Number(value.replace(",", "."))));
   inputs.forEach((input, place) => input.setAttribute("aria-invalid", String(Number.isNaN(bounds[place]))));
-  if (bounds.some(Number.isNaN)) return say(`${column.label}: bounds are numbers, such as 0.01 or 1e-3`);
+  if (bounds.some(Number.isNaN)) return say(`${column.label}: enter numbers such as 0.01 or 1e-3`);
   const [low, high] = [bounds[0] ?? -Infinity, bounds[1] ?? Infinity];
   setRange(column.key, low === -Infinity && high === Infinity ? null : [[Math.min(low, high), Math.max(low, high)]]);
 });
@@ -100,7 +100,7 @@ function drawChips() {
   const { run } = state, chips = [];
   const chip = (text, remove) =>
     chips.push(element("li", {},
-      element("button", { type: "button", class: "chip", title: text, "aria-label": `Remove the filter ${text}`,
+      element("button", { type: "button", class: "chip", title: text, "aria-label": `Remove filter ${text}`,
         onclick: remove }, `${shortened(text, 90)}  ×`)));
   for (const [key, list] of state.ranges) {
     const column = run.column(key);

@@ -1,5 +1,4 @@
-// How is a value shown? Numbers, times and texts as people read them; every text of users goes in as text, never as
-// markup.
+// Display formats of numbers, times and texts; users' texts are only ever inserted as text, never as markup.
 "use strict";
 
 const STATUS = ["pending", "completed", "stopped", "failed"];
@@ -32,7 +31,7 @@ function duration(seconds) {
 }
 
 function percent(share) {
-  return share === null || share === undefined ? "–" : `${Math.round(100 * share)} %`;
+  return share === null || share === undefined ? "–" : `${Math.round(100 * share)}%`;
 }
 
 function count(value, one, many = `${one}s`) {

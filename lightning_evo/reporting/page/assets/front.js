@@ -1,4 +1,4 @@
-// What does fitness cost? The Pareto front among any two or three of objectives, costs, metrics and genes.
+// The Pareto front of any two or three objectives, costs, metrics or genes.
 "use strict";
 
 function frontAxes(run) {
@@ -30,11 +30,11 @@ addPlot("front", "data run filter open", () => {
   });
   const deep = choice("front", "as") === "3";
   const axes = (deep ? ["x", "y", "z"] : ["x", "y"]).map((name) => run.column(choice("front", name))).filter(Boolean);
-  if (axes.length < (deep ? 3 : 2)) return { empty: "Nothing was measured yet." };
+  if (axes.length < (deep ? 3 : 2)) return { empty: "Nothing has been measured yet." };
   const there = (row) => axes.every((column) => column.values[row] !== null && column.values[row] !== undefined);
   const rows = visibleRows().filter((row) => there(row) && run.status(row) !== FAILED);
-  if (!rows.length) return { empty: "None of the candidates shown has all of these." };
-  if (deep && !webgl) return { empty: "Three dimensions need WebGL, which this browser doesn't offer." };
+  if (!rows.length) return { empty: "None of the candidates shown has a value on every axis." };
+  if (deep && !webgl) return { empty: "3-D plots need WebGL, which this browser doesn't support." };
   const directions = axes.map(direction), known = !directions.includes(null) && new Set(axes).size === axes.length;
   // A front of predicted values would be one of promises: stopped candidates are drawn, and can't be on it.
   const front = known ? frontOf(rows.filter((row) => run.status(row) === COMPLETED),
@@ -54,43 +54,43 @@ addPlot("front", "data run filter open", () => {
     const chosen = drawn.map(({ row }) => row).filter((row) => run.status(row) === status);
     if (chosen.length) data.push(
       trace(chosen, { name: status === STOPPED ? "stopped" : known ? "dominated" : "completed",
-        marker: { color: colour(STATUS[status]), size: deep ? size * 0.7 : size,
+        marker: { color: colorOf(STATUS[status]), size: deep ? size * 0.7 : size,
           opacity: drawn.length > 1000 ? 0.4 : 0.55, symbol: SYMBOLS[status] } }));
   }
   if (front.length) data.push(
     trace(front, { name: "Pareto front", type: deep ? "scatter3d" : "scatter", mode: deep ? "markers" : "lines+markers",
-      line: { color: colour("best"), width: 1.5, shape: "hv" },
-      marker: { color: colour("best"), size: deep ? 6 : 9, symbol: "circle",
-        line: { width: 1, color: colour("card") } } }));
+      line: { color: colorOf("best"), width: 1.5, shape: "hv" },
+      marker: { color: colorOf("best"), size: deep ? 6 : 9, symbol: "circle",
+        line: { width: 1, color: colorOf("card") } } }));
   const open = run.row(state.open);
   if (open !== undefined && there(open)) data.push(
     deep ? trace([open], { showlegend: false,
-      marker: { size: 11, symbol: "circle-open", color: colour("chosen"),
-        line: { width: 3, color: colour("chosen") } } })
+      marker: { size: 11, symbol: "circle-open", color: colorOf("chosen"),
+        line: { width: 3, color: colorOf("chosen") } } })
       : ring([axes[0].values[open]], [axes[1].values[open]], open));
   const listed = front.slice(0, 8).map((row) => `#${run.ids[row]}`).join(", ");
   const more = front.length > 8 ? ` and ${front.length - 8} more` : "";
   const unknown = axes.filter((_, place) => directions[place] === null).map(({ label }) => label).join(" and ");
-  const why = unknown ? `it isn't known which way ${unknown} is better` : "an axis is there twice";
+  const why = unknown ? `it is unknown which direction of ${unknown} is better` : "two axes are the same";
   const summary = [known
     ? `${count(front.length, "candidate")} of ${rows.length.toLocaleString("en")} on the front: ${listed}${more}.`
     : `${count(rows.length, "candidate")}. No front: ${why}.`];
   if (rows.some((row) => run.status(row) === STOPPED)
       && axes.some(({ group }) => group === "objectives")) summary.push(
-        "Stopped candidates' fitness is predicted: they can't be on it.");
+        "The fitness of stopped candidates is predicted, so they can't be on the front.");
   if (logs.some(Boolean)) summary.push(
-    `Logarithmic: ${axes.filter((_, place) => logs[place]).map(({ label }) => label).join(", ")}.`);
+    `Logarithmic axes: ${axes.filter((_, place) => logs[place]).map(({ label }) => label).join(", ")}.`);
   if (left) summary.push(left);
   const view = !deep && axes[1].group === "objectives"
     ? focus(rows.map((row) => axes[1].values[row]), axes[1].mode, logs[1]) : null;
-  if (view) summary.push(`${view.outside} lie ${view.side} ${number(view.edge, 3)}: double-click the plot to see all.`);
+  if (view) summary.push(`${count(view.outside, "candidate")} ${view.side} ${number(view.edge, 3)} not shown; double-click to show all.`);
   if (!deep) return { data, summary: summary.join(" "),
     layout: { uirevision, xaxis: columnAxis(axes[0], logs[0]),
       yaxis: columnAxis(axes[1], logs[1], view ? { range: view.range, autorange: false } : {}) } };
   const solid = (column, log) =>
     ({ ...columnAxis(column, log),
-      title: { text: escaped(shortened(column.label, 24)), font: { size: 11, color: colour("muted") } },
-      automargin: undefined, gridcolor: colour("line") });
+      title: { text: escaped(shortened(column.label, 24)), font: { size: 11, color: colorOf("muted") } },
+      automargin: undefined, gridcolor: colorOf("line") });
   return { data, summary: summary.join(" "),
     layout: { uirevision, margin: { l: 0, r: 0, t: 0, b: 0 }, dragmode: "turntable",
       scene: { xaxis: solid(axes[0], logs[0]), yaxis: solid(axes[1], logs[1]), zaxis: solid(axes[2], logs[2]),

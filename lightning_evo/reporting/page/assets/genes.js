@@ -1,4 +1,4 @@
-// Which genes make candidates good? Parallel coordinates that filter everything, and how important each gene is.
+// Genes and fitness: parallel coordinates that also filter, and the importance of each gene.
 "use strict";
 
 const MOST_LINES = 1200;
@@ -62,7 +62,7 @@ function lines(rows, dimensions, more) {
     ...made, ...more };
 }
 
-// The colour between worst (0) and best (1).
+// The color between worst (0) and best (1).
 function shadeOf(share) {
   const shades = scale(), place = share * (shades.length - 1);
   return shades[Math.round(place)][1];
@@ -73,7 +73,7 @@ let dimensions = [];
 addPlot("genes", "data run filter open", () => {
   const { run } = state;
   setControls("genes", [run.index, run.objectives], () => run.objectives.length > 1
-      ? [chooser("genes", "objective", "Colour by",
+      ? [chooser("genes", "objective", "Color by",
         run.objectives.map(({ monitor }, place) => [String(place), monitor]))]
       : []);
   const place = Math.min(Number(choice("genes", "objective") ?? 0), Math.max(0, run.objectives.length - 1)),
@@ -87,7 +87,7 @@ addPlot("genes", "data run filter open", () => {
   const all = fitness ? visibleRows(brushedHere).filter(has) : [];
   if (!all.length || !used.length) return {
     empty: used.length ? "None of the candidates shown has a fitness yet."
-      : "The search space has no gene that fits on an axis." };
+      : "The search space has no gene that can be drawn on an axis." };
   const visible = new Set(visibleRows()), kept = all.filter((row) => visible.has(row)),
     others = all.filter((row) => !visible.has(row));
   const order = readable(run, kept, place, MOST_LINES).reverse(),
@@ -95,7 +95,7 @@ addPlot("genes", "data run filter open", () => {
   dimensions = columns.map((column) => dimension(column, all));
   const data = [], clear = order.length > 300 ? 0.45 : 0.65;
   if (faint.length) data.push(
-    lines(faint, dimensions, { opacity: 0.15, line: { width: 0.8, color: colour("muted") }, hoverinfo: "skip" }));
+    lines(faint, dimensions, { opacity: 0.15, line: { width: 0.8, color: colorOf("muted") }, hoverinfo: "skip" }));
   for (let shade = 0; shade < SHADES; shade++) {
     const part = order.slice(Math.floor(shade * order.length / SHADES),
       Math.floor((shade + 1) * order.length / SHADES)), at = shade / (SHADES - 1);
@@ -106,42 +106,42 @@ addPlot("genes", "data run filter open", () => {
   const open = run.row(state.open);
   if (open !== undefined && has(open)) data.push(
     lines([open], dimensions,
-      { mode: "lines+markers", line: { width: 3, color: colour("chosen") },
-        marker: { size: 7, color: colour("chosen") } }));
+      { mode: "lines+markers", line: { width: 3, color: colorOf("chosen") },
+        marker: { size: 7, color: colorOf("chosen") } }));
   const ticks = dimensions.flatMap(({ ticks }, index) => ticks.map(([height, text]) => [index, height, text]));
   const text = (points, position, size, ink) =>
     ({ type: "scatter", mode: "text", x: points.map(([x]) => x), y: points.map(([, y]) => y),
       text: points.map(([, , label]) => `${escaped(label)} `), textposition: position,
       textfont: { size, color: ink,
-        shadow: `0 0 3px ${colour("card")}, 0 0 3px ${colour("card")}, 0 0 2px ${colour("card")}` }, hoverinfo: "skip",
+        shadow: `0 0 3px ${colorOf("card")}, 0 0 3px ${colorOf("card")}, 0 0 2px ${colorOf("card")}` }, hoverinfo: "skip",
       showlegend: false, cliponaxis: false, unselected: { textfont: { color: ink } } });
-  data.push(text(ticks, "middle left", 11, colour("text")));
+  data.push(text(ticks, "middle left", 11, colorOf("text")));
   data.push(text(dimensions.map(
     ({ column }, index) => [index, 1.05, shortened(column.label, Math.max(9, Math.floor(150 / columns.length)))]),
-    "top center", 12, colour("text")));
+    "top center", 12, colorOf("text")));
   const bar = (x0, x1, y0, y1, more) => ({ type: "rect", layer: "above", x0, x1, y0, y1, line: { width: 0 }, ...more });
   const shapes = dimensions.map(
     (_, index) => ({ type: "line", x0: index, x1: index, y0: 0, y1: 1, layer: "above",
-      line: { color: colour("muted"), width: 1 } }));
+      line: { color: colorOf("muted"), width: 1 } }));
   dimensions.forEach((each, index) => state.ranges.get(each.column.key)?.forEach(([from, to]) => {
     const pad = each.column.choices ? 0.3 / Math.max(1, each.column.choices.length - 1) : 0;
     shapes.push(bar(index - 0.035, index + 0.035, each.heightOf(from) - pad, each.heightOf(to) + pad,
-      { fillcolor: colour("chosen"), opacity: 0.45 }));
+      { fillcolor: colorOf("chosen"), opacity: 0.45 }));
   }));
   const left = run.genes.length - used.length;
-  const which = order.length < kept.length ? ", the best and, evenly, some of the others" : "";
+  const which = order.length < kept.length ? " (the best, and a sample of the others)" : "";
   const summary = [`${some(order.length, kept.length, "candidate")} with a fitness${which}; `
-    + `the brighter, the better ${fitness.label}.`,
-    touch ? "The filters above keep part of an axis."
-      : "Draw a box over an axis to keep only what crosses it there; the filters above do the same from the "
-      + "keyboard, and undo it."];
+    + `brighter lines have a better ${fitness.label}.`,
+    touch ? "Use the filters above to select part of an axis."
+      : "Draw a box over an axis to select the lines that cross it there. The filters above do the same by "
+      + "keyboard, and remove it."];
   if (left) summary.push(
-    `${count(left, "gene")} with too many values or less important ${left === 1 ? "is" : "are"} left out.`);
+    `${count(left, "gene")} ${left === 1 ? "is" : "are"} not shown (too many values, or less important).`);
   const bare = { visible: false, fixedrange: true };
   return { data, summary: summary.join(" "),
     layout: { uirevision: false, margin: { l: 62, r: 26, t: 34, b: 12 }, showlegend: false, shapes, selections: [],
       dragmode: touch ? false : "select",
-      newselection: { line: { color: colour("chosen"), width: 2 } },
+      newselection: { line: { color: colorOf("chosen"), width: 2 } },
       xaxis: { ...bare, range: [-0.1, columns.length - 0.9] }, yaxis: { ...bare, range: [-0.03, 1.06] } } };
 }, { plotly_selected: (selected) => {
   if (!selected?.range) return;
@@ -165,7 +165,7 @@ addPlot("importance", "data run", () => {
   const monitors = run.objectives.map(({ monitor }) => monitor).filter((monitor) => found[monitor]?.genes?.length);
   if (!monitors.length) {
     const why = run.objectives.map(({ monitor }) => found[monitor]?.why_not).find(Boolean);
-    return { empty: `Not known yet${why ? `: ${why}` : "; too few candidates have finished"}.` };
+    return { empty: `Unknown${why ? `: ${why}` : ": too few candidates have finished"}.` };
   }
   const order = found[monitors[0]].genes.slice(0, 15).map(({ path }) => path).reverse(),
     labels = order.map((path) => run.column(`gene:${path}`)?.label ?? path);
@@ -175,19 +175,19 @@ addPlot("importance", "data run", () => {
     const means = order.map((path) => Math.max(0, genes.get(path)?.mean ?? 0));
     return { type: "bar", orientation: "h", name: escaped(shortened(monitor, 30)), y: order.map((_, index) => index),
       x: means, hoverinfo: "none",
-      error_x: { type: "data", array: order.map((path) => genes.get(path)?.std ?? 0), color: colour("muted"),
+      error_x: { type: "data", array: order.map((path) => genes.get(path)?.std ?? 0), color: colorOf("muted"),
         thickness: 1.2, width: 3 },
       customdata: order.map((path, index) => `${labels[index]}\n${monitor}: ${said(genes.get(path))}`),
-      marker: { color: colour(`run-${place}`) } };
+      marker: { color: colorOf(`run-${place}`) } };
   });
   const trust = monitors.map(
     (monitor) => `R² ${number(found[monitor].r2, 2)} (${monitor})`).join(", ");
   const top = run.column(`gene:${found[monitors[0]].genes[0].path}`)?.label ?? "?";
   return { data, height: Math.max(200, 70 + order.length * (18 + 8 * monitors.length)), summary:
-      `${top} matters most for ${monitors[0]}. How much a forest's prediction worsens when the gene's values are `
-      + `shuffled, on candidates it didn't see; the `
-      + `forest, of ${number(found[monitors[0]].trained_on)} candidates, reaches ${trust}: the lower, the `
-      + `less this says.`,
+      `${top} matters most for ${monitors[0]}. Importance is the decrease in R² of a random forest on held-out `
+      + `candidates when a gene's values are shuffled. The `
+      + `forest, trained on ${number(found[monitors[0]].trained_on)} candidates, reaches ${trust}: the lower it is, the `
+      + `less reliable the importances are.`,
     layout: { uirevision: run.name, showlegend: monitors.length > 1, barmode: "group", bargap: 0.3,
       xaxis: axis("importance", { rangemode: "tozero" }), dragmode: false,
       yaxis: axis("", { tickvals: order.map((_, index) => index),

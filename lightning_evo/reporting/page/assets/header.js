@@ -1,4 +1,4 @@
-// What is this page about? Names, state and totals of the runs, and a table that compares them.
+// The header: names, status and totals of the runs, and a table that compares them.
 "use strict";
 
 function drawHeader() {
@@ -14,9 +14,9 @@ function drawHeader() {
     " and ");
   const budget = Object.entries(raw.budget ?? {}).filter(([, value]) => value !== null && value !== undefined)
     .map(([name, value]) => `${typeof value === "number" ? number(value) : value} ${name}`).join(", ");
-  const about = [goals && `Looking for the ${goals}`, raw.algorithm, budget && `budget ${budget}`, raw.seed !== null
+  const about = [goals && `Objective: ${goals}`, raw.algorithm, budget && `budget ${budget}`, raw.seed !== null
       && raw.seed !== undefined && `seed ${raw.seed}`,
-    `started ${moment(raw.created)}`, `report made ${moment(payload.generated)}`];
+    `started ${moment(raw.created)}`, `report created ${moment(payload.generated)}`];
   byId("about").textContent = about.filter(Boolean).join(" · ");
   byId("notes").replaceChildren(...(raw.notes ?? []).map((note) => element("li", {}, note)));
   byId("notes").hidden = !(raw.notes ?? []).length;
@@ -81,7 +81,7 @@ function drawTotals() {
   const early = raw.savings?.early_stopping, inheritance = raw.savings?.inheritance;
   if (early && early.stopped) {
     const whole = early.epochs_trained + early.epochs_saved;
-    cards.push(total("Saved by stopping early", percent(early.epochs_saved / Math.max(1, whole)),
+    cards.push(total("Saved by early stopping", percent(early.epochs_saved / Math.max(1, whole)),
       `${number(early.epochs_saved)} of ${number(whole)} epochs`));
   }
   if (inheritance) {
@@ -123,21 +123,21 @@ function drawSavings() {
   }).filter(Boolean);
   const made = [];
   if (lines.length) made.push(
-    plainTable(["per candidate", figure("sum"), figure("median"), figure("least"), figure("most")], lines));
-  else made.push(element("p", { class: "muted" }, "No cost was measured yet."));
+    plainTable(["per candidate", figure("sum"), figure("median"), figure("minimum"), figure("maximum")], lines));
+  else made.push(element("p", { class: "muted" }, "No costs have been measured yet."));
   const early = run.raw.savings?.early_stopping, inheritance = run.raw.savings?.inheritance,
     checkpoints = run.raw.savings?.checkpoints, said = [];
   if (early) {
     const whole = early.epochs_trained + early.epochs_saved;
-    said.push(`Stopping early: ${count(early.stopped, "candidate")} stopped, `
+    said.push(`Early stopping: ${count(early.stopped, "candidate")} stopped, `
       + `${number(early.epochs_saved)} of ${number(whole)} epochs saved.`);
     if (early.would_stop) said.push(
       `Of ${count(early.controls, "control")} trained to the end, ${early.would_stop} would have been `
-        + `stopped, ${early.wrong} of them wrongly (regret ${number(early.regret)}); ${early.covered} ended `
-        + `within the predicted 90 % interval.`);
+        + `stopped, ${early.wrong} of them incorrectly (regret ${number(early.regret)}); ${early.covered} ended `
+        + `within the predicted 90% interval.`);
   }
   if (inheritance) {
-    const rest = [[inheritance.older, "from an older ancestor's"],
+    const rest = [[inheritance.older, "from an older ancestor"],
       [inheritance.scratch, "from scratch instead"]].filter(([many]) => many).map(
         ([many, what]) => `, ${many} ${what}`);
     said.push(`Inheritance: ${count(inheritance.inherited ?? 0, "candidate")} started from a parent's `
@@ -146,8 +146,8 @@ function drawSavings() {
   if (checkpoints) said.push(
     `Checkpoints: ${checkpoints.kept} kept, ${(checkpoints.bytes / 1e6).toFixed(1)} MB on `
       + `disk, ${(checkpoints.peak_bytes / 1e6).toFixed(1)} MB at most.`);
-  if (!early && !inheritance) said.push("Nothing was stopped early or started from a parent's weights.");
-  if (run.raw.final) said.push(`The winner's test: ${finalText(run.raw.final)}.`);
+  if (!early && !inheritance) said.push("No candidate was stopped early or started from a parent's weights.");
+  if (run.raw.final) said.push(`Test of the winner: ${finalText(run.raw.final)}.`);
   made.push(...said.map((line) => element("p", { style: "margin-top:8px" }, line)));
   byId("savings-table").replaceChildren(...made);
 }

@@ -1,4 +1,4 @@
-// Who descends from whom? A family tree, with what was inherited and which genes mutated on the way.
+// Lineage: a family tree with inherited weights and mutated genes.
 "use strict";
 
 const MOST_KIN = 300; // candidates in one picture
@@ -83,14 +83,14 @@ function mutation(gene, row, parent) {
 addPlot("lineage", "data run filter open", () => {
   const { run } = state;
   setControls("lineage", [run.index, state.open === null, run.size > MOST_KIN], () => [
-    chooser("lineage", "who", "Show", [["best10", "the ten best's ancestors"], ["best", "the best one's ancestors"],
-      ...(state.open === null ? [] : [["family", `the family of #${state.open}`]]),
-      ["all", run.size > MOST_KIN ? `the first ${MOST_KIN} shown` : "all shown"]]),
+    chooser("lineage", "who", "Show", [["best10", "ancestors of the ten best"], ["best", "ancestors of the best"],
+      ...(state.open === null ? [] : [["family", `family of #${state.open}`]]),
+      ["all", run.size > MOST_KIN ? `first ${MOST_KIN} candidates shown` : "all candidates shown"]]),
     chooser("lineage", "as", "as", [["tree", "tree"], ["fitness", "fitness over time"]])]);
   const family = controlsOf("lineage").querySelector("option[value=family]");
-  if (family) family.textContent = `the family of #${state.open}`;
+  if (family) family.textContent = `family of #${state.open}`;
   const [ids, cut, root] = kin(run, choice("lineage", "who"));
-  if (!ids.size) return { empty: run.size ? "None of the candidates shown has a lineage yet." : "No candidate yet." };
+  if (!ids.size) return { empty: run.size ? "None of the candidates shown has a lineage yet." : "No candidates yet." };
   const fitness = run.fitness[0], byFitness = choice("lineage", "as") === "fitness" && fitness,
     value = (id) => fitness?.values[run.row(id)] ?? null;
   const [depth, height, layers] = layered(run, ids), x = byFitness ? (id) => id : depth, y = byFitness ? value : height;
@@ -107,8 +107,8 @@ addPlot("lineage", "data run filter open", () => {
       line.y.push(y(parent), y(id), null);
       middles.x.push(0.4 * x(parent) + 0.6 * x(id)); // nearer to the child: a parent has many lines
       middles.y.push(0.4 * y(parent) + 0.6 * y(id));
-      const how = parent === from ? "weights inherited" : "a parent, weights not taken";
-      const said = changes.length ? changes : ["no gene differs"];
+      const how = parent === from ? "weights inherited" : "parent, weights not inherited";
+      const said = changes.length ? changes : ["no differences"];
       middles.tips.push([`#${parent} → #${id}, ${how}`, ...said].join("\n"));
       const mutated = run.changed(row, run.row(parent));
       middles.texts.push(mutated.slice(0, 1).map((gene) => mutation(gene, row, run.row(parent))).join("")
@@ -117,39 +117,39 @@ addPlot("lineage", "data run filter open", () => {
   }
   const line = (points, name, dash) =>
     ({ type: "scatter", mode: "lines", ...points, name, hoverinfo: "skip",
-      line: { color: colour("muted"), width: dash === "solid" ? 1.8 : 1.2, dash } });
+      line: { color: colorOf("muted"), width: dash === "solid" ? 1.8 : 1.2, dash } });
   const data = [];
   if (solid.x.length) data.push(line(solid, "weights inherited", "solid"));
   if (dashed.x.length) data.push(line(dashed, "parent only", "dot"));
   const readable = middles.texts.length <= 40 && layers * 120 < plots.get("lineage").place.clientWidth && !byFitness;
   data.push({ type: "scatter", mode: readable ? "markers+text" : "markers", x: middles.x, y: middles.y,
     customdata: middles.tips, text: middles.texts, hoverinfo: "none", showlegend: false,
-    textposition: "top center", textfont: { size: 10, color: colour("muted") },
-    marker: { size: 9, color: colour("muted"), opacity: readable ? 0.25 : 0 }, cliponaxis: false });
+    textposition: "top center", textfont: { size: 10, color: colorOf("muted") },
+    marker: { size: 9, color: colorOf("muted"), opacity: readable ? 0.25 : 0 }, cliponaxis: false });
   const values = drawn.map(value), finite = values.filter((each) => each !== null).sort((a, b) => a - b),
     sign = run.objectives[0]?.mode === "min" ? -1 : 1;
   const named = (id) => (drawn.length <= 14 && value(id) !== null ? `#${id}<br>${number(value(id), 3)}` : `#${id}`);
   data.push({ type: "scatter", mode: drawn.length <= 40 ? "markers+text" : "markers", x: drawn.map(x), y: drawn.map(y),
     customdata: drawn.map((id) => run.row(id)), hoverinfo: "none", showlegend: false,
     text: drawn.map(named), textposition: "bottom center",
-    textfont: { size: 10.5, color: colour("text") }, cliponaxis: false,
+    textfont: { size: 10.5, color: colorOf("text") }, cliponaxis: false,
     marker: { symbol: drawn.map((id) => SYMBOLS[run.status(run.row(id))]),
       size: drawn.map((id) => (id === root ? 15 : drawn.length > 100 ? 8 : 11)), colorscale: scale(),
       color: values.map((each) => (each === null ? null : sign * each)),
       cmin: finite.length ? Math.min(sign * quantile(finite, sign > 0 ? 0.05 : 0.95),
         sign * quantile(finite, sign > 0 ? 1 : 0)) : 0,
       cmax: finite.length ? sign * (sign > 0 ? finite.at(-1) : finite[0]) : 1,
-      line: { width: 1, color: colour("card") } } });
+      line: { width: 1, color: colorOf("card") } } });
   if (there.has(state.open)) data.push(ring([x(state.open)], [y(state.open)], run.row(state.open)));
   const summary = [`${count(drawn.length, "candidate")}, ${count(middles.x.length, "line")} of descent`
-    + `${root === null ? "" : `; #${root} is the largest`}. Brighter is better. Point at a line to see which genes `
-    + "changed; choose a candidate to see its family."];
-  if (cut) summary.push(`Only ${MOST_KIN} are drawn, the nearest first.`);
-  if (byFitness && drawn.length < ids.size) summary.push(`${ids.size - drawn.length} without fitness are left out.`);
+    + `${root === null ? "" : `; #${root} is drawn larger`}. Brighter is better. Point at a line to see which genes `
+    + "changed; select a candidate to see its family."];
+  if (cut) summary.push(`Only the closest ${MOST_KIN} are drawn.`);
+  if (byFitness && drawn.length < ids.size) summary.push(`${ids.size - drawn.length} without a fitness are not shown.`);
   const bare = { showgrid: false, showticklabels: false, ticks: "", showline: false };
   return { data, summary: summary.join(" "),
     layout: { uirevision: `${choice("lineage", "who")}${byFitness}${root}`, margin: { b: byFitness ? 42 : 34 },
       xaxis: byFitness ? axis("candidate")
-        : axis("generations from the oldest shown", layers > 30 ? {} : { dtick: 1, range: [-0.5, layers - 0.5] }),
+        : axis("generations since the oldest shown", layers > 30 ? {} : { dtick: 1, range: [-0.5, layers - 0.5] }),
       yaxis: byFitness ? axis(fitness.label) : axis("", bare) } };
 });

@@ -1,4 +1,4 @@
-// What is in a run? Columns of its candidates, their order, who descends from whom and what mutated on the way.
+// A run: columns of its candidates, their ranking, lineage and mutations.
 "use strict";
 
 // The payload that the page carries: gzip in base64.
@@ -12,7 +12,7 @@ async function embedded() {
 
 // Begun at once: it is unpacked beside the main thread, which is busy with plotly meanwhile.
 const reading = embedded();
-reading.catch(() => {}); // start.js waits for it, and says what went wrong
+reading.catch(() => {}); // start.js waits for it and reports errors
 
 // JSON from bytes, compressed or not.
 async function decoded(bytes) {
@@ -199,8 +199,8 @@ function columnsOf(raw) {
   add("generation", "generation", "candidate", given.generation);
   add("origin", "origin", "candidate", given.origin, { choices: given.origins });
   add("parents", "parents", "candidate", given.parents, { ids: true });
-  add("inherits", "weights of", "candidate", given.inherits, { unit: "id" });
-  add("duplicate_of", "same as", "candidate", given.duplicate_of, { unit: "id" });
+  add("inherits", "weights from", "candidate", given.inherits, { unit: "id" });
+  add("duplicate_of", "duplicate of", "candidate", given.duplicate_of, { unit: "id" });
   for (const [name, values] of Object.entries(given.costs)) {
     if (monitors.includes(`cost/${name}`)) continue;
     add(`cost:${name}`, name, "costs", values, { mode: "min", unit: /seconds|latency|time$/.test(name) ? "s" : null });
@@ -215,11 +215,11 @@ function columnsOf(raw) {
       values[rows.get(id)] = mean;
       found = true;
     }
-    if (found) add(`predicted:${monitor}`, `${monitor} predicted`, "predictions", values);
+    if (found) add(`predicted:${monitor}`, `${monitor} (predicted)`, "predictions", values);
   }
   const took = given.started.map((start, row) =>
       start === null || given.ended[row] === null ? null : Math.max(0, given.ended[row] - start));
-  add("took", "took", "times", took, { unit: "s" });
+  add("took", "duration", "times", took, { unit: "s" });
   add("started", "started", "times", given.started, { unit: "s" });
   add("ended", "ended", "times", given.ended, { unit: "s" });
   add("slot", "slot", "times", given.slot, { unit: "id" });

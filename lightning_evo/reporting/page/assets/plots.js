@@ -1,5 +1,4 @@
-// How is a plot drawn? Near the screen, in the page's colours, with one tooltip and one click for every candidate
-// shown.
+// Plots: drawn when they come near the screen, in the page's colors, with one tooltip and one click per candidate.
 "use strict";
 
 const MOST_POINTS = 2500; // drawn at once: more would be a blot, and slow where nothing helps the processor to draw
@@ -56,7 +55,7 @@ async function drawNext() {
   const [plot] = queue;
   if (plot === undefined) {
     drawing = false;
-    performance.mark("drawn"); // for whoever measures
+    performance.mark("drawn"); // for benchmarks
     return;
   }
   queue.delete(plot);
@@ -68,7 +67,7 @@ async function drawNext() {
 function explain(plot, problem) {
   console.error(`${plot.name}:`, problem);
   plot.place.classList.add("empty");
-  plot.place.replaceChildren(element("p", {}, `This could not be drawn: ${problem.message}`));
+  plot.place.replaceChildren(element("p", {}, `This plot could not be drawn: ${problem.message}`));
   plot.wired = false;
   plot.drawn += 1;
 }
@@ -165,17 +164,17 @@ function summaryOf(run, row) {
 
 // -- the page's look --------------------------------------------------------------------------------------------------
 
-function colour(name) {
+function colorOf(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 }
 
-// From worst to best, readable on the page's ground, for colour-blind readers too.
+// From worst to best, readable on the page's ground, for color-blind readers too.
 function scale() {
-  return ["low", "low-2", "middle", "high-2", "high"].map((name, place) => [place / 4, colour(name)]);
+  return ["low", "low-2", "middle", "high-2", "high"].map((name, place) => [place / 4, colorOf(name)]);
 }
 
 function baseLayout(layout) {
-  const text = colour("text"), narrow = innerWidth < 640;
+  const text = colorOf("text"), narrow = innerWidth < 640;
   const base = {
     autosize: true, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest",
     hoverdistance: 12,
@@ -183,17 +182,17 @@ function baseLayout(layout) {
     font: { family: "system-ui, -apple-system, Segoe UI, Roboto, Noto Sans, sans-serif", size: 12, color: text },
     margin: { l: narrow ? 48 : 58, r: 12, t: 10, b: 42 },
     legend: { orientation: "h", x: 0, y: 1.01, yanchor: "bottom", bgcolor: "rgba(0,0,0,0)",
-      font: { color: colour("muted"), size: 11.5 }, itemsizing: "constant" },
-    modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("muted"), activecolor: colour("accent") },
+      font: { color: colorOf("muted"), size: 11.5 }, itemsizing: "constant" },
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: colorOf("muted"), activecolor: colorOf("accent") },
   };
   return { ...base, ...layout, margin: { ...base.margin, ...layout.margin } };
 }
 
 function axis(title, extra = {}) {
-  const line = colour("line");
-  return { title: { text: escaped(shortened(title, 60)), font: { size: 12, color: colour("muted") }, standoff: 6 },
-    gridcolor: colour("grid"),
-    zeroline: false, linecolor: line, tickcolor: line, automargin: true, tickfont: { color: colour("muted"), size: 11 },
+  const line = colorOf("line");
+  return { title: { text: escaped(shortened(title, 60)), font: { size: 12, color: colorOf("muted") }, standoff: 6 },
+    gridcolor: colorOf("grid"),
+    zeroline: false, linecolor: line, tickcolor: line, automargin: true, tickfont: { color: colorOf("muted"), size: 11 },
     exponentformat: "SI", ...extra };
 }
 
@@ -227,7 +226,7 @@ function thinned(points, { x, y }) {
     chosen.add(point);
   }
   return [[...chosen],
-    `${chosen.size.toLocaleString("en")} of ${there.length.toLocaleString("en")} points are drawn: zoom in for `
+    `${chosen.size.toLocaleString("en")} of ${there.length.toLocaleString("en")} points are drawn; zoom in to see `
       + `the others.`];
 }
 
@@ -255,7 +254,7 @@ function controlsOf(section) {
   return byId(section).querySelector(".controls");
 }
 
-// Shows the controls of a section, made anew only where what they offer changed: a reader may have one open.
+// Shows the controls of a section, rebuilt only if their options have changed, because one may be open.
 function setControls(section, offer, make) {
   const place = controlsOf(section), signature = JSON.stringify(offer);
   if (place.dataset.offer === signature) return;

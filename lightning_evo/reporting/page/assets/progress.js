@@ -1,4 +1,4 @@
-// How does the search get on? The best so far and the population's quartiles, against candidates, epochs or seconds.
+// Progress: the best fitness so far and the population's quartiles, against candidates, epochs or seconds.
 "use strict";
 
 const ALONG = [["candidates", "candidates"], ["epochs", "epochs"], ["seconds", "time"]];
@@ -80,7 +80,7 @@ addPlot("progress", "data run filter open", () => {
       : "",
     chooser("progress", "along", "against", ALONG), switchBox("progress", "log", "log scale")]);
   if (!run.told.length || !run.fitness.length) return {
-    empty: run.size ? "No candidate has finished yet." : "No candidate yet: the search has only begun." };
+    empty: run.size ? "No candidate has finished yet." : "No candidates yet: the search has just started." };
   const place = Math.min(Number(choice("progress", "objective") ?? 0), run.objectives.length - 1),
     { monitor, mode } = run.objectives[place];
   const kind = choice("progress", "along") ?? "candidates", log = Boolean(choice("progress", "log"));
@@ -93,7 +93,7 @@ addPlot("progress", "data run filter open", () => {
   const band = quartiles(run, place, kept, x, !filtered());
   const line = (more) => ({ type: "scatter", mode: "lines", hoverinfo: "skip", ...more });
   data.push(line({ x: band.x, y: band.q25, line: { width: 0 }, showlegend: false }));
-  data.push(line({ x: band.x, y: band.q75, line: { width: 0 }, fill: "tonexty", fillcolor: colour("band"),
+  data.push(line({ x: band.x, y: band.q75, line: { width: 0 }, fill: "tonexty", fillcolor: colorOf("band"),
     name: "quartiles" }));
   const uirevision = `${run.name}${place}${kind}${log}`,
     points = run.told.flatMap((row, index) => (kept(row) && has(row) ? [{ row, x: x[index], y: values[row] }] : []));
@@ -103,26 +103,26 @@ addPlot("progress", "data run filter open", () => {
     if (part.length) data.push(
       { type: "scatter", mode: "markers", name: STATUS[status], hoverinfo: "none", x: part.map((point) => point.x),
         y: part.map((point) => point.y), customdata: part.map(({ row }) => row),
-        marker: { color: colour(STATUS[status]), size: drawn.length > 1000 ? 3.5 : 5.5,
+        marker: { color: colorOf(STATUS[status]), size: drawn.length > 1000 ? 3.5 : 5.5,
           opacity: drawn.length > 1000 ? 0.45 : 0.6, symbol: SYMBOLS[status] } });
   }
-  data.push(line({ x: band.x, y: band.q50, line: { color: colour("completed"), width: 1.5, dash: "dot" },
+  data.push(line({ x: band.x, y: band.q50, line: { color: colorOf("completed"), width: 1.5, dash: "dot" },
     name: "median" }));
   const best = bestSoFar(run, place, kept, x);
-  data.push(line({ x: best.x, y: best.y, line: { color: colour("best"), width: 2.5, shape: "hv" }, name: "best",
+  data.push(line({ x: best.x, y: best.y, line: { color: colorOf("best"), width: 2.5, shape: "hv" }, name: "best",
     hoverinfo: "none", customdata: best.rows }));
   const open = run.told.indexOf(run.row(state.open));
   if (open >= 0 && has(run.told[open])) data.push(ring([x[open]], [values[run.told[open]]], run.told[open]));
   const view = focus(run.told.map((row) => values[row] ?? null), mode, log), winner = best.rows.at(-1);
-  const summary = [winner === undefined ? `No finished candidate with a ${monitor} among those shown.`
+  const summary = [winner === undefined ? `None of the finished candidates shown has a value for ${monitor}.`
       : `Best ${monitor}: ${number(values[winner])}, candidate #${run.ids[winner]}, found `
       + `after ${run.told.indexOf(winner) + 1} of ${run.told.length} results.`];
-  summary.push(`Median and quartiles are of the last ${band.width}; stopped candidates' fitness is predicted.`);
+  summary.push(`Median and quartiles are over the latest ${band.width} candidates; the fitness of stopped candidates is predicted.`);
   const lost = run.told.filter((row) => kept(row) && run.status(row) !== FAILED && !has(row)).length;
   if (lost) summary.push(
-    `${count(lost, "candidate")} had no finite ${monitor} and ${lost === 1 ? "is" : "are"} not drawn.`);
+    `${count(lost, "candidate")} without a finite ${monitor} ${lost === 1 ? "is" : "are"} not shown.`);
   if (left) summary.push(left);
-  if (view) summary.push(`${view.outside} lie ${view.side} ${number(view.edge, 3)}: double-click the plot to see all.`);
+  if (view) summary.push(`${count(view.outside, "candidate")} ${view.side} ${number(view.edge, 3)} not shown; double-click to show all.`);
   return { data, summary: summary.join(" "), layout: { uirevision, xaxis,
     yaxis: axis(monitor, { type: log ? "log" : "linear",
       ...(view ? { range: view.range, autorange: false } : {}) }) } };
@@ -131,7 +131,7 @@ addPlot("progress", "data run filter open", () => {
 // A ring around the open candidate.
 function ring(x, y, row, more = {}) {
   return { type: "scatter", mode: "markers", x, y, customdata: [row], hoverinfo: "none", showlegend: false,
-    marker: { symbol: "circle-open", size: 14, color: colour("chosen"), line: { width: 3, color: colour("chosen") } },
+    marker: { symbol: "circle-open", size: 14, color: colorOf("chosen"), line: { width: 3, color: colorOf("chosen") } },
     ...more };
 }
 
@@ -140,14 +140,14 @@ addPlot("compared", "data run", () => {
   setControls("compared", monitors,
     () => [monitors.length > 1 ? chooser("compared", "monitor", "Fitness", monitors.map((name) => [name, name])) : "",
       chooser("compared", "along", "against", ALONG), switchBox("compared", "log", "log scale")]);
-  if (runs.length < 2) return { empty: "There is one run." };
+  if (runs.length < 2) return { empty: "There is only one run." };
   const monitor = choice("compared", "monitor") ?? monitors[0], kind = choice("compared", "along") ?? "candidates";
   const having = runs.filter((run) => run.objectives.some((objective) => objective.monitor === monitor));
   const lines = having.map((run) => {
     const place = run.objectives.findIndex((objective) => objective.monitor === monitor), x = along(run, kind);
     return [run, bestSoFar(run, place, () => true, x), place];
   }).filter(([, points]) => points.x.length);
-  if (!lines.length) return { empty: `No run has a finished candidate with a ${monitor}.` };
+  if (!lines.length) return { empty: `No run has a finished candidate with a value for ${monitor}.` };
   const longest = lines.map(([, points]) => points.x.at(-1)).sort((a, b) => a - b), xaxis = alongAxis(kind, longest),
     unit = xaxis.unit ?? 1;
   delete xaxis.unit;
@@ -158,11 +158,11 @@ addPlot("compared", "data run", () => {
         hoverinfo: "none", customdata: points.y.map(
           (value, place) => [run.name, `best ${monitor} ${number(value)} by candidate #${run.ids[points.rows[place]]}`]
             .join("\n")),
-        line: { shape: "hv", width: run === state.run ? 3.5 : 2, color: colour(`run-${run.index % 8}`),
+        line: { shape: "hv", width: run === state.run ? 3.5 : 2, color: colorOf(`run-${run.index % 8}`),
           dash: run.index < 8 ? "solid" : "dot" } }));
   const said = lines.map(([run, points]) => `${shortened(run.name, 40)} ${number(points.y.at(-1))}`).join(", ");
   const missing = runs.length - having.length;
-  return { data, summary: `Best ${monitor}: ${said}.${missing ? ` ${count(missing, "run")} didn't look for it.` : ""}`,
+  return { data, summary: `Best ${monitor}: ${said}.${missing ? ` ${count(missing, "run")} without this objective.` : ""}`,
     layout: { uirevision: `${monitor}${kind}${choice("compared", "log")}`, xaxis,
       yaxis: axis(`best ${monitor}`, { type: choice("compared", "log") ? "log" : "linear" }) } };
 });

@@ -1,5 +1,4 @@
-// What ran where and when? A bar per candidate and slot; at a distance neighbours become one bar, and part again when
-// zoomed in.
+// Slots over time: a bar per candidate and slot; neighbors are merged until zoomed in.
 "use strict";
 
 const MOST_BARS = 900;
@@ -12,7 +11,7 @@ function lastMoment(run) {
   return run.raw.status === "running" ? Math.max(known, state.payload.generated - run.raw.created) : known;
 }
 
-// Bars [start, end, slot, status, rows] within a stretch of time; neighbours closer than `grain` are merged.
+// Bars [start, end, slot, status, rows] within a stretch of time; neighbors closer than `grain` are merged.
 function bars(run, rows, from, to, grain) {
   const { started, ended, slot } = run.candidates, now = lastMoment(run);
   const open = new Map(), made = [];
@@ -39,7 +38,7 @@ function bars(run, rows, from, to, grain) {
       PENDING].filter((status) => tally[status]).map((status) => `${tally[status]} ${STATUS[status]}`).join(", ");
     bar.tip = bar.rows.length === 1 ? bar.rows[0]
       : `${bar.rows.length} candidates, #${run.ids[bar.rows[0]]} to #${run.ids[bar.rows.at(-1)]}\n${said}\nZoom `
-      + `in to tell them apart`;
+      + `in to separate them`;
   }
   return made;
 }
@@ -50,7 +49,7 @@ addPlot("slots", "data run filter open", () => {
   const { run } = state, { started, ended, slot } = run.candidates;
   const rows = visibleRows().filter((row) => started[row] !== null && slot[row] !== null
       && (ended[row] !== null || run.raw.status === "running"));
-  if (!rows.length) return { empty: "None of the candidates shown has been started." };
+  if (!rows.length) return { empty: "None of the candidates shown has started." };
   const [begin] = spanOf(rows.map((row) => started[row])),
     finish = rows.some((row) => ended[row] === null) ? lastMoment(run) : spanOf(rows.map((row) => ended[row]))[1];
   const slots = [...new Set(slot.filter((value) => value !== null))].sort((a, b) => a - b), [from, to] = stretch
@@ -76,18 +75,18 @@ addPlot("slots", "data run filter open", () => {
     data.push({ type: "bar", orientation: "h", name: status === PENDING ? "running" : STATUS[status], hoverinfo: "none",
       base: chosen.map(({ start }) => start / unit), x: chosen.map(({ start, end }) => (end - start) / unit),
       y: chosen.map(({ y }) => y), width: chosen.map(({ thick }) => thick), customdata: chosen.map(({ tip }) => tip),
-      marker: { color: colour(STATUS[status]), opacity: 0.88, line: { width: near ? 0 : 1, color: colour("card") } } });
+      marker: { color: colorOf(STATUS[status]), opacity: 0.88, line: { width: near ? 0 : 1, color: colorOf("card") } } });
   }
   const open = run.row(state.open);
   const shapes = open !== undefined && started[open] !== null
     && slot[open] !== null ? [
       { type: "rect", x0: started[open] / unit, x1: (ended[open] ?? finish) / unit, y0: slot[open] - 0.42,
-        y1: slot[open] + 0.42, line: { color: colour("chosen"), width: 2.5 } }] : [];
+        y1: slot[open] + 0.42, line: { color: colorOf("chosen"), width: 2.5 } }] : [];
   const busy = run.raw.totals?.busy,
     said = busy === null || busy === undefined ? "" : `; slots were busy ${percent(busy)} of the time`,
     where = `${count(rows.length, "candidate")} on ${count(slots.length, "slot")}`,
     summary = [`${where} in ${duration(finish - begin)}${said}.`];
-  if (near) summary.push("Neighbours are drawn as one bar: drag over a stretch of time to tell them apart.");
+  if (near) summary.push("Neighboring bars are merged; drag over a period of time to separate them.");
   return { data, height: Math.max(150, Math.min(520, 90 + 34 * slots.length)), summary: summary.join(" "),
     layout: { uirevision: `${run.name}`, barmode: "overlay", bargap: 0, shapes,
       xaxis: axis(`${name} since the search began`),

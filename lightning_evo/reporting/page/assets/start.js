@@ -1,8 +1,7 @@
-// How does the page begin, and how does it stay up to date? Reads its data, and asks the server for newer ones where
-// there is one.
+// Startup and updates: reads the page's data, and requests new data if there is a server.
 "use strict";
 
-const EVERY = 3000; // milliseconds between two questions
+const INTERVAL = 3000; // milliseconds between two requests
 
 let mark = null, gone = null;
 
@@ -22,10 +21,10 @@ async function ask() {
         + `change ${moment(state.payload.generated)}`, false);
   } catch (problem) {
     gone ??= new Date();
-    live(`The server hasn't answered since ${gone.toLocaleTimeString()} (${problem.message}). Shown is what was `
-        + `known by then.`, true);
+    live(`The server hasn't answered since ${gone.toLocaleTimeString()} (${problem.message}). The page shows the `
+        + `state at that time.`, true);
   }
-  setTimeout(ask, EVERY);
+  setTimeout(ask, INTERVAL);
 }
 
 function live(text, lost) {
@@ -38,25 +37,25 @@ function live(text, lost) {
 
 async function start() {
   const payload = await reading;
-  if (!payload) throw new Error("the page holds no data");
+  if (!payload) throw new Error("the page contains no data");
   takeIn(payload);
   changed("run");
   readAddress();
   // only now, when tables have pushed the plots to their places
   for (const { place } of plots.values()) watcher.observe(place);
   addEventListener("hashchange", readAddress);
-  if (payload.live) setTimeout(ask, EVERY);
+  if (payload.live) setTimeout(ask, INTERVAL);
   document.documentElement.dataset.ready = "true";
   performance.mark("ready");
 }
 
-// Paper has no scrolling: everything is drawn before it is printed.
+// Everything is drawn before printing, because paper doesn't scroll.
 addEventListener("beforeprint", () => { for (const plot of plots.values()) if (plot.stale && state.run) draw(plot); });
 
 start().catch((problem) => {
-  byId("name").textContent = "This report can't be shown";
+  byId("name").textContent = "This report can't be displayed";
   byId("about").textContent =
-    `${problem.message}. Browsers since 2023 can read it (DecompressionStream); is yours older, or is the file `
-    + `cut off?`;
+    `${problem.message}. The report needs a browser from 2023 or later (DecompressionStream) and a complete `
+    + `file.`;
   throw problem;
 });

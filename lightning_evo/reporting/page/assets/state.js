@@ -1,5 +1,4 @@
-// What does the reader look at? One state for all: run, filters, order, open candidate, colours; and who hears of
-// changes.
+// The page's state: run, filters, order, open candidate and colors; and the listeners for changes.
 "use strict";
 
 const state = {
@@ -141,7 +140,7 @@ function takeIn(payload) {
   changed("data");
 }
 
-// -- colours ----------------------------------------------------------------------------------------------------------
+// -- colors ----------------------------------------------------------------------------------------------------------
 
 const THEMES = ["auto", "light", "dark"];
 const systemDark = matchMedia("(prefers-color-scheme: dark)");
@@ -160,10 +159,10 @@ function applyTheme(choice) {
   state.theme = THEMES.includes(choice) ? choice : "auto";
   const dark = state.theme === "dark" || (state.theme === "auto" && systemDark.matches);
   document.documentElement.dataset.theme = dark ? "dark" : "light";
-  const button = byId("theme"), names = { auto: "as the system has them", light: "light", dark: "dark" };
+  const button = byId("theme"), names = { auto: "system default", light: "light", dark: "dark" };
   button.textContent = { auto: "◐", light: "☀", dark: "☾" }[state.theme];
-  button.setAttribute("aria-label", `Colours: ${names[state.theme]}`);
-  button.title = `Colours: ${names[state.theme]}`;
+  button.setAttribute("aria-label", `Colors: ${names[state.theme]}`);
+  button.title = `Colors: ${names[state.theme]}`;
 }
 
 applyTheme(remembered("lightning-evo-theme"));

@@ -1,5 +1,4 @@
-// How are the candidates listed? The leaderboard: sorted by any column, in pages, with the columns that the reader
-// chose.
+// The leaderboard: sorted by any column, in pages, with the columns that the reader chose.
 "use strict";
 
 const USUAL_GENES = 8;
@@ -47,7 +46,7 @@ function drawTable() {
   const body = shown.map((row) => element("tr", { "data-row": row, class: run.ids[row] === state.open ? "open" : null },
     columns.map((column) => bodyCell(column, row, spans.get(column)))));
   if (!shown.length) {
-    const why = run.size ? "No candidate passes the filters." : "No candidate yet.";
+    const why = run.size ? "No candidates match the filters." : "No candidates yet.";
     body.push(element("tr", {}, element("td", { colspan: columns.length, class: "muted" }, why)));
   }
   const table = element("table", { "aria-rowcount": rows.length + 1 },
@@ -180,7 +179,7 @@ function drawTableControls() {
       groups.get(column.group).append(element("label", {}, box, shortened(column.label, 60)));
     }
     const usual = element("button",
-      { type: "button", onclick: () => { state.columns = null; changed("sort"); fill(); } }, "The usual ones");
+      { type: "button", onclick: () => { state.columns = null; changed("sort"); fill(); } }, "Default columns");
     panel.replaceChildren(usual, ...groups.values());
   }
   const save = element("button",
