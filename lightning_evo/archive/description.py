@@ -48,7 +48,7 @@ def compare_search(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> list[
     name that an earlier version stored are the same, except among a gene's choices, which are values that genomes hold.
 
     >>> compare_search({"space": {"lr": {"high": 0.1}}}, {"space": {"lr": {"high": 0.2}}})
-    ['space.lr.high: 0.1 in the archive, 0.2 asked']
+    ['space.lr.high: 0.1 in the archive, 0.2 given']
     """
     return list(_differences("", stored, asked, names=True))
 
