@@ -319,9 +319,9 @@ class Archive:
         names = ", ".join(row.name for row in rows) or "none"
         chosen = [row for row in rows if name in (None, row.name)]
         if not chosen:
-            raise ArchiveError(f"{self._location}: no run {name or ''}; it holds {names}")
+            raise ArchiveError(f"{self._location}: no run {name or ''}; it contains {names}")
         if len(chosen) > 1:
-            raise ArchiveError(f"{self._location}: holds several runs, name one of them: {names}")
+            raise ArchiveError(f"{self._location}: contains several runs; specify one of them: {names}")
         return chosen[0].id, chosen[0].name, chosen[0].directory
 
     def _read(self, query: Callable[[Connection], T]) -> T:
