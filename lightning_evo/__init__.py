@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 from lightning_evo.utils.earlier_names import install_earlier_modules
 from lightning_evo.utils.lazy import lazily
-
-__version__ = "0.1.0"
+from lightning_evo.utils.version import __version__
 
 # Importing torch and Lightning takes seconds; genetics and reading an archive need neither.
 _HOMES = {

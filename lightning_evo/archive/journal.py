@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from lightning_evo import __version__
 from lightning_evo.archive.errors import ArchiveError, Damaged, translated_file
 from lightning_evo.archive.events import Event
 from lightning_evo.utils.files import atomic_path
+from lightning_evo.utils.version import __version__
 
 __all__ = ["Header", "Journal", "Tail", "encoded"]
 

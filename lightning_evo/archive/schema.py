@@ -27,8 +27,8 @@ from sqlalchemy import (
     select,
 )
 
-from lightning_evo import __version__
 from lightning_evo.archive.errors import ArchiveError
+from lightning_evo.utils.version import __version__
 
 __all__ = [
     "SCHEMA_VERSION",

@@ -12,7 +12,6 @@ from typing import Any, cast
 import yaml
 from lightning.pytorch import Callback
 
-from lightning_evo import __version__
 from lightning_evo.algorithms import Algorithm, RegularizedEvolution, SearchSetup
 from lightning_evo.archive import Archive, ArchiveWriter, compare_search
 from lightning_evo.archive.database import JOURNAL
@@ -50,6 +49,7 @@ from lightning_evo.training.blueprint import load_yaml
 from lightning_evo.training.candidate import read_curve
 from lightning_evo.training.request import FitnessEpoch
 from lightning_evo.training.structure import StructureComparison
+from lightning_evo.utils.version import __version__
 
 __all__ = ["Evolution"]
 

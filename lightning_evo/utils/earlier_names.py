@@ -11,6 +11,7 @@ from collections import defaultdict
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_loader
+from pkgutil import resolve_name
 from types import ModuleType
 from typing import Any
 
@@ -115,10 +116,8 @@ class _EarlierModules(MetaPathFinder, Loader):
         return spec_from_loader(fullname, self) if fullname in _MODULES else None
 
     def exec_module(self, module: ModuleType) -> None:
-        from lightning_evo.utils.imports import import_by_name
-
         for name, current in _MODULES[module.__name__].items():
-            setattr(module, name, import_by_name(current))
+            setattr(module, name, resolve_name(current))
 
 
 def install_earlier_modules() -> None:

@@ -27,29 +27,16 @@ def test_imports_point_downwards():
         f"{module.where} imports {each.target}"
         for module in modules().values()
         for each in imports_of(module)
-        if module.room and each.target != NAME
-        if (other := modules()[each.target].room) != module.room and LEVEL[other] <= LEVEL[module.room]
+        if module.room
+        if each.target == NAME
+        or ((other := modules()[each.target].room) != module.room and LEVEL[other] <= LEVEL[module.room])
     ]
     assert upwards == []
 
 
-def test_rooms_take_nothing_but_the_version_from_the_packages_face():
-    taken = {
-        (module.where, name)
-        for module in modules().values()
-        for each in imports_of(module)
-        if each.target == NAME
-        for name in each.names
-    }
-    assert {name for _, name in taken} == {"__version__"}, taken
-
-
 def test_files_import_in_no_circle():
-    """At module level and for type checkers; a face (``__init__.py``) is a file like any other."""
-    graph = {
-        name: {each.target for each in imports_of(module) if not each.deferred} - {name, NAME}
-        for name, module in modules().items()
-    }
+    """At module level, for type checkers and within functions; a face (``__init__.py``) is a file like any other."""
+    graph = {name: {each.target for each in imports_of(module)} - {name} for name, module in modules().items()}
     assert circles(graph) == []
 
 
