@@ -150,7 +150,12 @@ class Evolution:
         self._max_epochs: int | None = None
         if self.algorithm.continues:
             self._max_epochs = check_continuing(self.algorithm, self._kinds, self.trainable, self.space)
-        self.search = Search(
+        self._notes: list[str] = []  # found out while checking, shown when the search begins
+
+    @property
+    def search(self) -> Search:
+        """What the controller is given, as the attributes are now: they may be changed until :meth:`run`."""
+        return Search(
             self.trainable,
             self.space,
             self.objectives,
@@ -163,7 +168,6 @@ class Evolution:
             self.callbacks,
             self._kinds,
         )
-        self._notes: list[str] = []  # found out while checking, shown when the search begins
 
     def describe(self) -> dict[str, Any]:
         """Everything that decides which candidates come and how they fare, as JSON; budget and workers don't."""
