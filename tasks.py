@@ -84,6 +84,7 @@ def lowest_series() -> list[str]:
     for requirement in listed:
         if (found := re.match(r"([\w.-]+)(?:\[[\w,]*\])?>=([\d.]+)", requirement)) and found[1] not in TOOLS:
             series[found[1]] = found[2] if "." in found[2] else f"{found[2]}.0"
+    series["lightning"] += ".0"  # the first release of its series: patch releases have changed what we build on
     return [f"{name}=={version}.*" for name, version in sorted(series.items())]
 
 
