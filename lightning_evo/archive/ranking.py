@@ -34,7 +34,8 @@ def non_domination_ranks(fitness: Sequence[Sequence[float]], objectives: Sequenc
     ]
     if not points:
         return []
-    return moocore.pareto_rank(points, maximise=[objective.mode == "max" for objective in objectives]).tolist()
+    ranks = moocore.pareto_rank(points, maximise=[objective.mode == "max" for objective in objectives])
+    return (ranks - ranks.min()).tolist()  # moocore counted from 1 before it counted from 0
 
 
 def sort_key(value: Any) -> tuple[int, float, str]:

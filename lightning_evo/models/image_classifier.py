@@ -54,6 +54,7 @@ class ImageClassifier(Classifier):
             self.save_hyperparameters()
         # From a config the hyperparameter is the config's section (plain data, worth keeping), from Python the module.
         if isinstance(self.hparams.get("backbone"), nn.Module):
+            del self.hparams["backbone"]  # Lightning 2.5 adds to what was saved before
             self.save_hyperparameters(ignore=["backbone"])
 
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+
+import pytest
+from packaging.version import Version
 
 import lightning_evo._compat
 
@@ -20,14 +24,20 @@ class Row:
         name: The name as it stands in the code, for example ``_parameters``.
         without_it: What of this package breaks where the name is gone or behaves otherwise.
         check: Uses it as the package does; raises if it doesn't exist or behaves otherwise.
+        since: A library and the version that has brought it, for example ``lightning 2.6``: earlier ones work without.
     """
 
     name: str
     without_it: str
     check: Callable[[], None]
+    since: str = ""
 
     def run(self) -> None:
         """Check it; a failure tells what breaks."""
+        if self.since:
+            library, least = self.since.split()
+            if Version(version(library)) < Version(least):
+                pytest.skip(f"{self.name} came with {self.since}, and isn't needed before")
         try:
             self.check()
         except Exception as error:

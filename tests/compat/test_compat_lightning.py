@@ -302,7 +302,12 @@ TABLE = [
     Row("_call_children_scripts", "a swarm's ranks can't be started", launchers),
     Row("_set_num_threads_if_needed", "each rank of a swarm computes with all threads", launchers),
     Row("_checkpoint_connector", "neither one particle nor an average can be saved as a model", checkpoints),
-    Row("_resuming_from_checkpoint", "a continued training draws other samples than one uninterrupted", resuming),
+    Row(
+        "_resuming_from_checkpoint",
+        "a continued training draws other samples than one uninterrupted",
+        resuming,
+        "lightning 2.5.3",
+    ),
     Row("_data_source", "FastTraining can't give faster loaders", sources),
     Row("_combined_loader", "a scheduled value of the data module has no effect", reloading),
     Row(
@@ -313,7 +318,7 @@ TABLE = [
     Row("_hparams_name", "a module that takes its hyperparameters together can't be rebuilt", names_of_hyperparameters),
     Row("_compiler_ctx", "growth doesn't know that compiled code has to be dropped", compiled),
     Row("_layer_sync", "batch normalisations that growth has added aren't synchronised", synchronised),
-    Row("_pl_static_graph_delay_done", "DDP isn't told again that the graph is static", wrapping),
+    Row("_pl_static_graph_delay_done", "DDP isn't told again that the graph is static", wrapping, "lightning 2.6"),
     Row("_set_seed", "a search seeds the controller, and candidates are seeded twice", hooks),
     Row("_add_instantiators", "Lightning 2.5 dumps a config before there is one", hooks),
     Row("_instantiator", "a module that LightningCLI built is rebuilt by its class alone", instantiators),

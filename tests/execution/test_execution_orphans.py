@@ -10,7 +10,7 @@ import pytest
 from execution_processes import gone, read_pids, wait_until
 
 HERE = Path(__file__).parent
-GUARD = HERE.parents[1] / "lightning_evo" / "training" / "process.py"
+GUARD = HERE.parents[1] / "lightning_evo" / "utils" / "process.py"
 
 
 def start_controller(directory, ends):

@@ -191,6 +191,24 @@ class _SameLayout(torch.autograd.Function):
         )
 
 
+def _group_norm(
+    input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    try:
+        return F.group_norm(input, num_groups, weight, bias, eps)
+    except RuntimeError as error:
+        if "is_contiguous" not in str(error):
+            raise
+    # torch 2.6 asks a batched tensor for its memory format, which vmap doesn't answer.
+    grouped = input.reshape(input.shape[0], num_groups, -1)
+    variance, mean = torch.var_mean(grouped, -1, correction=0, keepdim=True)
+    normalized = ((grouped - mean) * (variance + eps).rsqrt()).reshape(input.shape)
+    per_channel = (-1, *[1] * (input.dim() - 2))
+    if weight is not None:
+        normalized = normalized * weight.reshape(per_channel)
+    return normalized if bias is None else normalized + bias.reshape(per_channel)
+
+
 _PLANES = (
     F.max_pool2d,
     torch.max_pool2d,
@@ -203,7 +221,7 @@ _PLANES = (
 RULE_GROUPS: dict[str, dict[Callable[..., Any], Rule]] = {
     "convolution": CONVOLUTION_RULES,
     "linear": {F.linear: _linear},
-    "normalization": {F.batch_norm: _batch_norm},
+    "normalization": {F.batch_norm: _batch_norm, F.group_norm: _group_norm},
     "pooling": {function: _per_plane(function) for function in _PLANES},
     "reshaping": {
         torch.Tensor.view: _view,
