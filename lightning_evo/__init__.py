@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lightning_evo.utils import __version__
 from lightning_evo.utils.earlier_names import install_earlier_modules
 from lightning_evo.utils.lazy import lazily
-from lightning_evo.utils.version import __version__
 
 # Importing torch and Lightning takes seconds; genetics and reading an archive need neither.
 _HOMES = {

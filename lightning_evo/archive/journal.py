@@ -11,8 +11,8 @@ from typing import Any, BinaryIO
 
 from lightning_evo.archive.errors import ArchiveError, Damaged, translated_file
 from lightning_evo.archive.events import Event
+from lightning_evo.utils import __version__
 from lightning_evo.utils.files import atomic_path
-from lightning_evo.utils.version import __version__
 
 __all__ = ["Header", "Journal", "Tail", "encoded"]
 

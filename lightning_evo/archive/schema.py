@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 
 from lightning_evo.archive.errors import ArchiveError
-from lightning_evo.utils.version import __version__
+from lightning_evo.utils import __version__
 
 __all__ = [
     "SCHEMA_VERSION",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from lightning_evo.cli.console import add_working_directory
-from lightning_evo.utils.version import __version__
+from lightning_evo.utils import __version__
 
 __all__ = ["main"]
 

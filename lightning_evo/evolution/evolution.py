@@ -49,7 +49,7 @@ from lightning_evo.training.blueprint import load_yaml
 from lightning_evo.training.candidate import read_curve
 from lightning_evo.training.request import FitnessEpoch
 from lightning_evo.training.structure import StructureComparison
-from lightning_evo.utils.version import __version__
+from lightning_evo.utils import __version__
 
 __all__ = ["Evolution"]
 
