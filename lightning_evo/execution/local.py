@@ -25,7 +25,7 @@ from lightning_evo.genome import FAILED, Result
 
 __all__ = ["DEFAULT_PRELOAD", "LocalExecutor"]
 
-DEFAULT_PRELOAD = ("torch", "lightning.pytorch", "lightning_evo.training")
+DEFAULT_PRELOAD = ("torch", "lightning.pytorch", "lightning_evo.training.preload")
 
 _MAX_FALSE_STARTS = 5
 """A job whose worker died this many times in a row before it began ends the search: the machine can't run workers."""
