@@ -1,6 +1,7 @@
 """Losses of a search whose workers and controllers are killed and whose files are truncated (goal: none).
 
     python benchmarks/faults.py [--quick] [--candidates 40] [--kills 5] [--only NAME ...] [--seed 0] [--json PATH]
+    python benchmarks/faults.py --kinds [NAME ...] [--cases N] [--seed 0] [--json PATH]
 
 The same seeded search (generational evolution of a small network on scikit-learn's digits, 2 slots) runs through the
 console script
@@ -16,6 +17,9 @@ Counted are candidates *lost* (their result was on disk before a fault, and at t
 death, and candidates left pending at the end), and whether the archive (ids, genomes, fitness, parents, generations,
 seeds) and the winner's test result equal those of the undisturbed search. Interrupted candidates are trained again from
 the start; `fits` is the number of trainings started. The exit code is 1 if a goal is missed. Needs Linux.
+
+With `--kinds`, many small cases of other faults are tried instead, most of them in this process: each kind is a function in
+`benchmarks/_faults` (whose docstring says how to add one), and the table counts how many were tried, held and broke.
 """
 
 from __future__ import annotations
@@ -38,6 +42,7 @@ from typing import Any
 import torch
 import yaml
 from _command import SCRIPT, Command
+from _faults import Tried, load_kinds, try_kinds
 from _processes import Process
 from rich.console import Console
 from rich.table import Table
@@ -348,8 +353,46 @@ def show(outcomes: dict[str, Outcome], candidates: int) -> None:
     Console(width=max(120, Console().width)).print(table)
 
 
+def show_kinds(outcomes: dict[str, Tried]) -> None:
+    table = Table(title="Kinds of faults", title_justify="left", show_footer=True)
+    table.add_column("", "all", no_wrap=True)
+    columns = {
+        "tried": [one.tried for one in outcomes.values()],
+        "held": [one.held for one in outcomes.values()],
+        "broke": [len(one.broke) for one in outcomes.values()],
+        "skipped": [len(one.skipped) for one in outcomes.values()],
+        "seconds": [round(one.seconds) for one in outcomes.values()],
+    }
+    for title, numbers in columns.items():
+        table.add_column(title, str(sum(numbers)), justify="right")
+    for name, *numbers in zip(outcomes, *columns.values(), strict=True):
+        table.add_row(name, *map(str, numbers))
+    Console(width=max(100, Console().width)).print(table)
+    for name, one in outcomes.items():
+        for line in [*one.broke[:5], *(f"skipped: {why}" for why in one.skipped[:1])]:
+            print(f"{name}: {line}")
+
+
+def main_kinds(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    names = list(load_kinds())
+    if unknown := [name for name in options.kinds if name not in names]:
+        parser.error(f"--kinds {unknown[0]!r}: no such kind; there are: {'; '.join(names)}")
+    outcomes = try_kinds(
+        options.kinds or names, options.cases, options.seed, lambda text: print(text, file=sys.stderr, flush=True)
+    )
+    show_kinds(outcomes)
+    if options.json:
+        options.json.write_text(json.dumps({name: asdict(one) for name, one in outcomes.items()}, indent=1))
+    if any(one.broke for one in outcomes.values()):
+        raise SystemExit(1)
+
+
 def main(args: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], epilog="Names: " + "; ".join(NAMES))
+    parser.add_argument(
+        "--kinds", nargs="*", metavar="NAME", help="try these kinds of small cases instead (default: all)"
+    )
+    parser.add_argument("--cases", type=int, help="how many of each kind (default: what the kind says)")
     parser.add_argument("--quick", action="store_true", help="16 candidates, 2 kills of the controller")
     parser.add_argument("--candidates", type=int, help="candidates of each search (default: 40)")
     parser.add_argument("--kills", type=int, help="kills of the controller (default: 5)")
@@ -358,6 +401,9 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--directory", type=Path, help="keep the searches here (default: a temporary directory)")
     parser.add_argument("--json", type=Path, help="write the numbers here")
     options = parser.parse_args(args)
+    if options.kinds is not None:
+        main_kinds(options, parser)
+        return
     options.candidates = options.candidates or (16 if options.quick else 40)
     options.kills = options.kills or (2 if options.quick else 5)
     if options.candidates < 8 or not 0 < options.kills < options.candidates // 2:
