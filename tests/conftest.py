@@ -37,13 +37,44 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    if not config.getoption("--fast"):
-        return
-    long = {line.split()[1] for line in DURATIONS.read_text().splitlines()}
-    left_out = [item for item in items if item.get_closest_marker("slow") or _function(item.nodeid) in long]
-    config.hook.pytest_deselected(items=left_out)
-    skipped = set(map(id, left_out))
-    items[:] = [item for item in items if id(item) not in skipped]
+    seconds = {name: float(number) for number, name in map(str.split, DURATIONS.read_text().splitlines())}
+    if config.getoption("--fast"):
+        left_out = [item for item in items if item.get_closest_marker("slow") or _function(item.nodeid) in seconds]
+        config.hook.pytest_deselected(items=left_out)
+        skipped = set(map(id, left_out))
+        items[:] = [item for item in items if id(item) not in skipped]
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers > 1:
+        items[:] = _longest_first(items, seconds, workers)
+
+
+def _longest_first(items, seconds, workers):
+    """The tests in such an order that no worker of ``--dist worksteal`` is left with a long one at the end.
+
+    Each worker begins with an equal share of this list, and takes over the end of another's. So shares begin with the files
+    that take longest. A file's tests stay together, as they share its fixtures.
+    """
+    files = defaultdict(list)
+    for item in items:
+        files[item.path].append(item)
+    functions = {path: {_function(item.nodeid) for item in tests} for path, tests in files.items()}
+    lasts = {path: sum(seconds.get(name, 0.0) for name in names) for path, names in functions.items()}
+    shares, takes = [[] for _ in range(workers)], [0.0] * workers
+    room = [(len(items) + n) // workers for n in range(workers)]
+    rest = []
+    for path in sorted(files, key=lambda path: -lasts[path]):  # those that take no time stay in their order
+        fits = [n for n in range(workers) if len(shares[n]) + len(files[path]) <= room[n]]
+        if lasts[path] and fits:
+            n = min(fits, key=takes.__getitem__)
+            shares[n] += files[path]
+            takes[n] += lasts[path]
+        else:
+            rest += files[path]
+    for share, size in zip(shares, room, strict=True):
+        left = size - len(share)
+        share += rest[:left]
+        del rest[:left]
+    return [item for share in shares for item in share]
 
 
 def _function(nodeid: str) -> str:

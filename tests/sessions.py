@@ -11,12 +11,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import warm
 import yaml
 
 from lightning_evo.cli import main
 
 CANDIDATES, MORE, EPOCHS = 4, 6, 2
 """What searches are cut to: their budget, that of a command which raises it, and epochs of each training."""
+
+SHELL = frozenset("|;&<>$")
+"""A command with one of these needs a shell."""
 
 
 def shell_lines(page: Path) -> list[str]:
@@ -70,7 +74,7 @@ def run_here(line: str, folder: Path) -> str:
         AssertionError: If it fails; the message holds what it printed.
     """
     words = shlex.split(line)
-    if words[0] != "lightning-evo" or set(line) & set("|;&<>$"):
+    if words[0] != "lightning-evo" or set(line) & SHELL:
         return run_line(line, folder)
     modules, path, before = set(sys.modules), list(sys.path), Path.cwd()
     out, err, code = io.StringIO(), io.StringIO(), 0
@@ -97,7 +101,7 @@ def _succeeded(line: str, code: int, out: str, err: str) -> str:
 
 
 def run_line(line: str, folder: Path, timeout: float = 240) -> str:
-    """Run one command in a shell.
+    """Run one command in a shell; ``lightning-evo``, where it needs none, in a process that starts at once.
 
     Args:
         line: The command.
@@ -112,16 +116,11 @@ def run_line(line: str, folder: Path, timeout: float = 240) -> str:
     """
     environment = os.environ | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
     environment |= {"COLUMNS": "200", "WANDB_MODE": "offline", "WANDB_SILENT": "true"}
-    done = subprocess.run(
-        line,
-        shell=True,
-        executable="/bin/bash",
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
+    how = {"cwd": folder, "env": environment, "capture_output": True, "text": True, "timeout": timeout}
+    words = shlex.split(line)
+    if words[0] == "lightning-evo" and not set(line) & SHELL:
+        words[0] = str(Path(sys.executable).with_name(words[0]))
+        done = warm.run(words, stdin=subprocess.DEVNULL, **how)
+    else:
+        done = subprocess.run(["/bin/bash", "-c", line], check=False, stdin=subprocess.DEVNULL, **how)
     return _succeeded(line, done.returncode, done.stdout, done.stderr)

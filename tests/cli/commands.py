@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import warm
 import yaml
 
 CONFIG = {
@@ -46,13 +47,7 @@ def command(*arguments: str) -> list[str]:
 
 
 def run(*arguments: str, cwd: Path | None = None, timeout: float = 200) -> subprocess.CompletedProcess[str]:
-    """Run the console script to its end."""
-    return subprocess.run(
-        command(*arguments),
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-        stdin=subprocess.DEVNULL,
+    """Run the console script to its end, in a process that starts at once (:mod:`warm`)."""
+    return warm.run(
+        command(*arguments), cwd=cwd, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import warm
 import yaml
 from commands import command, write
 
@@ -76,7 +77,7 @@ def test_a_killed_search_ends_as_the_undisturbed_one_on_any_number_of_slots_wher
         (tmp_path / part).mkdir()
         arguments[part] = write(tmp_path / part, search(algorithm, callbacks, count))
     main(arguments["whole"])
-    with subprocess.Popen(command(*arguments["killed"]), stdout=subprocess.DEVNULL, start_new_session=True) as process:
+    with warm.Popen(command(*arguments["killed"]), stdout=subprocess.DEVNULL, start_new_session=True) as process:
         end = time.monotonic() + 90
         while ended(tmp_path / "killed/run") < 7 and process.poll() is None:
             assert time.monotonic() < end, "waited too long"

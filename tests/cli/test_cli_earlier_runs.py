@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import warm
 from commands import CONFIG, run
 from lightning.pytorch import Trainer
 
@@ -93,7 +93,7 @@ def test_the_schedule_of_an_earlier_population_is_followed(begun):
 @needs_lightning_2_6
 def test_an_earlier_winner_is_opened_by_stock_lightning(begun):
     (begun / "stock.py").write_text("from lightning.pytorch.cli import LightningCLI\nLightningCLI()\n")
-    done = subprocess.run(
+    done = warm.run(
         [
             sys.executable,
             "stock.py",
@@ -106,7 +106,6 @@ def test_an_earlier_winner_is_opened_by_stock_lightning(begun):
         cwd=begun,
         capture_output=True,
         text=True,
-        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert "0.921875" in done.stdout

@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import warm
 import yaml
-from sessions import run_here, run_line, shell_lines, shortened
+from sessions import run_here, shell_lines, shortened
 
 from lightning_evo import Archive
 
@@ -52,7 +53,8 @@ def archive_of(folder: Path) -> Archive:
 
 
 def python(code: str, folder: Path) -> str:
-    return run_line(f"{sys.executable} -c '{code}'", folder)
+    """What code prints that needs no more than Lightning, in a new process."""
+    return warm.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.mark.slow

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+import warm
 import yaml
 from commands import write
 from lightning.pytorch import Trainer
@@ -158,17 +160,13 @@ def test_result(config: Path, checkpoint: Path, cwd: Path) -> dict:
         "from lightning.pytorch.cli import LightningCLI; "
         f"LightningCLI(args=['test', '--config', {str(config)!r}, '--ckpt_path', {str(checkpoint)!r}])"
     )
-    import subprocess
-    import sys
-
     tests = Path(__file__).parents[1]
-    return subprocess.run(
+    return warm.run(
         [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tests)!r}); {code}"],
         cwd=cwd,
         capture_output=True,
         text=True,
         timeout=200,
-        check=False,
     )
 
 

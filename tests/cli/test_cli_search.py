@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import warm
 import yaml
 from commands import command, run, write
 
@@ -31,9 +32,9 @@ def rows_of(directory: Path) -> list[tuple]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A finished search, run once as a user runs it; tests only read it."""
+    """A finished search, run once as a user runs it, by a new interpreter; tests only read it."""
     directory = tmp_path_factory.mktemp("finished")
-    done = run(*write(directory))
+    done = subprocess.run(command(*write(directory)), capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     return directory, done.stdout
 
@@ -118,9 +119,7 @@ def test_the_exported_winner_opens_with_stock_lightning_without_this_package(fin
     directory, _ = finished
     done = run("export", str(directory / "run"), "--to", str(tmp_path))
     assert done.returncode == 0, done.stderr
-    stock = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(STOCK)], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    stock = warm.run([sys.executable, "-c", textwrap.dedent(STOCK)], cwd=tmp_path, capture_output=True, text=True)
     assert stock.returncode == 0, stock.stderr
     config = yaml.safe_load((tmp_path / "config.yaml").read_text())
     assert f"width {config['model']['init_args']['width']}" in stock.stdout
@@ -247,7 +246,7 @@ def undisturbed(tmp_path_factory):
 @pytest.mark.slow
 def test_ctrl_c_once_finishes_and_records_what_runs_and_the_search_continues(tmp_path, undisturbed):
     arguments = write(tmp_path, slow_search)
-    with subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+    with warm.Popen(command(*arguments), stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         wait_for(lambda: counted(tmp_path / "run", "completed") >= 2)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
         said, _ = process.communicate(timeout=60)
@@ -263,7 +262,7 @@ def test_ctrl_c_once_finishes_and_records_what_runs_and_the_search_continues(tmp
 @pytest.mark.slow
 def test_ctrl_c_twice_stops_at_once_and_loses_nothing_finished(tmp_path, undisturbed):
     arguments = write(tmp_path, slow_search)
-    with subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+    with warm.Popen(command(*arguments), stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         wait_for(lambda: counted(tmp_path / "run", "completed") >= 2)
         process.send_signal(signal.SIGINT)
         time.sleep(0.3)
@@ -281,8 +280,8 @@ def test_a_killed_controller_leaves_no_orphans_and_the_same_command_ends_as_if_n
 ):
     arguments = write(tmp_path, slow_search)
     finished_before = []
-    for target in (1, 4):
-        with subprocess.Popen(command(*arguments), stdout=subprocess.DEVNULL, start_new_session=True) as process:
+    for target, popen in ((1, subprocess.Popen), (4, warm.Popen)):
+        with popen(command(*arguments), stdout=subprocess.DEVNULL, start_new_session=True) as process:
             wait_for(lambda target=target: counted(tmp_path / "run", "completed") >= target)
             workers = children_of(process.pid)
             process.kill()
@@ -299,7 +298,7 @@ def test_a_killed_controller_leaves_no_orphans_and_the_same_command_ends_as_if_n
 @pytest.mark.slow
 def test_workers_killed_in_the_middle_cost_nothing_but_time(tmp_path, undisturbed):
     arguments = write(tmp_path, slow_search)
-    with subprocess.Popen(command(*arguments), stdout=subprocess.DEVNULL, start_new_session=True) as process:
+    with warm.Popen(command(*arguments), stdout=subprocess.DEVNULL, start_new_session=True) as process:
         for target in (1, 3):
             wait_for(lambda target=target: counted(tmp_path / "run", "completed") >= target)
             # The forkserver's children are the workers.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import warm
 import yaml
 from commands import command, write
 from swarm_nets import Dawdles
@@ -76,9 +77,7 @@ def test_a_search_killed_within_a_stack_ends_as_if_nothing_had_happened(undistur
     arguments = write(tmp_path, change)
     finished: list[dict[int, float]] = []
     for target in (0, 4):
-        with subprocess.Popen(
-            command(*arguments), cwd=HERE, stdout=subprocess.DEVNULL, start_new_session=True
-        ) as process:
+        with warm.Popen(command(*arguments), cwd=HERE, stdout=subprocess.DEVNULL, start_new_session=True) as process:
             end = time.monotonic() + 120
             while completed(tmp_path / "run") < target or not list(tmp_path.glob("run/stacks/*/output.log")):
                 assert time.monotonic() < end, "waited too long"

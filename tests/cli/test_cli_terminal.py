@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import pty
 import re
-import subprocess
 
 import pytest
+import warm
 from commands import command, write
 
 
@@ -19,7 +19,7 @@ def test_a_terminal_shows_one_live_display(tmp_path):
 
     controller, terminal = pty.openpty()
     environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40"}
-    process = subprocess.Popen(
+    process = warm.Popen(
         command(*write(tmp_path, change)), stdin=terminal, stdout=terminal, stderr=terminal, env=environment
     )
     os.close(terminal)

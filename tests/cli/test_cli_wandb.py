@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import warm
 import yaml
 from commands import command, write
 from sessions import run_line, shell_lines, shortened
@@ -157,7 +158,7 @@ def slowly(config, whole):
 @pytest.mark.slow
 def test_a_search_that_was_killed_goes_on_in_the_same_sweep_and_runs(tmp_path, server):
     arguments = write(tmp_path, slowly)
-    first = subprocess.Popen(
+    first = warm.Popen(
         command(*arguments), env=environment(server, tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
@@ -168,9 +169,7 @@ def test_a_search_that_was_killed_goes_on_in_the_same_sweep_and_runs(tmp_path, s
     before = {run.name: (run.exit_code, run.starts) for run in server.candidates()}
     begun = [name for name, (code, _) in before.items() if code is None]
     assert begun, "nothing was in training when the search was killed"
-    done = subprocess.run(
-        command(*arguments), env=environment(server, tmp_path), capture_output=True, text=True, timeout=200, check=False
-    )
+    done = warm.run(command(*arguments), env=environment(server, tmp_path), capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     archive = Archive(tmp_path / "run")
     assert len(server.sweeps) == 1
@@ -193,7 +192,7 @@ def test_a_search_that_was_killed_goes_on_in_the_same_sweep_and_runs(tmp_path, s
 @pytest.mark.slow
 def test_ctrl_c_twice_ends_a_search_whose_server_does_not_answer(tmp_path, server):
     arguments = write(tmp_path, slowly)
-    search = subprocess.Popen(
+    search = warm.Popen(
         command(*arguments),
         env=environment(server, tmp_path),
         stdout=subprocess.PIPE,
