@@ -55,12 +55,12 @@ def export(
     with Archive(directory) as archive:
         found = _source(directory, archive, candidate)
         to.mkdir(parents=True, exist_ok=True)
-        packed = pack(found.config.read_text(), found.checkpoint, to)
+        packed = pack(found.config.read_text(encoding="utf-8"), found.checkpoint, to)
         written = [*packed.files, *write_schedule(archive, found.candidate, to)]
     if remark := packed.message or found.remark:
         notify(remark)
     if onnx or torch_export:
-        written += _traced(load_yaml((to / CONFIG_FILE).read_text()), to, onnx, torch_export)
+        written += _traced(load_yaml((to / CONFIG_FILE).read_text(encoding="utf-8")), to, onnx, torch_export)
     return written
 
 

@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Delete, Table, select, update
 
 from lightning_evo.archive import schema
 from lightning_evo.genome import Candidate, Genome, Prediction, Result, Segment
+from lightning_evo.utils.text import storable
 
 __all__ = ["ColumnNames", "Event", "apply", "ask_event", "candidate_of", "known_columns", "result_of"]
 
@@ -132,7 +133,7 @@ def _replaced(run: int, event: Event) -> Iterator[Delete]:
     """What an event takes the place of."""
     if event["kind"] == "meta":
         table = schema.meta
-        yield table.delete().where(table.c.run_id == run, table.c.key.in_(list(event["values"])))
+        yield table.delete().where(table.c.run_id == run, table.c.key.in_([storable(key) for key in event["values"]]))
     elif event["kind"] == "checkpoint":
         table = schema.weights
         yield table.delete().where(
@@ -148,7 +149,7 @@ def _rows(run: int, event: Event, known: ColumnNames) -> Iterator[tuple[Table, d
         yield from _result_rows(run, sequence, event["id"], event["result"], known)
     elif event["kind"] == "meta":
         for key, value in event["values"].items():
-            yield schema.meta, {"run_id": run, "key": key, "sequence": sequence, "value": json.dumps(value)}
+            yield schema.meta, {"run_id": run, "key": storable(key), "sequence": sequence, "value": json.dumps(value)}
     else:
         yield _weights_row(run, sequence, event["id"], event["checkpoint"], event["checkpoint_bytes"])
 
@@ -165,7 +166,7 @@ def _candidate_rows(
             "genome": json.dumps({"values": record["values"], "rates": record["rates"]}),
             "generation": record["generation"],
             "seed": record["seed"],
-            "origin": record["origin"],
+            "origin": storable(record["origin"]),
             "inherits_run_id": None,
             "inherits": record["inherits"],
             "duplicate_of": record["duplicate_of"],
@@ -207,8 +208,8 @@ def _result_rows(
             "first_fitness": _sortable(fitness[0]) if fitness else None,
             "metrics": json.dumps(record["metrics"]),
             "cost": json.dumps(record["cost"]),
-            "error": record["error"],
-            "error_type": record["error_type"],
+            "error": _text(record["error"]),
+            "error_type": _text(record["error_type"]),
             "fatal": record["fatal"],
             "started": record["started"],
             "ended": record["ended"],
@@ -233,7 +234,7 @@ def _weights_row(
         "candidate_id": candidate,
         "component": schema.WHOLE,
         "sequence": sequence,
-        "path": path,
+        "path": _text(path),
         "bytes": size,
     }
 
@@ -241,10 +242,15 @@ def _weights_row(
 def _column_rows(
     run: int, kind: str, names: Iterable[str], known: ColumnNames
 ) -> Iterator[tuple[Table, dict[str, Any]]]:
-    for name in names:
+    for name in map(storable, names):
         if (kind, name) not in known:
             known.add((kind, name))
             yield schema.columns, {"run_id": run, "kind": kind, "name": name, "position": len(known)}
+
+
+def _text(text: str | None) -> str | None:
+    """A text that is a column of its own: databases refuse what isn't Unicode, unlike the JSON in other columns."""
+    return None if text is None else storable(text)
 
 
 def _sortable(value: float) -> float | None:

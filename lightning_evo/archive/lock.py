@@ -10,6 +10,7 @@ import weakref
 from pathlib import Path
 
 from lightning_evo.archive.errors import ArchiveError, translated_file
+from lightning_evo.utils.text import printable
 
 __all__ = ["DirectoryLock", "network_file_system", "writer_lives"]
 
@@ -64,7 +65,7 @@ class DirectoryLock:
         try:
             with translated_file(self.path):
                 os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+                os.pwrite(descriptor, f"process {os.getpid()} on {_host()}\n".encode(), 0)
         except ArchiveError:
             self.release()
             raise
@@ -89,11 +90,11 @@ def writer_lives(directory: Path) -> bool | None:
     """Whether the process that holds the directory's lock lives; ``None`` where that can't be known here."""
     try:
         lock = directory / LOCK
-        holder = re.match(r"process (\d+) on (.+)", lock.read_text(errors="replace"))
+        holder = re.match(r"process (\d+) on (.+)", lock.read_text(encoding="utf-8", errors="replace"))
         inode = lock.stat().st_ino
     except OSError:
         return None
-    if holder is None or holder[2].strip() != socket.gethostname():
+    if holder is None or holder[2].strip() != _host():
         return None
     try:
         # The file outlives the lock, and process numbers are used again: so the lock itself, where the system shows it.
@@ -101,6 +102,10 @@ def writer_lives(directory: Path) -> bool | None:
     except OSError:
         return _exists(int(holder[1]))
     return bool(re.search(rf"FLOCK\s+ADVISORY\s+WRITE\s+\d+\s+\S+:{inode}\s", held)) and _exists(int(holder[1]))
+
+
+def _host() -> str:
+    return printable(socket.gethostname())
 
 
 def _exists(process: int) -> bool:
@@ -119,12 +124,14 @@ def network_file_system(directory: Path, mounts: Path = Path("/proc/self/mounts"
     Where ``mounts`` doesn't exist (not Linux), nothing is known and the answer is ``None``.
     """
     try:
-        lines = mounts.read_text(errors="replace").splitlines()
+        lines = mounts.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
     except OSError:
         return None
     directory = directory.resolve()
     depth, found = -1, ""
     for line in lines:
+        if line.count(" ") < 2:
+            continue
         _, point, kind, *_ = line.split(" ")
         at = Path(re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), point))
         # Later mounts cover earlier ones at the same location.

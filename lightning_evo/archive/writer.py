@@ -23,6 +23,7 @@ from lightning_evo.archive.lock import DirectoryLock, network_file_system
 from lightning_evo.archive.reader import Archive
 from lightning_evo.archive.recovery import find_fault, last_sequence, rebuild, reconcile, set_aside
 from lightning_evo.genome import Candidate, Result
+from lightning_evo.utils.text import storable
 
 __all__ = ["ArchiveWriter"]
 
@@ -217,13 +218,13 @@ class ArchiveWriter:
             header = None  # reconcile() keeps it aside and writes it anew
         rows = [] if new else connection.execute(select(table)).all()
         if header is None:
-            here = [row for row in rows if self._own or row.directory == str(self.directory)]
+            here = [row for row in rows if self._own or row.directory == storable(str(self.directory))]
             mine = [row for row in here if asked in (None, row.name)] or [row for row in rows if row.name == asked]
             if self._own and here and not mine:
                 raise ArchiveError(f"{self._location}: holds the run {here[0].name!r}, not {asked!r}")
             if mine:
                 return mine[0].id, Header(mine[0].name, mine[0].created)
-            header = Header(asked or f"{self.directory.name}-{uuid.uuid4().hex[:8]}", time.time())
+            header = Header(storable(asked or f"{self.directory.name}-{uuid.uuid4().hex[:8]}"), time.time())
         elif asked not in (None, header.run):
             raise ArchiveError(f"{self.directory}: holds the run {header.run!r}, not {asked!r}")
         for row in rows:
@@ -234,7 +235,8 @@ class ArchiveWriter:
                 f"{self.directory}: {ARCHIVE} holds the run {rows[0].name!r}, {JOURNAL} the run {header.run!r}; they "
                 "don't belong together. Move one of them away"
             )
-        values = {"name": header.run, "directory": str(self.directory), "created": header.created, "last_sequence": 0}
+        directory = storable(str(self.directory))
+        values = {"name": header.run, "directory": directory, "created": header.created, "last_sequence": 0}
         number = inserted_id(connection, table, values)
         return number, header
 

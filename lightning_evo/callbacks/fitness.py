@@ -11,6 +11,10 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities import rank_zero_warn
+
+from lightning_evo.genome.records import MAX_METRICS, MAX_NAME
+from lightning_evo.utils.text import bounded, storable
 
 __all__ = ["CHECKPOINT_FILE", "CURVE_FILE", "FitnessRecorder", "MetricNotLogged", "check_logged", "read_metrics"]
 
@@ -30,6 +34,9 @@ class FitnessRecorder(Checkpoint):
     followed while the model trains.
 
     Override :meth:`is_better` to change which epoch is selected.
+
+    At most 2,000 metrics are recorded: those required, then the first that were logged; :attr:`left_out` counts the others.
+    Names of more than 500 characters are shortened, and what isn't Unicode in them is replaced by readable escapes.
 
     Args:
         monitor: The metric that selects the epoch. ``None``: the last epoch.
@@ -66,6 +73,7 @@ class FitnessRecorder(Checkpoint):
         self.required = tuple(required)
         self.curve: list[dict[str, float]] = []
         self.best_index: int | None = None
+        self.left_out = 0
 
     def is_better(self, value: float, than: float) -> bool:
         """Whether ``value`` of the monitored metric is better than an earlier one; NaN never is."""
@@ -106,11 +114,11 @@ class FitnessRecorder(Checkpoint):
             metrics: The metrics by the names under which they were logged.
             save: Writes a checkpoint to a path.
         """
-        point = {"epoch": trainer.current_epoch, **metrics}
+        point = {"epoch": trainer.current_epoch, **self._kept(metrics)}
         self.curve.append(point)
         check_logged(trainer, point, self.required)
         if trainer.is_global_zero:
-            with (self._directory / CURVE_FILE).open("a") as file:
+            with (self._directory / CURVE_FILE).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(point) + "\n")
         # A metric logged without `sync_dist` differs between ranks; saving is a collective, so rank 0 decides for all.
         if trainer.strategy.broadcast(self._counts(point)):
@@ -129,6 +137,18 @@ class FitnessRecorder(Checkpoint):
     def _directory(self) -> Path:
         assert self.directory is not None
         return Path(self.directory)
+
+    def _kept(self, metrics: Mapping[str, float]) -> Mapping[str, float]:
+        """The metrics to record, under names that can be stored."""
+        if len(metrics) > MAX_METRICS:
+            if not self.left_out:
+                rank_zero_warn(f"{len(metrics)} metrics are logged; the first {MAX_METRICS} are recorded")
+            first = [*dict.fromkeys((*(name for name in self.required if name in metrics), *metrics))][:MAX_METRICS]
+            self.left_out = max(self.left_out, len(metrics) - MAX_METRICS)
+            metrics = {name: metrics[name] for name in first}
+        if all(name.isascii() and len(name) <= MAX_NAME and "\0" not in name for name in metrics):
+            return metrics
+        return {storable(bounded(name, MAX_NAME)): value for name, value in metrics.items()}
 
     def _counts(self, point: dict[str, float]) -> bool:
         """Whether the epoch just recorded is now the selected one."""

@@ -61,7 +61,7 @@ class HyperparameterSchedule(Callback):
     fixed_structure = "it rebuilds the module from hyperparameters, which don't describe growth"
 
     def __init__(self, schedule: dict[int, dict[str, Json]] | str) -> None:
-        read = yaml.safe_load(Path(schedule).read_text()) if isinstance(schedule, str) else schedule
+        read = yaml.safe_load(Path(schedule).read_text(encoding="utf-8")) if isinstance(schedule, str) else schedule
         self.schedule = _checked(read, schedule if isinstance(schedule, str) else "schedule")
         self.settings: OptimizerSettings | None = None
         """The optimizers' settings now in force."""

@@ -1,17 +1,69 @@
-"""What all commands share: error messages, and imports of the user's own modules."""
+"""What all commands share: output, error messages, and imports of the user's own modules."""
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import NoReturn
 
-__all__ = ["add_working_directory", "refuse"]
+from lightning_evo.utils.output import open_standard_files, reader_is_gone, settle_output
+from lightning_evo.utils.text import bounded, printable_lines
+
+__all__ = ["CLOSED_PIPE", "INTERRUPTED", "add_working_directory", "prepare_output", "refuse", "report_to_user", "show"]
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C: that of a process which the signal ended, in a shell."""
+
+CLOSED_PIPE = 141
+"""The exit code of a command whose reader has gone (``| head``): that of a process which SIGPIPE ended, in a shell."""
+
+_LONGEST = 10_000
+
+
+def prepare_output() -> None:
+    """Have whatever is printed reach standard output and standard error, or nowhere, but never a file of ours.
+
+    Characters that a stream's encoding doesn't have are printed as escapes.
+    """
+    open_standard_files()
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # it was closed when Python started
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def show(text: str) -> None:
+    """Print the output of a command.
+
+    Raises:
+        SystemExit: If it can't be written: with code 141, and silently, where nobody reads it any more.
+    """
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        gone = reader_is_gone()
+        settle_output()
+        if gone:
+            raise SystemExit(CLOSED_PIPE) from None
+        refuse(ValueError(f"standard output can't be written ({error.strerror})"))
+    except ValueError:  # it is closed
+        raise SystemExit(CLOSED_PIPE) from None
+
+
+def report_to_user(text: object) -> None:
+    """Print a line to standard error; nothing happens where that can't be written."""
+    try:
+        print(printable_lines(bounded(str(text), _LONGEST)), file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        settle_output()
 
 
 def refuse(error: Exception) -> NoReturn:
     """Print the error as one line to standard error and exit with code 2."""
-    print(f"lightning-evo: error: {error}", file=sys.stderr)
+    report_to_user(f"lightning-evo: error: {error}")
     raise SystemExit(2)
 
 

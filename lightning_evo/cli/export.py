@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_evo.cli.console import add_working_directory, refuse
+from lightning_evo.cli.console import add_working_directory, refuse, report_to_user, show
+from lightning_evo.utils.text import printable
 
 __all__ = ["run"]
 
@@ -56,7 +56,7 @@ def run(arguments: Sequence[str]) -> None:
 
     try:
         for path in _write_archive(options):
-            print(path)
+            show(printable(str(path)))
     except (ArchiveError, ValueError, ModuleNotFoundError) as error:
         refuse(error)
     if options.to is not None:
@@ -92,9 +92,9 @@ def _write_candidate(options: Namespace) -> None:
             options.candidate,
             onnx=options.onnx,
             torch_export=options.torch_export,
-            notify=lambda text: print(text, file=sys.stderr),
+            notify=report_to_user,
         )
     except (ArchiveError, ExportError) as error:
         refuse(error)
     for path in written:
-        print(path)
+        show(printable(str(path)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from lightning_evo.cli.console import refuse
+from lightning_evo.cli.console import refuse, show
 
 __all__ = ["run"]
 
@@ -26,8 +26,8 @@ def run(arguments: Sequence[str]) -> None:
 
     try:
         if options.errors:
-            print(tracebacks(options.directory, top=options.top))
+            show(tracebacks(options.directory, top=options.top))
         else:
-            print(leaderboard(options.directory, top=options.top, sort=options.sort, format=options.format))
+            show(leaderboard(options.directory, top=options.top, sort=options.sort, format=options.format))
     except (ArchiveError, ValueError) as error:
         refuse(error)

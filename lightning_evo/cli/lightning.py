@@ -18,7 +18,7 @@ from lightning_evo._compat.lightning import CLIWithHooks, subcommand_arguments, 
 from lightning_evo.algorithms import Algorithm, Predictor
 from lightning_evo.archive import ArchiveError
 from lightning_evo.callbacks.search import SearchCallback
-from lightning_evo.cli.console import refuse
+from lightning_evo.cli.console import INTERRUPTED, refuse, report_to_user
 from lightning_evo.evolution import Evolution, SearchError, SearchInterrupted
 from lightning_evo.functional.growth.steps import GrowthError
 from lightning_evo.genome import Gene
@@ -128,8 +128,8 @@ class EvolutionCLI(CLIWithHooks):
         except (SearchError, ArchiveError) as error:
             refuse(error)
         except SearchInterrupted as stop:
-            print(stop, file=sys.stderr)
-            raise SystemExit(130) from None
+            report_to_user(stop)
+            raise SystemExit(INTERRUPTED) from None
 
     def evolution(self) -> Evolution:
         """Return the search that the config describes.
@@ -180,8 +180,7 @@ def run(arguments: Sequence[str]) -> None:
             warnings.filterwarnings("ignore", "LightningCLI's args parameter")
             EvolutionCLI(args=list(arguments), parser_kwargs=parser_kwargs)
     except ArgumentError as error:
-        print(f"lightning-evo: error: {_with_choices(gist(error))}", file=sys.stderr)
-        raise SystemExit(2) from None
+        refuse(ValueError(_with_choices(gist(error))))
     except Exception as error:
         user_error = _user_error(error)
         if user_error is None:

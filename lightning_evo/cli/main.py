@@ -6,8 +6,9 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from lightning_evo.cli.console import add_working_directory
+from lightning_evo.cli.console import CLOSED_PIPE, INTERRUPTED, add_working_directory, prepare_output, show
 from lightning_evo.utils import __version__
+from lightning_evo.utils.output import reader_is_gone, settle_output
 
 __all__ = ["main"]
 
@@ -38,14 +39,28 @@ def main(args: Sequence[str] | None = None) -> None:
         args: The arguments; default: those of the process.
 
     Raises:
-        SystemExit: With code 2 after an error message on standard error, with 130 after Ctrl-C.
+        SystemExit: With code 2 after an error message on standard error, with 130 after Ctrl-C, with 141 where nobody reads
+            the output any more.
     """
-    arguments = list(sys.argv[1:] if args is None else args)
+    prepare_output()
+    try:
+        _run(list(sys.argv[1:] if args is None else args))
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None
+    except BrokenPipeError:
+        if not reader_is_gone():
+            raise  # another pipe or connection
+        raise SystemExit(CLOSED_PIPE) from None
+    finally:
+        settle_output()
+
+
+def _run(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE, end="")
+        show(USAGE.rstrip())
         return
     if arguments[0] == "--version":
-        print(__version__)
+        show(__version__)
         return
     if arguments[0] in READ_COMMANDS:
         import_module(f"lightning_evo.cli.{arguments[0]}").run(arguments[1:])

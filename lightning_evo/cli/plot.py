@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_evo.cli.console import refuse
+from lightning_evo.cli.console import refuse, show
+from lightning_evo.utils.text import printable
 
 __all__ = ["run"]
 
@@ -64,4 +65,4 @@ def run(arguments: Sequence[str]) -> None:
         )
     except (ArchiveError, ValueError, ModuleNotFoundError) as error:
         refuse(error)
-    print(options.to)
+    show(printable(str(options.to)))

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_evo.cli.console import add_working_directory, refuse
+from lightning_evo.cli.console import add_working_directory, refuse, report_to_user, show
 
 __all__ = ["run"]
 
@@ -52,11 +51,11 @@ def run(arguments: Sequence[str]) -> None:
             options.monitor,
             options.repeats,
             options.seed,
-            notify=lambda text: print(text, file=sys.stderr, flush=True),
+            notify=report_to_user,
         )
-        print(as_text(report))
+        show(as_text(report))
         if options.json is not None:
-            options.json.write_text(json.dumps(report.to_dict(), indent=1))
+            options.json.write_text(json.dumps(report.to_dict(), indent=1), encoding="utf-8")
         if options.plot is not None:
             plot(report, options.plot)
     except (ArchiveError, ValueError, OSError) as error:

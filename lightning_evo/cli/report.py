@@ -6,7 +6,8 @@ import argparse
 import webbrowser
 from collections.abc import Sequence
 
-from lightning_evo.cli.console import refuse
+from lightning_evo.cli.console import refuse, show
+from lightning_evo.utils.text import printable
 
 __all__ = ["run"]
 
@@ -58,7 +59,7 @@ def _write(options: argparse.Namespace) -> None:
     from lightning_evo.reporting.page import report
 
     path = report(options.directory, options.to, options.run)
-    print(path)
+    show(printable(str(path)))
     if options.open:
         webbrowser.open(path.absolute().as_uri())
 
@@ -67,7 +68,7 @@ def _watch(options: argparse.Namespace) -> None:
     from lightning_evo.reporting.page import WatchServer
 
     with WatchServer(options.directory, options.port or 0, options.run) as server:
-        print(f"{server.url} (press Ctrl-C to stop)", flush=True)
+        show(f"{server.url} (press Ctrl-C to stop)")
         if options.open:
             webbrowser.open(server.url)
         server.serve()

@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_evo.cli.console import add_working_directory, refuse
+from lightning_evo.cli.console import add_working_directory, refuse, show
+from lightning_evo.utils.text import printable
 
 __all__ = ["run"]
 
@@ -40,7 +41,7 @@ def run(arguments: Sequence[str]) -> None:
         lock = DirectoryLock(options.directory)
         try:
             reporter.check()
-            backfill(options.directory, reporter, lambda line: print(line, flush=True))
+            backfill(options.directory, reporter, lambda line: show(printable(line)))
         finally:
             release_quietly(reporter)  # otherwise W&B's process would keep this one alive
             lock.release()

@@ -301,7 +301,7 @@ class Controller:
                 if result.status == FAILED:
                     continue  # what a full disk made fail is trained again when the search continues
                 with suppress(DiskFull):
-                    self.writer.record_result(candidate.id, self._placed(candidate, result))
+                    self.writer.record_result(candidate.id, self._placed(candidate, result.storable()))
 
     def _placed(self, candidate: Candidate, result: Result) -> Result:
         """The result with its checkpoint's path relative to the run's directory."""
@@ -317,7 +317,8 @@ class Controller:
         if (why := self._alone.pop(candidate.id, None)) is not None:
             alone = StackRecord(candidate.id, 1, ALONE, why)
             result = replace(result, extra={**result.extra, alone.key: alone.to_dict()})
-        result = self._placed(candidate, result)
+        # An executor of the user's own may have returned anything, and a path or an earlier version's file hold any text.
+        result = self._placed(candidate, result.storable())
         self.writer.record_result(candidate.id, result)
         self._tell(candidate, result)
         self._drop_checkpoints()

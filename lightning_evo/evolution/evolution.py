@@ -42,7 +42,7 @@ from lightning_evo.evolution.stacking import (
 from lightning_evo.evolution.winner import Finisher
 from lightning_evo.execution import Executor
 from lightning_evo.genome import COMPLETED, STOPPED, Gene, Objective, SearchSpace, SpaceError
-from lightning_evo.reporting.progress import ProgressDisplay, make_progress
+from lightning_evo.reporting.progress import HarmlessProgress, ProgressDisplay, make_progress
 from lightning_evo.reporting.reporter import Reporter, ReporterDispatcher, ReporterError, SearchInfo, release_quietly
 from lightning_evo.training import ConfigError, ConfigTrainable, FunctionTrainable, Trainable
 from lightning_evo.training.blueprint import load_yaml
@@ -50,6 +50,7 @@ from lightning_evo.training.candidate import read_curve
 from lightning_evo.training.request import FitnessEpoch
 from lightning_evo.training.structure import StructureComparison
 from lightning_evo.utils import __version__
+from lightning_evo.utils.output import open_standard_files
 
 __all__ = ["Evolution"]
 
@@ -196,6 +197,7 @@ class Evolution:
             SearchInterrupted: After Ctrl-C (or SIGTERM), with a clean archive.
             ArchiveError: If the directory or archive can't be used.
         """
+        open_standard_files()
         try:
             return self._run()
         except BaseException:
@@ -211,7 +213,7 @@ class Evolution:
         prior = None if self.directory.exists() else self._load_prior()
         with self._open() as writer, writer.archive() as archive:
             seed = self._claim(writer, archive, prior)
-            progress = make_progress(self._progress)
+            progress = HarmlessProgress(make_progress(self._progress))
             grouping = self._group(writer, archive) if stacking else Grouping()
             with (
                 make_meter(self.algorithm, self.trainable, seed) as measure,
@@ -412,7 +414,7 @@ class Evolution:
 def _trainable(config: Trainable | Mapping[str, Any] | str | Path | None) -> Trainable:
     if isinstance(config, (str, Path)):
         try:
-            config = load_yaml(Path(config).read_text())
+            config = load_yaml(Path(config).read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError) as error:
             raise SearchError(f"config: {error}") from None
     if not isinstance(config, Mapping):

@@ -142,7 +142,7 @@ def write_schedule(
     replay = {"class_path": callback, "init_args": {"schedule": schedule}}
     contents = {SCHEDULE_FILE: schedule, REPLAY_FILE: {"trainer": {"callbacks+": [replay]}}}
     for name, content in contents.items():
-        (to / name).write_text(dump_yaml(content))
+        (to / name).write_text(dump_yaml(content), encoding="utf-8")
     return [to / name for name in contents]
 
 

@@ -13,7 +13,6 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection, forkserver, resource_tracker
-from typing import cast
 
 from lightning_evo.execution.worker import JobState, publish_state
 from lightning_evo.utils.process import die_with_parent
@@ -56,7 +55,9 @@ def isolate(settings: WorkerSettings, state: JobState) -> None:
         # Imported in the forkserver, when other thread counts may have held.
         sys.modules["torch"].set_num_threads(settings.threads)
     for stream in (sys.stdout, sys.stderr):
-        cast(io.TextIOWrapper, stream).reconfigure(line_buffering=True)
+        if isinstance(stream, io.TextIOWrapper):  # there is none where it was closed
+            # What a candidate prints must not make it fail, whatever the terminal's encoding.
+            stream.reconfigure(line_buffering=True, errors="backslashreplace")
     # What was preloaded is never garbage: leaving it out makes the collection after each job take milliseconds.
     gc.freeze()
     publish_state(state)

@@ -16,10 +16,10 @@ _STATUSES = (COMPLETED, STOPPED, FAILED)
 
 
 def encode_result(result: Result) -> str:
-    """The result as JSON text; raises ``TypeError`` or ``ValueError`` where it holds anything but plain data."""
+    """The result as JSON text, as it can be stored (:meth:`Result.storable <lightning_evo.genome.Result.storable>`)."""
     if result.status not in _STATUSES:
-        raise ValueError(f"status {result.status!r} is none of {', '.join(_STATUSES)}")
-    return json.dumps(result.to_dict())
+        result = Result.failure(ValueError(f"status {result.status!r} is none of {', '.join(_STATUSES)}"))
+    return json.dumps(result.storable().to_dict())
 
 
 def decode_result(text: str) -> Result:

@@ -14,6 +14,7 @@ from pebble import ProcessExpired, ProcessFuture, ProcessPool
 from lightning_evo.execution.isolation import WorkerSettings, isolate, kill_group
 from lightning_evo.execution.job import Pending
 from lightning_evo.execution.worker import JobState, run_job
+from lightning_evo.utils.output import settle_output
 
 __all__ = ["NeverBegan", "OutOfTime", "WarmWorker", "WorkerDied"]
 
@@ -66,6 +67,7 @@ class WarmWorker:
         if self._pool is not None and self._pool.active:
             return
         self.stop(kill=True)
+        settle_output()  # Python flushes it before it starts a process, and fails where it can't be written
         try:
             # Created in shared memory, cleared; the process is handed it as it starts.
             self._state = self._context.RawValue(JobState)

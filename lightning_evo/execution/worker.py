@@ -16,6 +16,7 @@ from pathlib import Path
 
 from lightning_evo.execution.results import RESULT_FILE, encode_result, write_result
 from lightning_evo.genome import FAILED, Result
+from lightning_evo.utils.output import settle_output
 
 __all__ = ["OUTPUT_FILE", "JobState", "publish_state", "run_job"]
 
@@ -98,19 +99,11 @@ def _call(payload: bytes) -> Result:
         function, arguments = pickle.loads(payload)
         result = function(**arguments)
     except BaseException as error:
-        return _failure(error)
+        return Result.failure(error)
     if isinstance(result, Result):
         return result
     name = f"{function.__module__}.{function.__qualname__}"
-    return _failure(TypeError(f"{name} returned {type(result).__name__}, not a lightning_evo Result"))
-
-
-def _failure(error: BaseException) -> Result:
-    try:
-        return Result.failure(error)
-    except Exception as broken:
-        # An exception whose own __str__ raises.
-        return Result.failure(RuntimeError(f"{type(error).__name__}, whose message raises {type(broken).__name__}"))
+    return Result.failure(TypeError(f"{name} returned {type(result).__name__}, not a lightning_evo Result"))
 
 
 def _record(result: Result, directory: str) -> str:
@@ -118,13 +111,7 @@ def _record(result: Result, directory: str) -> str:
     if result.status == FAILED and not result.fatal and _disk_is_full(directory):
         # Native code (torch.save, safetensors) reports a full disk as an error like any other.
         result = replace(result, fatal=True)
-    try:
-        text = encode_result(result)
-    except Exception as error:
-        # Whatever JSON, or an odd object within the result, raises.
-        kept = {"slot": result.slot, "attempts": result.attempts, "started": result.started, "ended": result.ended}
-        result = Result.failure(TypeError(f"the result is not plain data: {error}"), **kept)
-        text = encode_result(result)
+    text = encode_result(result)
     try:
         write_result(directory, text)
     except OSError as error:
@@ -172,7 +159,7 @@ def _free_memory(collect: bool) -> bool:
 @contextlib.contextmanager
 def _output_to(path: Path) -> Iterator[None]:
     """Append what this process, its native code and its child processes print to the file at ``path``."""
-    _flush()
+    settle_output()
     saved = {number: os.dup(number) for number in (1, 2)}
     try:
         with open(path, "ab", buffering=0) as log:
@@ -180,14 +167,8 @@ def _output_to(path: Path) -> Iterator[None]:
                 os.dup2(log.fileno(), number)
         yield
     finally:
-        _flush()
+        # A job may have closed or replaced a stream, or filled the disk, which its result then says.
+        settle_output()
         for number, copy in saved.items():
             os.dup2(copy, number)
             os.close(copy)
-
-
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        # A job may have closed or replaced a stream, or filled the disk, which its result then says.
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            stream.flush()

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import errno
+import json
 import math
-import traceback
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar
 
 from lightning_evo.genome.genome import Genome
 from lightning_evo.genome.representation import html_table, listed, shown
 from lightning_evo.utils.records import known_fields
 from lightning_evo.utils.seeds import derive_seed
+from lightning_evo.utils.text import bounded, first_line_of, message_of, storable, storable_data, traceback_of
 
 __all__ = [
     "COMPLETED",
     "FAILED",
+    "MAX_CURVE",
+    "MAX_ERROR",
+    "MAX_ERROR_TYPE",
+    "MAX_EXTRA",
+    "MAX_METRICS",
+    "MAX_NAME",
     "STOPPED",
     "Candidate",
     "ExtraEntry",
+    "LeftOutRecord",
     "Objective",
     "Prediction",
     "Result",
@@ -34,6 +43,19 @@ Status = Literal["completed", "stopped", "failed"]
 COMPLETED: Status = "completed"
 STOPPED: Status = "stopped"
 FAILED: Status = "failed"
+
+MAX_ERROR = 64 * 1024
+"""Characters of an error's text that a result keeps: its head and its tail."""
+MAX_ERROR_TYPE = 1000
+"""Characters of the short description of an error."""
+MAX_NAME = 500
+"""Characters of a metric's name."""
+MAX_METRICS = 2000
+"""Metrics of one candidate."""
+MAX_CURVE = 1_000_000
+"""Numbers in one candidate's curve, unless so many epochs have two names each."""
+MAX_EXTRA = 4 * 1024 * 1024
+"""Characters of JSON under one key of ``Result.extra``."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +77,11 @@ class Objective:
             raise ValueError(f"mode {self.mode!r} is neither 'max' nor 'min'")
         if not self.monitor:
             raise ValueError("monitor is empty: name a metric that the module logs, or a cost such as cost/params")
+        if len(self.monitor) > MAX_NAME or storable(self.monitor) != self.monitor:
+            shortened = bounded(storable(self.monitor), 100)
+            raise ValueError(
+                f"monitor {shortened!r} is no metric's name: give at most {MAX_NAME} characters of Unicode text"
+            )
 
     @property
     def weight(self) -> float:
@@ -260,15 +287,45 @@ class Result:
             error: What was raised. No reference to it, nor to anything its frames hold, is kept.
             known: Other fields already known, such as the curve so far.
         """
-        first_line = next(iter(str(error).splitlines()), "")
-        name = type(error).__name__
-        text = "".join(traceback.format_exception(error))
         return cls(
             FAILED,
-            error=text,
-            error_type=f"{name}: {first_line}" if first_line else name,
-            fatal=isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT),
+            error=bounded(storable(bounded(traceback_of(error), MAX_ERROR)), MAX_ERROR),
+            error_type=bounded(storable(bounded(first_line_of(error), MAX_ERROR_TYPE)), MAX_ERROR_TYPE),
+            fatal=_is_full_disk(error),
             **known,
+        )
+
+    def storable(self) -> Result:
+        """Return this result as it can be stored: itself, or where that is needed a copy with valid and bounded text.
+
+        Lone surrogates and NUL become readable escapes. Of a long error the head and the tail are kept, of very many metrics
+        and very long curves the first names, and no entry of ``extra`` that is larger than ``MAX_EXTRA``; what was left out
+        is counted in a :class:`LeftOutRecord`. A result that JSON can't hold becomes a failed one.
+        """
+        try:
+            text = json.dumps(self.to_dict())
+        except Exception as error:  # whatever JSON, or an odd object within the result, raises
+            known = {"slot": self.slot, "attempts": self.attempts, "started": self.started, "ended": self.ended}
+            return Result.failure(TypeError(f"the result is not plain data: {message_of(error)}"), **known)
+        if _is_storable(text, self):
+            return self
+        metrics, dropped = _first_names(self.metrics, MAX_METRICS)
+        names = dict.fromkeys(name for point in self.curve for name in point)
+        allowed = min(MAX_METRICS + 1, max(2, MAX_CURVE // max(1, len(self.curve))))
+        of_curve, dropped_of_curve = _first_names(names, allowed)
+        extra, large = _small_entries(self.extra)
+        left_out = LeftOutRecord(dropped, dropped_of_curve, large)
+        if left_out.anything:
+            earlier = self.entry(LeftOutRecord) if isinstance(extra.get(LeftOutRecord.key), Mapping) else None
+            extra[LeftOutRecord.key] = left_out.added_to(earlier).to_dict()
+        return replace(
+            self,
+            metrics={storable(bounded(name, MAX_NAME)): self.metrics[name] for name in metrics},
+            curve=tuple(_point(point, of_curve) for point in self.curve),
+            cost=storable_data(self.cost),
+            error=None if self.error is None else bounded(storable(self.error), MAX_ERROR),
+            error_type=None if self.error_type is None else bounded(storable(self.error_type), MAX_ERROR_TYPE),
+            extra=extra,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -318,6 +375,45 @@ class StackRecord:
         return cls(**known_fields(cls, record))
 
 
+@dataclass(frozen=True)
+class LeftOutRecord:
+    """What was left out of a result because it was too much.
+
+    Args:
+        metrics: How many metrics.
+        curve: How many names of the curve.
+        extra: The entries of ``extra`` that were too large: key -> characters of JSON.
+    """
+
+    key: ClassVar[str] = "left_out"
+
+    metrics: int = 0
+    curve: int = 0
+    extra: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def anything(self) -> bool:
+        """Whether something was left out."""
+        return bool(self.metrics or self.curve or self.extra)
+
+    def added_to(self, earlier: LeftOutRecord | None) -> LeftOutRecord:
+        """Return what was left out here and earlier."""
+        if earlier is None:
+            return self
+        return LeftOutRecord(
+            self.metrics + earlier.metrics, self.curve + earlier.curve, {**earlier.extra, **self.extra}
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return {"metrics": self.metrics, "curve": self.curve, "extra": dict(self.extra)}
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Self:
+        """Read what :meth:`to_dict` gave."""
+        return cls(**known_fields(cls, record))
+
+
 _OF_CANDIDATE = ("parents", "generation", "origin", "inherits", "duplicate_of", "segment")
 """What is worth a word of a candidate, where it isn't the default; a prediction, which is long, is not."""
 
@@ -326,3 +422,52 @@ def _unusual(record: Candidate, names: Sequence[str]) -> list[str]:
     defaults = {each.name: each.default for each in fields(record)}
     values = {name: getattr(record, name) for name in names}
     return [f"{name}={value!r}" for name, value in values.items() if value != defaults[name]]
+
+
+_UNSTORABLE = re.compile(r"\\u(?:d[89a-f]|0000)")
+"""In JSON: NUL, and surrogates, which are all there is of a character beyond the first plane, or stand alone."""
+
+
+def _is_storable(text: str, result: Result) -> bool:
+    """Whether a result, given as JSON too, needs no change; found out without looking at each of its texts."""
+    if len(text) <= MAX_NAME:
+        return not _UNSTORABLE.search(text)
+    if len(result.metrics) > MAX_METRICS or len(result.error or "") > MAX_ERROR:
+        return False
+    if len(result.error_type or "") > MAX_ERROR_TYPE or _UNSTORABLE.search(text):
+        return False
+    names = set(result.metrics).union(*result.curve)
+    if len(names) * len(result.curve) > MAX_CURVE and len(names) > 2:
+        return False
+    if any(len(name) > MAX_NAME for name in names):
+        return False
+    return len(text) <= MAX_EXTRA or not _small_entries(result.extra)[1]
+
+
+def _first_names(names: Iterable[str], count: int) -> tuple[list[str], int]:
+    """The first names, and how many there are besides."""
+    found = list(names)
+    return found[:count], max(0, len(found) - count)
+
+
+def _point(point: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
+    return {storable(bounded(name, MAX_NAME)): point[name] for name in names if name in point}
+
+
+def _small_entries(extra: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
+    """The entries that are not too large, and the size of the others."""
+    kept, large = {}, {}
+    for key, value in extra.items():
+        size = len(json.dumps(value))
+        if size > MAX_EXTRA:
+            large[bounded(storable(key), MAX_NAME)] = size
+        else:
+            kept[bounded(storable(key), MAX_NAME)] = storable_data(value)
+    return kept, large
+
+
+def _is_full_disk(error: BaseException) -> bool:
+    try:
+        return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    except Exception:
+        return False  # an errno of the user's own making

@@ -9,6 +9,7 @@ from typing import Any
 
 from lightning_evo.genome.names import short_names
 from lightning_evo.utils.signatures import constructor_parameters
+from lightning_evo.utils.text import printable
 
 __all__ = ["Html", "constructed", "html_table", "listed", "shown"]
 
@@ -24,6 +25,8 @@ class Html(str):
 def shown(value: Any, longest: int = _LONGEST) -> str:
     """A value in one short line: numbers with four digits, lists and mappings as JSON, what is too long cut.
 
+    Control characters become visible escapes.
+
     >>> shown(0.000123456), shown(["Conv2d", "ReLU"]), shown(None), shown("x" * 100, longest=5)
     ('0.0001235', '["Conv2d", "ReLU"]', '', 'xxxx…')
     """
@@ -35,7 +38,8 @@ def shown(value: Any, longest: int = _LONGEST) -> str:
         text = json.dumps(value, default=str)
     else:
         text = str(value)
-    text = " ".join(text.split())
+    text = text[: 10 * longest]
+    text = printable(" ".join(text.split()))
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 

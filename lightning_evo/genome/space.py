@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from lightning_evo.genome.genes import Gene, Value, identity
 from lightning_evo.genome.genome import Genome
 from lightning_evo.genome.representation import html_table
+from lightning_evo.utils.text import storable
 
 __all__ = ["RATES_OF_RATES", "SearchSpace", "SpaceError"]
 
@@ -44,6 +45,9 @@ class SearchSpace(Mapping[str, Gene]):
     def __init__(self, genes: Mapping[str, Gene]) -> None:
         if not genes:
             raise SpaceError("the search space is empty: give at least one config path with a gene")
+        for path in genes:
+            if storable(path) != path:
+                raise SpaceError(f"{storable(path)}: a gene's name is no Unicode text, or contains NUL")
         self._genes = dict(genes)
         self._order = self._resolve_order()
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
-from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
@@ -29,6 +28,7 @@ from lightning_evo.reporting.summaries import (
     short_step,
     stack_remark,
 )
+from lightning_evo.utils.text import bounded, printable, printable_lines
 
 __all__ = ["leaderboard", "tracebacks"]
 
@@ -37,6 +37,7 @@ _HIDDEN_COSTS = ("cost/training_flops", "cost/samples_per_second", "cost/waiting
 """Costs that the table shows only if they are an objective or the sort key: it would rarely fit the terminal."""
 _STYLES = {FAILED: "red", STOPPED: "yellow", "pending": "dim"}
 _MAX_ERROR_LENGTH = 80
+_MAX_TEXT_LENGTH = 1000
 
 
 def leaderboard(
@@ -109,7 +110,8 @@ def tracebacks(location: str | Path, top: int = 10, run: str | None = None) -> s
             result = archive.result(ids[0])
             assert result is not None, "a failed candidate has a result"
             listed = ", ".join(map(str, ids[:10])) + (f" and {len(ids) - 10} more" if len(ids) > 10 else "")
-            parts.append(f"{error_type}\n  candidates: {listed}\n\n{(result.error or '').rstrip()}\n")
+            shown = printable_lines((result.error or "").rstrip())
+            parts.append(f"{printable(error_type)}\n  candidates: {listed}\n\n{shown}\n")
         return "\n".join(parts) or "no candidate failed"
 
 
@@ -160,10 +162,10 @@ def _wide(title: str, rows: Sequence[Mapping[str, Any]], monitors: Sequence[str]
     for gene in genes:
         # Lines of text are left-aligned.
         listed = any(_is_lines(row.get(gene)) for row in rows)
-        table.add_column(escape(names[gene]), justify="left" if listed else "right")
+        table.add_column(_text(names[gene]), justify="left" if listed else "right")
         table.show_lines |= listed
     for name in ["parents", "gen", *(names[cost] for cost in costs)]:
-        table.add_column(escape(name), justify="right")
+        table.add_column(_text(name), justify="right")
     table.columns[1].max_width = 24
     for row in rows:
         status = Text("\n").join([_status(row), *_remarks(row)])
@@ -184,7 +186,7 @@ def _narrow(title: str, rows: Sequence[Mapping[str, Any]], monitors: Sequence[st
         descent = _listed(row, {"parents": "parents", "generation": "gen"} if row["parents"] else {"generation": "gen"})
         short = {gene: name for gene, name in genes.items() if not _is_lines(row.get(gene))}
         long = [
-            Text.assemble((f"{name}:\n", "dim"), _shown(row[gene], gene))
+            Text.assemble(_text(name, style="dim"), (":\n", "dim"), _shown(row[gene], gene))
             for gene, name in genes.items()
             if gene not in short
         ]
@@ -196,12 +198,17 @@ def _narrow(title: str, rows: Sequence[Mapping[str, Any]], monitors: Sequence[st
 
 
 def _start(title: str, monitors: Sequence[str]) -> Table:
-    table = Table(title=Text(title), title_justify="left", title_style="bold")
+    table = Table(title=_text(title), title_justify="left", title_style="bold")
     table.add_column("id", justify="right", overflow="fold")
     table.add_column("status", overflow="fold")
     for monitor in monitors:
-        table.add_column(escape(monitor), justify="right", style="bold", overflow="fold")
+        table.add_column(_text(monitor), justify="right", style="bold", overflow="fold")
     return table
+
+
+def _text(text: str, style: str = "") -> Text:
+    """Text in which nothing is markup, and nothing reaches the terminal as a command."""
+    return Text(printable(bounded(text, _MAX_TEXT_LENGTH)), style=style)
 
 
 def _status(row: Mapping[str, Any]) -> Text:
@@ -211,11 +218,11 @@ def _status(row: Mapping[str, Any]) -> Text:
 def _remarks(row: Mapping[str, Any]) -> list[Text]:
     error, original = row["error_type"], row["duplicate_of"]
     return [
-        *([Text(error[:_MAX_ERROR_LENGTH], style="red")] if error else []),
+        *([_text(error[:_MAX_ERROR_LENGTH], style="red")] if error else []),
         *([Text(f"duplicate of {original}", style="dim")] if original is not None else []),
-        *([Text(predicted, style="dim")] if (predicted := _predicted(row)) else []),
-        *([Text(stack_remark(row["stack"]), style="dim")] if row["stack"] is not None else []),
-        *([Text(growth_remark(row["growth"]), style="dim")] if row["growth"] else []),
+        *([_text(predicted, style="dim")] if (predicted := _predicted(row)) else []),
+        *([_text(stack_remark(row["stack"]), style="dim")] if row["stack"] is not None else []),
+        *([_text(growth_remark(row["growth"]), style="dim")] if row["growth"] else []),
     ]
 
 
@@ -229,7 +236,7 @@ def _predicted(row: Mapping[str, Any]) -> str:
 def _listed(row: Mapping[str, Any], names: Mapping[str, str]) -> Text:
     """``name=value`` for the columns that the row has a value in."""
     return Text(" ").join(
-        Text.assemble((f"{name}=", "dim"), _shown(row[column], column))
+        Text.assemble(_text(name, style="dim"), ("=", "dim"), _shown(row[column], column))
         for column, name in names.items()
         if row.get(column) is not None
     )
@@ -242,11 +249,11 @@ def _shown(value: Any, column: str) -> Text:
     if column == "parents":
         return Text(",".join(map(str, value)))
     if _is_lines(value):
-        return Text("\n".join(_aligned(value)))
+        return Text("\n").join(map(_text, _aligned(value)))
     if is_growth_steps(value):
-        return Text(" ".join(short_step(step) for step in value))
+        return _text(" ".join(short_step(step) for step in value))
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return Text(value if isinstance(value, str) else json.dumps(value))
+        return _text(value if isinstance(value, str) else json.dumps(value))
     if column.startswith("cost/") and column.removeprefix("cost/") in _LARGE:
         return Text(_scaled(value))
     return Text(str(value) if isinstance(value, int) else f"{value:.4g}")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -16,8 +19,11 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_evo.genome import COMPLETED, FAILED, STOPPED, Candidate, Objective, Result
+from lightning_evo.utils.output import settle_output
+from lightning_evo.utils.text import bounded, printable, printable_lines, traceback_of
 
 __all__ = [
+    "HarmlessProgress",
     "LiveProgress",
     "PlainProgress",
     "ProgressDisplay",
@@ -28,6 +34,11 @@ __all__ = [
 ]
 
 FIRST_ERRORS = 10
+
+MAX_MESSAGE = 4000
+"""Characters of a message that are shown."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -204,7 +215,7 @@ class PlainProgress(ProgressDisplay):
         limit = state.limits.get("candidates")
         of = f"/{int(limit)}" if limit is not None else ""
         if result.fitness is None:
-            outcome = f"failed: {result.error_type}"
+            outcome = f"failed: {printable(result.error_type or '')}"
         else:
             outcome = f"{result.status}: {state.describe_fitness(result.fitness)}"
         if candidate.duplicate_of is not None:
@@ -214,11 +225,13 @@ class PlainProgress(ProgressDisplay):
         self.message(f"[{state.told}{of}] candidate {candidate.id} {outcome}; {state.describe_best()}")
 
     def message(self, text: str) -> None:
-        print(text, flush=True)
+        _print(_shown(text))
 
 
 class LiveProgress(ProgressDisplay):
     """One live display: best candidate so far, slots, counts, budget and time left.
+
+    Nothing more is shown once the terminal is gone.
 
     Args:
         console: The console to draw on; default: standard output.
@@ -229,24 +242,81 @@ class LiveProgress(ProgressDisplay):
         self._live = Live(console=self.console, auto_refresh=False, transient=True)
 
     def __enter__(self) -> LiveProgress:
-        self._live.start()
+        with self._drawing():
+            self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._live.stop()
+        with self._drawing():
+            self._live.stop()
 
     def update(self, state: SearchState) -> None:
         super().update(state)
-        self._live.update(render(state), refresh=True)
+        with self._drawing():
+            self._live.update(render(state), refresh=True)
 
     def told(self, candidate: Candidate, result: Result, state: SearchState) -> None:
         if result.status == FAILED:
-            self.message(f"candidate {candidate.id} failed: {result.error_type}")
+            self.message(f"candidate {candidate.id} failed: {printable(result.error_type or '')}")
 
     def message(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False)
+        with self._drawing():
+            self.console.print(Text(_shown(text)), highlight=False)
+
+    @contextmanager
+    def _drawing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            self.console.quiet = True  # drops what it would otherwise try to write again, and more of it each time
+
+
+class HarmlessProgress(ProgressDisplay):
+    """Shows what another display shows, and doesn't let its failures reach the search.
+
+    Args:
+        display: The display, whichever exceptions it raises.
+    """
+
+    def __init__(self, display: ProgressDisplay) -> None:
+        self.display = display
+        self._warned = False
+
+    def due(self) -> bool:
+        return bool(self._call(self.display.due))
+
+    def update(self, state: SearchState) -> None:
+        """Pass on the current state of the search."""
+        self._call(self.display.update, state)
+
+    def told(self, candidate: Candidate, result: Result, state: SearchState) -> None:
+        """Pass on a candidate's result."""
+        self._call(self.display.told, candidate, result, state)
+
+    def message(self, text: str) -> None:
+        """Pass on a line of text."""
+        self._call(self.display.message, text)
+
+    def __enter__(self) -> HarmlessProgress:
+        self._call(self.display.__enter__)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._call(self.display.__exit__, kind, error, traceback)
+
+    def _call(self, method: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return method(*arguments)
+        except (Exception, SystemExit) as error:  # rich exits where a pipe is closed
+            if not self._warned and not isinstance(error, OSError):
+                self._warned = True
+                text = printable_lines(traceback_of(error))
+                _log.warning("%s failed; the search goes on\n%s", type(self.display).__name__, text)
+            return None
 
 
 def make_progress(display: ProgressDisplay | bool) -> ProgressDisplay:
@@ -255,13 +325,35 @@ def make_progress(display: ProgressDisplay | bool) -> ProgressDisplay:
         return display
     if not display:
         return SilentProgress()
-    return LiveProgress() if sys.stdout.isatty() else PlainProgress()
+    return LiveProgress() if _is_terminal() else PlainProgress()
+
+
+def _is_terminal() -> bool:
+    try:
+        return sys.stdout.isatty()
+    except (AttributeError, ValueError, OSError):
+        return False  # there is none, it is closed, or it is gone
+
+
+def _print(text: str) -> None:
+    """Print, or don't where standard output can't be written or doesn't have the characters."""
+    try:
+        print(text, flush=True)
+    except UnicodeEncodeError:
+        with suppress(OSError, ValueError):
+            print(text.encode("ascii", "backslashreplace").decode(), flush=True)
+    except (OSError, ValueError, RuntimeError):
+        settle_output()  # RuntimeError: a signal came while something was being printed, and its handler prints
+
+
+def _shown(text: str) -> str:
+    return printable_lines(bounded(text, MAX_MESSAGE))
 
 
 def render(state: SearchState) -> Group:
     """The live display as a rich renderable."""
     head = Table.grid(padding=(0, 2))
-    head.add_row("best", Text(state.describe_best(), style="bold green"))
+    head.add_row("best", Text(printable(state.describe_best()), style="bold green"))
     counts = f"{state.completed} completed  {state.stopped} stopped  {state.failed} failed  {state.answered} duplicate"
     head.add_row("candidates", counts)
     left = state.seconds_left()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lightning_evo.genome import Candidate, Objective, Result, SearchSpace
 from lightning_evo.reporting.progress import RunningCandidate, SearchState
+from lightning_evo.utils.text import first_line_of, printable_lines, traceback_of
 
 if TYPE_CHECKING:  # DEAP takes a while to import
     from lightning_evo.algorithms import Individual
@@ -163,8 +164,8 @@ def release_quietly(reporter: Reporter) -> None:
     """Call :meth:`Reporter.release`; log what it raises."""
     try:
         reporter.release()
-    except Exception:
-        _log.warning("%s.release failed", type(reporter).__name__, exc_info=True)
+    except Exception as error:
+        _log.warning("%s.release failed\n%s", type(reporter).__name__, printable_lines(traceback_of(error)))
 
 
 class ReporterDispatcher:
@@ -317,10 +318,9 @@ class _Channel:
             except Exception as error:  # the search must go on, whatever it is
                 if self.stopped:
                     return
-                first_line = next(iter(str(error).splitlines()), "")
-                _log.warning("%s failed", self.name, exc_info=True)
+                _log.warning("%s failed\n%s", self.name, printable_lines(traceback_of(error)))
                 self.messages.put(
-                    f"evolution.reporters: {self.name} failed and was stopped: {type(error).__name__}: {first_line}; "
+                    f"evolution.reporters: {self.name} failed and was stopped: {first_line_of(error)}; "
                     "the search continues and its archive is complete"
                 )
                 self.stop()

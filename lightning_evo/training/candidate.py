@@ -24,6 +24,7 @@ from lightning_evo.callbacks.fitness import CHECKPOINT_FILE, CURVE_FILE
 from lightning_evo.callbacks.search import SearchCallback, SearchContext
 from lightning_evo.callbacks.speed import SpeedMeter
 from lightning_evo.genome import COMPLETED, STOPPED, Objective, Result
+from lightning_evo.genome.records import LeftOutRecord
 from lightning_evo.training.blueprint import Blueprint, dump_yaml
 from lightning_evo.training.loggers import log_genes, name_loggers
 from lightning_evo.training.request import TrainingRequest
@@ -84,7 +85,7 @@ def train_candidate(blueprint: Blueprint, config: Mapping[str, Any], request: Tr
     error: Exception | None = None
     try:
         Path(directory).mkdir(parents=True, exist_ok=True)
-        (Path(directory) / CONFIG_FILE).write_text(dump_yaml(dict(config)))
+        (Path(directory) / CONFIG_FILE).write_text(dump_yaml(dict(config)), encoding="utf-8")
         with isolated(config):
             first, given = copies_of(request.callbacks)
             named = name_loggers(config, directory)
@@ -146,13 +147,14 @@ def conclude(
         predicted: The fitness, where the training was stopped early.
     """
     metrics = {name: value for name, value in recorder.point.items() if name != "epoch"}
+    left_out = LeftOutRecord(metrics=recorder.left_out, curve=recorder.left_out)
     known: dict[str, Any] = {
         "metrics": metrics,
         "curve": tuple(recorder.curve),
         "cost": cost,
         "started": started,
         "ended": time.time(),
-        "extra": dict(extra),
+        "extra": dict(extra) | ({LeftOutRecord.key: left_out.to_dict()} if left_out.anything else {}),
     }
     if error is not None:
         return Result.failure(error, **known)
@@ -216,10 +218,10 @@ def read_curve(directory: Path | str) -> list[dict[str, float]]:
     if not path.exists():
         return []
     points = []
-    for line in path.read_text().splitlines():
+    for line in path.read_bytes().split(b"\n"):
         try:
             points.append(json.loads(line))
-        except json.JSONDecodeError:
+        except ValueError:
             break  # the last line, cut off by a kill or still being written
     return points
 

@@ -43,7 +43,7 @@ def train_candidate_distributed(blueprint: Blueprint, config: Mapping[str, Any],
         return Result.failure(
             ChildProcessError(f"the DDP processes ended with exit code {done.returncode}; see {directory}/output.log")
         )
-    return Result.from_dict(json.loads(result.read_text()))
+    return Result.from_dict(json.loads(result.read_text(encoding="utf-8")))
 
 
 def _environment() -> dict[str, str]:

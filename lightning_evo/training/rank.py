@@ -19,7 +19,7 @@ def main(directory: Path) -> None:
     die_with_parent()
     result = train_candidate(**pickle.loads((directory / ARGUMENTS_FILE).read_bytes()))
     if int(os.environ.get("LOCAL_RANK", "0")) == 0:
-        write_atomically(directory / RESULT_FILE, json.dumps(result.to_dict()))
+        write_atomically(directory / RESULT_FILE, json.dumps(result.storable().to_dict()))
     elif result.error:
         # A rank that failed must say so: rank 0 would wait for it at the next collective.
         sys.exit(result.error)

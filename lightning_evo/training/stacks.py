@@ -119,7 +119,7 @@ def train_stack(
             record_in = member.directory
             shutil.rmtree(record_in, ignore_errors=True)
         Path(record_in).mkdir(parents=True, exist_ok=True)
-        (Path(record_in) / CONFIG_FILE).write_text(dump_yaml(dict(member.config)))
+        (Path(record_in) / CONFIG_FILE).write_text(dump_yaml(dict(member.config)), encoding="utf-8")
         keep = request.save_checkpoint and not member.finished
         recorder = recorder_of(replace(request, directory=record_in, save_checkpoint=keep))
         try:
@@ -172,12 +172,7 @@ def _model(blueprint: Blueprint, config: Mapping[str, Any], directory: str) -> L
 def _leave(write: Callable[[str, str], None], member: Member, result: Result) -> None:
     if member.finished:
         return
-    try:
-        text = json.dumps(result.to_dict())
-    except (TypeError, ValueError) as error:
-        result = Result.failure(TypeError(f"the result is not plain data: {error}"), started=result.started)
-        text = json.dumps(result.to_dict())
-    write(member.directory, text)
+    write(member.directory, json.dumps(result.storable().to_dict()))
 
 
 class _Recorders(Checkpoint):

@@ -336,7 +336,10 @@ def _evaluate(
     started = time.time()
     try:
         metrics = {name: float(value) for name, value in function(genome, seed=seed, directory=directory).items()}
-        missing = [objective.monitor for objective in objectives if objective.monitor not in metrics]
+        monitors = [objective.monitor for objective in objectives]
+        # First, so that they are among those that are kept of very many.
+        metrics = {name: metrics[name] for name in dict.fromkeys((*monitors, *metrics)) if name in metrics}
+        missing = [name for name in monitors if name not in metrics]
         if missing:
             raise KeyError(f"{', '.join(missing)}: not among the metrics returned: {', '.join(metrics) or 'none'}")
         fitness = tuple(metrics[objective.monitor] for objective in objectives)

@@ -45,7 +45,7 @@ def write_atomically(target: Path, content: str | bytes) -> Path:
         ``target``.
     """
     with atomic_path(target) as part:
-        part.write_bytes(content.encode() if isinstance(content, str) else content)
+        part.write_bytes(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
     return target
 
 

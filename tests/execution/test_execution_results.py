@@ -59,9 +59,10 @@ def test_no_result_is_none(tmp_path):
     assert read_result(tmp_path / "file") is None
 
 
-def test_an_unknown_status_is_no_result(tmp_path):
-    with pytest.raises(ValueError, match="status 'splendid' is none of completed, stopped, failed"):
-        encode_result(Result("splendid"))
+def test_an_unknown_status_is_a_failure():
+    result = decode_result(encode_result(Result("splendid")))
+    assert result.status == FAILED
+    assert "status 'splendid' is none of completed, stopped, failed" in result.error_type
 
 
 def test_a_failed_result_is_left_as_well(tmp_path):

@@ -131,7 +131,7 @@ def export_structure(checkpoint: Path, to: Path) -> ExportedStructure | None:
         files, reason = [], str(error)
     section = next((path for path in files if path.name == "model.yaml"), None)
     if section is not None:
-        expressed = yaml.safe_load(section.read_text())
+        expressed = yaml.safe_load(section.read_text(encoding="utf-8"))
         section.unlink()
         message = "the network has grown: config.yaml holds the model as it is now, stock Lightning opens model.ckpt"
         return ExportedStructure((model,), message, expressed)

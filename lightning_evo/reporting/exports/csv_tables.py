@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from lightning_evo.archive import Archive
 from lightning_evo.genome import Candidate
 from lightning_evo.reporting.exports.contents import candidates_and_results, run_metadata, strict_json
 from lightning_evo.reporting.output_file import check_output, output_file
+from lightning_evo.utils.text import printable_lines
 
 __all__ = ["as_csv", "export_csv"]
 
@@ -30,7 +32,7 @@ def export_csv(location: str | Path, to: str | Path, run: str | None = None, ove
     the child was to start from that parent's weights (``inherits``). Where a child takes its weights from a candidate
     that is not a parent, that candidate has a row with an empty ``position``. ``meta.json`` holds the run's metadata.
     Lists, mappings and booleans are written as JSON within their cells; missing values are empty cells; NaN and
-    infinities are ``nan``, ``inf`` and ``-inf``.
+    infinities are ``nan``, ``inf`` and ``-inf``. Texts are written as :func:`as_csv` writes them.
 
     Args:
         location: The run's directory, an archive file or a database URL.
@@ -72,16 +74,31 @@ def export_csv(location: str | Path, to: str | Path, run: str | None = None, ove
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """Rows as CSV with a header line; lists, mappings and booleans as JSON, missing values as empty cells."""
+    """Rows as CSV with a header line; lists, mappings and booleans as JSON, missing values as empty cells.
+
+    No text is a formula to a spreadsheet or a command to a terminal: control characters become visible escapes, and a text
+    that begins with ``=``, ``+``, ``-``, ``@`` or an apostrophe gets an apostrophe in front, which
+    ``cell.removeprefix("'")`` takes away again. Numbers are numbers.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
+    writer.writerow([_text(column) for column in columns])
     for row in rows:
         writer.writerow([_cell(row.get(column)) for column in columns])
     return text.getvalue().rstrip("\n")
 
 
+_FORMULA = re.compile(r"\s*['=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r]")
+"""Beginnings that spreadsheets take for a formula, the full-width forms of the signs included, and that of their escape."""
+
+
+def _text(text: str) -> str:
+    return printable_lines(f"'{text}" if _FORMULA.match(text) else text)
+
+
 def _cell(value: Any) -> Any:
+    if isinstance(value, str):
+        return _text(value)
     return json.dumps(value) if isinstance(value, (list, dict, bool)) else value
 
 

@@ -246,7 +246,7 @@ class WandbReporter(Reporter):
             return
         about = f"{search.algorithm}, seed {search.seed}; lightning-evo creates the candidates, no agent is needed"
         config = sweep_config(self.name or search.name, about, search.space, search.objectives, self._keys)
-        (service.directory / SWEEP_FILE).write_text(yaml.safe_dump(config, sort_keys=False))
+        (service.directory / SWEEP_FILE).write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
         if self.sweep is not None:
             state.sweep, state.local_sweep = self.sweep, False
             return

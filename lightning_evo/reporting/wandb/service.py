@@ -153,7 +153,7 @@ class WandbService:
         if not sweep or not run:
             return None
         path = Path(self.variables.get("WANDB_SWEEP_PARAM_PATH", ""))
-        chosen = (yaml.safe_load(path.read_text()) or {}) if path.is_file() else {}
+        chosen = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}
         parameters = {name: item["value"] for name, item in chosen.items() if isinstance(item, dict)}
         return OuterSweep(sweep, run, parameters)
 
