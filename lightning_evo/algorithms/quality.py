@@ -7,17 +7,15 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy
 
 from lightning_evo.algorithms.predictor import Predictor
 from lightning_evo.genome import Genome
+from lightning_evo.utils.records import known_fields
 
-__all__ = ["QUALITY", "SIZES", "Quality", "cross_validate", "determination", "judge", "kendall", "size_baseline"]
-
-QUALITY = "predictor_quality"
-"""The key of the archive's meta value that holds every validation of a search's predictors."""
+__all__ = ["SIZES", "Quality", "QualityHistory", "cross_validate", "determination", "judge", "kendall", "size_baseline"]
 
 SIZES = ("params", "flops")
 """The costs whose rank correlation with the fitness a predictor has to beat."""
@@ -48,6 +46,29 @@ class Quality:
     def to_dict(self) -> dict[str, Any]:
         """As a mapping that JSON can hold."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Self:
+        """Read what :meth:`to_dict` gave."""
+        return cls(**known_fields(cls, record))
+
+
+@dataclass(frozen=True)
+class QualityHistory:
+    """Every validation of a search's predictors, as the archive's meta values hold them."""
+
+    key: ClassVar[str] = "predictor_quality"
+
+    validations: Sequence[Quality] = ()
+
+    def to_dict(self) -> list[dict[str, Any]]:
+        """As JSON: a list of validations."""
+        return [quality.to_dict() for quality in self.validations]
+
+    @classmethod
+    def from_dict(cls, record: Sequence[Mapping[str, Any]]) -> Self:
+        """Read what :meth:`to_dict` gave."""
+        return cls([Quality.from_dict(one) for one in record])
 
 
 def cross_validate(

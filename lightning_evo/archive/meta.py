@@ -1,7 +1,8 @@
 """What is known about a run as a whole, one dataclass per key of the archive's meta values that several rooms read.
 
-The other keys hold plain values: ``seed``, ``budget`` (limits by name), ``version`` (of this package), ``created`` and
-``elapsed`` (seconds), ``end`` (why the search ended, empty while it goes on), ``objectives``.
+What one room alone writes and reads has its dataclass there. The other keys hold plain values: ``seed``, ``budget`` (limits
+by name), ``version`` (of this package), ``created`` and ``elapsed`` (seconds), ``end`` (why the search ended, empty while it
+goes on), ``objectives``.
 """
 
 from __future__ import annotations

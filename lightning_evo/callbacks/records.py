@@ -10,8 +10,10 @@ from lightning_evo.utils.records import known_fields
 
 __all__ = [
     "AveragingRecord",
+    "Choice",
     "ContinuationRecord",
     "EarlyFitnessRecord",
+    "FastTrainingRecord",
     "FitnessInterval",
     "GrownStep",
     "GrowthRecord",
@@ -305,3 +307,36 @@ class AveragingRecord:
     def from_dict(cls, record: Mapping[str, Any]) -> Self:
         """Read what :meth:`to_dict` gave."""
         return cls(**known_fields(cls, record))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was decided about one setting.
+
+    Args:
+        on: Whether it is used.
+        why: The reason, a short sentence without a period.
+        value: The value, for settings that aren't just on or off.
+    """
+
+    on: bool
+    why: str
+    value: str = ""
+
+
+@dataclass(frozen=True)
+class FastTrainingRecord:
+    """What :class:`~lightning_evo.callbacks.FastTraining` decided, by the name of its argument."""
+
+    key: ClassVar[str] = "fast"
+
+    choices: Mapping[str, Choice]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON: a mapping per choice."""
+        return {name: dict(vars(choice)) for name, choice in self.choices.items()}
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Mapping[str, Any]]) -> Self:
+        """Read what :meth:`to_dict` gave."""
+        return cls({name: Choice(**known_fields(Choice, choice)) for name, choice in record.items()})

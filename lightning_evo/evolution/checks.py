@@ -153,4 +153,6 @@ def compare_in_worker(trainable: Trainable, space: SearchSpace) -> StructureComp
         result = executor.submit(Job(0, task.function, task.arguments, directory)).result()
     if result.status == FAILED:
         raise SearchError(f"evolution.space: the networks could not be built to be compared: {result.error_type}")
-    return StructureComparison.from_dict(result.extra)
+    comparison = result.entry(StructureComparison)
+    assert comparison is not None, "a completed comparison has one"
+    return comparison

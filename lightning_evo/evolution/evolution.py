@@ -15,6 +15,7 @@ from lightning.pytorch import Callback
 from lightning_evo.algorithms import Algorithm, RegularizedEvolution, SearchSetup
 from lightning_evo.archive import Archive, ArchiveWriter, compare_search
 from lightning_evo.archive.database import JOURNAL
+from lightning_evo.archive.meta import SearchDescription, read_meta
 from lightning_evo.evolution.checks import (
     check_callbacks,
     check_continuing,
@@ -27,13 +28,13 @@ from lightning_evo.evolution.description import describe
 from lightning_evo.evolution.errors import Interrupts, SearchError, SearchInterrupted
 from lightning_evo.evolution.executors import make_executor, plan
 from lightning_evo.evolution.jobs import CANDIDATES
-from lightning_evo.evolution.screening import PRIOR, check_binding, load_prior, make_meter, stored_prior
+from lightning_evo.evolution.screening import PriorResults, check_binding, load_prior, make_meter
 from lightning_evo.evolution.search import Search
 from lightning_evo.evolution.settings import Budget, Final, Workers
 from lightning_evo.evolution.stacking import (
-    STACKABLE,
-    UNCOMPARED,
     Grouping,
+    StackableGenes,
+    UncomparedGenes,
     check_stacking,
     default_averaging,
     fixed_genes,
@@ -226,7 +227,7 @@ class Evolution:
                         self.space,
                         self.objectives,
                         seed,
-                        prior=stored_prior(archive.meta),
+                        prior=(read_meta(archive.meta, PriorResults) or PriorResults()).results,
                         measure=measure,
                         inherits=self.search.inherits,
                         max_epochs=self._max_epochs,
@@ -279,7 +280,7 @@ class Evolution:
             space=self.space,
             objectives=self.objectives,
             algorithm=type(self.algorithm).__name__,
-            description=meta["search"],
+            description=meta[SearchDescription.key],
             seed=meta["seed"],
             limits=self.budget.limits,
             slots=executor.slots,
@@ -296,16 +297,17 @@ class Evolution:
 
     def _group(self, writer: ArchiveWriter, archive: Archive) -> Grouping:
         """Which genes may differ in a stack: found out once, as a continued search must breed by the same."""
-        reasons = archive.meta.get(STACKABLE)
-        if reasons is None:
+        stackable = read_meta(archive.meta, StackableGenes)
+        if stackable is None:
             comparison = StructureComparison()
             if "" in fixed_genes(self.space, comparison).values():
                 comparison = compare_in_worker(self.trainable, self.space)
-            reasons = fixed_genes(self.space, comparison)
-            self._notes += comparison.notes(path for path, reason in reasons.items() if not reason)
-            found = {STACKABLE: reasons, UNCOMPARED: comparison.uncompared}
-            writer.update_meta({key: value for key, value in found.items() if value or key == STACKABLE})
-        return Grouping(reasons, self.workers.stack, self.algorithm.swarm)
+            stackable = StackableGenes(fixed_genes(self.space, comparison))
+            self._notes += comparison.notes(path for path, reason in stackable.reasons.items() if not reason)
+            uncompared = UncomparedGenes(comparison.uncompared)
+            found = (stackable, uncompared) if uncompared.reasons else (stackable,)
+            writer.update_meta({each.key: each.to_dict() for each in found})
+        return Grouping(stackable.reasons, self.workers.stack, self.algorithm.swarm)
 
     def _remarks(self, grouping: Grouping) -> list[str]:
         """What the user should know of stacks before they train."""
@@ -376,17 +378,17 @@ class Evolution:
 
     def _differences(self, meta: Mapping[str, Any]) -> list[str]:
         """In what the search that ``meta`` belongs to differs from this one; nothing where there is none yet."""
-        if "search" not in meta:
+        if SearchDescription.key not in meta:
             return []
-        differences = compare_search(meta["search"], self.describe())
+        differences = compare_search(meta[SearchDescription.key], self.describe())
         if self.seed is not None and meta["seed"] != self.seed:
             differences.append(f"seed: {meta['seed']} in the archive, {self.seed} given")
         return differences
 
-    def _claim(self, writer: ArchiveWriter, archive: Archive, prior: list[list[Any]] | None = None) -> int:
+    def _claim(self, writer: ArchiveWriter, archive: Archive, prior: PriorResults | None = None) -> int:
         """Write down whose archive this is, and what it starts from; returns the run's seed."""
         meta, limits = archive.meta, self.budget.limits
-        if "search" in meta:
+        if SearchDescription.key in meta:
             if meta.get("budget") != limits:  # extended; nothing depends on it, but people look how far a search is
                 writer.set_meta("budget", limits)
             return meta["seed"]
@@ -394,8 +396,8 @@ class Evolution:
         prior = self._load_prior() if prior is None else prior
         writer.update_meta(
             {
-                **({PRIOR: prior} if prior else {}),
-                "search": self.describe(),
+                **({prior.key: prior.to_dict()} if prior.results else {}),
+                SearchDescription.key: self.describe(),
                 "objectives": describe(self.objectives),
                 "seed": seed,
                 "budget": limits,
@@ -405,10 +407,10 @@ class Evolution:
         )
         return seed
 
-    def _load_prior(self) -> list[list[Any]]:
+    def _load_prior(self) -> PriorResults:
         """What earlier searches found that the algorithm's predictor is to learn from."""
         prescreen = self.algorithm.prescreen
-        return [] if prescreen is None else load_prior(prescreen.archives, self.space, self.objectives)
+        return PriorResults() if prescreen is None else load_prior(prescreen.archives, self.space, self.objectives)
 
 
 def _trainable(config: Trainable | Mapping[str, Any] | str | Path | None) -> Trainable:

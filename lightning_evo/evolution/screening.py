@@ -5,30 +5,47 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
 from lightning_evo.algorithms import Algorithm, Measure, Prior, Quality, SearchSetup
-from lightning_evo.algorithms.quality import QUALITY
+from lightning_evo.algorithms.quality import QualityHistory
 from lightning_evo.archive import Archive, ArchiveError, ArchiveWriter
+from lightning_evo.archive.meta import read_meta
 from lightning_evo.evolution.errors import SearchError
 from lightning_evo.execution.proxies import ProxyMeter
 from lightning_evo.genome import Genome, Objective, SearchSpace, SpaceError
 from lightning_evo.reporting.progress import ProgressDisplay
 from lightning_evo.training import Trainable
 
-__all__ = ["PRIOR", "QualityRecord", "check_binding", "load_prior", "make_meter", "stored_prior"]
-
-PRIOR = "prior"
-"""The key of the archive's meta values under which the results of earlier searches stand, copied when a search begins."""
+__all__ = ["PriorResults", "QualityRecord", "check_binding", "load_prior", "make_meter"]
 
 
-def load_prior(locations: Sequence[str], space: SearchSpace, objectives: Sequence[Objective]) -> list[list[Any]]:
-    """The finished results of earlier searches as JSON: ``[genome's values, fitness]`` each.
+@dataclass(frozen=True)
+class PriorResults:
+    """The results of earlier searches that a search learns from, copied into its archive's meta values when it begins."""
+
+    key: ClassVar[str] = "prior"
+
+    results: Prior = ()
+
+    def to_dict(self) -> list[list[Any]]:
+        """As JSON: ``[genome's values, fitness]`` each."""
+        return [[dict(genome), list(fitness)] for genome, fitness in self.results]
+
+    @classmethod
+    def from_dict(cls, record: Sequence[Sequence[Any]]) -> Self:
+        """Read what :meth:`to_dict` gave."""
+        return cls([(Genome(values), tuple(fitness)) for values, fitness in record])
+
+
+def load_prior(locations: Sequence[str], space: SearchSpace, objectives: Sequence[Objective]) -> PriorResults:
+    """The finished results of earlier searches.
 
     Raises:
         SearchError: If there is no archive, or it belongs to another space or to other objectives.
     """
-    rows: list[list[Any]] = []
+    rows: list[tuple[Genome, tuple[float, ...]]] = []
     for i, location in enumerate(locations):
         where = f"evolution.algorithm: archives[{i}] {location}"
         try:
@@ -39,17 +56,12 @@ def load_prior(locations: Sequence[str], space: SearchSpace, objectives: Sequenc
                     assert result.fitness is not None
                     if all(math.isfinite(value) for value in result.fitness):
                         space.validate(candidate.genome)
-                        rows.append([dict(candidate.genome), list(result.fitness)])
+                        rows.append((candidate.genome, tuple(result.fitness)))
         except ArchiveError as error:
             raise SearchError(f"{where}: {str(error).removeprefix(f'{location}: ')}") from None
         except SpaceError as error:
             raise SearchError(f"{where}: it searched another space: {error}") from None
-    return rows
-
-
-def stored_prior(meta: dict[str, Any]) -> Prior:
-    """What :func:`load_prior` found when the search began."""
-    return [(Genome(values), tuple(fitness)) for values, fitness in meta.get(PRIOR, [])]
+    return PriorResults(rows)
 
 
 def make_meter(
@@ -83,7 +95,7 @@ class QualityRecord:
 
     Args:
         algorithm: Whose predictors they are.
-        writer: Where it is recorded, under :data:`QUALITY`.
+        writer: Where it is recorded, as :class:`~lightning_evo.algorithms.quality.QualityHistory`.
         archive: The same, to read.
         progress: Where it is said.
     """
@@ -92,9 +104,8 @@ class QualityRecord:
         self, algorithm: Algorithm, writer: ArchiveWriter, archive: Archive, progress: ProgressDisplay
     ) -> None:
         self._algorithm, self._writer, self._progress = algorithm, writer, progress
-        self._rows: dict[tuple[int, str], dict[str, Any]] = {
-            (row["results"], row["monitor"]): row for row in archive.meta.get(QUALITY, [])
-        }
+        stored = read_meta(archive.meta, QualityHistory) or QualityHistory()
+        self._rows: dict[tuple[int, str], Quality] = {(one.results, one.monitor): one for one in stored.validations}
         self._seen = 0
         self._on: bool | None = self._last_said()
         screen = algorithm.screen
@@ -110,8 +121,9 @@ class QualityRecord:
             return
         self._seen += len(new)
         for quality in new:
-            self._rows[quality.results, quality.monitor] = quality.to_dict()
-        self._writer.set_meta(QUALITY, list(self._rows.values()))
+            self._rows[quality.results, quality.monitor] = quality
+        history = QualityHistory(list(self._rows.values()))
+        self._writer.set_meta(history.key, history.to_dict())
         on = all(quality.earned for quality in self._latest(new))
         if on != self._on:
             self._on = on
@@ -124,7 +136,7 @@ class QualityRecord:
         if not self._rows:
             return None
         last = max(results for results, _ in self._rows)
-        return all(row["earned"] for (results, _), row in self._rows.items() if results == last)
+        return all(row.earned for (results, _), row in self._rows.items() if results == last)
 
 
 def _said(quality: Quality) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal, Self
 
 from lightning.pytorch import Callback
 
@@ -24,9 +24,9 @@ from lightning_evo.utils.imports import import_by_name
 __all__ = [
     "ALONE",
     "AUTO",
-    "STACKABLE",
-    "UNCOMPARED",
     "Grouping",
+    "StackableGenes",
+    "UncomparedGenes",
     "check_stacking",
     "default_averaging",
     "fixed_genes",
@@ -41,14 +41,32 @@ AUTO = 16
 """How many candidates ``workers.stack: auto`` asks for per free slot: above that small networks gain little more, and a
 steady-state algorithm would breed ever more of them from what was known before."""
 
-STACKABLE = "stackable"
-"""The key of the archive's meta values under which stands, for each gene, why it must be the same in a stack, or ``""``."""
-
-UNCOMPARED = "uncompared"
-"""The key of the archive's meta values under which stands, for each gene, why its optimizers could not be compared."""
-
 SECTIONS = ("model", "optimizer", "lr_scheduler")
 """Where a stackable gene may lie: what belongs to one particle. Data and Trainer are the whole stack's."""
+
+
+@dataclass(frozen=True)
+class StackableGenes:
+    """For each gene why it must be the same in a stack, or ``""``: found out once, kept in the archive's meta values."""
+
+    key: ClassVar[str] = "stackable"
+
+    reasons: Mapping[str, str]
+
+    def to_dict(self) -> dict[str, str]:
+        """As JSON: the reasons."""
+        return dict(self.reasons)
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, str]) -> Self:
+        """Read what :meth:`to_dict` gave."""
+        return cls(record)
+
+
+class UncomparedGenes(StackableGenes):
+    """For some genes why optimizers could not be compared while :class:`StackableGenes` were found out."""
+
+    key = "uncompared"
 
 
 def stacks(algorithm: Algorithm, workers: Workers) -> bool:

@@ -20,6 +20,7 @@ from lightning_evo.reporting.progress import ProgressDisplay
 from lightning_evo.training import Trainable, TrainingRequest
 from lightning_evo.training.blueprint import dump_yaml
 from lightning_evo.training.candidate import CONFIG_FILE
+from lightning_evo.training.final import WinnerRecord
 from lightning_evo.training.packing import MODEL_FILE
 from lightning_evo.training.request import FitnessEpoch
 from lightning_evo.utils.imports import import_by_name
@@ -102,7 +103,9 @@ class Finisher:
             raise SearchError(f"final: candidate {winner.id} failed: {result.error_type}; see {target}/output.log")
         (target / "checkpoint.ckpt").unlink(missing_ok=True)
         write_schedule(archive, winner.id, target, self.schedule_callback)
-        outcome = FinalOutcome(request, dict(result.metrics), **result.extra)
+        done = result.entry(WinnerRecord)
+        assert done is not None, "finish_candidate leaves it"
+        outcome = FinalOutcome(request, dict(result.metrics), **vars(done))
         writer.set_meta(outcome.key, outcome.to_dict())
         progress.message(_describe(outcome, target))
 

@@ -15,6 +15,7 @@ from lightning_evo.execution.job import Job
 from lightning_evo.execution.local import DEFAULT_PRELOAD, LocalExecutor
 from lightning_evo.genome import FAILED, Genome, Result, derive_seed
 from lightning_evo.predictors.genomes.features import check_proxies
+from lightning_evo.training.proxies import UnmeasuredProxies
 from lightning_evo.training.trainable import Trainable
 
 __all__ = ["ProxyMeter"]
@@ -115,7 +116,7 @@ class ProxyMeter:
         return Job(number, task.function, task.arguments, place, time_limit=self.time_limit)
 
     def _read(self, result: Result) -> dict[str, float]:
-        reasons = dict(result.extra.get("unmeasured", {}))
+        reasons = (result.entry(UnmeasuredProxies) or UnmeasuredProxies()).reasons
         if result.status == FAILED:
             # The last line of a traceback, or the one line of a process that could give none.
             reasons = {", ".join(self.names): (result.error or "").strip().rpartition("\n")[2]}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -17,8 +18,37 @@ from lightning_evo.training.candidate import TRUSTED, isolated, train_candidate,
 from lightning_evo.training.distributed import train_candidate_distributed
 from lightning_evo.training.packing import pack, restore_structure
 from lightning_evo.training.request import TrainingRequest
+from lightning_evo.utils.records import known_fields
 
-__all__ = ["finish_candidate"]
+__all__ = ["WinnerRecord", "finish_candidate"]
+
+
+@dataclass(frozen=True)
+class WinnerRecord:
+    """What was done with the winner.
+
+    Args:
+        tested: Whether it was tested.
+        why_not: Why it wasn't.
+        retrained: Whether it was trained again.
+        packed: What is worth knowing of the exported files.
+    """
+
+    key: ClassVar[str] = "winner"
+
+    tested: bool
+    why_not: str = ""
+    retrained: bool = False
+    packed: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return dict(vars(self))
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Self:
+        """Read what :meth:`to_dict` gave."""
+        return cls(**known_fields(cls, record))
 
 
 def finish_candidate(
@@ -34,8 +64,7 @@ def finish_candidate(
         test: Whether to test.
 
     Returns:
-        Completed, with ``metrics`` of the test (and of the retraining), ``extra["tested"]``, and in ``extra["packed"]`` what
-        is to be said of the package; or failed.
+        Completed, with ``metrics`` of the test (and of the retraining), and a :class:`WinnerRecord` in ``extra``; or failed.
     """
     started, directory = time.time(), request.directory
     trained: Result | None = None
@@ -61,6 +90,7 @@ def finish_candidate(
         packed = pack(dump_yaml(dict(config)), Path(checkpoint), Path(directory))
     except Exception as error:
         return Result.failure(error, started=started, ended=time.time())
+    record = WinnerRecord(not why_not, why_not, trained is not None, packed.message)
     return Result(
         COMPLETED,
         fitness=trained.fitness if trained else None,
@@ -69,12 +99,7 @@ def finish_candidate(
         checkpoint=checkpoint,
         started=started,
         ended=time.time(),
-        extra={
-            "tested": not why_not,
-            "why_not": why_not,
-            "retrained": trained is not None,
-            "packed": packed.message,
-        },
+        extra={record.key: record.to_dict()},
     )
 
 

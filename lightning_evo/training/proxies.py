@@ -7,7 +7,8 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -24,7 +25,25 @@ from lightning_evo.training.blueprint import Blueprint, Parts
 from lightning_evo.training.candidate import isolated
 from lightning_evo.training.overrides import apply_genome
 
-__all__ = ["BARE_TRAINER", "measure_candidate"]
+__all__ = ["BARE_TRAINER", "UnmeasuredProxies", "measure_candidate"]
+
+
+@dataclass(frozen=True)
+class UnmeasuredProxies:
+    """Why zero-cost proxies could not be measured, by the proxy's name."""
+
+    key: ClassVar[str] = "unmeasured"
+
+    reasons: Mapping[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, str]:
+        """As JSON: the reasons."""
+        return dict(self.reasons)
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, str]) -> Self:
+        """Read what :meth:`to_dict` gave."""
+        return cls(record)
 
 
 def measure_candidate(
@@ -51,8 +70,8 @@ def measure_candidate(
         data_seed: Decides the batch.
 
     Returns:
-        A completed result whose metrics are the proxies, NaN where one can't be measured; ``extra["unmeasured"]`` then
-        says why by name. A failed result where the candidate can't be built. Never an exception.
+        A completed result whose metrics are the proxies, NaN where one can't be measured; ``extra`` then
+        has :class:`UnmeasuredProxies`. A failed result where the candidate can't be built. Never an exception.
     """
     started = time.time()
     values: dict[str, float] = {}
@@ -74,7 +93,7 @@ def measure_candidate(
                     values[name], reasons[name] = math.nan, f"{type(error).__name__}: {error}"
     except Exception as error:
         return Result.failure(error, started=started, ended=time.time())
-    extra = {"unmeasured": reasons} if reasons else {}
+    extra = {UnmeasuredProxies.key: UnmeasuredProxies(reasons).to_dict()} if reasons else {}
     return Result(COMPLETED, metrics=values, extra=extra, started=started, ended=time.time())
 
 

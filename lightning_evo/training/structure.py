@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from lightning_evo.training.blueprint import Blueprint, Parts
 from lightning_evo.training.candidate import isolated
 from lightning_evo.training.overrides import apply_genome
 from lightning_evo.training.proxies import BARE_TRAINER
+from lightning_evo.utils.records import known_fields
 
 __all__ = ["StructureComparison", "compare_structures"]
 
@@ -30,6 +31,8 @@ class StructureComparison:
         uncompared: The first error of ``configure_optimizers``, for genes whose networks alone could be compared. A schedule
             may need the number of batches, for example, and no data is loaded.
     """
+
+    key: ClassVar[str] = "structure"
 
     structural: Mapping[str, str] = field(default_factory=dict)
     unbuilt: Mapping[str, str] = field(default_factory=dict)
@@ -49,7 +52,7 @@ class StructureComparison:
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Self:
         """Read what :meth:`to_dict` gave."""
-        return cls(record["structural"], record["unbuilt"], record["uncompared"])
+        return cls(**known_fields(cls, record))
 
 
 def compare_structures(blueprint: Blueprint, configs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Result:
@@ -64,7 +67,7 @@ def compare_structures(blueprint: Blueprint, configs: Mapping[str, Sequence[Mapp
         configs: Gene's path -> configs that differ by its value.
 
     Returns:
-        A completed result, whose ``extra`` is a :class:`StructureComparison`. Never an exception.
+        A completed result, whose ``extra`` has a :class:`StructureComparison`. Never an exception.
     """
     started = time.time()
     structural: dict[str, str] = {}
@@ -86,7 +89,7 @@ def compare_structures(blueprint: Blueprint, configs: Mapping[str, Sequence[Mapp
         if difference := _difference(found):
             structural[path] = difference
     comparison = StructureComparison(structural, unbuilt, uncompared)
-    return Result(COMPLETED, extra=comparison.to_dict(), started=started, ended=time.time())
+    return Result(COMPLETED, extra={comparison.key: comparison.to_dict()}, started=started, ended=time.time())
 
 
 def _bare(config: Mapping[str, Any]) -> dict[str, Any]:

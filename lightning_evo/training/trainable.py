@@ -89,8 +89,8 @@ class Trainable(Protocol):
         raise _cannot(self, "stack_task")
 
     def structure_task(self, space: SearchSpace) -> Task:
-        """What to run to find out which genes change the structure: a completed result whose ``extra`` maps each such
-        config path to what differs (``structural``), or why nothing could be compared (``unbuilt``)."""
+        """What to run to find out which genes change the structure: a completed result whose ``extra``
+        has a :class:`~lightning_evo.training.structure.StructureComparison` under its key."""
         raise _cannot(self, "structure_task")
 
     def proxy_task(

@@ -6,9 +6,15 @@ import json
 
 import pytest
 
+from lightning_evo.algorithms.quality import QualityHistory
 from lightning_evo.archive.meta import CheckpointUsage, FinalOutcome, FinalRequest, SearchDescription, read_meta
 from lightning_evo.evolution.controller import AnswerRecord
+from lightning_evo.evolution.screening import PriorResults
+from lightning_evo.evolution.stacking import StackableGenes, UncomparedGenes
 from lightning_evo.genome.records import StackRecord
+from lightning_evo.training.final import WinnerRecord
+from lightning_evo.training.proxies import UnmeasuredProxies
+from lightning_evo.training.structure import StructureComparison
 
 STORED = [
     (CheckpointUsage, {"kept": 2, "bytes": 10, "peak_bytes": 30}),
@@ -38,6 +44,16 @@ STORED = [
     (SearchDescription, {"evolution": {}, "function": "a.function"}),
     (StackRecord, {"id": 16, "size": 8, "lowering": "stack", "reason": "measured", "position": 2}),
     (AnswerRecord, 3),
+    (PriorResults, [[{"x": 1, "y": "a"}, [0.5, 2.0]]]),
+    (StackableGenes, {"x": "", "y": "is a Categorical, not a number"}),
+    (UncomparedGenes, {"x": "ValueError: no"}),
+    (UnmeasuredProxies, {"naswot": "ValueError: no"}),
+    (StructureComparison, {"structural": {"x": "net.0 is Linear or absent"}, "unbuilt": {}, "uncompared": {}}),
+    (WinnerRecord, {"tested": True, "why_not": "", "retrained": False, "packed": "one file"}),
+    (
+        QualityHistory,
+        [{"monitor": "a", "results": 20, "tau": 0.5, "r2": 0.1, "baseline": 0.2, "earned": True, "seconds": 1.0}],
+    ),
 ]
 
 
@@ -48,7 +64,7 @@ def test_what_is_stored_is_read_and_written_the_same(kind, stored):
     assert read_meta({kind.key: None}, kind) is None
 
 
-@pytest.mark.parametrize("kind", [CheckpointUsage, FinalOutcome, StackRecord])
+@pytest.mark.parametrize("kind", [CheckpointUsage, FinalOutcome, StackRecord, StructureComparison, WinnerRecord])
 def test_what_a_later_version_adds_is_left_out(kind):
     stored = dict(STORED)[kind]
     assert kind.from_dict({**stored, "a later one": 1}) == kind.from_dict(stored)

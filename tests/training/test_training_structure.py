@@ -6,7 +6,7 @@ import pytest
 
 from lightning_evo.genome import Categorical, Integer, LogUniform, Ordinal, SearchSpace, Uniform
 from lightning_evo.training import ConfigTrainable
-from lightning_evo.training.structure import compare_structures
+from lightning_evo.training.structure import StructureComparison, compare_structures
 from toys import ToyNet
 
 
@@ -16,7 +16,7 @@ def trainable(config):
 
 
 def structural_genes(trainable, space):
-    return compare_structures(trainable.blueprint, trainable.variants(space)).extra["structural"]
+    return compare_structures(trainable.blueprint, trainable.variants(space)).entry(StructureComparison).structural
 
 
 def test_what_changes_a_shape_or_a_layer_is_structural_and_the_rest_is_not(trainable):
@@ -62,9 +62,9 @@ def test_a_conditional_gene_is_built_with_what_switches_it_on(trainable):
 
 def test_what_cant_be_built_is_told_apart(trainable):
     space = SearchSpace({"model.init_args.misbehave": Categorical(["", "crash", "slow"])})
-    result = compare_structures(trainable.blueprint, trainable.variants(space))
-    assert result.extra["structural"] == {}
-    assert "this model always crashes" in result.extra["unbuilt"]["model.init_args.misbehave"]
+    found = compare_structures(trainable.blueprint, trainable.variants(space)).entry(StructureComparison)
+    assert found.structural == {}
+    assert "this model always crashes" in found.unbuilt["model.init_args.misbehave"]
 
 
 class Picky(ToyNet):
@@ -80,7 +80,7 @@ def test_what_configure_optimizers_raises_is_recorded_by_gene(config):
     config["model"]["class_path"] = f"{__name__}.Picky"
     trainable = ConfigTrainable(config)
     space = SearchSpace({"model.init_args.lr": LogUniform(1e-3, 1.0), "model.init_args.depth": Integer(1, 2)})
-    extra = compare_structures(trainable.blueprint, trainable.variants(space)).extra
-    assert extra["uncompared"] == {"model.init_args.lr": "ValueError: lr 1.0 is too much"}
-    assert set(extra["structural"]) == {"model.init_args.depth"}
-    assert extra["unbuilt"] == {}
+    found = compare_structures(trainable.blueprint, trainable.variants(space)).entry(StructureComparison)
+    assert found.uncompared == {"model.init_args.lr": "ValueError: lr 1.0 is too much"}
+    assert set(found.structural) == {"model.init_args.depth"}
+    assert found.unbuilt == {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from inspect import signature
 from typing import Any, Literal
 
@@ -13,10 +12,10 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
 
+from lightning_evo.callbacks.records import Choice
 from lightning_evo.callbacks.search import StackedModule
 
 __all__ = [
-    "Choice",
     "PrecisionName",
     "choose_benchmark",
     "choose_channels_last",
@@ -33,21 +32,6 @@ PrecisionName = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
 FUSED: tuple[type[Optimizer], ...] = (SGD, Adam, AdamW, Adagrad)
 """The optimizers of torch that have a fused kernel."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What was decided about one setting.
-
-    Args:
-        on: Whether it is used.
-        why: The reason, a short sentence without a period.
-        value: The value, for settings that aren't just on or off.
-    """
-
-    on: bool
-    why: str
-    value: str = ""
 
 
 def choose_precision(setting: PrecisionName, trainer: Trainer, pl_module: LightningModule) -> Choice:

@@ -13,7 +13,7 @@ from torch import nn
 from torchmetrics import Metric
 
 from lightning_evo._compat.torch import plain_call, set_compiled_call
-from lightning_evo.callbacks.fast.choices import Choice
+from lightning_evo.callbacks.records import Choice
 from lightning_evo.utils.compiled import is_compiled
 
 __all__ = ["CompileTrial", "ShouldCompile", "compilable", "remaining_batches"]

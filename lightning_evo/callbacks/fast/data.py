@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Tenso
 
 from lightning_evo._compat.lightning import data_sources, datamodule_of
 from lightning_evo._compat.torch import begun_iterator
-from lightning_evo.callbacks.fast.choices import Choice
+from lightning_evo.callbacks.records import Choice
 from lightning_evo.data.images import TensorImages
 from lightning_evo.utils.random_state_torch import isolated_random_state
 

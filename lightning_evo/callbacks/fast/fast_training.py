@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict
 from typing import Any, Literal
 
 import torch
@@ -16,7 +15,6 @@ from torch.optim import LBFGS
 
 from lightning_evo.callbacks.cost import batch_size
 from lightning_evo.callbacks.fast.choices import (
-    Choice,
     PrecisionName,
     choose_benchmark,
     choose_channels_last,
@@ -29,6 +27,7 @@ from lightning_evo.callbacks.fast.choices import (
 )
 from lightning_evo.callbacks.fast.compilation import CompileTrial, compilable, remaining_batches
 from lightning_evo.callbacks.fast.data import FastData
+from lightning_evo.callbacks.records import Choice, FastTrainingRecord
 from lightning_evo.callbacks.search import SearchCallback, StackedModule
 
 __all__ = ["FastTraining"]
@@ -168,7 +167,7 @@ class FastTraining(SearchCallback):
     @property
     def extra(self) -> Mapping[str, Any]:
         """What was decided: ``{"fast": {"precision": {"on": true, "why": "...", "value": "bf16-mixed"}, ...}}``."""
-        return {"fast": {name: asdict(choice) for name, choice in self.choices.items()}}
+        return {FastTrainingRecord.key: FastTrainingRecord(self.choices).to_dict()}
 
     # -- hooks ---------------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from lightning_evo.algorithms.quality import QualityHistory
 from lightning_evo.archive import Archive
 from lightning_evo.archive.meta import FinalOutcome, SearchDescription, read_meta
 from lightning_evo.reporting.page.columns import MANY, candidate_columns, fitness_digits, gene_descriptions, rounded
@@ -99,7 +100,7 @@ def _run(archive: Archive, snapshot: RunSnapshot, name: str, importance_of: Impo
         "curves": _curves(archive, snapshot),
         "early": _early(snapshot),
         "predicted": {monitor: _predicted(snapshot, monitor) for monitor in monitors},
-        "quality": _finite(meta.get("predictor_quality", [])),
+        "quality": _finite((read_meta(meta, QualityHistory) or QualityHistory()).to_dict()),
         "importance": {monitor: _importance(importance_of(snapshot, monitor)) for monitor in monitors},
         "front": front(snapshot).best,
         "bands": {monitor: _quartiles(snapshot, monitor) for monitor in monitors},

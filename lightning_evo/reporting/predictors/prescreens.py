@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning_evo.algorithms.quality import QUALITY, Quality, determination, kendall
+from lightning_evo.algorithms.quality import Quality, QualityHistory, determination, kendall
 from lightning_evo.archive import Archive
+from lightning_evo.archive.meta import read_meta
 from lightning_evo.genome import COMPLETED, Objective
 
 __all__ = ["Agreement", "PrescreenRecord", "read_prescreens"]
@@ -72,7 +73,8 @@ def read_prescreens(locations: Sequence[str | Path], objective: Objective) -> li
     records = []
     for location in locations:
         with Archive(location) as archive:
-            quality = [Quality(**row) for row in archive.meta.get(QUALITY, []) if row["monitor"] == objective.monitor]
+            history = read_meta(archive.meta, QualityHistory) or QualityHistory()
+            quality = [one for one in history.validations if one.monitor == objective.monitor]
             rows = archive.candidates(status=COMPLETED)
         pairs: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
         for row in rows:

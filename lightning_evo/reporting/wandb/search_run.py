@@ -11,7 +11,7 @@ import numpy as np
 import wandb
 from wandb.errors import Error
 
-from lightning_evo.algorithms.quality import QUALITY
+from lightning_evo.algorithms.quality import QualityHistory
 from lightning_evo.archive import Archive
 from lightning_evo.archive.meta import FinalOutcome, read_meta
 from lightning_evo.genome import COMPLETED, Candidate, Genome, Result, SearchSpace
@@ -140,9 +140,10 @@ class SearchRun:
         if len(self._monitors) > 1:
             front = [self._rows[id] for id in self._archive.pareto() if id in self._rows]
             self._log_table("pareto_front", front, state.told)
-        for quality in self._archive.meta.get(QUALITY, [])[-len(self._monitors) :]:
-            scores = {name: quality[name] for name in ("tau", "r2", "baseline", "results")}
-            self._log({f"predictor/{quality['monitor']}/{name}": value for name, value in scores.items()}, state.told)
+        history = read_meta(self._archive.meta, QualityHistory) or QualityHistory()
+        for quality in history.validations[-len(self._monitors) :]:
+            scores = {name: getattr(quality, name) for name in ("tau", "r2", "baseline", "results")}
+            self._log({f"predictor/{quality.monitor}/{name}": value for name, value in scores.items()}, state.told)
 
     def _lineage(self) -> list[dict[str, Any]]:
         names = ("candidate", "generation", "parents", "origin", "changed", "inherits", "duplicate_of", "status")
