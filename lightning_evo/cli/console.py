@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import NoReturn
 
 from lightning_evo.utils.output import open_standard_files, reader_is_gone, settle_output
 from lightning_evo.utils.text import bounded, printable_lines
 
-__all__ = ["CLOSED_PIPE", "INTERRUPTED", "add_working_directory", "prepare_output", "refuse", "report_to_user", "show"]
+__all__ = [
+    "CLOSED_PIPE",
+    "INTERRUPTED",
+    "add_working_directory",
+    "interrupts_end_imports",
+    "prepare_output",
+    "refuse",
+    "report_to_user",
+    "show",
+]
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C: that of a process which the signal ended, in a shell."""
@@ -33,6 +47,33 @@ def prepare_output() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def interrupts_end_imports() -> Iterator[None]:
+    """Have Ctrl-C end the process at once while modules are imported, and raise ``KeyboardInterrupt`` otherwise, as usual.
+
+    Many libraries catch whatever their imports raise, and fail later and differently, or run on.
+    """
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    at = frame
+    while at is not None:
+        if at.f_code.co_filename == "<frozen importlib._bootstrap>":
+            settle_output()
+            os._exit(INTERRUPTED)
+        at = at.f_back
+    signal.default_int_handler(number, frame)
 
 
 def show(text: str) -> None:

@@ -6,7 +6,14 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from lightning_evo.cli.console import CLOSED_PIPE, INTERRUPTED, add_working_directory, prepare_output, show
+from lightning_evo.cli.console import (
+    CLOSED_PIPE,
+    INTERRUPTED,
+    add_working_directory,
+    interrupts_end_imports,
+    prepare_output,
+    show,
+)
 from lightning_evo.utils import __version__
 from lightning_evo.utils.output import reader_is_gone, settle_output
 
@@ -44,7 +51,8 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     prepare_output()
     try:
-        _run(list(sys.argv[1:] if args is None else args))
+        with interrupts_end_imports():
+            _run(list(sys.argv[1:] if args is None else args))
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None
     except BrokenPipeError:

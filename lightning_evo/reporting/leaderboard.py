@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
@@ -19,6 +18,7 @@ from lightning_evo.genome import FAILED, STOPPED
 from lightning_evo.genome.names import ends_with, short_names, squeezed
 from lightning_evo.genome.records import StackRecord
 from lightning_evo.reporting.exports import as_csv
+from lightning_evo.reporting.rendering import text_console
 from lightning_evo.reporting.summaries import (
     describe_growth,
     describe_stacks,
@@ -138,7 +138,7 @@ def _finite(value: Any) -> Any:
 
 
 def _as_table(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], monitors: Sequence[str]) -> str:
-    console = Console()
+    console = text_console()
     genes = [column for column in columns[: columns.index("parents")] if column not in ("id", "status", *monitors)]
     costs = [column for column in columns if column.startswith("cost/") and column not in monitors]
     measured = {cost: cost.removeprefix("cost/") for cost in costs}

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
-from contextlib import redirect_stdout
-from io import BytesIO, TextIOWrapper
+import os
+import pty
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from io import BytesIO, StringIO, TextIOWrapper
 
 import pytest
 from hostile_texts import HOSTILE, RAISED, UNREADABLE, naming, raising, valued
+from rich.console import Console
 from searching import evolution, threads, told
 
 from lightning_evo import Budget, Objective
 from lightning_evo.algorithms import RandomSearch
 from lightning_evo.evolution import SearchError
-from lightning_evo.genome import Categorical, Result, Uniform
-from lightning_evo.genome.records import MAX_CURVE, MAX_ERROR, MAX_ERROR_TYPE, MAX_METRICS, LeftOutRecord
+from lightning_evo.genome import Categorical, Result, Uniform, records
+from lightning_evo.genome.records import MAX_ERROR, MAX_ERROR_TYPE, MAX_METRICS, LeftOutRecord
 from lightning_evo.reporting.exports import export_csv, export_json
 from lightning_evo.reporting.leaderboard import leaderboard, tracebacks
 from lightning_evo.reporting.page import report
+from lightning_evo.reporting.progress import LiveProgress, SilentProgress
 
 
 def searched(directory, function, kinds, executor, candidates, **changes):
@@ -119,18 +124,19 @@ def test_names_that_no_database_holds_are_refused_in_a_line(tmp_path):
         Objective("x" * 501)
 
 
-def test_a_result_is_bounded_and_only_where_that_is_needed():
+def test_a_result_is_bounded_and_only_where_that_is_needed(monkeypatch):
+    monkeypatch.setattr(records, "MAX_CURVE", 10_000)
     small = Result(
         "completed", fitness=(1.0,), metrics={"a": 1.0}, curve=({"epoch": 0, "a": 1.0},) * 50, extra={"b": [1]}
     )
     assert small.storable() is small
     emoji = Result("completed", fitness=(1.0,), metrics={"🙂": 1.0})
     assert emoji.storable() == emoji
-    points = tuple({"epoch": i, **{f"m{k}": 0.0 for k in range(200)}} for i in range(10_000))
+    points = tuple({"epoch": i, **{f"m{k}": 0.0 for k in range(200)}} for i in range(100))
     large = Result("completed", fitness=(1.0,), curve=points, extra={"big": "x" * 5_000_000, "small": "\ud800"})
     kept = large.storable()
-    assert sum(map(len, kept.curve)) <= MAX_CURVE
-    assert len(kept.curve) == 10_000
+    assert sum(map(len, kept.curve)) == 10_000
+    assert len(kept.curve) == 100
     assert kept.curve[0]["epoch"] == 0
     assert kept.extra["small"] == "\\ud800"
     assert kept.entry(LeftOutRecord) == LeftOutRecord(0, 101, {"big": 5_000_002})
@@ -149,3 +155,79 @@ def test_output_in_any_encoding_shows_every_message(tmp_path, encoding):
         ).run()
     assert b"caf\\udce9.png" in written.getvalue()
     assert b"\\x9b31m" in written.getvalue()
+
+
+def _written(number):
+    return os.fdopen(number, "w")
+
+
+def _closed():
+    stream = StringIO()
+    stream.close()
+    return stream
+
+
+def _unread():
+    reading, writing = os.pipe()
+    os.close(reading)
+    return _written(writing)
+
+
+def _full():
+    return _written(os.open("/dev/full", os.O_WRONLY))
+
+
+def _gone():
+    controller, terminal = pty.openpty()
+    stream = _written(terminal)
+    os.close(controller)
+    return stream
+
+
+@pytest.mark.parametrize("broken", [_closed, _unread, _full, _gone, lambda: None])
+def test_a_search_goes_on_where_its_output_cannot_be_written(tmp_path, broken):
+    stream = broken()
+    with redirect_stdout(stream), redirect_stderr(stream), threads() as pool:
+        archive = evolution(tmp_path / "run", pool, progress=True).run()
+    assert archive.counts()["completed"] == 12
+    if stream is not None:
+        stream.close()  # nothing is left in it that would fail now
+
+
+def test_a_terminal_that_goes_during_a_search_is_left_alone(tmp_path):
+    controller, terminal = pty.openpty()
+    stream = _written(terminal)
+
+    class Vanishing(LiveProgress):
+        interval = 0.0
+
+        def told(self, candidate, result, state):
+            if candidate.id == 5:
+                os.close(controller)
+
+    display = Vanishing(Console(file=stream, force_terminal=True, width=80))
+    before = sys.stdout
+    with threads() as pool:
+        archive = evolution(tmp_path / "run", pool, progress=display).run()
+    assert archive.counts()["completed"] == 12
+    assert sys.stdout is before
+    assert display.console.quiet
+
+
+def test_a_display_that_raises_is_reported_once_and_ends_nothing(tmp_path, caplog):
+    class Broken(SilentProgress):
+        def due(self):
+            return True
+
+        def update(self, state):
+            raise ZeroDivisionError("\x1b[31m")
+
+        told = update
+
+        def message(self, text):
+            raise SystemExit(1)
+
+    with threads() as pool:
+        assert evolution(tmp_path / "run", pool, progress=Broken()).run().counts()["completed"] == 12
+    assert len(caplog.messages) == 1
+    assert "\x1b" not in caplog.text

@@ -6,20 +6,21 @@ import math
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, RenderableType
-from rich.markup import escape
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from lightning_evo.reporting.predictors.prescreens import Agreement, PrescreenRecord
 from lightning_evo.reporting.predictors.report import Evaluation, PredictorReport
+from lightning_evo.reporting.rendering import text_console
+from lightning_evo.utils.text import printable, printable_lines
 
 __all__ = ["as_text"]
 
 
 def as_text(report: PredictorReport) -> str:
     """The report as tables that fit the terminal's width."""
-    console = Console()
+    console = text_console()
     parts: list[RenderableType] = [_learning(report), _notes(report)]
     for record in report.prescreens:
         parts += ["", _quality(record), _agreements(record)] if record.quality else ["", _agreements(record)]
@@ -35,7 +36,7 @@ def _learning(report: PredictorReport) -> Table:
     source = locations[0] if len(locations) == 1 else f"{len(locations)} searches"
     table = Table(
         title=Text(
-            f"{source}: {results.objective.monitor} of {len(results.genomes)} results; mean ± standard deviation over "
+            f"{printable(source)}: {printable(results.objective.monitor)} of {len(results.genomes)} results; mean ± standard deviation over "
             f"{report.repeats} repeats, tested on {report.held_out} held-out results"
         ),
         title_justify="left",
@@ -48,7 +49,7 @@ def _learning(report: PredictorReport) -> Table:
         table.add_column(title, justify="right", no_wrap=True)
     for evaluation in report.evaluations:
         for number, models in enumerate(report.models):
-            name = escape(evaluation.name) if number == 0 else ""
+            name = Text(printable(evaluation.name)) if number == 0 else ""
             last = number == len(report.models) - 1
             table.add_row(name, str(models), *_figures(evaluation, models), end_section=last)
     return table
@@ -68,7 +69,7 @@ def _notes(report: PredictorReport) -> Text:
     if report.sizes:
         ranked = ", ".join(f"{name} {tau:+.2f}" for name, tau in report.sizes.items())
         lines.append(f"Kendall τ of size alone, without training: {ranked}")
-    return Text("\n".join(lines))
+    return Text(printable_lines("\n".join(lines)))
 
 
 def _quality(record: PrescreenRecord) -> Table:
@@ -98,7 +99,9 @@ def _agreements(record: PrescreenRecord) -> Table:
 
 
 def _titled(title: str) -> Table:
-    return Table(title=Text(title), title_justify="left", title_style="bold", box=SIMPLE_HEAD, collapse_padding=True)
+    return Table(
+        title=Text(printable(title)), title_justify="left", title_style="bold", box=SIMPLE_HEAD, collapse_padding=True
+    )
 
 
 def _spread(mean: float, std: float) -> str:
