@@ -36,8 +36,8 @@ def _learning(report: PredictorReport) -> Table:
     source = locations[0] if len(locations) == 1 else f"{len(locations)} searches"
     table = Table(
         title=Text(
-            f"{printable(source)}: {printable(results.objective.monitor)} of {len(results.genomes)} results; mean ± standard deviation over "
-            f"{report.repeats} repeats, tested on {report.held_out} held-out results"
+            f"{printable(source)}: {printable(results.objective.monitor)} of {len(results.genomes)} results; "
+            f"mean ± standard deviation over {report.repeats} repeats, tested on {report.held_out} held-out results"
         ),
         title_justify="left",
         title_style="bold",
