@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import logging
 import pkgutil
 import random
 import tempfile
@@ -143,12 +144,15 @@ def shared_folder(name: str) -> Path:
 @contextmanager
 def sharing() -> Iterator[None]:
     """Have :func:`shared_folder` work within the block."""
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)  # what is found to be damaged is warned of
     with tempfile.TemporaryDirectory(prefix="faults-shared-") as folder:
         _shared.append(Path(folder))
         try:
             yield
         finally:
             _shared.pop()
+            logging.disable(level)
 
 
 def try_kinds(

@@ -15,7 +15,17 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from lightning_evo.archive.errors import ArchiveError, Damaged, DiskFull, Unreadable
 
-__all__ = ["ARCHIVE", "JOURNAL", "ArchiveLocation", "in_memory", "inserted_id", "reading", "translated", "writing"]
+__all__ = [
+    "ARCHIVE",
+    "JOURNAL",
+    "ArchiveLocation",
+    "fold_log",
+    "in_memory",
+    "inserted_id",
+    "reading",
+    "translated",
+    "writing",
+]
 
 ARCHIVE = "archive.sqlite"
 JOURNAL = "journal.jsonl"
@@ -72,8 +82,13 @@ def inserted_id(connection: Connection, table: Table, values: Mapping[str, Any])
     return int(key[0])
 
 
-def writing(location: ArchiveLocation) -> Engine:
-    """An engine whose every transaction takes the write lock at its start: none fails half-way for want of it."""
+def writing(location: ArchiveLocation, folding: bool = True) -> Engine:
+    """An engine whose every transaction takes the write lock at its start: none fails half-way for want of it.
+
+    Args:
+        location: Where the database is.
+        folding: Whether SQLite folds the write-ahead log into the file when it likes; otherwise :func:`fold_log` does.
+    """
     if location.file is None:
         assert location.url is not None, "a location is a file or a URL"
         return create_engine(location.url)
@@ -83,11 +98,32 @@ def writing(location: ArchiveLocation) -> Engine:
         connection = sqlite3.connect(file, timeout=_BUSY, isolation_level=None, check_same_thread=False)
         connection.execute("PRAGMA journal_mode=WAL").fetchall()
         connection.execute("PRAGMA synchronous=NORMAL")
+        if not folding:
+            connection.execute("PRAGMA wal_autocheckpoint=0").fetchall()
         return connection
 
     engine = create_engine("sqlite://", creator=connect, poolclass=QueuePool)
     event.listen(engine, "begin", _begin_immediate)
     return engine
+
+
+def fold_log(engine: Engine, patience: float) -> None:
+    """Fold a SQLite database's write-ahead log into its file, and empty the log where no reader needs it.
+
+    Args:
+        engine: Of :func:`writing`.
+        patience: Seconds to wait for readers of earlier states. Where they take longer, as much is folded as they allow.
+    """
+    connection = engine.raw_connection()
+    try:
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout={round(1000 * patience)}").fetchall()
+        try:
+            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        finally:
+            cursor.execute(f"PRAGMA busy_timeout={round(1000 * _BUSY)}").fetchall()
+    finally:
+        connection.close()
 
 
 def reading(location: ArchiveLocation) -> Engine:
@@ -143,6 +179,8 @@ def translated(location: ArchiveLocation) -> Iterator[None]:
         raise _translation(location, error.orig) from error
     except sqlite3.Error as error:
         raise _translation(location, error) from error
+    except UnicodeDecodeError as error:
+        raise Damaged(f"{location}: damaged ({error})") from error
 
 
 def _translation(location: ArchiveLocation, error: BaseException | None) -> ArchiveError:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Column, ColumnElement, Connection, Row, Select, and_, select
 
 from lightning_evo.archive import schema
+from lightning_evo.archive.errors import Damaged
 from lightning_evo.archive.events import Event
 
 __all__ = [
@@ -180,7 +181,10 @@ def result_records(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 def parsed(texts: Sequence[str | None]) -> list[Any]:
     """What each JSON text holds, ``None`` for none; in one go, as a call for each would take twice as long."""
-    return json.loads(f"[{','.join('null' if text is None else text for text in texts)}]")
+    try:
+        return json.loads(f"[{','.join('null' if text is None else text for text in texts)}]")
+    except ValueError as error:
+        raise Damaged(f"damaged (a row's content isn't JSON: {error})") from error
 
 
 def _metas(read: Read, run: int, after: int, last: int) -> Iterator[Event]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from sqlalchemy import Connection, Row, func, select
 
@@ -25,6 +26,7 @@ from lightning_evo.archive.history import (
     results_query,
     segments,
 )
+from lightning_evo.archive.integrity import Diagnosis
 from lightning_evo.archive.journal import Journal
 from lightning_evo.archive.recovery import from_journal
 from lightning_evo.archive.table import PENDING, RunTable
@@ -64,18 +66,25 @@ class Archive:
     """
 
     def __init__(self, location: str | Path, run: str | None = None) -> None:
+        self._open(location, run, check=True)
+
+    @classmethod
+    def _of_writer(cls, location: str | Path, run: str) -> Self:
+        """An archive whose writer, in this process, has just checked it or written it."""
+        archive = cls.__new__(cls)
+        archive._open(location, run, check=False)
+        return archive
+
+    def _open(self, location: str | Path, run: str | None, check: bool) -> None:
         self._location = ArchiveLocation.of(location)
         self.recovered: str | None = None
         journal = Journal(self._location.journal) if self._location.journal else None
         self._journal = journal if journal and journal.path.exists() else None
-        if self._location.file is not None and not self._location.file.exists():
-            if self._journal is None:
-                raise ArchiveError(
-                    f"{location}: no archive here; give the directory of a run, its archive file or a URL"
-                )
-            self._use_journal("missing")
-        else:
-            self._engine = reading(self._location)
+        if self._location.file is not None and not self._location.file.exists() and self._journal is None:
+            raise ArchiveError(f"{location}: no archive here; give the directory of a run, its archive file or a URL")
+        self._engine = reading(self._location)
+        if check and self._location.file is not None:
+            self._check()
         try:
             self._run_id, self.run, directory = self._read(lambda connection: self._choose(connection, run))
         except BaseException:
@@ -324,10 +333,22 @@ class Archive:
             raise ArchiveError(f"{self._location}: contains several runs; specify one of them: {names}")
         return chosen[0].id, chosen[0].name, chosen[0].directory
 
+    def _check(self) -> None:
+        """Turn to the journal where the database isn't as it was written or lacks events.
+
+        Raises:
+            ArchiveError: If the journal can't be used either.
+        """
+        found = Diagnosis(self._location, self._journal)
+        if (fault := found.complaint) is not None:
+            if found.journal_fault is not None:
+                raise found.refuse()
+            self._use_journal(fault)
+
     def _read(self, query: Callable[[Connection], T]) -> T:
         """Run ``query`` in a transaction; where the database turns out to be damaged, on what the journal holds."""
         try:
-            with translated(self._location), self._engine.begin() as connection:
+            with translated(self._location), self._engine.begin() as connection, _content(self._location):
                 return query(connection)
         except (Damaged, Unreadable) as damage:
             if self._journal is None or self.recovered:
@@ -345,9 +366,19 @@ class Archive:
                 f"{self._location}: {fault}, and the journal cannot be read either: {damage}. Put back a copy of "
                 "one of them"
             ) from damage
+        self._engine.dispose()
         self._engine = engine
         self.recovered = (
             f"{self._location}: {fault}; reading the journal instead. "
-            "Running `lightning-evo fit` again rebuilds the archive"
+            "Running `lightning-evo fit` again, or `lightning-evo check --repair`, rebuilds the archive"
         )
         _log.warning(self.recovered)
+
+
+@contextmanager
+def _content(location: ArchiveLocation) -> Iterator[None]:
+    """Raises what rows that nobody wrote lead to as :class:`Damaged`: SQLite finds their bytes in order."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
+        raise Damaged(f"{location}: damaged (a row can't be read: {error!r})") from error

@@ -3,65 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
-from sqlalchemy import Connection, Engine, func, inspect, select
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Connection, Engine, select
+from sqlalchemy.exc import DBAPIError, OperationalError, StatementError
 
 from lightning_evo.archive import schema
-from lightning_evo.archive.database import ArchiveLocation, in_memory, inserted_id, reading, translated, writing
+from lightning_evo.archive.database import ArchiveLocation, in_memory, inserted_id, translated, writing
+from lightning_evo.archive.database_sum import SUM
 from lightning_evo.archive.errors import ArchiveError, Damaged, translated_file
-from lightning_evo.archive.events import apply, known_columns
+from lightning_evo.archive.events import Event, apply, known_columns
 from lightning_evo.archive.history import recorded
-from lightning_evo.archive.journal import Header, Journal
+from lightning_evo.archive.journal import Header, Journal, JournalState
 
-__all__ = ["find_fault", "from_journal", "last_sequence", "rebuild", "reconcile", "set_aside"]
+__all__ = ["from_journal", "last_sequence", "rebuild", "reconcile", "replay", "set_aside"]
 
 
 T = TypeVar("T")
-
-
-def find_fault(location: ArchiveLocation) -> str | None:
-    """What is wrong with a SQLite file, every page and index of it checked; ``None`` if nothing is.
-
-    Opens it for reading only: a damaged file and its ``-wal`` stay as they are.
-
-    Raises:
-        ArchiveError: If it is sound, but no archive that this version can use.
-    """
-    assert location.file is not None
-    if not location.file.exists():
-        return "missing"
-    if location.file.stat().st_size == 0:
-        return "empty"
-    engine = reading(location)
-    try:
-        with translated(location), engine.begin() as connection:
-            verdict = connection.exec_driver_sql("PRAGMA integrity_check(3)").scalars().all()
-            if verdict != ["ok"]:
-                return "damaged: " + "; ".join(verdict)
-            if not inspect(connection).get_table_names():
-                return "empty"
-            schema.check_version(connection, str(location))
-            return _find_gap(connection)
-    except Damaged as damage:
-        return str(damage).removeprefix(f"{location}: ")
-    finally:
-        engine.dispose()
-
-
-def _find_gap(connection: Connection) -> str | None:
-    """Whether rows are missing that the run's last sequence number speaks of (pages of different age in one file)."""
-    for run, last in connection.execute(select(schema.runs.c.id, schema.runs.c.last_sequence)).all():
-        newest = 0
-        for table in (schema.candidates, schema.results, schema.weights, schema.meta):
-            at = connection.scalar(select(func.max(table.c.sequence)).where(table.c.run_id == run))
-            newest = max(newest, at or 0)
-        if newest != last:
-            return f"damaged: it records {last} events but contains {newest}"
-    return None
 
 
 def last_sequence(connection: Connection, run: int) -> int:
@@ -70,18 +30,31 @@ def last_sequence(connection: Connection, run: int) -> int:
     return connection.execute(query.with_for_update()).scalar_one()
 
 
-def _replay(engine: Engine, header: Header, journal: Journal) -> int:
-    """Fill an empty database from a journal; returns the number of the last event."""
+def replay(engine: Engine, header: Header, journal: Path, events: Iterable[Event], run: int = 1) -> int:
+    """Fill an empty database with a journal's events; returns the number of the last one.
+
+    Args:
+        engine: Of the database.
+        header: The journal's header.
+        journal: The journal's path, beside which the run's files are.
+        events: What it holds.
+        run: The run's number.
+
+    Raises:
+        Damaged: If an event isn't complete.
+    """
     with engine.begin() as connection:
         schema.create(connection)
-        row = {
-            "name": header.run,
-            "directory": str(journal.path.parent),
-            "created": header.created,
-            "last_sequence": 0,
-        }
-        run = inserted_id(connection, schema.runs, row)
-        return apply(connection, run, journal.read(), set()) or 0
+        row = {"name": header.run, "directory": str(journal.parent), "created": header.created, "last_sequence": 0}
+        inserted_id(connection, schema.runs, {"id": run, **row})
+        try:
+            return apply(connection, run, events, set()) or 0
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise Damaged(f"{journal}: damaged (an event isn't complete: {error!r})") from error
+        except StatementError as error:
+            if isinstance(error, OperationalError):
+                raise  # the disk is full, for instance
+            raise Damaged(f"{journal}: damaged (its events contradict each other: {error.orig})") from error
 
 
 def from_journal(journal: Journal) -> Engine:
@@ -94,49 +67,39 @@ def from_journal(journal: Journal) -> Engine:
     if header is None:
         raise ArchiveError(f"{journal.path}: no journal to read from")
     engine = in_memory()
-    _replay(engine, header, journal)
+    replay(engine, header, journal.path, journal.read())
     return engine
 
 
-def rebuild(location: ArchiveLocation, fault: str, journal: Journal) -> str | None:
+def rebuild(location: ArchiveLocation, fault: str, journal: Journal) -> str:
     """Replace a faulty SQLite file by one built from the journal; the faulty one is kept under another name.
 
     Args:
         location: With a file.
-        fault: What :func:`find_fault` found.
-        journal: The journal beside it.
+        fault: What is wrong with it.
+        journal: The journal beside it, which is whole.
 
     Returns:
-        What was done; ``None`` where there is nothing yet, neither database nor journal.
+        What was done.
 
     Raises:
-        ArchiveError: If the journal is damaged too, or is missing: then nothing is changed.
+        Damaged: If the journal can't be read after all: then nothing is changed.
     """
     file = location.file
     assert file is not None
     new = ArchiveLocation(file.with_name(file.name + ".rebuilding"))
+    header = journal.header()
+    assert header is not None, "the journal is whole"
+    _remove(new)
+    engine = writing(new)
     try:
-        header = journal.header()
-        if header is None:
-            if fault in ("missing", "empty") and not _size(journal.path):
-                return None
-            found = "is missing" if not journal.path.exists() else "has no whole first line"
-            raise Damaged(f"{journal.path} {found}")
+        with translated(new):
+            events = replay(engine, header, journal.path, journal.read())
+    except BaseException:
         _remove(new)
-        engine = writing(new)
-        try:
-            with translated(new):
-                events = _replay(engine, header, journal)
-        except BaseException:
-            _remove(new)
-            raise
-        finally:
-            engine.dispose()
-    except Damaged as damage:
-        raise ArchiveError(
-            f"{file} is {fault}, and the journal it could be rebuilt from cannot be used either: {damage}. Nothing was "
-            f"changed. Put back a copy of one of the two files, or name another directory to start a new search"
-        ) from damage
+        raise
+    finally:
+        engine.dispose()
     incomplete = journal.tail().incomplete
     with translated_file(file):
         kept = set_aside(file)
@@ -153,17 +116,17 @@ def _size(path: Path) -> int:
 
 
 def _remove(location: ArchiveLocation) -> None:
-    for suffix in ("", "-wal", "-shm"):
+    for suffix in ("", "-wal", "-shm", SUM):
         Path(f"{location}{suffix}").unlink(missing_ok=True)
 
 
 def set_aside(file: Path, why: str = "damaged") -> Path | None:
-    """Rename a file or folder to ``<name>.<why>-N``; a database's ``-wal`` and ``-shm`` first: they'd spoil the next one.
+    """Rename a file or folder to ``<name>.<why>-N``; a database's ``-wal`` and the like first: they'd spoil the next.
 
     Returns:
         The new name, ``None`` where there was nothing to rename.
     """
-    present = [part for suffix in ("-wal", "-shm", "") if (part := Path(f"{file}{suffix}")).exists()]
+    present = [part for suffix in ("-wal", "-shm", SUM, "") if (part := Path(f"{file}{suffix}")).exists()]
     number = 1
     while any(file.parent.glob(f"{file.name}.{why}-{number}*")):
         number += 1
@@ -173,8 +136,23 @@ def set_aside(file: Path, why: str = "damaged") -> Path | None:
     return kept if present else None
 
 
-def reconcile(location: ArchiveLocation, engine: Engine, run: int, header: Header, journal: Journal) -> str | None:
+def reconcile(
+    location: ArchiveLocation,
+    engine: Engine,
+    run: int,
+    header: Header,
+    journal: Journal,
+    state: JournalState | None = None,
+) -> str | None:
     """Make a sound database and the journal hold the same events, and open the journal for writing.
+
+    Args:
+        location: Where the database is.
+        engine: Of the database.
+        run: The run's number in it.
+        header: The run's name, and when it was created.
+        journal: The journal.
+        state: All its lines, where they were looked at: damage before its end is known by them alone.
 
     Returns:
         What was done, ``None`` where they agreed.
@@ -193,6 +171,11 @@ def reconcile(location: ArchiveLocation, engine: Engine, run: int, header: Heade
         tail = journal.tail() if journal.header() is not None else None
     except Damaged as damage:
         tail, done = None, f"{damage}: rewritten from the database"
+    if state is not None and state.fault and _size(journal.path):
+        if state.reached > last:
+            _catch_up(location, engine, run, last, state.reached, journal)
+        count = f"{state.damaged} of {state.lines} lines" if state.damaged else state.fault
+        tail, done = None, f"{journal.path} is damaged ({count}: {state.fault}): rewritten from the database"
     if tail is None:
         if done or _size(journal.path):
             kept = set_aside(journal.path)

@@ -8,6 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,19 +16,33 @@ from typing import Any
 from sqlalchemy import Connection, and_, select
 
 from lightning_evo.archive import schema
-from lightning_evo.archive.database import ARCHIVE, JOURNAL, ArchiveLocation, inserted_id, translated, writing
+from lightning_evo.archive.database import (
+    ARCHIVE,
+    JOURNAL,
+    ArchiveLocation,
+    fold_log,
+    inserted_id,
+    translated,
+    writing,
+)
+from lightning_evo.archive.database_sum import DatabaseSum, log_size
 from lightning_evo.archive.errors import ArchiveError, Damaged, DiskFull, translated_file
 from lightning_evo.archive.events import ColumnNames, Event, apply, ask_event, known_columns
+from lightning_evo.archive.integrity import Diagnosis
 from lightning_evo.archive.journal import Header, Journal, encoded
 from lightning_evo.archive.lock import DirectoryLock, network_file_system
 from lightning_evo.archive.reader import Archive
-from lightning_evo.archive.recovery import find_fault, last_sequence, rebuild, reconcile, set_aside
+from lightning_evo.archive.recovery import last_sequence, rebuild, reconcile, set_aside
 from lightning_evo.genome import Candidate, Result
 from lightning_evo.utils.text import storable
 
 __all__ = ["ArchiveWriter"]
 
 RESERVE_BYTES = 1 << 20
+
+_LOG_BYTES = 4 << 20
+"""The write-ahead log is folded into the database when it is as large as this and as half of the database: folding, and the
+checksum that follows, then cost the same per event in a database of any size."""
 
 
 class ArchiveWriter:
@@ -74,6 +89,7 @@ class ArchiveWriter:
         self._reserve = self.directory / "reserve"
         self._closed = False
         self._last = 0
+        self._log_bytes = _LOG_BYTES
         try:
             self._make_reserve()
             self._open(run)
@@ -147,7 +163,7 @@ class ArchiveWriter:
 
     def archive(self) -> Archive:
         """A read-only view of the same run."""
-        return Archive(self._database or self.directory, self.run)
+        return Archive._of_writer(self._database or self.directory, self.run)
 
     def start_over(self) -> ArchiveWriter:
         """Begin a new, empty run in this directory, which stays locked throughout; returns this writer.
@@ -156,7 +172,7 @@ class ArchiveWriter:
         """
         with self._mutex:
             self._journal.close()
-            self._engine.dispose()
+            self._fold(closing=True)
             with translated_file(self.directory):
                 for name in (ARCHIVE, JOURNAL, "candidates", "final"):
                     set_aside(self.directory / name, "replaced")
@@ -164,13 +180,16 @@ class ArchiveWriter:
         return self
 
     def close(self) -> None:
-        """Release the directory; a second call does nothing."""
+        """Fold all that was recorded into the database file and release the directory; a second call does nothing."""
         with self._mutex:
             if not self._closed:
                 self._closed = True
-                self._journal.close()
-                self._engine.dispose()
-                self._lock.release()
+                try:
+                    self._journal.close()
+                    self._fold(closing=True)
+                finally:
+                    self._engine.dispose()
+                    self._lock.release()
 
     def __enter__(self) -> ArchiveWriter:
         return self
@@ -183,10 +202,19 @@ class ArchiveWriter:
     # -- opening -------------------------------------------------------------------------------------------------------
 
     def _open(self, run: str | None, new: bool = False) -> None:
-        done = []
-        if self._own and (fault := find_fault(self._location)):
-            done.append(rebuild(self._location, fault, self._journal))
-        self._engine = writing(self._location)
+        done: list[str | None] = []
+        state = None
+        if self._own:
+            found = Diagnosis(self._location, self._journal, thorough=True)
+            state = found.journal_state
+            if found.fault is not None:
+                if found.fault not in ("missing", "empty") or _size(self._journal.path):
+                    if found.journal_fault is not None:
+                        raise found.refuse()
+                    done.append(rebuild(self._location, found.fault, self._journal))
+            elif found.proven is False and found.journal_fault is not None:
+                raise found.refuse()
+        self._engine = writing(self._location, folding=not self._own)
         try:
             with translated(self._location), self._engine.begin() as connection:
                 schema.create(connection)
@@ -194,9 +222,12 @@ class ArchiveWriter:
                 self._run_id, header = self._find_run(connection, run, new)
             self.run = header.run
             self._header = header
-            done.append(reconcile(self._location, self._engine, self._run_id, header, self._journal))
+            done.append(reconcile(self._location, self._engine, self._run_id, header, self._journal, state))
+            if state is not None and state.whole and not state.sealed:
+                self._journal.seal(header)
             self._settled = False
             self._settle()
+            self._fold()
         except BaseException:
             self._engine.dispose()
             raise
@@ -314,6 +345,23 @@ class ArchiveWriter:
         self._last = event["sequence"]
         self._journal.append(event)
         self._settled = True
+        if self._own and log_size(self.directory / ARCHIVE) > self._log_bytes:
+            self._fold()
+
+    def _fold(self, closing: bool = False) -> None:
+        """Fold the write-ahead log into the database, which then gets a checksum; what fails is done the next time."""
+        if self._location.file is None:
+            return
+        with suppress(ArchiveError), translated(self._location):
+            # While the search goes on, nothing waits for readers.
+            fold_log(self._engine, patience=5.0 if closing else 0.0)
+        if closing:
+            self._engine.dispose()
+        if self._own:
+            file = self._location.file
+            with suppress(OSError):
+                DatabaseSum.of(file, self._last, closed=closing and not log_size(file)).write(file)
+                self._log_bytes = log_size(file) + max(_LOG_BYTES, file.stat().st_size // 2)
 
     def _settle(self) -> None:
         """Bring memory and journal to where the database is, after a call that was interrupted or failed."""
@@ -324,3 +372,7 @@ class ArchiveWriter:
             self._known: ColumnNames = known_columns(connection, self._run_id)
         reconcile(self._location, self._engine, self._run_id, self._header, self._journal)
         self._settled = True
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0

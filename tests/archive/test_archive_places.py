@@ -276,8 +276,8 @@ def test_an_archive_of_a_later_version_is_refused(sample):
 
 def test_a_journal_of_a_later_version_is_refused(sample):
     text = (sample / "journal.jsonl").read_text()
-    (sample / "journal.jsonl").write_text(re.sub(r'"version":\d', '"version":4', text, count=1))
-    with pytest.raises(ArchiveError, match=r"journal version 4; lightning-evo .* knows versions up to 3"):
+    (sample / "journal.jsonl").write_text(re.sub(r'"version":\d', '"version":5', text, count=1))
+    with pytest.raises(ArchiveError, match=r"journal version 5; lightning-evo .* knows versions up to 4"):
         ArchiveWriter(sample)
 
 
