@@ -119,6 +119,13 @@ def _no_traces():
 
 
 @pytest.fixture
+def plain_convolutions():
+    """Convolutions without oneDNN, which prepares itself for every shape: most of the time of a network that runs once."""
+    with torch.backends.mkldnn.flags(enabled=False):
+        yield
+
+
+@pytest.fixture
 def config():
     """An ordinary LightningCLI config of a toy, trained for two epochs."""
     return {

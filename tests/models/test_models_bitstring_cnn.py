@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from lightning_evo.models import BitstringCNN, ChromosomeNetwork
 from lightning_evo.models.chromosome import LENGTH, canonical_chromosome, decode
 
+pytestmark = pytest.mark.usefixtures("plain_convolutions")
+
 PHENOTYPES = sorted({canonical_chromosome(format(number, "020b")) for number in range(0, 2**20, 2)})
 SIZES = [8, 9, 15, 28, 32, 64, 96, 224]
 SMALL = {"widths": (2, 3, 4, 5), "max_width": 12, "head": (6,)}
@@ -35,7 +37,9 @@ def test_phenotypes_from_all_over_build_and_run_at_all_sizes():
 def test_every_phenotype_builds_and_runs(sizes):
     shapes_differ = [bits for bits in PHENOTYPES if decode(bits).activation == "relu"]
     for bits, (size, channels) in zip(shapes_differ, itertools.cycle(itertools.product(sizes, (1, 3))), strict=False):
-        assert runs_on_meta(bits, size, channels), (bits, size, channels)
+        scores = build(bits, size, channels, **SMALL)(torch.randn(2, channels, size, size))
+        assert scores.shape == (2, 10), (bits, size, channels)
+        assert torch.isfinite(scores).all(), (bits, size, channels)
 
 
 @settings(max_examples=40, deadline=None)
@@ -71,8 +75,7 @@ def test_chromosomes_with_one_canonical_form_build_the_identical_network(bits, n
 @pytest.mark.parametrize("every", [41, pytest.param(1, marks=pytest.mark.slow)])
 def test_chromosomes_with_different_canonical_forms_build_different_networks(every):
     chosen = PHENOTYPES[::every]
-    with torch.device("meta"):
-        built = {repr(build(bits, 224, head=())) for bits in chosen}
+    built = {repr(build(bits, 224, widths=(2, 3, 4, 5), head=())) for bits in chosen}
     assert len(built) == len(chosen)
 
 
