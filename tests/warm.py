@@ -291,8 +291,11 @@ def _become(connection: socket.socket, path: Sequence[str]) -> types.CodeType:
     os.chdir(request["directory"])
     os.environ.clear()
     os.environ.update(request["environment"])
+    # Whether a stream can be sought in, and is a terminal, is looked up when it is opened.
+    sys.stdin = sys.__stdin__ = os.fdopen(0, closefd=False)
+    sys.stdout = sys.__stdout__ = os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.__stderr__ = os.fdopen(2, "w", 1, errors="backslashreplace", closefd=False)
     _fork_forkserver()
-    sys.stdout.reconfigure(line_buffering=os.isatty(1))
     # Two new processes draw different numbers; forks of one would draw the same.
     random.seed()
     sys.modules["numpy"].random.seed()
