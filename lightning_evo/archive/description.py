@@ -11,6 +11,7 @@ from lightning_evo.archive.meta import SearchDescription, read_meta
 from lightning_evo.archive.reader import Archive
 from lightning_evo.genome import Gene, SearchSpace
 from lightning_evo.utils.imports import current_name, import_by_name
+from lightning_evo.utils.signatures import constructor_parameters
 
 __all__ = ["compare_search", "read_space"]
 
@@ -63,7 +64,7 @@ def _gene(description: Any) -> Gene:
         raise ValueError(f"{path} is no gene")
     hints = _hints(kind)
     gene = kind(**{name: _argument(value, hints.get(name, set())) for name, value in given.items()})
-    for name in inspect.signature(kind).parameters:
+    for name in constructor_parameters(kind):
         # What the gene keeps would be in the description, unless its class took no such argument then.
         if name not in given and name not in vars(gene) and f"_{name}" not in vars(gene):
             raise ValueError(f"{path} doesn't store its argument {name!r} under that name, so its value is unknown")

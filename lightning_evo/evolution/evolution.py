@@ -24,7 +24,7 @@ from lightning_evo.evolution.checks import (
     search_callback_kinds,
 )
 from lightning_evo.evolution.controller import Controller
-from lightning_evo.evolution.description import describe
+from lightning_evo.evolution.description import complete, describe
 from lightning_evo.evolution.errors import Interrupts, SearchError, SearchInterrupted
 from lightning_evo.evolution.executors import make_executor, plan
 from lightning_evo.evolution.jobs import CANDIDATES
@@ -40,7 +40,7 @@ from lightning_evo.evolution.stacking import (
     fixed_genes,
     stacks,
 )
-from lightning_evo.evolution.winner import Finisher
+from lightning_evo.evolution.winner import Finisher, ScheduleCallback
 from lightning_evo.execution import Executor
 from lightning_evo.genome import COMPLETED, STOPPED, Gene, Objective, SearchSpace, SpaceError
 from lightning_evo.reporting.progress import HarmlessProgress, ProgressDisplay, make_progress
@@ -256,15 +256,7 @@ class Evolution:
             return
         if controller.state.best is None:
             raise SearchError(f"no candidate finished, so there is no winner; {controller.state.summary()}")
-        finisher = Finisher(
-            self.directory,
-            self.trainable,
-            self.objectives,
-            self.fitness_epoch,
-            self.workers.devices_per_candidate,
-            self.algorithm.schedule_callback,
-        )
-        finisher.finish(
+        Finisher(self.search).finish(
             controller.state.best, self.final, writer, archive, controller.executor, controller.progress, interrupts
         )
 
@@ -380,15 +372,36 @@ class Evolution:
         """In what the search that ``meta`` belongs to differs from this one; nothing where there is none yet."""
         if SearchDescription.key not in meta:
             return []
-        differences = compare_search(meta[SearchDescription.key], self.describe())
+        stored, described = meta[SearchDescription.key], self.describe()
+        differences = compare_search(stored, described)
+        if differences:
+            # Classes, the Trainer's too, may have had fewer arguments then: what a search never said is no difference.
+            differences = compare_search(self._completed(stored), described)
         if self.seed is not None and meta["seed"] != self.seed:
             differences.append(f"seed: {meta['seed']} in the archive, {self.seed} given")
         return differences
 
+    def _completed(self, stored: Mapping[str, Any]) -> dict[str, Any]:
+        """An earlier description of a search, with the arguments that were added since, as far as this one leaves them."""
+        earlier = SearchDescription.from_dict(stored)
+        parts = {
+            "space": self.space,
+            "algorithm": self.algorithm,
+            "objectives": self.objectives,
+            "callbacks": self.callbacks,
+        }
+        evolution = {
+            name: complete(part, parts[name]) if name in parts else part for name, part in earlier.evolution.items()
+        }
+        return SearchDescription(evolution, self.trainable.complete(earlier.trainable)).to_dict()
+
     def _claim(self, writer: ArchiveWriter, archive: Archive, prior: PriorResults | None = None) -> int:
         """Write down whose archive this is, and what it starts from; returns the run's seed."""
         meta, limits = archive.meta, self.budget.limits
+        schedule = ScheduleCallback(self.algorithm.schedule_callback)
         if SearchDescription.key in meta:
+            if self.algorithm.continues and read_meta(meta, ScheduleCallback) != schedule:
+                writer.set_meta(schedule.key, schedule.to_dict())
             if meta.get("budget") != limits:  # extended; nothing depends on it, but people look how far a search is
                 writer.set_meta("budget", limits)
             return meta["seed"]
@@ -397,6 +410,7 @@ class Evolution:
         writer.update_meta(
             {
                 **({prior.key: prior.to_dict()} if prior.results else {}),
+                **({schedule.key: schedule.to_dict()} if self.algorithm.continues else {}),
                 SearchDescription.key: self.describe(),
                 "objectives": describe(self.objectives),
                 "seed": seed,

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import shutil
 from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar, Self
 
 from lightning.pytorch import Callback
 
 from lightning_evo.algorithms import Algorithm
 from lightning_evo.archive import Archive, ArchiveWriter
 from lightning_evo.archive.meta import FinalOutcome, FinalRequest, read_meta
+from lightning_evo.callbacks.search import SearchCallback, SearchContext
 from lightning_evo.evolution.errors import Interrupts, SearchError, SearchInterrupted
 from lightning_evo.evolution.schedule import schedule_of
+from lightning_evo.evolution.search import Search
 from lightning_evo.evolution.settings import Final
 from lightning_evo.execution import Executor, Job
-from lightning_evo.genome import FAILED, Candidate, Objective, Result
+from lightning_evo.genome import FAILED, Candidate, Result
 from lightning_evo.reporting.progress import ProgressDisplay
-from lightning_evo.training import Trainable, TrainingRequest
+from lightning_evo.training import TrainingRequest
 from lightning_evo.training.blueprint import dump_yaml
 from lightning_evo.training.candidate import CONFIG_FILE
 from lightning_evo.training.final import WinnerRecord
 from lightning_evo.training.packing import MODEL_FILE
-from lightning_evo.training.request import FitnessEpoch
 from lightning_evo.utils.imports import import_by_name
 
-__all__ = ["Finisher", "intact_checkpoint", "write_schedule"]
+__all__ = ["Finisher", "ScheduleCallback", "intact_checkpoint", "write_schedule"]
 
 SCHEDULE_FILE = "schedule.yaml"
 REPLAY_FILE = "replay.yaml"
@@ -35,29 +38,11 @@ class Finisher:
     """Takes the winner to ``<directory>/final``.
 
     Args:
-        directory: The run's directory.
-        trainable: What was evolved.
-        objectives: As in the search.
-        fitness_epoch: As in the search.
-        devices: Devices per candidate.
-        schedule_callback: Import path of the callback that repeats a training whose hyperparameters changed.
+        search: The search that it won.
     """
 
-    def __init__(
-        self,
-        directory: Path,
-        trainable: Trainable,
-        objectives: tuple[Objective, ...],
-        fitness_epoch: FitnessEpoch,
-        devices: int,
-        schedule_callback: str,
-    ) -> None:
-        self.directory = directory
-        self.trainable = trainable
-        self.objectives = objectives
-        self.fitness_epoch: FitnessEpoch = fitness_epoch
-        self.devices = devices
-        self.schedule_callback = schedule_callback
+    def __init__(self, search: Search) -> None:
+        self.search = search
 
     def finish(
         self,
@@ -79,10 +64,11 @@ class Finisher:
         """
         stored = archive.result(winner.id)
         assert stored is not None
-        checkpoint = intact_checkpoint(self.directory, stored)
+        search = self.search
+        checkpoint = intact_checkpoint(search.directory, stored)
         retrain = final.retrain or checkpoint is None
-        config = self.trainable.final_config(winner, final.overrides)
-        target = self.directory / "final"
+        config = search.trainable.final_config(winner, final.overrides)
+        target = search.directory / "final"
         request = FinalRequest(winner.id, final.retrain, final.test, config)
         earlier = read_meta(archive.meta, FinalOutcome)
         if earlier is not None and earlier.request == request and (target / MODEL_FILE).is_file():
@@ -92,17 +78,18 @@ class Finisher:
         shutil.rmtree(target, ignore_errors=True)
         training = TrainingRequest(
             directory=str(target),
-            objectives=self.objectives,
-            fitness_epoch=self.fitness_epoch,
-            devices=self.devices,
-            callbacks=self._replaying(archive, winner),
+            objectives=search.objectives,
+            fitness_epoch=search.fitness_epoch,
+            devices=search.workers.devices_per_candidate,
+            callbacks=(*self._replaying(archive, winner), *self._callbacks()),
+            context=self._context(winner, target),
         )
-        task = self.trainable.final_task(config, training, None if retrain else str(checkpoint), final.test)
+        task = search.trainable.final_task(config, training, None if retrain else str(checkpoint), final.test)
         result = _wait(executor.submit(Job(winner.id, task.function, task.arguments, str(target))), interrupts)
         if result.status == FAILED:
             raise SearchError(f"final: candidate {winner.id} failed: {result.error_type}; see {target}/output.log")
         (target / "checkpoint.ckpt").unlink(missing_ok=True)
-        write_schedule(archive, winner.id, target, self.schedule_callback)
+        write_schedule(archive, winner.id, target)
         done = result.entry(WinnerRecord)
         assert done is not None, "finish_candidate leaves it"
         outcome = FinalOutcome(request, dict(result.metrics), **vars(done))
@@ -113,7 +100,28 @@ class Finisher:
         """What follows the hyperparameters that a candidate's training had; nothing where they never changed."""
         if candidate.segment is None:
             return ()
-        return (import_by_name(self.schedule_callback)(schedule_of(archive, candidate.id)),)
+        return (import_by_name(self.search.algorithm.schedule_callback)(schedule_of(archive, candidate.id)),)
+
+    def _callbacks(self) -> list[Callback]:
+        """The search's own callbacks that shape a whole training of one candidate: what it grows, how fast it trains.
+
+        Left out is what compares it with other candidates, or averages it with them: here there are none.
+        """
+        alone = (callback for callback in self.search.callbacks if isinstance(callback, SearchCallback))
+        others = {id(callback) for callback in alone if callback.ends_trainings or callback.averages_weights}
+        return [callback for callback in self.search.callbacks if id(callback) not in others]
+
+    def _context(self, winner: Candidate, directory: Path) -> SearchContext:
+        """What the callbacks may know: the search's objectives and the winner's genome, but no parent and no others."""
+        return SearchContext(
+            candidate=winner.id,
+            seed=winner.seed,
+            objectives=self.search.objectives,
+            fitness_epoch=self.search.fitness_epoch,
+            directory=str(directory),
+            genes=dict(winner.genome),
+            search_seed=self.search.algorithm.seed,
+        )
 
 
 def intact_checkpoint(directory: Path, result: Result) -> Path | None:
@@ -124,16 +132,31 @@ def intact_checkpoint(directory: Path, result: Result) -> Path | None:
     return path if path.is_file() and path.stat().st_size == result.checkpoint_bytes else None
 
 
-def write_schedule(
-    archive: Archive, candidate: int, to: Path, callback: str = Algorithm.schedule_callback
-) -> list[Path]:
+@dataclass(frozen=True)
+class ScheduleCallback:
+    """Import path of the callback that follows the schedules which a search finds, in the archive's meta values."""
+
+    key: ClassVar[str] = "schedule_callback"
+
+    path: str = Algorithm.schedule_callback
+
+    def to_dict(self) -> str:
+        """As JSON: the path."""
+        return self.path
+
+    @classmethod
+    def from_dict(cls, record: str) -> Self:
+        """Read what :meth:`to_dict` gave."""
+        return cls(record)
+
+
+def write_schedule(archive: Archive, candidate: int, to: Path) -> list[Path]:
     """Write the schedule of hyperparameters that a candidate's training followed, where it is a segment of one.
 
     Args:
         archive: The search's.
         candidate: Its id.
         to: The directory of the candidate's ``config.yaml``.
-        callback: Import path of the callback that follows it.
 
     Returns:
         ``schedule.yaml``, epoch -> config path -> value, and ``replay.yaml``, the config that follows it beside the
@@ -142,7 +165,8 @@ def write_schedule(
     if archive.candidate(candidate).segment is None:
         return []
     schedule = schedule_of(archive, candidate)
-    replay = {"class_path": callback, "init_args": {"schedule": schedule}}
+    callback = read_meta(archive.meta, ScheduleCallback) or ScheduleCallback()
+    replay = {"class_path": callback.path, "init_args": {"schedule": schedule}}
     contents = {SCHEDULE_FILE: schedule, REPLAY_FILE: {"trainer": {"callbacks+": [replay]}}}
     for name, content in contents.items():
         (to / name).write_text(dump_yaml(content), encoding="utf-8")

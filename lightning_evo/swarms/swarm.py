@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, Protocol
 
@@ -171,8 +171,12 @@ def describe(module: nn.Module) -> tuple[str, ...]:
     >>> describe(nn.Linear(3, 2))
     ('the module is torch.nn.modules.linear.Linear', 'weight is float32 (2, 3)', 'bias is float32 (2,)')
     """
+    return _described(module, lambda kind: f"{kind.__module__}.{kind.__qualname__}")
+
+
+def _described(module: nn.Module, name_of: Callable[[type], str]) -> tuple[str, ...]:
     classes = (
-        f"{name or 'the module'} is {type(child).__module__}.{type(child).__qualname__}"
+        f"{name or 'the module'} is {name_of(type(child))}"
         for name, child in module.named_modules(remove_duplicate=False)
     )
     tensors = (
@@ -186,10 +190,14 @@ def describe(module: nn.Module) -> tuple[str, ...]:
 def architecture_of(module: nn.Module) -> str:
     """A hash of a module's architecture, equal for modules whose weights can be averaged; the same on all machines.
 
+    It names classes without their modules: a class may move to another file while an exchange goes on.
+
     >>> architecture_of(nn.Linear(3, 2)) == architecture_of(nn.Linear(3, 2)) != architecture_of(nn.Linear(3, 4))
     True
     """
-    return hashlib.blake2b("\n".join(describe(module)).encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(
+        "\n".join(_described(module, lambda kind: kind.__name__)).encode(), digest_size=16
+    ).hexdigest()
 
 
 def first_difference(one: Sequence[str], other: Sequence[str]) -> tuple[str, str] | None:

@@ -59,6 +59,10 @@ class Trainable(Protocol):
         """Everything about it that decides results, as JSON: two searches with different descriptions differ."""
         ...
 
+    def complete(self, earlier: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Complete what :meth:`describe` once gave by what it would give besides now, where that was never asked for."""
+        return earlier
+
     def check(self, space: SearchSpace, objectives: Sequence[Objective]) -> None:
         """Raise :class:`SpaceError` if some value of a gene can't be built, or an objective can't be measured."""
         return
@@ -139,6 +143,29 @@ class StackMember:
     finished: bool = False
 
 
+def _common(config: Any, stored: Any) -> Any:
+    """A config without the keys that another one doesn't have."""
+    if isinstance(config, Mapping) and isinstance(stored, Mapping):
+        return {key: _common(value, stored[key]) for key, value in config.items() if key in stored}
+    if isinstance(config, list) and isinstance(stored, list) and len(config) == len(stored):
+        return [_common(*pair) for pair in zip(config, stored, strict=True)]
+    return config
+
+
+def _updated(stored: Any, defaults: Any, config: Any) -> Any:
+    """A stored config with the keys that only ``defaults`` has, without those of ``None`` that ``config`` doesn't have."""
+    if all(isinstance(each, Mapping) for each in (stored, defaults, config)):
+        known = {
+            key: _updated(value, defaults.get(key), config.get(key))
+            for key, value in stored.items()
+            if value is not None or key in config
+        }
+        return known | {key: defaults[key] for key in config if key in defaults and key not in stored}
+    if all(isinstance(each, list) and len(each) == len(stored) for each in (stored, defaults, config)):
+        return [_updated(*each) for each in zip(stored, defaults, config, strict=True)]
+    return stored
+
+
 def _cannot(trainable: Trainable, method: str) -> NotImplementedError:
     return NotImplementedError(f"{type(trainable).__name__} has no {method}, which what it declares asks for")
 
@@ -173,6 +200,20 @@ class ConfigTrainable(Trainable):
     def describe(self) -> dict[str, Any]:
         """The resolved config, and the LightningCLI that reads it where it isn't ours."""
         return {"config": self.config, "cli": public_name(self.blueprint.cli_class)}
+
+    def complete(self, earlier: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Complete an earlier config by the arguments that its classes, the Trainer too, have taken only since.
+
+        They are there at their defaults. An argument that is gone, and was ``None``, is left out.
+        """
+        stored = earlier.get("config")
+        if not isinstance(stored, Mapping):
+            return earlier
+        try:
+            defaults = self.blueprint.resolve(_common(self.config, stored))
+        except ConfigError:
+            return earlier  # what is required now wasn't there then
+        return {**earlier, "config": _updated(stored, defaults, self.config)}
 
     def resolve(self, genome: Mapping[str, Any]) -> dict[str, Any]:
         """The config of one candidate: plain data, complete but for the defaults of classes a gene chose."""

@@ -6,17 +6,19 @@ import inspect
 
 __all__ = ["constructor_parameters"]
 
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
 
 def constructor_parameters(kind: type) -> dict[str, inspect.Parameter]:
-    """A constructor's parameters by name, those of the base class in place of a ``**shared``.
+    """A constructor's parameters by name, those of the base class in place of ``**kwargs``, whatever its name.
 
-    A constructor that passes ``**shared`` on to its base class takes that class's parameters as well; any other name for
-    ``**`` isn't followed.
+    A constructor that takes ``**kwargs`` is taken to pass them on to its base class, and so takes that class's parameters
+    as well.
 
     >>> class Base:
     ...     def __init__(self, size: int = 3, seed: int = 0) -> None: ...
     >>> class Derived(Base):
-    ...     def __init__(self, size: int = 5, **shared) -> None: ...
+    ...     def __init__(self, size: int = 5, **kwargs) -> None: ...
     >>> {name: parameter.default for name, parameter in constructor_parameters(Derived).items()}
     {'size': 5, 'seed': 0}
     """
@@ -24,11 +26,11 @@ def constructor_parameters(kind: type) -> dict[str, inspect.Parameter]:
     for base in kind.__mro__:
         if "__init__" not in vars(base):
             continue
-        own = inspect.signature(vars(base)["__init__"]).parameters
-        found |= {name: parameter for name, parameter in own.items() if name not in found}
-        shared = found.get("shared")
-        if shared is None or shared.kind is not inspect.Parameter.VAR_KEYWORD:
+        if base is object:
             break
-        del found["shared"]
+        own = inspect.signature(vars(base)["__init__"]).parameters.values()
+        found |= {each.name: each for each in own if each.name not in found and each.kind not in _VARIADIC}
+        if not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in own):
+            break
     found.pop("self", None)
     return found

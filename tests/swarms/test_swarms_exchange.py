@@ -189,6 +189,13 @@ def test_architectures_differ_where_classes_names_shapes_or_dtypes_do():
     )
 
 
+def test_a_class_may_move_to_another_file_while_an_exchange_goes_on():
+    def net(module):
+        return type("Net", (torch.nn.Linear,), {"__module__": module})(2, 3)
+
+    assert architecture_of(net("before.models")) == architecture_of(net("after"))
+
+
 def test_processes_that_publish_and_read_at_once_never_see_half_a_file_though_one_is_killed(tmp_path):
     with (
         Forked(publish_and_read, tmp_path, "a", 150) as one,

@@ -21,8 +21,8 @@ class Inheriting(Passing):
     pass
 
 
-class Hiding(Base):
-    def __init__(self, size: int = 5, **kwargs) -> None: ...
+class Settling(Base):
+    def __init__(self, size: int = 5, **settings) -> None: ...
 
 
 def test_what_is_passed_on_follows_what_is_a_class_s_own():
@@ -36,5 +36,6 @@ def test_a_class_without_a_constructor_has_its_base_class_s():
     assert set(constructor_parameters(Base)) == {"size", "seed", "name"}
 
 
-def test_keywords_of_another_name_are_not_followed():
-    assert list(constructor_parameters(Hiding)) == ["size", "kwargs"]
+def test_the_name_of_the_keywords_does_not_matter():
+    assert list(constructor_parameters(Settling)) == ["size", "seed", "name"]
+    assert constructor_parameters(Settling)["size"].default == 5
