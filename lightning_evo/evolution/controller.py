@@ -18,7 +18,8 @@ from lightning_evo.evolution.jobs import Jobs, SharedResults
 from lightning_evo.evolution.screening import QualityRecord
 from lightning_evo.evolution.search import Search
 from lightning_evo.evolution.stacking import ALONE, Grouping, member_results
-from lightning_evo.execution import Executor, read_result
+from lightning_evo.execution import Executor, find_result
+from lightning_evo.execution.results import RESULT_FILE
 from lightning_evo.genome import FAILED, Candidate, Result
 from lightning_evo.genome.records import StackRecord
 from lightning_evo.reporting.progress import ProgressDisplay, RunningCandidate, SearchState
@@ -116,11 +117,23 @@ class Controller:
         if self.state.asked:
             self.progress.message(f"continuing: {self.state.summary()}; {len(self._unfinished)} unfinished")
         for candidate in list(self._unfinished.values()):
-            adopted = read_result(self._jobs.directory(candidate))
+            adopted = self._left_behind(candidate)
             if adopted is not None and not adopted.fatal:
                 # It had finished, and the controller was killed before it could record it.
                 self._record(candidate, adopted)
         self._start_again(list(self._unfinished.values()))
+
+    def _left_behind(self, candidate: Candidate) -> Result | None:
+        """The result that an earlier run's worker left of a candidate; one that can't be used is said to be damaged."""
+        place = self._jobs.directory(candidate)
+        result, fault = find_result(place)
+        if result is not None and result.fitness is not None and len(result.fitness) != len(self.search.objectives):
+            result, fault = None, f"fitness has {len(result.fitness)} values"
+        if fault:
+            self.progress.message(
+                f"{place / RESULT_FILE} is damaged ({fault}): candidate {candidate.id} is trained again"
+            )
+        return result
 
     def run(self) -> None:
         """Search until the budget is spent.

@@ -4,7 +4,7 @@ from lightning_evo.execution.adapter import FuturesExecutor
 from lightning_evo.execution.executor import Executor
 from lightning_evo.execution.job import Job
 from lightning_evo.execution.local import DEFAULT_PRELOAD, LocalExecutor
-from lightning_evo.execution.results import read_result
+from lightning_evo.execution.results import find_result, read_result
 from lightning_evo.execution.slots import available_cores, plan_slots
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Job",
     "LocalExecutor",
     "available_cores",
+    "find_result",
     "plan_slots",
     "read_result",
 ]

@@ -287,6 +287,30 @@ def test_a_result_the_controller_could_not_record_is_adopted(tmp_path):
     assert told(resumed) == told(archive)
 
 
+@pytest.mark.parametrize(
+    "content", ['{"status": "completed", "fitness": [NaN]}', "[]", '{"status": "completed"}', None]
+)
+def test_the_candidate_of_a_result_that_is_wrong_is_trained_again(tmp_path, content):
+    from lightning_evo.archive import ArchiveWriter
+
+    with threads() as pool:
+        archive = evolution(tmp_path / "a", pool).run()
+    search = evolution(tmp_path / "b", None)
+    with ArchiveWriter(tmp_path / "b") as writer, Archive(tmp_path / "b") as reader:
+        search._claim(writer, reader)
+        writer.record_candidate(archive.candidate(0), queued=0.0)
+    place = tmp_path / "b" / "candidates" / "000000"
+    place.mkdir(parents=True)
+    # Another candidate's is as whole as can be.
+    other = (tmp_path / "a" / "candidates" / "000001" / "result.json").read_text()
+    (place / "result.json").write_text(other if content is None else content)
+    shown = Recorded()
+    with threads() as pool:
+        resumed = evolution(tmp_path / "b", pool, progress=shown).run()
+    assert told(resumed) == told(archive)
+    assert any("000000/result.json is damaged" in text and "trained again" in text for text in shown.messages)
+
+
 def test_the_archive_is_friendly_to_pandas_columns(tmp_path):
     with threads() as pool:
         space = {"kind": Categorical(["a", "b"]), "x": Uniform(0, 1, when={"kind": ["a"]})}

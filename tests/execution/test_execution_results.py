@@ -3,14 +3,17 @@
 import errno
 import json
 import math
+import os
 import pickle
+import re
+import shutil
 import sys
 from types import SimpleNamespace
 
 import execution_jobs as jobs
 import pytest
 
-from lightning_evo.execution import read_result
+from lightning_evo.execution import find_result, read_result
 from lightning_evo.execution.results import decode_result, encode_result, write_result
 from lightning_evo.execution.worker import run_job
 from lightning_evo.genome import COMPLETED, FAILED, Result
@@ -50,6 +53,91 @@ def test_a_result_comes_back_as_it_was(tmp_path):
 def test_a_damaged_result_counts_as_none(tmp_path, content):
     (tmp_path / "result.json").write_bytes(content)
     assert read_result(tmp_path) is None
+
+
+WHOLE = {
+    "status": "completed",
+    "fitness": [0.5],
+    "metrics": {"v": 0.5},
+    "curve": [{"epoch": 0, "v": 0.5}],
+    "cost": {},
+    "checkpoint": "checkpoint.ckpt",
+    "checkpoint_bytes": 9,
+    "fatal": False,
+    "started": 1.0,
+    "ended": 2.0,
+    "slot": 0,
+    "attempts": 1,
+    "extra": {},
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"fitness": None}, "fitness is 'None'"),
+        ({"fitness": []}, "fitness"),
+        ({"fitness": [math.nan]}, "fitness is '\\[nan\\]'"),
+        ({"fitness": ["0.5"]}, "fitness"),
+        ({"fitness": {"v": 1}}, "fitness"),
+        ({"fitness": [True]}, "fitness"),
+        ({"fitness": [10**400]}, "fitness"),
+        ({"status": "failed"}, "error_type is 'None'"),
+        ({"status": ["completed"]}, "status"),
+        ({"metrics": [1]}, "metrics"),
+        ({"metrics": {"v": "0.5"}}, "metrics"),
+        ({"metrics": {"v": {}}}, "metrics"),
+        ({"cost": None}, "cost"),
+        ({"curve": {}}, "curve"),
+        ({"curve": [0.5]}, "curve"),
+        ({"extra": []}, "extra"),
+        ({"fatal": 0}, "fatal"),
+        ({"started": math.nan}, "started"),
+        ({"ended": "now"}, "ended"),
+        ({"slot": 0.5}, "slot"),
+        ({"attempts": None}, "attempts"),
+        ({"attempts": 2**70}, "attempts"),
+        ({"checkpoint_bytes": -1}, "checkpoint_bytes"),
+        ({"checkpoint": "/etc/passwd"}, "checkpoint is '/etc/passwd'"),
+        ({"checkpoint": "../../other"}, "checkpoint"),
+        ({"checkpoint": 3}, "checkpoint"),
+        ({"directory": "000007"}, "it belongs to '000007'"),
+    ],
+)
+def test_a_result_that_is_json_but_wrong_is_damaged_and_said_to_be(tmp_path, change, said):
+    (tmp_path / "result.json").write_text(json.dumps(WHOLE))
+    assert find_result(tmp_path)[0].fitness == (0.5,)
+    (tmp_path / "result.json").write_text(json.dumps(WHOLE | change))
+    result, fault = find_result(tmp_path)
+    assert result is None
+    assert re.search(said, fault)
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "3", "null", '{"a": 1' + "0" * 5_000 + "}", "[1, 2]"])
+def test_json_of_any_other_kind_is_damaged(tmp_path, content):
+    (tmp_path / "result.json").write_text(content)
+    result, fault = find_result(tmp_path)
+    assert result is None
+    assert fault
+
+
+def test_a_result_of_another_candidate_or_with_a_changed_digit_is_damaged(tmp_path):
+    for name in ("000001", "000002"):
+        (tmp_path / name).mkdir()
+    write_result(tmp_path / "000001", encode_result(Result(COMPLETED, fitness=(0.125,))))
+    path = tmp_path / "000001" / "result.json"
+    shutil.copy(path, tmp_path / "000002")
+    assert find_result(tmp_path / "000002") == (None, "it belongs to '000001'")
+    path.write_bytes(path.read_bytes().replace(b"0.125", b"0.925"))
+    assert find_result(tmp_path / "000001") == (None, "it is not as it was written: its checksum is another")
+
+
+def test_what_is_no_file_is_no_result(tmp_path):
+    (tmp_path / "result.json").mkdir()
+    assert find_result(tmp_path) == (None, "it is no file")
+    (tmp_path / "result.json").rmdir()
+    os.mkfifo(tmp_path / "result.json")
+    assert find_result(tmp_path) == (None, "it is no file")
 
 
 def test_no_result_is_none(tmp_path):
