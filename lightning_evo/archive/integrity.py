@@ -29,6 +29,10 @@ _BATCH = 5_000
 _PATIENCE = 2.0
 """Seconds to wait for a living writer that is folding its log into the database just now."""
 
+_OLD_BYTES = 8 << 20
+"""The largest journal of an earlier version, without checksums, that every reader compares with its database (a second of
+CPU). A larger one is compared when its search continues, and has checksums from then on."""
+
 _CONTENT = (
     schema.candidates,
     schema.parents,
@@ -193,6 +197,9 @@ class Diagnosis:
             )
         if self.proven or not self.journal_state.whole:
             return None
+        old = self.proven is None and not self.journal_state.sealed
+        if old and not self._thorough and self.journal.path.stat().st_size > _OLD_BYTES:
+            return None
         try:
             difference = _compare(connection, own[0], self.journal, self.journal_state)
         except Damaged as damage:  # events of an earlier version, whose lines have no checksums
@@ -202,7 +209,7 @@ class Diagnosis:
             difference = f"a row can't be read: {error}"
         if difference is None:
             return None
-        if not self.journal_state.sealed and self.proven is None:
+        if old:
             raise ArchiveError(
                 f"{self.file} and {self.journal.path} differ: {difference}. An earlier version wrote both, without "
                 "checksums, so which of them is right isn't known. Nothing was changed. Move one of them away, to go on "

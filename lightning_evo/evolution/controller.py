@@ -127,8 +127,9 @@ class Controller:
         """The result that an earlier run's worker left of a candidate; one that can't be used is said to be damaged."""
         place = self._jobs.directory(candidate)
         result, fault = find_result(place)
-        if result is not None and result.fitness is not None and len(result.fitness) != len(self.search.objectives):
-            result, fault = None, f"fitness has {len(result.fitness)} values"
+        values = None if result is None or result.fitness is None else len(result.fitness)
+        if values not in (None, len(self.search.objectives)):
+            result, fault = None, f"its fitness has {values} values"
         if fault:
             self.progress.message(
                 f"{place / RESULT_FILE} is damaged ({fault}): candidate {candidate.id} is trained again"
