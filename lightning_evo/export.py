@@ -14,7 +14,8 @@ from lightning_evo.evolution.controller import AnswerRecord
 from lightning_evo.evolution.winner import intact_checkpoint, write_schedule
 from lightning_evo.training.blueprint import Blueprint, load_yaml
 from lightning_evo.training.candidate import CONFIG_FILE, isolated
-from lightning_evo.training.packing import MODEL_FILE, pack, restore_structure
+from lightning_evo.training.packing import MODEL_FILE, mask_file, pack, restore_structure
+from lightning_evo.utils.masking import Mask
 
 __all__ = ["ExportError", "export"]
 
@@ -37,13 +38,17 @@ def export(
     a network that has grown beyond what the arguments of its class can express, also write ``grown.yaml``, the recipe
     with which :func:`lightning_evo.load_grown` opens the checkpoint.
 
+    Secrets (values of ``api_key``, ``password`` and the like, passwords in URLs) are masked in these files, the
+    hyperparameters in the checkpoint included, unless the environment variable ``LIGHTNING_EVO_SHOW_SECRETS`` is ``1``. The
+    first lines of a file say what is to be filled in.
+
     Args:
         directory: The search's directory.
         to: The directory to write to; created if it doesn't exist.
         candidate: The candidate's id. Default: the winner, retrained if ``evolution.final`` did so.
         onnx: Also write ``model.onnx``.
         torch_export: Also write ``model.pt2``, which ``torch.export.load`` opens.
-        notify: Receives a line that explains how to open a network that has grown.
+        notify: Receives a line that explains how to open a network that has grown, and one that says what was masked.
 
     Returns:
         The files written.
@@ -55,12 +60,17 @@ def export(
     with Archive(directory) as archive:
         found = _source(directory, archive, candidate)
         to.mkdir(parents=True, exist_ok=True)
+        mask = Mask(archive.meta)
         packed = pack(found.config.read_text(encoding="utf-8"), found.checkpoint, to)
         written = [*packed.files, *write_schedule(archive, found.candidate, to)]
+    config = load_yaml((to / CONFIG_FILE).read_text(encoding="utf-8"))
+    masked = {path.name: names for path in written if (names := mask_file(path, mask))}
     if remark := packed.message or found.remark:
         notify(remark)
+    for name, names in masked.items():
+        notify(f"{name}: masked, to be filled in: {', '.join(names)} (--show-secrets writes what they are)")
     if onnx or torch_export:
-        written += _traced(load_yaml((to / CONFIG_FILE).read_text(encoding="utf-8")), to, onnx, torch_export)
+        written += _traced(config, to, onnx, torch_export)
     return written
 
 

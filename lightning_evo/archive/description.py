@@ -27,19 +27,31 @@ def read_space(archive: Archive) -> SearchSpace:
     Raises:
         ArchiveError: If nothing is said of a space, a gene's class can't be imported, or it didn't keep its arguments.
     """
-    described = (read_meta(archive.meta, SearchDescription) or SearchDescription()).space
+    return space_from((read_meta(archive.meta, SearchDescription) or SearchDescription()).space, archive.run)
+
+
+def space_from(described: Mapping[str, Any], run: str) -> SearchSpace:
+    """The search space that a description describes; see :func:`read_space`.
+
+    Args:
+        described: Config path -> the gene's class and arguments.
+        run: The run's name, for error messages.
+
+    Raises:
+        ArchiveError: As there.
+    """
     if not described:
-        raise ArchiveError(f"{archive.run}: the archive doesn't contain the search space")
+        raise ArchiveError(f"{run}: the archive doesn't contain the search space")
     genes = {}
     for path, description in described.items():
         try:
             genes[path] = _gene(description)
         except (ValueError, TypeError) as error:
-            raise ArchiveError(f"{archive.run}: the gene at {path} can't be rebuilt: {error}") from None
+            raise ArchiveError(f"{run}: the gene at {path} can't be rebuilt: {error}") from None
     try:
         return SearchSpace(genes)
     except ValueError as error:
-        raise ArchiveError(f"{archive.run}: the search space can't be rebuilt: {error}") from None
+        raise ArchiveError(f"{run}: the search space can't be rebuilt: {error}") from None
 
 
 def compare_search(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 
 from lightning_evo.cli.console import (
@@ -15,6 +17,7 @@ from lightning_evo.cli.console import (
     show,
 )
 from lightning_evo.utils import __version__
+from lightning_evo.utils.masking import SHOW_SECRETS
 from lightning_evo.utils.output import reader_is_gone, settle_output
 
 __all__ = ["main"]
@@ -31,12 +34,16 @@ USAGE = f"""lightning-evo {__version__}: evolve any LightningModule from the con
   lightning-evo plot DIR KIND --to x.pdf                draw figures for papers
   lightning-evo wandb DIR                               upload a search to Weights & Biases from its archive
 
-Run `lightning-evo COMMAND --help` for details.
+Secrets (api_key, password, token, ...) are masked in everything that leaves the run's directory; --show-secrets, with any
+command, shows them. Run `lightning-evo COMMAND --help` for details.
 """
 
 
 READ_COMMANDS = ("export", "leaderboard", "plot", "predictor", "report", "wandb")
 """The commands that only read what a search has recorded: each is a module of this package."""
+
+
+SHOW = "--show-secrets"
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -50,9 +57,10 @@ def main(args: Sequence[str] | None = None) -> None:
             the output any more.
     """
     prepare_output()
+    arguments = list(sys.argv[1:] if args is None else args)
     try:
-        with interrupts_end_imports():
-            _run(list(sys.argv[1:] if args is None else args))
+        with interrupts_end_imports(), _secrets_shown(SHOW in arguments):
+            _run([argument for argument in arguments if argument != SHOW])
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None
     except BrokenPipeError:
@@ -61,6 +69,21 @@ def main(args: Sequence[str] | None = None) -> None:
         raise SystemExit(CLOSED_PIPE) from None
     finally:
         settle_output()
+
+
+@contextmanager
+def _secrets_shown(shown: bool) -> Iterator[None]:
+    """Show secrets in this process, and in those that it starts, during the block."""
+    before = os.environ.get(SHOW_SECRETS)
+    if shown:
+        os.environ[SHOW_SECRETS] = "1"
+    try:
+        yield
+    finally:
+        if shown and before is None:
+            del os.environ[SHOW_SECRETS]
+        elif shown and before is not None:
+            os.environ[SHOW_SECRETS] = before
 
 
 def _run(arguments: list[str]) -> None:

@@ -18,6 +18,7 @@ from lightning_evo.genome import FAILED, STOPPED
 from lightning_evo.genome.names import ends_with, short_names, squeezed
 from lightning_evo.genome.records import StackRecord
 from lightning_evo.reporting.exports import as_csv
+from lightning_evo.reporting.outgoing import mask_of, masked_row
 from lightning_evo.reporting.rendering import text_console
 from lightning_evo.reporting.summaries import (
     describe_growth,
@@ -69,7 +70,8 @@ def leaderboard(
     with Archive(location, run) as archive:
         columns = archive.columns()
         by = _column(sort, columns) if sort else None
-        rows = archive.ranked(top or None, by)
+        mask = mask_of(archive)
+        rows = [masked_row(row, mask) for row in archive.ranked(top or None, by)]
         if format == "json":
             return _as_json(rows, columns)
         if format == "csv":
@@ -105,13 +107,13 @@ def tracebacks(location: str | Path, top: int = 10, run: str | None = None) -> s
         by_error: dict[str, list[int]] = {}
         for row in archive.candidates(status=FAILED):
             by_error.setdefault(row["error_type"] or "failed", []).append(row["id"])
-        parts = []
+        mask, parts = mask_of(archive), []
         for error_type, ids in sorted(by_error.items(), key=lambda item: -len(item[1]))[: top or None]:
             result = archive.result(ids[0])
             assert result is not None, "a failed candidate has a result"
             listed = ", ".join(map(str, ids[:10])) + (f" and {len(ids) - 10} more" if len(ids) > 10 else "")
-            shown = printable_lines((result.error or "").rstrip())
-            parts.append(f"{printable(error_type)}\n  candidates: {listed}\n\n{shown}\n")
+            shown = printable_lines(mask.text(result.error or "").rstrip())
+            parts.append(f"{printable(mask.text(error_type))}\n  candidates: {listed}\n\n{shown}\n")
         return "\n".join(parts) or "no candidate failed"
 
 

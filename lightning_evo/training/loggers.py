@@ -20,6 +20,7 @@ from lightning.pytorch.loggers import Logger
 
 from lightning_evo.training.overrides import apply_genome
 from lightning_evo.utils.imports import import_by_name
+from lightning_evo.utils.masking import Mask
 
 __all__ = ["log_genes", "name_loggers"]
 
@@ -56,13 +57,15 @@ def name_loggers(config: Mapping[str, Any], directory: str | Path) -> dict[str, 
 def log_genes(to: Iterable[Logger], genes: Mapping[str, Any]) -> None:
     """Log a candidate's genes as hyperparameters under their config paths, beside those that its module saves.
 
+    Values that look like secrets are masked.
+
     Args:
         to: The Trainer's loggers.
         genes: Config path -> value; nothing is logged where there are none.
     """
     if genes:
         for logger in to:
-            logger.log_hyperparams(dict(genes))
+            logger.log_hyperparams(Mask().data(dict(genes)))
 
 
 def _name_of(directory: Path) -> str:

@@ -14,10 +14,11 @@ from lightning.pytorch import LightningModule
 from lightning_evo.callbacks.search import SearchCallback, callbacks_that
 from lightning_evo.training.blueprint import dump_yaml, load_yaml
 from lightning_evo.training.candidate import CONFIG_FILE
-from lightning_evo.utils.files import copy_atomically, write_atomically
+from lightning_evo.utils.files import atomic_path, copy_atomically, write_atomically
 from lightning_evo.utils.imports import import_by_name
+from lightning_evo.utils.masking import Mask
 
-__all__ = ["MODEL_FILE", "Package", "pack", "restore_structure"]
+__all__ = ["MODEL_FILE", "Package", "mask_file", "pack", "restore_structure"]
 
 MODEL_FILE = "model.ckpt"
 
@@ -51,6 +52,39 @@ def pack(config: str, checkpoint: Path, to: Path) -> Package:
                 config = dump_yaml(_with_model(load_yaml(config), exported.model))
             return Package((write_atomically(to / CONFIG_FILE, config), *exported.files), exported.message)
     return Package((write_atomically(to / CONFIG_FILE, config), copy_atomically(checkpoint, to / MODEL_FILE)))
+
+
+def mask_file(path: Path, mask: Mask) -> list[str]:
+    """Mask the secrets in a file of a package, a YAML file or a checkpoint; others stay as they are.
+
+    Args:
+        path: The file; of a checkpoint, which is the search's own, the hyperparameters are masked.
+        mask: What masks them.
+
+    Returns:
+        The paths of what was masked, which a YAML file then names in its first lines.
+    """
+    if path.suffix == ".yaml":
+        text = path.read_text(encoding="utf-8")
+        content = load_yaml(text)
+        masked = list(dict.fromkeys(mask.paths(content)))
+        if masked:
+            lines = [f"# Masked here, as it looks secret; fill it in: {name}" for name in masked]
+            lines += [line for line in text.splitlines() if line.startswith("#")]
+            write_atomically(path, "\n".join([*lines, dump_yaml(mask.data(content))]))
+        return masked
+    if path.suffix != ".ckpt":
+        return []
+    held = _read(path)
+    known = {key: held[key] for key in _HYPERPARAMETERS if isinstance(held.get(key), Mapping)}
+    masked = list(dict.fromkeys(mask.paths(known)))
+    if masked:
+        with atomic_path(path) as part:
+            torch.save({**held, **mask.data(known)}, part)
+    return masked
+
+
+_HYPERPARAMETERS = ("hyper_parameters", "datamodule_hyper_parameters")
 
 
 def restore_structure(module: LightningModule, checkpoint: Path) -> None:

@@ -10,27 +10,29 @@ from typing import Any
 from lightning_evo.archive import Archive
 from lightning_evo.archive.meta import SearchDescription, read_meta
 from lightning_evo.genome import Candidate, Result
+from lightning_evo.reporting.outgoing import masked_candidate, masked_result
+from lightning_evo.utils.masking import Mask
 
 __all__ = ["candidates_and_results", "run_metadata", "strict_json", "text_to_float"]
 
 _FLOATS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
-def candidates_and_results(archive: Archive) -> tuple[dict[int, Candidate], dict[int, Result]]:
-    """All candidates and all results by id, each in the order in which they were recorded."""
+def candidates_and_results(archive: Archive, mask: Mask) -> tuple[dict[int, Candidate], dict[int, Result]]:
+    """All candidates and all results by id, each in the order in which they were recorded, their secrets masked."""
     candidates: dict[int, Candidate] = {}
     results: dict[int, Result] = {}
     for candidate, result in archive.events():
         if result is None:
-            candidates[candidate.id] = candidate
+            candidates[candidate.id] = masked_candidate(candidate, mask)
         else:
-            results[candidate.id] = result
+            results[candidate.id] = masked_result(result, mask)
     return candidates, results
 
 
-def run_metadata(archive: Archive) -> dict[str, Any]:
-    """A run's name, directory, objectives, metadata and search space."""
-    meta = archive.meta
+def run_metadata(archive: Archive, mask: Mask) -> dict[str, Any]:
+    """A run's name, directory, objectives, metadata and search space, its secrets masked."""
+    meta = mask.data(archive.meta)
     return {
         "run": archive.run,
         "directory": str(archive.directory),

@@ -13,6 +13,7 @@ from typing import Any
 from lightning_evo.archive import Archive
 from lightning_evo.genome import Candidate
 from lightning_evo.reporting.exports.contents import candidates_and_results, run_metadata, strict_json
+from lightning_evo.reporting.outgoing import mask_of, masked_row
 from lightning_evo.reporting.output_file import check_output, output_file
 from lightning_evo.utils.text import printable_lines
 
@@ -56,7 +57,8 @@ def export_csv(location: str | Path, to: str | Path, run: str | None = None, ove
         paths = [to / name for name in FILES]
         for path in paths:
             check_output(path, "--csv", overwrite)
-        rows = archive.candidates()
+        mask = mask_of(archive)
+        rows = [masked_row(row, mask) for row in archive.candidates()]
         points = archive.curves()
         # Read after the rows: includes every column they have, and perhaps one of a later row.
         columns = archive.columns()
@@ -64,8 +66,8 @@ def export_csv(location: str | Path, to: str | Path, run: str | None = None, ove
         texts = [
             as_csv(rows, columns),
             as_csv(points, ["id", "epoch", *metrics]),
-            as_csv(list(_lineage(candidates_and_results(archive)[0].values())), _LINEAGE),
-            strict_json(run_metadata(archive), indent=1),
+            as_csv(list(_lineage(candidates_and_results(archive, mask)[0].values())), _LINEAGE),
+            strict_json(run_metadata(archive, mask), indent=1),
         ]
     for path, text in zip(paths, texts, strict=True):
         with output_file(path, "--csv", overwrite) as part, part.open("w", encoding="utf-8", newline="") as file:

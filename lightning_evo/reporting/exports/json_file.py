@@ -13,6 +13,7 @@ from lightning_evo.archive import Archive
 from lightning_evo.archive.events import ask_event, candidate_of
 from lightning_evo.genome import Candidate, Objective, Result
 from lightning_evo.reporting.exports.contents import candidates_and_results, run_metadata, strict_json, text_to_float
+from lightning_evo.reporting.outgoing import mask_of
 from lightning_evo.reporting.output_file import check_output, output_file
 
 __all__ = ["FORMAT", "ExportedRun", "export_json", "read_json"]
@@ -51,10 +52,11 @@ def export_json(location: str | Path, to: str | Path, run: str | None = None, ov
     to = Path(to)
     check_output(to, "--json", overwrite)
     with Archive(location, run) as archive:
-        candidates, results = candidates_and_results(archive)
+        mask = mask_of(archive)
+        candidates, results = candidates_and_results(archive, mask)
         queued = {row["id"]: row["queued"] for row in archive.candidates()}
         positions = {id: position for position, id in enumerate(results)}
-        head = {**FORMAT, "exported": time.time(), **run_metadata(archive)}
+        head = {**FORMAT, "exported": time.time(), **run_metadata(archive, mask)}
     with output_file(to, "--json", overwrite) as part, part.open("w", encoding="utf-8") as file:
         file.write(strict_json(head).removesuffix("}") + ', "candidates": [')
         for number, id in enumerate(sorted(candidates)):
@@ -86,7 +88,7 @@ class ExportedRun:
 
 
 def read_json(path: str | Path) -> ExportedRun:
-    """Read a file of :func:`export_json`; its candidates and results equal those in the archive.
+    """Read a file of :func:`export_json`; its candidates and results equal those in the archive, but for masked secrets.
 
     Raises:
         ValueError: If the file is something else, or of a later version.

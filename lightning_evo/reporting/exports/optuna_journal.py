@@ -10,7 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from lightning_evo.archive import Archive, ArchiveError, read_space
+from lightning_evo.archive import Archive, ArchiveError
+from lightning_evo.archive.description import space_from
 from lightning_evo.archive.meta import SearchDescription, read_meta
 from lightning_evo.genome import (
     COMPLETED,
@@ -28,6 +29,7 @@ from lightning_evo.genome import (
 )
 from lightning_evo.genome.names import short_names
 from lightning_evo.reporting.exports.contents import candidates_and_results
+from lightning_evo.reporting.outgoing import mask_of
 from lightning_evo.reporting.output_file import check_output, output_file
 
 try:
@@ -81,10 +83,12 @@ def export_optuna(location: str | Path, to: str | Path, run: str | None = None, 
         objectives = archive.objectives
         if not objectives:
             raise ArchiveError(f"{location}: the archive has no objectives")
-        genes = _Genes(read_space(archive))
-        candidates, results = candidates_and_results(archive)
+        mask = mask_of(archive)
+        meta = mask.data(archive.meta)
+        genes = _Genes(space_from((read_meta(meta, SearchDescription) or SearchDescription()).space, archive.run))
+        candidates, results = candidates_and_results(archive, mask)
         queued = {row["id"]: row["queued"] for row in archive.candidates()}
-        name, meta = archive.run, archive.meta
+        name = archive.run
     backend = _InMemory()
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # "A new study created in Journal"

@@ -78,9 +78,9 @@ def candidate_columns(archive: Archive, snapshot: RunSnapshot, genes: Sequence[G
         "costs": {name: _numbers(rows, f"cost/{name}", digits - 1) for name in costs},
         "metrics": {name: _numbers(rows, f"metrics/{name}", digits - 1) for name in metrics},
         "error": [errors.index(_shorten(row["error_type"])) for row in rows],
-        "remark": [remarks.index(_remark(snapshot, row["id"])) for row in rows],
+        "remark": [remarks.index(snapshot.mask.text(_remark(snapshot, row["id"]))) for row in rows],
     }
-    tracebacks = _tracebacks(archive, rows, columns["error"], len(errors.texts))
+    tracebacks = _tracebacks(archive, snapshot, columns["error"], len(errors.texts))
     texts = {"origins": origins.texts, "errors": errors.texts, "tracebacks": tracebacks, "remarks": remarks.texts}
     return columns | texts
 
@@ -162,17 +162,17 @@ def _remark(snapshot: RunSnapshot, id: int) -> str:
     return "; ".join(parts)
 
 
-def _tracebacks(
-    archive: Archive, rows: Sequence[Mapping[str, Any]], errors: Sequence[int | None], count: int
-) -> list[str | None]:
+def _tracebacks(archive: Archive, snapshot: RunSnapshot, errors: Sequence[int | None], count: int) -> list[str | None]:
     """The last lines of one traceback for each different error."""
     first: dict[int, int] = {}
-    for row, error in zip(rows, errors, strict=True):
+    for row, error in zip(snapshot.rows, errors, strict=True):
         if error is not None:
             first.setdefault(error, row["id"])
     tracebacks: list[str | None] = [None] * count
     for error, id in list(first.items())[:MAX_TRACEBACKS]:
         result = archive.result(id)
         if result is not None and result.error:
-            tracebacks[error] = _shorten("\n".join(result.error.rstrip().splitlines()[-_MAX_TRACEBACK_LINES:]))
+            tracebacks[error] = _shorten(
+                "\n".join(snapshot.mask.text(result.error).rstrip().splitlines()[-_MAX_TRACEBACK_LINES:])
+            )
     return tracebacks

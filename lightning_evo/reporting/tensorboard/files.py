@@ -26,6 +26,7 @@ from lightning_evo._compat.tensorboard import (
     plugin_data_pb2,
 )
 from lightning_evo.genome import FAILED, Boolean, Categorical, Gene, Integer, Ordinal, Status, Uniform, Value
+from lightning_evo.utils.masking import Mask
 
 __all__ = [
     "EventFile",
@@ -116,10 +117,11 @@ class Hyperparameter:
         gene: The gene. If all its values are numbers, or all are booleans, they stay as they are; otherwise they become
             text: layers joined by ``;``, other structures as JSON.
         name: The column's heading.
+        mask: Masks the secrets in its values.
     """
 
-    def __init__(self, path: str, gene: Gene, name: str) -> None:
-        self.path, self.gene, self.name = path, gene, name
+    def __init__(self, path: str, gene: Gene, name: str, mask: Mask) -> None:
+        self.path, self.gene, self.name, self.mask = path, gene, name, mask
         values = gene.choices if isinstance(gene, (Categorical, Ordinal)) else gene.extremes()
         self.type = _type_of(values)
 
@@ -147,7 +149,7 @@ class Hyperparameter:
     def value(self, value: Value) -> bool | float | str | None:
         """A value in the column's type; ``None`` if it can't be converted."""
         if self.type == api_pb2.DATA_TYPE_STRING:
-            return utf8_safe(_text(value))
+            return utf8_safe(_text(self.mask.data(value, self.path)))
         return value if _type_of([value]) == self.type else None
 
 

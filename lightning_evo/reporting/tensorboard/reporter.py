@@ -17,6 +17,7 @@ from lightning_evo.genome.names import short_names
 from lightning_evo.reporting.progress import SearchState
 from lightning_evo.reporting.reporter import ActiveTraining, Outcome, Reporter, ReporterError, SearchInfo
 from lightning_evo.training.candidate import COSTS
+from lightning_evo.utils.masking import Mask
 
 if TYPE_CHECKING:  # imports tensorboard, an optional dependency
     from lightning_evo.reporting.tensorboard.files import EventFile, Hyperparameter
@@ -69,7 +70,8 @@ class TensorBoardReporter(Reporter):
         files.retire_event_files(self._root / "search", *(self._root / "candidates").glob("*"))
         self._monitors = [objective.monitor for objective in search.objectives]
         names = short_names(list(search.space), taken=["generation", *self._monitors])
-        self._genes = [files.Hyperparameter(path, gene, names[path]) for path, gene in search.space.items()]
+        mask = Mask(search.description, search.config)
+        self._genes = [files.Hyperparameter(path, gene, names[path], mask) for path, gene in search.space.items()]
         self._sessions: dict[int, _Session] = {}
         self._recent: deque[tuple[float, ...]] = deque(maxlen=WINDOW)
         now = time.time()

@@ -19,6 +19,8 @@ from lightning_evo.archive.meta import FinalOutcome
 from lightning_evo.callbacks.records import ContinuationRecord, EarlyFitnessRecord, GrowthRecord, InheritanceRecord
 from lightning_evo.genome import COMPLETED, STOPPED, Objective
 from lightning_evo.genome.records import ExtraEntry, StackRecord
+from lightning_evo.reporting.outgoing import mask_of, masked_row
+from lightning_evo.utils.masking import Mask
 
 __all__ = ["RunSnapshot", "RunStatus", "read_snapshot", "run_status"]
 
@@ -52,6 +54,7 @@ class RunSnapshot:
         continued: Records of continued trainings, by id.
         grown: Records of growth with at least one step, by id.
         stacked: ``Result.extra["stack"]``, by id.
+        mask: What masked its secrets, for texts that are read later.
     """
 
     run: str
@@ -66,6 +69,7 @@ class RunSnapshot:
     continued: Mapping[int, ContinuationRecord] = field(default_factory=dict)
     grown: Mapping[int, GrowthRecord] = field(default_factory=dict)
     stacked: Mapping[int, StackRecord] = field(default_factory=dict)
+    mask: Mask = field(default_factory=Mask)
 
     @cached_property
     def by_id(self) -> dict[int, Mapping[str, Any]]:
@@ -166,7 +170,7 @@ class RunSnapshot:
 
 
 def read_snapshot(archive: Archive) -> RunSnapshot:
-    """Read a run once.
+    """Read a run once; secrets in it are masked.
 
     Args:
         archive: The run's archive; the search may still be writing it.
@@ -175,7 +179,8 @@ def read_snapshot(archive: Archive) -> RunSnapshot:
         ArchiveError: If it can't be read.
     """
     # Rows before extras: for a candidate that ends in between, there may then be more than its row shows, never less.
-    meta, rows = archive.meta, archive.candidates()
+    mask = mask_of(archive)
+    meta, rows = mask.data(archive.meta), [masked_row(row, mask) for row in archive.candidates()]
     ids = {row["id"] for row in rows}
 
     def entries(kind: type[E]) -> dict[int, E]:
@@ -194,6 +199,7 @@ def read_snapshot(archive: Archive) -> RunSnapshot:
         continued=entries(ContinuationRecord),
         grown={id: entry for id, entry in entries(GrowthRecord).items() if entry.steps},
         stacked=entries(StackRecord),
+        mask=mask,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,8 @@ from lightning_evo.reporting.wandb.sweep import (
     run_tags,
     sweep_config,
 )
+from lightning_evo.utils.masking import Mask
+from lightning_evo.utils.text import storable, storable_data
 
 if TYPE_CHECKING:  # both import wandb, an optional dependency
     from lightning_evo.reporting.wandb.search_run import SearchRun
@@ -111,6 +114,7 @@ class WandbReporter(Reporter):
         if service is None:
             return
         self._search, self._archive = search, Archive(search.location, search.name)
+        self._mask = Mask(search.description, search.config)
         self._keys = gene_keys(list(search.space))
         self._open: dict[int, OpenRun] = {}
         # An agent's run is in the agent's project, which is in the environment.
@@ -181,6 +185,7 @@ class WandbReporter(Reporter):
         assert self._service is not None
         self._ensure_sweep()
         return self._service.open(
+            self._mask,
             self._state.run_id(candidate.id),
             sweep=self._state.sweep,
             resume=self._search.resumed or candidate.id in self._state.local,
@@ -202,9 +207,9 @@ class WandbReporter(Reporter):
         else:
             opened.run.tags = run_tags(candidate, result, self.tags)
             if (notes := run_notes(candidate, result)) is not None:
-                opened.run.notes = notes
+                opened.run.notes = self._mask.text(storable(notes))
         _log_curve(opened, result.curve or ([{"epoch": 0, **result.metrics}] if result.metrics else []))
-        opened.run.summary.update(run_summary(candidate, result, self._search.objectives))
+        opened.run.summary.update(self._mask.data(run_summary(candidate, result, self._search.objectives)))
         self._service.end(opened, int(result.status == FAILED), partial(self._run_ended, candidate.id, opened))
 
     def _run_ended(self, id: int, opened: OpenRun, uploaded: bool) -> None:
@@ -246,6 +251,7 @@ class WandbReporter(Reporter):
             return
         about = f"{search.algorithm}, seed {search.seed}; lightning-evo creates the candidates, no agent is needed"
         config = sweep_config(self.name or search.name, about, search.space, search.objectives, self._keys)
+        config = storable_data(self._mask.data(config))
         (service.directory / SWEEP_FILE).write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
         if self.sweep is not None:
             state.sweep, state.local_sweep = self.sweep, False
@@ -272,14 +278,19 @@ class WandbReporter(Reporter):
             "slots": search.slots,
             "seed": search.seed,
             "directory": str(search.directory),
-            "genes": {key: {"path": path, "gene": repr(search.space[path])} for path, key in self._keys.items()},
+            "genes": {
+                key: {"path": path, "gene": self._mask.data(repr(search.space[path]), path)}
+                for path, key in self._keys.items()
+            },
             **(outer.parameters if outer is not None else {}),
         }
         opened = service.open(
+            self._mask,
             run_id,
             sweep=None if outer is None else outer.sweep,
             resume=search.resumed or outer is not None,
-            settings={"x_disable_meta": False, "disable_git": False},
+            # What W&B notes of the process has its command line.
+            settings={"x_disable_meta": self._mask.data(sys.argv) != sys.argv, "disable_git": False},
             **self._destination,
             name=self.name or service.variables.get("WANDB_NAME") or (search.name if outer is None else None),
             job_type="search",
@@ -288,7 +299,7 @@ class WandbReporter(Reporter):
             notes=service.variables.get("WANDB_NOTES"),
         )
         state.search_run = "online" if opened.online else "offline"
-        return SearchRun(opened, service, search, self._keys, self._archive)
+        return SearchRun(opened, service, search, self._keys, self._archive, self._mask)
 
     def _search_run_ended(self, uploaded: bool) -> None:
         self._search_uploaded = uploaded

@@ -15,10 +15,13 @@ from lightning_evo.algorithms.quality import QualityHistory
 from lightning_evo.archive import Archive
 from lightning_evo.archive.meta import FinalOutcome, read_meta
 from lightning_evo.genome import COMPLETED, Candidate, Genome, Result, SearchSpace
+from lightning_evo.reporting.outgoing import masked_row
 from lightning_evo.reporting.progress import SearchState
 from lightning_evo.reporting.reporter import Outcome, SearchInfo
 from lightning_evo.reporting.wandb.service import OpenRun, WandbService
 from lightning_evo.reporting.wandb.sweep import plain_value
+from lightning_evo.utils.masking import Mask
+from lightning_evo.utils.text import printable_lines, storable_data, traceback_of
 
 __all__ = ["Diversity", "SearchRun"]
 
@@ -39,11 +42,19 @@ class SearchRun:
         search: The search.
         keys: The genes' keys, by config path.
         archive: The search's archive.
+        mask: Masks its secrets.
     """
 
     def __init__(
-        self, opened: OpenRun, service: WandbService, search: SearchInfo, keys: Mapping[str, str], archive: Archive
+        self,
+        opened: OpenRun,
+        service: WandbService,
+        search: SearchInfo,
+        keys: Mapping[str, str],
+        archive: Archive,
+        mask: Mask,
     ) -> None:
+        self._mask = mask
         self.opened, self._service, self._search, self._keys, self._archive = opened, service, search, keys, archive
         self._monitors = [objective.monitor for objective in search.objectives]
         self._rows: dict[int, dict[str, Any]] = {}
@@ -112,6 +123,7 @@ class SearchRun:
         # Also under the objectives' own names, where an outer sweep over searches looks for its metric.
         values: dict[str, Any] = dict(zip(self._monitors, state.best_fitness, strict=True))
         genes = {self._keys[path]: plain_value(value) for path, value in state.best.genome.items()}
+        genes = storable_data(self._mask.data(genes))
         self.opened.run.summary.update({**values, "best/candidate": state.best.id, "best/genes": genes})
 
     def _row(self, candidate: Candidate, result: Result) -> dict[str, Any]:
@@ -152,11 +164,12 @@ class SearchRun:
     def _log_table(self, name: str, rows: Sequence[Mapping[str, Any]], step: int) -> None:
         if not rows or step < self.opened.next_step or (self.opened.online and not self._service.reachable()):
             return
+        rows = [storable_data(masked_row(row, self._mask)) for row in rows]
         table = wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows], allow_mixed_types=True)
         try:
             self.opened.run.log({name: table}, step=step)
-        except (Error, OSError):  # the server has just gone down; the next table includes these rows
-            _log.warning("table %s was not written", name, exc_info=True)
+        except (Error, OSError) as error:  # the server has just gone down; the next table includes these rows
+            _log.warning("table %s was not written\n%s", name, printable_lines(traceback_of(error)))
 
     def _update_reference_point(self, result: Result, state: SearchState) -> None:
         """Set the reference point of the hypervolume to the worst values among the first results; then keep it fixed."""

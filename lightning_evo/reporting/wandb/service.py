@@ -23,6 +23,8 @@ from wandb.errors import AuthenticationError, CommError, UsageError
 from lightning_evo._compat.wandb import EXPERIMENTAL_SETTINGS, create_sweep, kill_service
 from lightning_evo.reporting.reporter import ReporterError
 from lightning_evo.reporting.wandb.state import LOCAL_SUFFIX
+from lightning_evo.utils.masking import Mask
+from lightning_evo.utils.text import storable_data
 
 __all__ = ["OpenRun", "OuterSweep", "WandbService"]
 
@@ -257,6 +259,7 @@ class WandbService:
 
     def open(
         self,
+        mask: Mask,
         id: str,
         *,
         sweep: str | None,
@@ -267,6 +270,7 @@ class WandbService:
         """Start or resume a run.
 
         Args:
+            mask: Masks the secrets in ``options``.
             id: Its id.
             sweep: The sweep it belongs to, if any.
             resume: Whether the server may already know it.
@@ -291,7 +295,12 @@ class WandbService:
             "finish_timeout_raises": True,
             **(settings or {}),
         }
-        options = {**options, "dir": self.directory.parent, "reinit": "create_new", "allow_val_change": True}
+        options = {
+            **storable_data(mask.data(options)),
+            "dir": self.directory.parent,
+            "reinit": "create_new",
+            "allow_val_change": True,
+        }
         if self.can_open(id) and self.reachable():
             try:
                 allow: Literal["allow"] | None = "allow" if resume else None
