@@ -174,7 +174,7 @@ class ArchiveWriter:
             self._journal.close()
             self._fold(closing=True)
             with translated_file(self.directory):
-                for name in (ARCHIVE, JOURNAL, "candidates", "final"):
+                for name in (ARCHIVE, JOURNAL, "candidates", "final", "tested.json"):
                     set_aside(self.directory / name, "replaced")
             self._open(None, new=True)
         return self

@@ -26,6 +26,7 @@ from lightning_evo.training.blueprint import dump_yaml
 from lightning_evo.training.candidate import CONFIG_FILE
 from lightning_evo.training.final import WinnerRecord
 from lightning_evo.training.packing import MODEL_FILE
+from lightning_evo.training.tested import known_test, remember_test
 from lightning_evo.utils.imports import import_by_name
 
 __all__ = ["Finisher", "ScheduleCallback", "intact_checkpoint", "write_schedule"]
@@ -56,7 +57,8 @@ class Finisher:
     ) -> None:
         """Do what ``final`` says with the winner, unless that very thing was done before.
 
-        A checkpoint that is missing or damaged is made again by training from the same config and seed.
+        A checkpoint that is missing or damaged is made again by training from the same config and seed. A test that came
+        to its end is never made again, whatever was lost or killed since.
 
         Raises:
             SearchError: If retraining or testing fails.
@@ -74,7 +76,11 @@ class Finisher:
         if earlier is not None and earlier.request == request and (target / MODEL_FILE).is_file():
             progress.message(_describe(earlier, target))
             return
-        progress.message(f"final: {'retraining' if retrain else 'testing'} candidate {winner.id}")
+        if earlier is not None and earlier.tested and earlier.request.config == config:
+            remember_test(str(target), config, earlier.metrics)  # by now the file may be lost
+        tested = known_test(str(target), config) is not None
+        doing = "retraining" if retrain else "exporting" if tested or not final.test else "testing"
+        progress.message(f"final: {doing} candidate {winner.id}" + (", which was tested before" if tested else ""))
         shutil.rmtree(target, ignore_errors=True)
         training = TrainingRequest(
             directory=str(target),

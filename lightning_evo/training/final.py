@@ -18,6 +18,7 @@ from lightning_evo.training.candidate import TRUSTED, isolated, train_candidate,
 from lightning_evo.training.distributed import train_candidate_distributed
 from lightning_evo.training.packing import pack, restore_structure
 from lightning_evo.training.request import TrainingRequest
+from lightning_evo.training.tested import known_test, remember_test
 from lightning_evo.utils.records import known_fields
 
 __all__ = ["WinnerRecord", "finish_candidate"]
@@ -61,7 +62,7 @@ def finish_candidate(
         config: Its complete config.
         request: How to retrain it; the package goes to its directory. Testing uses one device.
         checkpoint: Path of the checkpoint to test.
-        test: Whether to test.
+        test: Whether to test, if that wasn't done before.
 
     Returns:
         Completed, with ``metrics`` of the test (and of the retraining), and a :class:`WinnerRecord` in ``extra``; or failed.
@@ -78,7 +79,10 @@ def finish_candidate(
     metrics = dict(trained.metrics) if trained else {}
     why_not = "" if test else "not asked for"
     try:
-        if test:
+        known = known_test(directory, config) if test else None
+        if known is not None:
+            metrics |= known
+        elif test:
             with isolated(config):
                 parts = blueprint.build(config, {**trainer_overrides(config, directory, 1), "logger": False})
                 why_not = _untestable(parts)
@@ -86,7 +90,10 @@ def finish_candidate(
                     restore_structure(parts.model, Path(checkpoint))
                     run = partial(parts.trainer.test, datamodule=parts.datamodule, ckpt_path=checkpoint, verbose=False)
                     run(parts.model, **TRUSTED)
-                    metrics |= {name: float(value) for name, value in parts.trainer.callback_metrics.items()}
+                    tested = {name: float(value) for name, value in parts.trainer.callback_metrics.items()}
+                    # At once, and outside the directory: whatever happens from here on, it is not tested again.
+                    remember_test(directory, config, tested)
+                    metrics |= tested
         packed = pack(dump_yaml(dict(config)), Path(checkpoint), Path(directory))
     except Exception as error:
         return Result.failure(error, started=started, ended=time.time())

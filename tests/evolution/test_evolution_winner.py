@@ -9,6 +9,7 @@ import torch
 import yaml
 from searching import Recorded, threads
 
+import toys
 from lightning_evo import Archive, Budget, Evolution, Objective, Workers
 from lightning_evo.algorithms import PopulationBasedTraining, RandomSearch
 from lightning_evo.callbacks import HyperparameterSchedule, StructuralGrowth
@@ -80,3 +81,70 @@ def test_an_export_names_the_callback_that_the_algorithm_declares(algorithm, tmp
     main(["export", str(tmp_path / "run"), "--to", str(tmp_path / "best")])
     (callback,) = yaml.safe_load((tmp_path / "best/replay.yaml").read_text())["trainer"]["callbacks+"]
     assert callback["class_path"] == algorithm.schedule_callback
+
+
+# -- the test split, once ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tests_made(monkeypatch):
+    """How often the test split was loaded."""
+    made = []
+    original = toys.ToyData.test_dataloader
+
+    def test_dataloader(self):
+        made.append(self)
+        return original(self)
+
+    monkeypatch.setattr(toys.ToyData, "test_dataloader", test_dataloader)
+    return made
+
+
+def found(directory):
+    with Archive(directory) as archive:
+        final = archive.meta["final"]
+    assert final["tested"]
+    assert (directory / "final/model.ckpt").is_file()
+    return final["request"]["candidate"], final["metrics"]["test_loss"]
+
+
+@pytest.mark.parametrize("final", [Final(), Final(retrain=True, test=True)])
+def test_a_winner_is_tested_once_though_the_controller_dies_before_it_records_the_test(
+    tmp_path, tests_made, monkeypatch, final
+):
+    def die(*arguments):
+        raise MemoryError("as good as a kill: nothing is recorded")
+
+    with threads(1) as pool:
+        with monkeypatch.context() as patch:
+            patch.setattr("lightning_evo.evolution.winner.write_schedule", die)
+            with pytest.raises(MemoryError):
+                search(tmp_path, pool, RandomSearch(), 2, final=final)
+        with Archive(tmp_path) as archive:
+            assert "final" not in archive.meta
+        assert len(tests_made) == 1
+        search(tmp_path, pool, RandomSearch(), 2, final=final)
+    assert len(tests_made) == 1
+    found(tmp_path)
+
+
+def test_a_winner_is_tested_once_whatever_happens_to_its_files_and_the_budget(tmp_path, tests_made):
+    with threads(1) as pool:
+        search(tmp_path, pool, RandomSearch(), 1)
+        winner, loss = found(tmp_path)
+        for lost in (
+            ["final/model.ckpt"],
+            ["tested.json", "final/model.ckpt"],
+            ["final/model.ckpt", f"candidates/{winner:06d}/checkpoint.ckpt"],
+        ):
+            for name in lost:
+                (tmp_path / name).unlink()
+            search(tmp_path, pool, RandomSearch(), 1)
+            assert found(tmp_path) == (winner, loss)
+        assert len(tests_made) == 1
+        search(tmp_path, pool, RandomSearch(), 4)
+        # Each model that ever won is tested once.
+        assert len(tests_made) == (1 if found(tmp_path)[0] == winner else 2)
+        search(tmp_path, pool, RandomSearch(), 4, final=Final(test=False))
+        search(tmp_path, pool, RandomSearch(), 4)
+    assert len(tests_made) <= 2
