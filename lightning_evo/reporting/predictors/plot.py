@@ -5,9 +5,12 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 
 from lightning_evo.reporting.predictors.report import Evaluation, PredictorReport
+from lightning_evo.utils.files import write_atomically
+from lightning_evo.utils.text import printable
 
 __all__ = ["check_plot", "plot"]
 
@@ -44,12 +47,20 @@ def plot(report: PredictorReport, path: Path) -> None:
     """
     check_plot(path)
     evaluations = [evaluation for evaluation in report.evaluations if evaluation.points]
-    title = (
-        f"{report.results.objective.monitor}: {len(report.results.genomes)} results, {report.held_out} held out, "
-        f"{report.repeats} repeats"
-    )
-    draw = _draw_html if path.suffix.lower() == ".html" else _draw_static
-    draw(report, evaluations, title, path)
+    html = path.suffix.lower() == ".html"
+    monitor = (_for_plotly if html else _for_matplotlib)(report.results.objective.monitor)
+    title = f"{monitor}: {len(report.results.genomes)} results, {report.held_out} held out, {report.repeats} repeats"
+    (_draw_html if html else _draw_static)(report, evaluations, title, path)
+
+
+def _for_plotly(text: str) -> str:
+    """Text in which plotly finds no HTML."""
+    return escape(printable(text))
+
+
+def _for_matplotlib(text: str) -> str:
+    """Text in which matplotlib finds no math, and XML nothing that it forbids."""
+    return printable(text).replace("$", r"\$")
 
 
 def _draw_html(report: PredictorReport, evaluations: Sequence[Evaluation], title: str, path: Path) -> None:
@@ -61,11 +72,11 @@ def _draw_html(report: PredictorReport, evaluations: Sequence[Evaluation], title
         rows=len(panels),
         cols=12,
         specs=[[cell for width in row for cell in ({"colspan": width}, *[None] * (width - 1))] for row in panels],
-        subplot_titles=[*FIGURES.values(), *map(_title, evaluations)],
+        subplot_titles=[*FIGURES.values(), *(_for_plotly(_title(evaluation)) for evaluation in evaluations)],
     )
     for number, evaluation in enumerate(evaluations):
         color = _COLORS[number % len(_COLORS)]
-        shared = {"name": _short(evaluation), "legendgroup": evaluation.name, "marker": {"color": color}}
+        shared = {"name": _for_plotly(_short(evaluation)), "legendgroup": evaluation.name, "marker": {"color": color}}
         for column, figure_name in enumerate(FIGURES):
             models, means, spreads = _curve(report, evaluation, figure_name)
             figure.add_trace(
@@ -94,7 +105,7 @@ def _draw_html(report: PredictorReport, evaluations: Sequence[Evaluation], title
                     hovertemplate="true %{x:.4g}<br>predicted %{y:.4g} ± %{customdata:.2g}"),
             **at,
         )  # fmt: skip
-        figure.update_xaxes(title_text=f"true {report.results.objective.monitor}", **at)
+        figure.update_xaxes(title_text=f"true {_for_plotly(report.results.objective.monitor)}", **at)
         figure.update_yaxes(title_text="predicted" if place == 0 else None, **at)
     for column in range(len(FIGURES)):
         figure.update_xaxes(title_text="training results", type="log", tickvals=list(report.models),
@@ -105,7 +116,7 @@ def _draw_html(report: PredictorReport, evaluations: Sequence[Evaluation], title
         height=400 * len(panels),
         legend={"orientation": "h", "yanchor": "bottom", "y": 1.06, "xanchor": "right", "x": 1.0},
     )
-    figure.write_html(path, include_plotlyjs=True)
+    write_atomically(path, figure.to_html(include_plotlyjs=True))
 
 
 def _draw_static(report: PredictorReport, evaluations: Sequence[Evaluation], title: str, path: Path) -> None:
@@ -124,7 +135,8 @@ def _draw_static(report: PredictorReport, evaluations: Sequence[Evaluation], tit
         color = _COLORS[number % len(_COLORS)]
         for panel, (figure_name, label) in zip(axes[0], FIGURES.items(), strict=True):
             models, means, spreads = _curve(report, evaluation, figure_name)
-            panel.errorbar(models, means, yerr=spreads, marker="o", capsize=3, color=color, label=_short(evaluation))
+            panel.errorbar(models, means, yerr=spreads, marker="o", capsize=3, color=color,
+                           label=_for_matplotlib(_short(evaluation)))  # fmt: skip
             panel.set(title=label, xlabel="training results", xscale="log")
             panel.set_xticks(list(report.models), [str(count) for count in report.models])
             panel.minorticks_off()
@@ -132,7 +144,8 @@ def _draw_static(report: PredictorReport, evaluations: Sequence[Evaluation], tit
         true, mean, _ = zip(*evaluation.scatter, strict=True)
         panel.plot(_range(report), _range(report), color="#999999", linestyle=":")
         panel.scatter(true, mean, color=color, alpha=0.6, s=12)
-        panel.set(title=_title(evaluation), xlabel=f"true {report.results.objective.monitor}", ylabel="predicted")
+        true_name = f"true {_for_matplotlib(report.results.objective.monitor)}"
+        panel.set(title=_for_matplotlib(_title(evaluation)), xlabel=true_name, ylabel="predicted")
     if evaluations:
         axes[0][0].legend()
     figure.suptitle(title)
