@@ -32,6 +32,7 @@ USAGE = f"""lightning-evo {__version__}: evolve any LightningModule from the con
   lightning-evo export DIR --to best/                   write the winner as a config and a plain Lightning checkpoint
   lightning-evo export DIR --csv DIR                    write a whole search as tables (or --json, --optuna)
   lightning-evo plot DIR KIND --to x.pdf                draw figures for papers
+  lightning-evo check DIR [--repair]                    say whether all files of a search are whole, and rebuild them
   lightning-evo wandb DIR                               upload a search to Weights & Biases from its archive
 
 Secrets (api_key, password, token, ...) are masked in everything that leaves the run's directory; --show-secrets, with any
@@ -39,7 +40,7 @@ command, shows them. Run `lightning-evo COMMAND --help` for details.
 """
 
 
-READ_COMMANDS = ("export", "leaderboard", "plot", "predictor", "report", "wandb")
+READ_COMMANDS = ("check", "export", "leaderboard", "plot", "predictor", "report", "wandb")
 """The commands that only read what a search has recorded: each is a module of this package."""
 
 
