@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -67,7 +68,9 @@ class DatabaseSum:
             return False
 
 
-def log_size(file: Path) -> int:
+def log_size(file: Path | None) -> int:
     """Bytes in a database's write-ahead log."""
-    log = Path(f"{file}-wal")
-    return log.stat().st_size if log.exists() else 0
+    try:
+        return os.stat(f"{file}-wal").st_size
+    except FileNotFoundError:
+        return 0

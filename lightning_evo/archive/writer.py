@@ -345,7 +345,7 @@ class ArchiveWriter:
         self._last = event["sequence"]
         self._journal.append(event)
         self._settled = True
-        if self._own and log_size(self.directory / ARCHIVE) > self._log_bytes:
+        if self._own and log_size(self._location.file) > self._log_bytes:
             self._fold()
 
     def _fold(self, closing: bool = False) -> None:
