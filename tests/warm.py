@@ -295,7 +295,7 @@ def _become(connection: socket.socket, path: Sequence[str]) -> types.CodeType:
     sys.stdin = sys.__stdin__ = os.fdopen(0, closefd=False)
     sys.stdout = sys.__stdout__ = os.fdopen(1, "w", closefd=False)
     sys.stderr = sys.__stderr__ = os.fdopen(2, "w", 1, errors="backslashreplace", closefd=False)
-    _fork_forkserver()
+    _fork_forkserver(path)
     # Two new processes draw different numbers; forks of one would draw the same.
     random.seed()
     sys.modules["numpy"].random.seed()
@@ -308,12 +308,16 @@ def _become(connection: socket.socket, path: Sequence[str]) -> types.CodeType:
     else:
         name = main.__file__ = os.path.abspath(sys.argv[0])
         first, code = os.path.dirname(name), Path(name).read_text()
-    own = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
-    sys.path[:] = [first, *own, *path]
+    sys.path[:] = _path(first, path)
     return compile(code, name, "exec")
 
 
-def _fork_forkserver() -> None:
+def _path(first: str, path: Sequence[str]) -> list[str]:
+    """What :data:`sys.path` begins as."""
+    return [first, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)), *path]
+
+
+def _fork_forkserver(path: Sequence[str]) -> None:
     """Fork the child process that becomes :mod:`multiprocessing`'s forkserver when this process starts one.
 
     It is forked before the program begins, so that the forkserver inherits no more of it than by being executed.
@@ -323,7 +327,7 @@ def _fork_forkserver() -> None:
     pid = os.fork()
     if pid == 0:
         ours.close()
-        _be_forkserver(theirs)
+        _be_forkserver(theirs, path)
     signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     theirs.close()
     execute, left = util.spawnv_passfds, [pid]
@@ -339,7 +343,7 @@ def _fork_forkserver() -> None:
     util.spawnv_passfds = spawnv_passfds
 
 
-def _be_forkserver(connection: socket.socket) -> None:
+def _be_forkserver(connection: socket.socket, path: Sequence[str]) -> None:
     data, descriptors, *_ = socket.recv_fds(connection, 1, 8)
     if not data:
         os._exit(0)  # the program has ended without one
@@ -357,6 +361,7 @@ def _be_forkserver(connection: socket.socket) -> None:
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(directory)
+    sys.path[:] = _path("", path)
     with contextlib.suppress(SystemExit):
         exec(code, {})
     os._exit(0)

@@ -75,10 +75,11 @@ FORKSERVER = """
 import multiprocessing, os, sys
 
 def work():
-    print(os.getpid(), os.getppid(), flush=True)
+    print(os.getpid(), os.getppid(), sys.modules["preloaded"].__file__, flush=True)
 
 if __name__ == "__main__":
     context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["preloaded"])
     for _ in range(2):
         process = context.Process(target=work)
         process.start()
@@ -91,8 +92,13 @@ if __name__ == "__main__":
 def test_its_forkserver_is_its_child_and_ends_with_it(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(FORKSERVER)
-    with warm.Popen([sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
-        (first, server), (second, same), (own,) = (program.stdout.readline().split() for _ in range(3))
+    (tmp_path / "elsewhere").mkdir()
+    preloaded = tmp_path / "elsewhere" / "preloaded.py"
+    preloaded.touch()
+    how = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "env": os.environ | {"PYTHONPATH": str(preloaded.parent)}}
+    with warm.Popen([sys.executable, str(script)], text=True, **how) as program:
+        (first, server, found), (second, same, _), (own,) = (program.stdout.readline().split() for _ in range(3))
+        assert found == str(preloaded)
         assert first != second
         assert server == same
         assert own == str(program.pid)
