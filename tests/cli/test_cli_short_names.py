@@ -1,7 +1,8 @@
 """Short class names in a config: each class that a config may name is imported by the command line itself."""
 
-import subprocess
 import sys
+
+import warm
 
 LOOK = """
 import lightning_evo.cli.lightning
@@ -24,7 +25,7 @@ print(*{name for kind in kinds for name in below(kind)})
 
 
 def test_classes_are_known_by_their_short_names():
-    known = subprocess.run([sys.executable, "-c", LOOK], capture_output=True, text=True, check=True).stdout.split()
+    known = warm.run([sys.executable, "-c", LOOK], capture_output=True, text=True, check=True).stdout.split()
     expected = (
         "RandomSearch RegularizedEvolution NSGA2 PopulationBasedTraining SwarmOptimization "
         "ForestPredictor GaussianProcessPredictor LSTMPredictor ZeroCostPredictor EnsemblePredictor "

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ast
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+import warm
 from lightning.pytorch import Trainer
 from searching import Recorded, threads
 
@@ -267,7 +267,7 @@ def test_growth_has_whatever_inherits_take_the_parents_weights_before_it_grows(t
 
 def test_this_packages_callbacks_are_found_though_nobody_has_imported_them():
     code = "from lightning_evo.callbacks.search import callbacks_that as that; print(*that('changes_structure'))"
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    done = warm.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert "StructuralGrowth" in done.stdout
 
 

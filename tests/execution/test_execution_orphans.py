@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import warm
 from execution_processes import gone, read_pids, wait_until
 
 HERE = Path(__file__).parent
@@ -14,7 +15,8 @@ GUARD = HERE.parents[1] / "lightning_evo" / "utils" / "process.py"
 
 
 def start_controller(directory, ends):
-    return subprocess.Popen(
+    popen = subprocess.Popen if ends == "killed" else warm.Popen  # one of them in a new interpreter
+    return popen(
         [sys.executable, str(HERE / "execution_controller.py"), str(directory), ends],
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -53,7 +55,7 @@ def test_a_main_module_without_a_guard_is_told_so(tmp_path):
         "executor = LocalExecutor(1)\n"
         f"print('fatal', executor.submit(Job(1, jobs.succeed, {{}}, {str(tmp_path)!r})).result().fatal)\n"
     )
-    ended = subprocess.run(
+    ended = warm.run(
         [sys.executable, str(script)],
         capture_output=True,
         text=True,

@@ -95,7 +95,11 @@ def test_its_forkserver_is_its_child_and_ends_with_it(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     preloaded = tmp_path / "elsewhere" / "preloaded.py"
     preloaded.touch()
-    how = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "env": os.environ | {"PYTHONPATH": str(preloaded.parent)}}
+    how = {
+        "stdin": subprocess.PIPE,
+        "stdout": subprocess.PIPE,
+        "env": os.environ | {"PYTHONPATH": str(preloaded.parent)},
+    }
     with warm.Popen([sys.executable, str(script)], text=True, **how) as program:
         (first, server, found), (second, same, _), (own,) = (program.stdout.readline().split() for _ in range(3))
         assert found == str(preloaded)

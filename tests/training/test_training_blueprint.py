@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pickle
-import subprocess
 import sys
 
 import pytest
 import torch
+import warm
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 from training_cli import ARGUMENTS, LinkedCLI
 
@@ -108,5 +108,5 @@ def test_a_short_class_name_resolves_in_a_process_that_has_imported_no_callback_
         "config = Blueprint(cli_arguments={'model_class': BoringModel}).resolve({'trainer': trainer})",
         "print(config['trainer']['callbacks'][0]['class_path'])",
     )
-    ran = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True)
+    ran = warm.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True)
     assert ran.stdout.splitlines()[-1] == "lightning_evo.callbacks.StructuralGrowth", ran.stderr

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
+
+import warm
 
 LINES = (
     "import sys",
@@ -14,7 +15,7 @@ LINES = (
 
 
 def test_structural_growth_imports_few_files_and_no_other_feature():
-    ran = subprocess.run([sys.executable, "-c", "\n".join(LINES)], capture_output=True, text=True, check=True)
+    ran = warm.run([sys.executable, "-c", "\n".join(LINES)], capture_output=True, text=True, check=True)
     files = ran.stdout.split()
     assert len(files) <= 35, files
     rooms = {"_compat", "callbacks", "functional", "utils"}

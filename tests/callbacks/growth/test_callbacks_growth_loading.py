@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+import warm
 import yaml
 from callbacks_grown_nets import Deep, Given, Net, Ratio, Together
 from lightning.pytorch import LightningModule, Trainer, seed_everything
@@ -341,9 +341,7 @@ cli = LightningCLI(LightningModule, subclass_mode_model=True, run=False, args=ar
 cli.model.load_state_dict(torch.load({str(tmp_path / "out/model.ckpt")!r})["state_dict"])
 assert "lightning_evo" not in sys.modules
 """
-    subprocess.run(
-        [sys.executable, "-c", code], cwd=HERE, check=True, env={"PYTHONPATH": str(HERE)}, capture_output=True
-    )
+    warm.run([sys.executable, "-c", code], cwd=HERE, check=True, env={"PYTHONPATH": str(HERE)}, capture_output=True)
 
 
 def test_renamed_tensors_find_their_places(tmp_path):

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+import warm
 from forked import LAUNCHERS, Forked, end_of_ranks, free_port
 from lightning.pytorch import Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
@@ -31,14 +32,13 @@ SCRIPT = Path(__file__).with_name("swarms_training.py")
 def run_script(directory: Path, **options: Any) -> tuple[int, str]:
     """Run the script as a user does: Lightning starts the second rank; how it ends, and what both print."""
     directory.mkdir(exist_ok=True)
-    done = subprocess.run(
+    done = warm.run(
         [sys.executable, str(SCRIPT), str(directory), json.dumps(options)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         env={name: value for name, value in os.environ.items() if name not in LAUNCHERS},
         timeout=150,
-        check=False,
     )
     return done.returncode, done.stdout
 
