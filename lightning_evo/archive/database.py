@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, QueuePool, StaticPool, Table, create_engine, event, insert, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
-from lightning_evo.archive.errors import ArchiveError, Damaged, DiskFull, Unreadable
+from lightning_evo.archive.errors import ArchiveError, Damaged, DiskFull, Unreadable, translated_file
 
 __all__ = [
     "ARCHIVE",
@@ -53,12 +53,13 @@ class ArchiveLocation:
         """The location meant by a run's directory, an archive file or a database URL.
 
         Raises:
-            ArchiveError: If ``location`` looks like a URL and isn't one.
+            ArchiveError: If ``location`` looks like a URL and isn't one, its driver isn't installed, or it can't be the
+                name of a file.
         """
         if isinstance(location, str) and "://" in location:
             try:
                 url = make_url(location)
-                url.get_dialect()
+                url.get_dialect().import_dbapi()
             except (ArgumentError, NoSuchModuleError, ImportError) as error:
                 raise ArchiveError(f"{location}: not a database URL that SQLAlchemy can open: {error}") from error
             if url.get_backend_name() != "sqlite":
@@ -66,8 +67,12 @@ class ArchiveLocation:
             if not url.database or url.database == ":memory:":
                 raise ArchiveError(f"{location}: an in-memory archive isn't persistent; name a file")
             return cls(Path(url.database).absolute())
+        if not str(location).strip() or "\0" in str(location):
+            raise ArchiveError(f"{str(location)!r}: neither a directory, an archive file nor a database URL")
         path = Path(location).absolute()
-        if path.is_file():
+        with translated_file(path):
+            is_file = path.is_file()
+        if is_file:
             return cls(path, journal=path.with_name(JOURNAL) if path.name == ARCHIVE else None)
         return cls(path / ARCHIVE, journal=path / JOURNAL)
 

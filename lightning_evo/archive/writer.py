@@ -78,9 +78,9 @@ class ArchiveWriter:
 
     def __init__(self, directory: str | Path, database: str | None = None, run: str | None = None) -> None:
         self.directory = Path(directory).absolute()
+        self._location = ArchiveLocation.of(database) if database else ArchiveLocation(self.directory / ARCHIVE)
         with translated_file(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
-        self._location = ArchiveLocation.of(database) if database else ArchiveLocation(self.directory / ARCHIVE)
         self._database = database
         self._own = database is None
         self._mutex = threading.Lock()

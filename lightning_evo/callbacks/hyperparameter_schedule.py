@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 
 from lightning_evo._compat.lightning import callbacks_of, datamodule_of, init_optimizers, reload_data
@@ -16,6 +14,7 @@ from lightning_evo.callbacks.rebuilding import NotApplicable, adopt, check_alike
 from lightning_evo.callbacks.search import SearchCallback
 from lightning_evo.functional.optimizers import OptimizerSettings, adopt_functions, change_settings, optimizer_settings
 from lightning_evo.genome import Json
+from lightning_evo.utils.config_files import load_yaml_strictly, read_config_file
 from lightning_evo.utils.random_state_torch import isolated_random_state
 
 __all__ = ["HyperparameterSchedule"]
@@ -50,8 +49,9 @@ class HyperparameterSchedule(Callback):
             this mapping (``lightning-evo export`` writes ``schedule.yaml``).
 
     Raises:
-        ValueError: For an epoch below 0 or a path that can't be changed; at the start of training (``NotApplicable``)
-            for a value that can't be set in the module, such as one that changes the shape of a parameter.
+        ValueError: For a file that can't be read or says something twice, an epoch below 0 or a path that can't be
+            changed; at the start of training (``NotApplicable``) for a value that can't be set in the module, such as one
+            that changes the shape of a parameter.
 
     Example:
         >>> HyperparameterSchedule({0: {"model.init_args.lr": 0.1}, 5: {"model.init_args.lr": 0.01}}).values_at(7)
@@ -61,7 +61,7 @@ class HyperparameterSchedule(Callback):
     fixed_structure = "it rebuilds the module from hyperparameters, which don't describe growth"
 
     def __init__(self, schedule: dict[int, dict[str, Json]] | str) -> None:
-        read = yaml.safe_load(Path(schedule).read_text(encoding="utf-8")) if isinstance(schedule, str) else schedule
+        read = load_yaml_strictly(read_config_file(schedule)) if isinstance(schedule, str) else schedule
         self.schedule = _checked(read, schedule if isinstance(schedule, str) else "schedule")
         self.settings: OptimizerSettings | None = None
         """The optimizers' settings now in force."""

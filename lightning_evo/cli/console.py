@@ -33,6 +33,7 @@ CLOSED_PIPE = 141
 """The exit code of a command whose reader has gone (``| head``): that of a process which SIGPIPE ended, in a shell."""
 
 _LONGEST = 10_000
+_LONGEST_LINE = 1000
 
 
 def prepare_output() -> None:
@@ -104,7 +105,8 @@ def report_to_user(text: object) -> None:
 
 def refuse(error: Exception) -> NoReturn:
     """Print the error as one line to standard error and exit with code 2."""
-    report_to_user(f"lightning-evo: error: {error}")
+    lines = str(error).splitlines() or [""]
+    report_to_user("lightning-evo: error: " + "\n".join(bounded(line, _LONGEST_LINE) for line in lines))
     raise SystemExit(2)
 
 

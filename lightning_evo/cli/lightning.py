@@ -11,6 +11,7 @@ from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import __version__ as lightning_version
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -18,10 +19,12 @@ from lightning_evo._compat.lightning import CLIWithHooks, subcommand_arguments, 
 from lightning_evo.algorithms import Algorithm, Predictor
 from lightning_evo.archive import ArchiveError
 from lightning_evo.callbacks.search import SearchCallback
+from lightning_evo.cli.config_files import STRICT_YAML, ConfigFile
 from lightning_evo.cli.console import INTERRUPTED, refuse, report_to_user
+from lightning_evo.cli.given_values import check_value, hints_of
 from lightning_evo.evolution import Evolution, SearchError, SearchInterrupted
 from lightning_evo.functional.growth.steps import GrowthError
-from lightning_evo.genome import Gene
+from lightning_evo.genome import Gene, Json
 from lightning_evo.predictors.curves.learning_curve import CurvePredictor
 from lightning_evo.predictors.curves.policies import StoppingPolicy
 from lightning_evo.reporting.reporter import Reporter
@@ -74,6 +77,14 @@ class EvolutionCLI(CLIWithHooks):
         self._has_section = add_subcommands
         super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
 
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        if not self._has_section:
+            return super().init_parser(**kwargs)
+        defaults = {"parser_mode": STRICT_YAML, "dump_header": [f"lightning.pytorch=={lightning_version}"]}
+        parser = self.parser_class(**{**defaults, **kwargs})
+        parser.add_argument("-c", "--config", action=ConfigFile, help="Path of a configuration file, JSON or YAML.")
+        return parser
+
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_core_arguments_to_parser(parser)
         if self._has_section:
@@ -90,6 +101,11 @@ class EvolutionCLI(CLIWithHooks):
 
     def _section(self) -> Namespace:
         return self.config["fit"][GROUP]
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        super().parse_arguments(parser, args)
+        if self._has_section and self.config.get("subcommand") == "fit" and not isinstance(self._section(), Namespace):
+            parser.error(f"{GROUP}: {self._section()!r} is not a mapping; give space, objectives and budget")
 
     def apply_seed(self) -> None:
         # Candidates are seeded one by one; the seed in the config is the run's.
@@ -204,16 +220,19 @@ def _user_error(error: Exception) -> Exception | None:
 def _add_section(parser: ArgumentParser) -> None:
     parser.add_class_arguments(Evolution, GROUP, skip=_NOT_IN_SECTION, instantiate=False)
     # Genes are parsed later, one by one, so that an error names the gene's own config path.
-    parser.add_argument(f"--{GROUP}.space", type=dict[str, dict] | None, default=None, help="config path -> gene")
+    parser.add_argument(f"--{GROUP}.space", type=dict[str, Json] | None, default=None, help="config path -> gene")
 
 
 def _instantiate(section: Mapping[str, Any]) -> dict[str, Any]:
     """The constructor's arguments from the section; an error names its config path."""
     rest = {name: value for name, value in section.items() if name != "space"}
-    parser = ArgumentParser(exit_on_error=False)
+    parser = ArgumentParser(exit_on_error=False, parser_mode=STRICT_YAML)
     parser.add_class_arguments(Evolution, GROUP, skip=_NOT_IN_SECTION, instantiate=False)
     made = {}
+    hints = hints_of(Evolution)
     for name, value in rest.items():
+        with _config_path(f"{GROUP}.{name}"):
+            check_value(f"{GROUP}.{name}", value, *hints[name])
         # One by one, so that an error in a constructor can be assigned to its argument.
         with _config_path(f"{GROUP}.{name}"):
             made[name] = parser.instantiate(parser.parse_object({GROUP: {name: value}}))[GROUP][name]
@@ -222,10 +241,14 @@ def _instantiate(section: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _gene(path: str, config: Any) -> Gene:
-    parser = ArgumentParser(exit_on_error=False)
+    parser = ArgumentParser(exit_on_error=False, parser_mode=STRICT_YAML)
     parser.add_subclass_arguments(Gene, "gene", required=True)
     with _config_path(f"{GROUP}.space.{path}"):
-        return parser.instantiate(parser.parse_object({"gene": config})).gene
+        if not isinstance(config, (str, Mapping)) or not config:
+            raise ValueError(f"{config!r} is not a gene; give its class_path and init_args")
+        parsed = parser.parse_object({"gene": config})
+        check_value(f"{GROUP}.space.{path}", parsed.as_dict()["gene"], Gene)
+        return parser.instantiate(parsed).gene
 
 
 @contextmanager

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pickle
 import tempfile
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 from lightning.pytorch import Callback
 
@@ -15,10 +16,12 @@ from lightning_evo.evolution.errors import SearchError
 from lightning_evo.execution import Job, LocalExecutor
 from lightning_evo.genome import FAILED, Objective, SearchSpace
 from lightning_evo.training import Trainable
+from lightning_evo.training.request import FitnessEpoch
 from lightning_evo.training.structure import StructureComparison
 from lightning_evo.utils.imports import import_by_name
 
 __all__ = [
+    "check_arguments",
     "check_callbacks",
     "check_continuing",
     "compare_in_worker",
@@ -27,6 +30,32 @@ __all__ = [
 ]
 
 EPOCHS = "trainer.max_epochs"
+
+
+def check_arguments(
+    directory: object, database: object, seed: object, fitness_epoch: object, keep_checkpoints: object
+) -> None:
+    """Raise :class:`SearchError` if one of a search's plain arguments isn't what it has to be."""
+    if not isinstance(directory, (str, Path)) or not str(directory).strip() or "\0" in str(directory):
+        raise SearchError(f"evolution.directory: {directory!r} is not the path of a directory")
+    try:
+        Path(directory).stat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise SearchError(f"evolution.directory: {str(directory)!r} can't be a directory: {error.strerror}") from None
+    if database is not None and (not isinstance(database, str) or "://" not in database or "\0" in database):
+        raise SearchError(
+            f"evolution.database: {database!r} is not the URL of a database, such as postgresql://host/evolution"
+        )
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+        raise SearchError(f"evolution.seed: {seed!r} is not a whole number")
+    if fitness_epoch not in get_args(FitnessEpoch):
+        raise SearchError(f"evolution.fitness_epoch: {fitness_epoch!r} is neither 'best' nor 'last'")
+    if isinstance(keep_checkpoints, bool) or not isinstance(keep_checkpoints, int):
+        raise SearchError(f"evolution.keep_checkpoints: {keep_checkpoints!r} is not a whole number")
+    if keep_checkpoints < 0:
+        raise SearchError(f"evolution.keep_checkpoints: {keep_checkpoints} is below 0")
 
 
 def search_callback_kinds(callbacks: Sequence[Callback], trainable: Trainable) -> list[type[SearchCallback]]:

@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
 from lightning.pytorch import Callback
 
 from lightning_evo.algorithms import Algorithm, RegularizedEvolution, SearchSetup
-from lightning_evo.archive import Archive, ArchiveWriter, compare_search
+from lightning_evo.archive import Archive, ArchiveError, ArchiveWriter, compare_search
 from lightning_evo.archive.database import JOURNAL
 from lightning_evo.archive.meta import SearchDescription, read_meta
 from lightning_evo.evolution.checks import (
+    check_arguments,
     check_callbacks,
     check_continuing,
     compare_in_worker,
@@ -46,11 +46,11 @@ from lightning_evo.genome import COMPLETED, STOPPED, Gene, Objective, SearchSpac
 from lightning_evo.reporting.progress import HarmlessProgress, ProgressDisplay, make_progress
 from lightning_evo.reporting.reporter import Reporter, ReporterDispatcher, ReporterError, SearchInfo, release_quietly
 from lightning_evo.training import ConfigError, ConfigTrainable, FunctionTrainable, Trainable
-from lightning_evo.training.blueprint import load_yaml
 from lightning_evo.training.candidate import read_curve
 from lightning_evo.training.request import FitnessEpoch
 from lightning_evo.training.structure import StructureComparison
 from lightning_evo.utils import __version__
+from lightning_evo.utils.config_files import ConfigFileError, load_yaml_strictly, read_config_file
 from lightning_evo.utils.output import open_standard_files
 
 __all__ = ["Evolution"]
@@ -123,8 +123,7 @@ class Evolution:
         monitors = [objective.monitor for objective in objectives]
         if len(set(monitors)) < len(monitors):
             raise SearchError(f"evolution.objectives: {monitors} names a metric twice")
-        if keep_checkpoints < 0:
-            raise SearchError(f"evolution.keep_checkpoints: {keep_checkpoints} is below 0")
+        check_arguments(directory, database, seed, fitness_epoch, keep_checkpoints)
         try:
             self.space = SearchSpace(space)
         except SpaceError as error:
@@ -348,7 +347,12 @@ class Evolution:
         Raises:
             SearchError: If it holds a different search.
         """
-        writer = ArchiveWriter(self.directory, self.database)
+        try:
+            writer = ArchiveWriter(self.directory, self.database)
+        except ArchiveError as error:
+            if type(error) is not ArchiveError:
+                raise
+            raise ArchiveError(f"evolution.{'database' if self.database else 'directory'}: {error}") from error
         try:
             with writer.archive() as archive:
                 differences = self._differences(archive.meta)
@@ -430,8 +434,8 @@ class Evolution:
 def _trainable(config: Trainable | Mapping[str, Any] | str | Path | None) -> Trainable:
     if isinstance(config, (str, Path)):
         try:
-            config = load_yaml(Path(config).read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
+            config = load_yaml_strictly(read_config_file(config))
+        except ConfigFileError as error:
             raise SearchError(f"config: {error}") from None
     if not isinstance(config, Mapping):
         return cast(Trainable, config)

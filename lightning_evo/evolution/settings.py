@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -10,6 +11,13 @@ from typing import Literal
 from lightning_evo.genome import Json
 
 __all__ = ["Budget", "Final", "Workers", "seconds"]
+
+
+MOST = 4096
+"""Processes, threads and members of a stack that may be asked for: more are a slip, and would take the machine down."""
+
+LONGEST = 1e9
+"""Seconds, 31 years: clocks and timers overflow somewhere above."""
 
 
 @dataclass(frozen=True)
@@ -27,15 +35,20 @@ class Budget:
 
     candidates: int | None = None
     epochs: int | None = None
-    wall_time: float | str | None = None
+    # Text comes first: as a number, jsonargparse would take 1:00:00:00 for one in base 60.
+    wall_time: str | float | None = None
 
     def __post_init__(self) -> None:
-        limits = {"candidates": self.candidates, "epochs": self.epochs, "wall_time": self.seconds}
-        if all(limit is None for limit in limits.values()):
+        if self.candidates is None and self.epochs is None and self.wall_time is None:
             raise ValueError("no limit is set; set at least one of candidates, epochs, wall_time")
-        for name, limit in limits.items():
-            if limit is not None and limit <= 0:
-                raise ValueError(f"{name} {limit} is not above 0")
+        for name in ("candidates", "epochs"):
+            limit = getattr(self, name)
+            if limit is not None:
+                _check_whole(name, limit)
+                if limit <= 0:
+                    raise ValueError(f"{name} {limit} is not above 0")
+        if self.wall_time is not None:
+            seconds(self.wall_time, "wall_time")
 
     @property
     def limits(self) -> dict[str, float]:
@@ -71,25 +84,35 @@ class Workers:
     slots: int | None = None
     devices_per_candidate: int = 1
     threads: int | None = None
-    time_limit: float | str | None = None
+    time_limit: str | float | None = None
     max_retries: int = 2
     recycle_after: int | None = None
     stack: int | Literal["auto"] | None = None
 
     def __post_init__(self) -> None:
-        positive = ("slots", "devices_per_candidate", "threads", "recycle_after")
-        for name in positive:
+        for name in ("slots", "devices_per_candidate", "threads", "recycle_after"):
             number = getattr(self, name)
-            if number is not None and number < 1:
+            if number is None and name != "devices_per_candidate":
+                continue
+            _check_whole(name, number)
+            if number < 1:
                 raise ValueError(f"{name} {number} is not at least 1")
+        for name in ("devices_per_candidate", "threads"):
+            if (getattr(self, name) or 1) > MOST:
+                raise ValueError(f"{name} {getattr(self, name)} is more than any machine has: at most {MOST}")
+        _check_whole("max_retries", self.max_retries)
         if self.max_retries < 0:
             raise ValueError(f"max_retries {self.max_retries} is below 0")
-        if self.time_limit_seconds is not None and self.time_limit_seconds <= 0:
-            raise ValueError(f"time_limit {self.time_limit} is not above 0")
+        if self.time_limit is not None:
+            seconds(self.time_limit, "time_limit")
         if self.stack is None:
             return
-        if self.stack != "auto" and (isinstance(self.stack, str) or self.stack < 2):
-            raise ValueError(f"stack {self.stack} is neither 'auto' nor a number of at least 2")
+        if self.stack != "auto":
+            if isinstance(self.stack, (bool, str)) or self.stack < 2:
+                raise ValueError(f"stack {self.stack!r} is neither 'auto' nor a number of at least 2")
+            _check_whole("stack", self.stack)
+            if self.stack > MOST:
+                raise ValueError(f"stack {self.stack} is more than {MOST}, the candidates that one stack has at most")
         if self.devices_per_candidate > 1:
             raise ValueError(
                 f"stack {self.stack} with devices_per_candidate {self.devices_per_candidate}: a stack trains several "
@@ -120,6 +143,11 @@ class Final:
     overrides: Mapping[str, Json] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name in ("retrain", "test"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} {getattr(self, name)!r} is neither true nor false")
+        if not isinstance(self.overrides, Mapping):
+            raise ValueError(f"overrides {self.overrides!r} is not a mapping of config path to value")
         if self.overrides and not self.retrain:
             raise ValueError(f"overrides {dict(self.overrides)} have no effect without retrain: true")
 
@@ -128,18 +156,36 @@ def seconds(duration: float | str, name: str) -> float:
     """A duration in seconds, given so or as ``[DD:]HH:MM:SS``.
 
     Raises:
-        ValueError: If it is neither; the message names ``name``.
+        ValueError: If it is neither, or isn't above 0 and at most 1e9 s; the message names ``name``.
 
     >>> seconds("1:00:00:00", "wall_time")
     86400.0
     """
-    if not isinstance(duration, str):
-        return float(duration)
-    parts = duration.split(":")
+    found = _read_seconds(duration)
+    if found is None:
+        raise ValueError(f"{name} {duration!r} is neither a number of seconds nor DD:HH:MM:SS")
+    if not 0 < found <= LONGEST:
+        raise ValueError(f"{name} {duration} is not above 0 and at most {LONGEST:g} s")
+    return found
+
+
+def _read_seconds(duration: float | str) -> float | None:
+    if isinstance(duration, bool):
+        return None
     try:
+        if not isinstance(duration, str):
+            return float(duration)
+        parts = duration.split(":")
         if len(parts) == 1:
             return float(duration)
         days, hours, minutes, rest = (float(part) for part in ["0"] * (4 - len(parts)) + parts)
-    except ValueError:
-        raise ValueError(f"{name} {duration!r} is neither a number of seconds nor DD:HH:MM:SS") from None
-    return timedelta(days=days, hours=hours, minutes=minutes, seconds=rest).total_seconds()
+        return timedelta(days=days, hours=hours, minutes=minutes, seconds=rest).total_seconds()
+    except OverflowError:
+        return math.inf
+    except (ValueError, TypeError):
+        return None
+
+
+def _check_whole(name: str, number: object) -> None:
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise ValueError(f"{name} {number!r} is not a whole number")

@@ -9,6 +9,9 @@ __all__ = ["available_cores", "plan_slots"]
 
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
+MOST = 4096
+"""Processes on one machine: more are a slip."""
+
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 
 
@@ -41,6 +44,11 @@ def plan_slots(
         raise ValueError(f"slots: {slots} is not at least 1")
     if devices_per_candidate < 1:
         raise ValueError(f"devices_per_candidate: {devices_per_candidate} is not at least 1")
+    if (slots or 1) * devices_per_candidate > MOST:
+        raise ValueError(
+            f"slots: {slots or 1} of {devices_per_candidate} process(es) each are more than the {MOST} that one machine "
+            "may be asked for"
+        )
     if accelerator not in ACCELERATORS:
         raise ValueError(f"accelerator: {accelerator!r} is none of {', '.join(ACCELERATORS)}")
     if accelerator != "cpu":

@@ -31,7 +31,8 @@ class SearchSpace(Mapping[str, Gene]):
         genes: Config path (dotted; list elements by index or class name) -> gene.
 
     Raises:
-        SpaceError: If there is no gene, or a condition names an unknown gene, an impossible value, or goes in a circle.
+        SpaceError: If there is no gene, a key is no path, or a condition names an unknown gene, an impossible value, or goes
+            in a circle.
 
     >>> from lightning_evo.genome import Categorical, Integer
     >>> space = SearchSpace({
@@ -45,6 +46,9 @@ class SearchSpace(Mapping[str, Gene]):
     def __init__(self, genes: Mapping[str, Gene]) -> None:
         if not genes:
             raise SpaceError("the search space is empty: give at least one config path with a gene")
+        for path in genes:
+            if not isinstance(path, str) or not path.strip() or "\0" in path:
+                raise SpaceError(f"{path!r} is not a config path, such as model.init_args.lr")
         for path in genes:
             if storable(path) != path:
                 raise SpaceError(f"{storable(path)}: a gene's name is no Unicode text, or contains NUL")

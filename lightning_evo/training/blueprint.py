@@ -19,6 +19,7 @@ from lightning.pytorch.cli import LightningCLI
 
 from lightning_evo._compat.lightning import CLIWithHooks
 from lightning_evo.utils.lazy import load_all
+from lightning_evo.utils.text import bounded
 
 __all__ = ["Blueprint", "ConfigError", "Parts", "dump_yaml", "gist", "load_yaml", "root_of"]
 
@@ -53,17 +54,26 @@ def gist(error: Exception) -> str:
     """
     path: list[str] = []
     said: list[str] = []
-    for line in (line.strip().removeprefix("- ") for line in str(error).splitlines()):
+    left_out: list[str] = []
+    for line in (_spoken(line).removeprefix("- ") for line in str(error).splitlines()):
         if key := re.fullmatch(r'Parser key "(.*)":', line):
             path.append(key[1])
         elif line.startswith("Given value:") and said and "alue" not in said[-1] and not _NESTED.search(line):
             said.append(line)
-        elif line and not line.startswith(_NOISE) and "NoneType" not in line:
-            said.append(re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", line))
-    text = ". ".join(dict.fromkeys(said)).replace("dot import path string:", "class that can be imported, not")
-    return ": ".join(part for part in (".".join(path), text) if part)
+        elif line and not line.startswith(_NOISE):
+            (left_out if "NoneType" in line else said).append(re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", line))
+    text = ". ".join(dict.fromkeys(said or left_out)).replace(
+        "dot import path string:", "class that can be imported, not"
+    )
+    return bounded(": ".join(part for part in (".".join(path), text) if part), _LONGEST)
 
 
+def _spoken(line: str) -> str:
+    """The line; where a value in it can't be seen, with quotes."""
+    return re.sub(r"((?:Given|Got) value:) ?(\s*)$", lambda found: f"{found[1]} {found[2]!r}", line).strip()
+
+
+_LONGEST = 1000
 _NESTED = re.compile(r"Namespace\(|[{\[]")
 _UNFIT = ("Does not validate", "Not a valid subclass", "Expected a", "a class path", "a dict with")
 _FORMS = ("Subclass types expect", "a class path (str)", "a dict with")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch.optim.lr_scheduler import StepLR
 
 from lightning_evo.cli import main
+from lightning_evo.utils import config_files
 
 LR, WIDTH = "model.init_args.lr", "model.init_args.width"
 
@@ -95,6 +98,58 @@ CASES = {
     "no budget": (drop("budget"), "evolution.budget is missing: give candidates, epochs or wall_time"),
     "no objectives": (drop("objectives"), "evolution.objectives is empty: name at least one metric"),
     "budget 0": (put("budget", "candidates", value=0), "evolution.budget: candidates 0 is not above 0"),
+    "a budget without end": (
+        put("budget", "wall_time", value=float("nan")),
+        "evolution.budget: wall_time nan is not above 0 and at most 1e+09 s",
+    ),
+    "no directory": (put("directory", value=""), "evolution.directory: '' is not the path of a directory"),
+    "a directory that is null": (
+        put("directory", value=None),
+        "evolution.directory: null is not accepted; leave it out",
+    ),
+    "a name that is too long": (put("directory", value="x" * 300), "can't be a directory: File name too long"),
+    "a fitness epoch that is null": (
+        put("fitness_epoch", value=None),
+        "evolution.fitness_epoch: null is not accepted; leave it out for the default, 'best'",
+    ),
+    "a population that is null": (
+        put("algorithm", value=gene("RegularizedEvolution", population_size=None)),
+        "evolution.algorithm.init_args.population_size: null is not accepted; leave it out for the default, 16",
+    ),
+    "a population that is true": (
+        put("algorithm", value=gene("RegularizedEvolution", population_size=True)),
+        "evolution.algorithm.population_size: Expected a int. Got value: True",
+    ),
+    "devices that are null": (
+        put("workers", "devices_per_candidate", value=None),
+        "evolution.workers.devices_per_candidate: null is not accepted; leave it out for the default, 1",
+    ),
+    "overrides that are null": (
+        put("final", value={"overrides": None}),
+        "evolution.final.overrides: null is not accepted",
+    ),
+    "as many slots as no machine has": (
+        put("workers", "slots", value=10**30),
+        f"evolution.workers: slots: {10**30} of 1 process(es) each are more than the 4096",
+    ),
+    "a gene that is no mapping": (put("space", LR, value=0.1), f"evolution.space.{LR}: 0.1 is not a gene"),
+    "a gene that is nothing": (put("space", LR, value=None), f"evolution.space.{LR}: None is not a gene"),
+    "a gene without a path": (
+        put("space", 7, value=gene("Boolean")),
+        "evolution.space: 7 is not a config path, such as",
+    ),
+    "a database that is a file": (
+        put("database", value="team.sqlite"),
+        "evolution.database: 'team.sqlite' is not the URL of a database, such as postgresql://host/evolution",
+    ),
+    "a database without its driver": (
+        put("database", value="mssql+pymssql://user@host/base"),
+        "evolution.database: mssql+pymssql://user@host/base: not a database URL that SQLAlchemy can open: ",
+    ),
+    "a section that is a list": (
+        lambda config, whole: whole.update(evolution=[1]),
+        "evolution: [1] is not a mapping; give space, objectives and budget",
+    ),
     "budget of words": (
         put("budget", "wall_time", value="soon"),
         "evolution.budget: wall_time 'soon' is neither a number of seconds nor DD:HH:MM:SS",
@@ -444,6 +499,90 @@ def test_bad_input_is_refused_before_anything_is_trained(case, tmp_path, capsys)
     assert printed.err.count("lightning-evo: error:") == 1
     assert "Traceback" not in printed.err
     assert not (tmp_path / "run").exists()
+
+
+BOMB = "\n".join(
+    ["x: &x0 [1, 1, 1, 1, 1, 1, 1, 1, 1]"] + [f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 9)}]" for i in range(1, 10)]
+)
+FILES = {
+    "a section without anything in it": (b"evolution:", "evolution: None is not a mapping"),
+    "a gene line that was copied": (
+        b"evolution:\n  space:\n    model.lr: 1\n    model.width: 2\n    model.lr: 3\n",
+        "line 5: the key 'model.lr' is already on line 3",
+    ),
+    "JSON with a key twice": (
+        b'{"evolution": {"seed": 1,\n "seed": 2}}',
+        "line 2: the key 'seed' is already on line 1",
+    ),
+    "not UTF-8": (b"evolution:\n  directory: caf\xe9\n", "line 2: the byte 0xe9 is not UTF-8"),
+    "UTF-16": ("evolution:".encode("utf-16"), "encoded as UTF-16 or UTF-32; save it as UTF-8"),
+    "a NUL": (b"evolution:\n  seed: \0", "line 2: the character U+0000 is not allowed in YAML"),
+    "an anchor within itself": (b"evolution: &a\n  space: *a\n", "line 2: *a stands within what it refers to"),
+    "a bomb of aliases": (BOMB.encode(), "aliases stand for more than 100000 values"),
+    "a bomb of brackets": (b"x: " + b"[" * 100_000, "line 1, column"),
+    "a tower of mappings": (b"{a: " * 200 + b"}" * 200, "line 1: nested deeper than 100 levels"),
+    "too large": (b"a: 1\n" + b"#" * 3_000_000, "larger than 2 MiB, so not a config file"),
+    "nothing": (b"", "holds nothing, not a mapping of settings"),
+    "a list": (b"- 1", "holds a list, not a mapping of settings"),
+    "a tag of Python": (b"a: !!python/object:os.system x", "could not determine a constructor for the tag"),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_a_file_that_is_no_config_is_refused_by_name_and_line(case, tmp_path, capsys):
+    content, expected = FILES[case]
+    arguments = write(tmp_path)
+    (tmp_path / "search.yaml").write_bytes(content)
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    said = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert expected in said
+    assert said.count("\n") == 1
+    assert "search.yaml" in said or said.startswith("lightning-evo: error: evolution: ")
+
+
+def test_a_byte_order_mark_and_merge_keys_are_no_errors(tmp_path, capsys):
+    arguments = write(tmp_path, lambda config, whole: [whole["evolution"].pop(name) for name in ("budget", "workers")])
+    with (tmp_path / "search.yaml").open("rb+") as file:
+        text = file.read()
+        file.seek(0)
+        file.write(b"\xef\xbb\xbf" + text + b"  workers: {<<: &w {slots: 2}, <<: {threads: 1}}\n")
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert "evolution.budget is missing" in capsys.readouterr().err
+
+
+def test_days_of_a_budget_are_not_read_in_base_60(tmp_path, capsys, monkeypatch):
+    arguments = write(tmp_path, put("budget", value={"wall_time": "LATER"}))
+    search = tmp_path / "search.yaml"
+    search.write_text(search.read_text().replace("LATER", "1:00:00:00"))
+    found = []
+    monkeypatch.setattr("lightning_evo.cli.lightning.Evolution.run", lambda evolution: found.append(evolution.budget))
+    main(arguments)
+    assert found[0].seconds == 86400
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"), [(os.mkfifo, "nobody has written"), (os.mkdir, "a directory, not a file")]
+)
+def test_what_is_no_file_is_refused(make, expected, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(config_files, "PATIENCE", 0.1)
+    make(tmp_path / "it")
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--config", str(tmp_path / "it")])
+    assert stop.value.code == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_a_config_may_come_through_a_pipe(tmp_path, capsys):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(path.write_text, "evolution: {seed: x}\n")
+        with pytest.raises(SystemExit):
+            main(["fit", "--config", str(path)])
+    assert "evolution.seed: Expected a int. Given value: x" in capsys.readouterr().err
 
 
 TRAINING_CASES = {

@@ -1,0 +1,70 @@
+"""How a command line reads its config files: as Lightning does, but nothing that is written there gets lost."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import yaml
+from jsonargparse import ActionConfigFile, get_loader, set_loader
+
+from lightning_evo.utils.config_files import ConfigFileError, load_yaml_strictly, read_config_file
+
+__all__ = ["STRICT_YAML", "ConfigFile"]
+
+STRICT_YAML = "lightning-evo"
+"""The parser mode in which YAML that would lose something is refused, in files and in values alike."""
+
+
+def _load(text: str, path: str | None = None) -> Any:
+    """Text as plain data; ``path`` is given only for whole configs."""
+    value = load_yaml_strictly(text)
+    if path is None and isinstance(value, dict) and all(inner is None for inner in value.values()):
+        return get_loader("yaml")(text)  # `{a, b}` and `Note:` may be text that merely looks like a mapping
+    return value
+
+
+set_loader(STRICT_YAML, _load, (yaml.YAMLError,))
+
+
+class ConfigFile(ActionConfigFile):
+    """``--config``: a file, a pipe such as ``<(command)``, or the config itself; an error names the file."""
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        text = values
+        if values != "-" and _exists(values):
+            try:
+                text = read_config_file(values)
+            except ConfigFileError as error:
+                raise TypeError(str(error)) from None
+            try:
+                data = load_yaml_strictly(text)
+            except ConfigFileError as error:
+                raise TypeError(f"{values}: {error}") from None
+            if not isinstance(data, dict):
+                found = "nothing" if data is None else f"a {type(data).__name__}"
+                raise TypeError(f"{values}: holds {found}, not a mapping of settings")
+            if not os.path.isfile(values):
+                values = text  # a pipe is read once
+        try:
+            super().__call__(parser, cfg, values, option_string)
+        except (ValueError, OSError) as error:  # of text that is looked up as if it were the name of a file
+            raise TypeError(f"{_place_of_nul(load_yaml_strictly(text)) or values}: {error}") from None
+
+
+def _place_of_nul(data: Any, path: str = "") -> str:
+    """The config path of the first text that holds a NUL, which no file's name can; empty if there is none."""
+    if isinstance(data, dict):
+        places = (_place_of_nul(value, f"{path}.{key}".lstrip(".")) for key, value in data.items())
+    elif isinstance(data, list):
+        places = (_place_of_nul(value, f"{path}[{i}]") for i, value in enumerate(data))
+    else:
+        return path if isinstance(data, str) and "\0" in data else ""
+    return next(filter(None, places), "")
+
+
+def _exists(path: str) -> bool:
+    try:
+        return os.path.exists(path)
+    except ValueError:
+        return False

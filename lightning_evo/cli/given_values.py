@@ -1,0 +1,113 @@
+"""Values that a parser would take silently for something else: null, and true or false where a number is due."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal, Union
+
+from lightning_evo.utils.imports import import_by_name
+from lightning_evo.utils.signatures import constructor_parameters
+
+__all__ = ["check_value", "hints_of"]
+
+_NO_VALUE = inspect.Parameter.empty
+
+
+def check_value(path: str, value: Any, hint: Any, default: Any = _NO_VALUE) -> None:
+    """Refuse what isn't of its type, though jsonargparse lets it pass.
+
+    Null passes wherever a setting may be left out; a Boolean is an integer of Python. Settings of classes
+    (``class_path`` and ``init_args``), of dataclasses and in lists are looked at as well; what has no type hint isn't.
+
+    Args:
+        path: The value's config path.
+        value: Plain data.
+        hint: The type hint.
+        default: What holds where it is left out, if it may be.
+
+    Raises:
+        ValueError: If it is refused; the message begins with the path.
+    """
+    options = _options(hint)
+    if Any in options or any(isinstance(option, typing.TypeVar) for option in options):
+        return
+    if value is None:
+        if not {None, type(None), object} & set(options):
+            shown = "" if default is _NO_VALUE else f"; leave it out for the default, {default!r}"
+            raise ValueError(f"{path}: null is not accepted{shown or f': give {_described(options)}'}")
+        return
+    if isinstance(value, bool):
+        if {int, float} & set(options) and not {bool, object} & set(options):
+            raise ValueError(f"{path}: {str(value).lower()} is not a number")
+        return
+    if isinstance(value, Mapping) and isinstance(value.get("class_path"), str):
+        _check_class(path, value)
+    elif isinstance(value, Mapping):
+        for kind in options:
+            if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+                _check_arguments(path, kind, value)
+            elif typing.get_origin(kind) in (dict, Mapping) and len(typing.get_args(kind)) == 2:
+                for key, element in value.items():
+                    check_value(f"{path}.{key}", element, typing.get_args(kind)[1])
+    elif isinstance(value, list):
+        inner = [typing.get_args(kind)[0] for kind in options if typing.get_origin(kind) in _LISTS]
+        if len(inner) == 1:
+            for i, element in enumerate(value):
+                check_value(f"{path}[{i}]", element, inner[0])
+
+
+_LISTS = (list, tuple, typing.get_origin(typing.Sequence[int]))
+
+
+def hints_of(kind: type) -> dict[str, tuple[Any, Any]]:
+    """A constructor's parameters -> type hint and default; without those whose hints can't be resolved."""
+    found: dict[str, tuple[Any, Any]] = {}
+    try:
+        parameters = constructor_parameters(kind)
+    except (TypeError, ValueError):
+        return found  # a class without a signature
+    for base in reversed(kind.__mro__):
+        try:
+            hints = typing.get_type_hints(vars(base).get("__init__"))
+        except Exception:
+            # Hints are the user's code: names under TYPE_CHECKING and anything else.
+            continue
+        found |= {name: (hint, parameters[name].default) for name, hint in hints.items() if name in parameters}
+    return found
+
+
+def _check_class(path: str, value: Mapping[str, Any]) -> None:
+    try:
+        kind = import_by_name(value["class_path"])
+    except (ImportError, ValueError, AttributeError):
+        return  # the parser says it better
+    arguments = value.get("init_args")
+    if isinstance(kind, type) and isinstance(arguments, Mapping):
+        _check_arguments(f"{path}.init_args", kind, arguments)
+
+
+def _check_arguments(path: str, kind: type, arguments: Mapping[str, Any]) -> None:
+    hints = hints_of(kind)
+    for name, value in arguments.items():
+        if name in hints:
+            check_value(f"{path}.{name}", value, *hints[name])
+
+
+def _options(hint: Any) -> list[Any]:
+    """The members of a union; the kinds of a literal's values."""
+    origin = typing.get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return [option for member in typing.get_args(hint) for option in _options(member)]
+    if origin is Literal:
+        return [type(value) for value in typing.get_args(hint)]
+    if origin is typing.Annotated:
+        return _options(typing.get_args(hint)[0])
+    return [hint]
+
+
+def _described(options: list[Any]) -> str:
+    return " or ".join(getattr(option, "__name__", str(option)) for option in options)
