@@ -215,14 +215,17 @@ def trainer_overrides(config: Mapping[str, Any], directory: str, devices: int) -
 def read_curve(directory: Path | str) -> list[dict[str, float]]:
     """The learning curve in a candidate's directory, as far as it was written; also while the candidate trains."""
     path = Path(directory) / CURVE_FILE
-    if not path.exists():
+    if not path.is_file():
         return []
-    points = []
+    points: list[dict[str, float]] = []
     for line in path.read_bytes().split(b"\n"):
         try:
-            points.append(json.loads(line))
-        except ValueError:
+            point = json.loads(line)
+        except (ValueError, RecursionError):
             break  # the last line, cut off by a kill or still being written
+        if not isinstance(point, dict) or not all(isinstance(value, int | float) for value in point.values()):
+            break  # damaged
+        points.append(point)
     return points
 
 

@@ -138,6 +138,18 @@ def test_after_a_clean_end_the_database_file_alone_holds_everything(tmp_path, re
     archive.close()
 
 
+def test_after_ctrl_c_the_database_file_alone_holds_everything(tmp_path):
+    def search() -> None:
+        with ArchiveWriter(tmp_path / "run") as writer:
+            writer.record_candidate(make_candidate(0), queued=0.0)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        search()
+    shutil.copy(tmp_path / "run" / "archive.sqlite", tmp_path / "copy.sqlite")
+    assert Archive(tmp_path / "copy.sqlite").counts()["pending"] == 1
+
+
 def test_a_reader_in_the_middle_of_a_transaction_does_not_keep_events_out_of_the_file(tmp_path):
     writer = make_run(tmp_path / "run", candidates=30)
     counts = writer.archive().counts()

@@ -138,6 +138,12 @@ def test_a_curve_cut_off_by_a_kill_is_read_as_far_as_it_goes(tmp_path):
     assert read_curve(tmp_path) == [{"epoch": 0, "val_acc": 0.5}]
 
 
+@pytest.mark.parametrize("line", ["3", "[]", '{"val_acc": "high"}', '{"val_acc": [0.5]}', "[" * 50_000])
+def test_a_line_of_a_curve_that_is_json_but_no_point_ends_it(tmp_path, line):
+    (tmp_path / "curve.jsonl").write_text(f'{{"epoch": 0, "val_acc": 0.5}}\n{line}\n')
+    assert read_curve(tmp_path) == [{"epoch": 0, "val_acc": 0.5}]
+
+
 @pytest.mark.slow
 def test_two_devices_train_one_candidate_together(config, tmp_path):
     result = train(config, tmp_path, function=train_candidate_distributed, devices=2, fitness_epoch="last")
