@@ -135,6 +135,8 @@ class Diagnosis:
                 return self.journal.tail().last if self.journal.header() is not None else 0
             except Damaged:
                 pass
+            except ArchiveError:
+                return 0  # not readable by this user, for instance: the database is there all the same
         return self.journal_state.reached
 
     # -- the database --------------------------------------------------------------------------------------------------
@@ -185,7 +187,7 @@ class Diagnosis:
             return None
         try:
             header = self.journal.header()
-        except Damaged:
+        except ArchiveError:  # a writer has been refused by now where it is another version's
             header = None
         if header is None:
             return None
