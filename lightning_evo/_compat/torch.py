@@ -46,6 +46,7 @@ __all__ = [
     "chained_schedulers",
     "compiled_call",
     "current_vmap",
+    "float32_precision",
     "foreach_add",
     "foreach_add_",
     "foreach_addcdiv_",
@@ -61,13 +62,16 @@ __all__ = [
     "foreach_sqrt",
     "has_gradient_hooks",
     "has_step_hooks",
+    "interpreter_flags",
     "mark_stepped",
     "modules_dict",
     "non_persistent_buffers",
+    "open_contexts",
     "parameters_dict",
     "plain_call",
     "remove_step_hooks",
     "set_compiled_call",
+    "set_float32_precision",
     "set_last_rates",
     "set_tensors",
     "shallow_copy",
@@ -303,3 +307,51 @@ def begun_iterator(loader: DataLoader[Any]) -> Any:
     Without it, a loader whose workers were made persistent draws in another order than before.
     """
     return loader._iterator
+
+
+# State of the process --------------------------------------------------------------------------------------------------
+
+_PRECISIONS = [("generic", "all")]
+_PRECISIONS += [
+    (backend, operation) for backend in ("cuda", "mkldnn") for operation in ("all", "matmul", "conv", "rnn")
+]
+
+
+def float32_precision() -> list[Any]:
+    """Every setting of TF32 and the like, of torch's older interface and of that with ``fp32_precision``.
+
+    Without it, what a candidate sets by the newer interface is there for the next, and reading by the older one raises.
+    """
+    get = getattr(torch._C, "_get_fp32_precision_getter", None)
+    newer = None if get is None else [get(*setting) for setting in _PRECISIONS]
+    try:
+        matmul: str | None = torch.get_float32_matmul_precision()
+        tf32: tuple[bool, ...] | None = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
+    except RuntimeError:  # the two interfaces say different things
+        matmul, tf32 = None, None
+    return [matmul, tf32, newer]
+
+
+def set_float32_precision(settings: list[Any]) -> None:
+    """Set what :func:`float32_precision` gave."""
+    matmul, tf32, newer = settings
+    if matmul is not None:
+        torch.set_float32_matmul_precision(matmul)
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
+    for setting, value in zip(_PRECISIONS, newer or [], strict=False):
+        torch._C._set_fp32_precision_setter(*setting, value)
+
+
+def open_contexts() -> tuple[int, ...]:
+    """How many function modes, dispatch modes and hooks of saved tensors are entered.
+
+    Without it, a mode that a candidate entered and didn't leave is there for the next.
+    """
+    saved = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    hooks = 0 if saved is None or saved(True) is None else 1
+    return torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack(), hooks
+
+
+def interpreter_flags() -> tuple[bool, ...]:
+    """Whether torch records a profile or traces; without it, what a candidate began to record goes on beside the next."""
+    return torch._C._autograd._profiler_enabled(), torch._C._is_tracing()

@@ -179,7 +179,7 @@ def compare_in_worker(trainable: Trainable, space: SearchSpace) -> StructureComp
         tempfile.TemporaryDirectory(prefix="lightning-evo-structure-") as directory,
         LocalExecutor([("",)], threads=1, max_retries=0) as executor,
     ):
-        result = executor.submit(Job(0, task.function, task.arguments, directory)).result()
+        result = executor.submit(Job(0, task.function, task.arguments, directory, modules=task.modules)).result()
     if result.status == FAILED:
         raise SearchError(f"evolution.space: the networks could not be built to be compared: {result.error_type}")
     comparison = result.entry(StructureComparison)

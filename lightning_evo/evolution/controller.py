@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import time
+from collections import Counter
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from lightning_evo.evolution.screening import QualityRecord
 from lightning_evo.evolution.search import Search
 from lightning_evo.evolution.stacking import ALONE, Grouping, member_results
 from lightning_evo.execution import Executor, find_result
-from lightning_evo.execution.results import RESULT_FILE
+from lightning_evo.execution.results import RESULT_FILE, ReplacedWorker
 from lightning_evo.genome import FAILED, Candidate, Result
 from lightning_evo.genome.records import StackRecord
 from lightning_evo.reporting.progress import ProgressDisplay, RunningCandidate, SearchState
@@ -98,6 +99,7 @@ class Controller:
         self._grouping = grouping
         self._jobs = Jobs(search, archive, self._checkpoints, self._shared, grouping, progress.message)
         self._unfinished: dict[int, Candidate] = {}
+        self._left: Counter[str] = Counter()  # how often workers were replaced, by what a job had left behind
         self._started = time.monotonic()
         self._elapsed_before = float(archive.meta.get("elapsed", 0.0))
         self._recorded_elapsed = self._elapsed_before
@@ -271,13 +273,14 @@ class Controller:
             result = done.future.result()
         except CancelledError:
             return  # stays unfinished in the archive, and is trained when the search continues
+        self._count_replaced(done.job, result)
         ended = self._results(group, result)
         if result.fatal:
             for candidate, own in ended:
                 if own.status != FAILED:
                     self._record(candidate, own)  # trained all the same; the archive keeps space for it in reserve
             raise SearchError(
-                f"candidate {done.job} failed because of the machine: {result.error_type}\n"
+                f"candidate {done.job} failed because of the machine: {result.error_type}{_hint(result.error_type or '')}\n"
                 f"Fix this and run the same command again: the search continues, and no finished candidate is lost."
             )
         for candidate, own in ended:
@@ -292,6 +295,18 @@ class Controller:
             for candidate in left:
                 self._alone[candidate.id] = reason
                 self._submit([candidate])
+
+    def _count_replaced(self, job: int, result: Result) -> None:
+        """Say, once for each kind, that a worker was replaced because of what its job left behind."""
+        replaced = result.entry(ReplacedWorker)
+        if replaced is None:
+            return
+        if not replaced.left.keys() <= self._left.keys():
+            self.progress.message(
+                f"candidate {job} left {replaced} behind, which can't be put back: "
+                "its worker is replaced, so that nothing of it reaches the next candidate (said once)"
+            )
+        self._left.update(replaced.left.keys())
 
     def _results(self, group: list[Candidate], result: Result) -> list[tuple[Candidate, Result]]:
         """Who has a result now that a job has ended with ``result``."""
@@ -404,8 +419,10 @@ class Controller:
             if kept
             else ""
         )
+        times = ", ".join(f"{kind} {count}" for kind, count in self._left.most_common())
+        left = f"; workers replaced because of what candidates left behind: {times}" if times else ""
         return (
-            f"finished ({self.state.end}): {self.state.summary()}{disk}\n"
+            f"finished ({self.state.end}): {self.state.summary()}{disk}{left}\n"
             f"To extend the search, raise evolution.budget and run the same command again."
         )
 
@@ -453,4 +470,6 @@ def answered_by(result: Result, original: int) -> Result:
 def _hint(error_type: str) -> str:
     if error_type.startswith("MetricNotLogged"):
         return " (evolution.objectives: monitor must be one of these, or a cost such as cost/params)"
+    if error_type.startswith(("OSError", "FileNotFoundError", "NotADirectoryError", "PermissionError")):
+        return " (in the candidate's directory: free space, or make it writable)"
     return ""

@@ -68,7 +68,8 @@ class Evolution:
         objectives: What to optimize, one or more; several objectives give a Pareto search.
         budget: When to stop.
         workers: Where candidates train.
-        directory: Directory of the run: archive, candidates, winner.
+        directory: Directory of the run: archive, candidates, winner. A relative path is meant as of when the search is
+            made, ``~`` is your home directory.
         database: URL of a shared database for the archive. Default: a SQLite file in ``directory``.
         seed: Seed of the run. Default: the config's ``seed_everything`` if that is a number, otherwise drawn and
             recorded.
@@ -132,7 +133,8 @@ class Evolution:
         self.budget = budget
         self.algorithm = algorithm or RegularizedEvolution()
         self.workers = workers or Workers()
-        self.directory = Path(directory)
+        # Wherever the program, a callback or a candidate goes meanwhile.
+        self.directory = Path(directory).expanduser().absolute()
         self.database = database
         self.fitness_epoch: FitnessEpoch = fitness_epoch
         self.keep_checkpoints = keep_checkpoints

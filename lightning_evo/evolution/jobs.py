@@ -88,6 +88,7 @@ class Jobs:
             arguments=task.arguments,
             directory=str(directory),
             time_limit=search.workers.time_limit_seconds,
+            modules=task.modules,
         )
 
     def together(self, candidates: Sequence[Candidate], finished: Collection[int] = ()) -> Job:
@@ -120,6 +121,7 @@ class Jobs:
             arguments=task.arguments,
             directory=str(directory),
             time_limit=None if limit is None else limit * len(candidates),
+            modules=task.modules,
         )
 
     def _segment_callbacks(self, candidate: Candidate) -> list[Callback]:

@@ -91,7 +91,8 @@ class Finisher:
             context=self._context(winner, target),
         )
         task = search.trainable.final_task(config, training, None if retrain else str(checkpoint), final.test)
-        result = _wait(executor.submit(Job(winner.id, task.function, task.arguments, str(target))), interrupts)
+        job = Job(winner.id, task.function, task.arguments, str(target), modules=task.modules)
+        result = _wait(executor.submit(job), interrupts)
         if result.status == FAILED:
             raise SearchError(f"final: candidate {winner.id} failed: {result.error_type}; see {target}/output.log")
         (target / "checkpoint.ckpt").unlink(missing_ok=True)

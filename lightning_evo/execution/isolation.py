@@ -7,14 +7,17 @@ import gc
 import io
 import multiprocessing
 import os
+import queue
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from multiprocessing import connection, forkserver, resource_tracker
 
-from lightning_evo.execution.worker import JobState, publish_state
+from lightning_evo.execution.children import MARK, adopt_orphans, end_marked, mark
+from lightning_evo.execution.worker import JobState, own_process
 from lightning_evo.utils.process import die_with_parent
 
 __all__ = ["WorkerSettings", "isolate", "kill_group", "start_forkserver"]
@@ -27,10 +30,12 @@ class WorkerSettings:
     Args:
         threads: Threads for each of its parallel regions.
         devices: The CUDA devices it sees, as ``CUDA_VISIBLE_DEVICES`` names them; empty: as the controller does.
+        directory: The working directory; empty: that of the controller when the process starts.
     """
 
     threads: int
     devices: tuple[str, ...] = ()
+    directory: str = ""
 
     @property
     def thread_environment(self) -> dict[str, str]:
@@ -40,12 +45,19 @@ class WorkerSettings:
 
 def isolate(settings: WorkerSettings, state: JobState) -> None:
     """Initialise a worker process; runs in it before its first job."""
+    from lightning_evo.execution.process_state import ProcessState  # of use in worker processes alone; preloaded
+
+    state.pid, state.parent = os.getpid(), os.getppid()  # before it has a group of its own: see end_orphans
     # A process group of its own: the terminal's Ctrl-C passes by, and the worker's child processes can be killed with it.
     os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Without its forkserver a worker would run on while the controller takes it for dead.
     die_with_parent()
     _die_with_controller()
+    adopt_orphans()
+    if settings.directory:
+        with contextlib.suppress(OSError):  # it was removed
+            os.chdir(settings.directory)
     os.environ.update(settings.thread_environment)
     if settings.devices:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(settings.devices)  # CUDA reads it when it is first used
@@ -58,9 +70,9 @@ def isolate(settings: WorkerSettings, state: JobState) -> None:
         if isinstance(stream, io.TextIOWrapper):  # there is none where it was closed
             # What a candidate prints must not make it fail, whatever the terminal's encoding.
             stream.reconfigure(line_buffering=True, errors="backslashreplace")
+    own_process(state, ProcessState())
     # What was preloaded is never garbage: leaving it out makes the collection after each job take milliseconds.
     gc.freeze()
-    publish_state(state)
 
 
 def _die_with_controller() -> None:
@@ -96,15 +108,47 @@ def kill_group(pid: int) -> None:
 
 
 _starting = threading.Lock()
+_lasting: tuple[int, queue.SimpleQueue[Callable[[], None]]] | None = None  # of which process, and its thread's work
 
 
 def start_forkserver(preload: Sequence[str], environment: Mapping[str, str]) -> None:
     """Start the forkserver, which all of a process's executors share, unless it runs; doesn't wait for its imports."""
     resource_tracker.ensure_running()  # would unblock SIGINT if the forkserver's start had to do it
-    with _starting, _without_sigint(), _environment(environment):
-        # With what every worker needs to start, pebble's and this module's imports.
-        forkserver.set_forkserver_preload([*preload, "pebble", __name__])
+    with _starting:
+        end_marked()
+        room = __name__.rpartition(".")[0]
+        # With what every worker needs to start, pebble's and this room's imports.
+        forkserver.set_forkserver_preload([f"{room}.server", *preload, "pebble", __name__, f"{room}.process_state"])
+        _call_in_lasting_thread(lambda: _ensure_forkserver(environment))
+
+
+def _ensure_forkserver(environment: Mapping[str, str]) -> None:
+    with _without_sigint(), _environment({**environment, MARK: mark()}):
         forkserver.ensure_running()
+
+
+def _call_in_lasting_thread(function: Callable[[], None]) -> None:
+    """Call a function in a thread that lives as long as this process: to the kernel it is the parent of what it starts."""
+    global _lasting
+    if _lasting is None or _lasting[0] != os.getpid():
+        _lasting = os.getpid(), queue.SimpleQueue()
+        threading.Thread(target=_serve, args=(_lasting[1],), name="forkserver-parent", daemon=True).start()
+    done: Future[None] = Future()
+
+    def call() -> None:
+        try:
+            function()
+            done.set_result(None)
+        except BaseException as error:
+            done.set_exception(error)
+
+    _lasting[1].put(call)
+    done.result()
+
+
+def _serve(calls: queue.SimpleQueue[Callable[[], None]]) -> None:
+    while True:
+        calls.get()()
 
 
 @contextlib.contextmanager

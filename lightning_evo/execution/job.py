@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import pickle
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, InvalidStateError
@@ -23,9 +24,11 @@ class Job:
         function: What to call; it must be importable by name in another process.
         arguments: Its keyword arguments: plain data that can be pickled.
         directory: The candidate's own directory. The worker creates it, writes ``output.log`` and ``result.json`` into
-            it, and empties it before the candidate is started again after a worker's death.
+            it, and empties it before the candidate is started again after a worker's death. Stored as an absolute path.
         time_limit: Seconds it may run, counted from when the function is called; ``None`` (default): no limit.
         priority: Smaller runs first; equal priorities run in the order of submission.
+        modules: What the function will import: a worker imports it before the job begins. What importing a module changes
+            in the process stays for later jobs, what the job itself changes doesn't.
 
     Raises:
         ValueError: If ``time_limit`` is not above 0.
@@ -37,10 +40,13 @@ class Job:
     directory: str
     time_limit: float | None = None
     priority: int = 0
+    modules: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.time_limit is not None and not self.time_limit > 0:
             raise ValueError(f"job {self.id}: time_limit {self.time_limit} is not above 0 seconds")
+        # The working directory may be another when the job runs.
+        object.__setattr__(self, "directory", os.path.abspath(self.directory))
 
 
 _order = itertools.count()

@@ -19,7 +19,7 @@ from lightning_evo.execution.isolation import WorkerSettings, start_forkserver
 from lightning_evo.execution.job import Job, Pending
 from lightning_evo.execution.results import decode_result, read_result
 from lightning_evo.execution.slots import available_cores
-from lightning_evo.execution.warm import NeverBegan, OutOfTime, WarmWorker, WorkerDied
+from lightning_evo.execution.warm import NeverBegan, OutOfTime, WarmWorker, WorkerDied, remedy
 from lightning_evo.execution.worker import OUTPUT_FILE
 from lightning_evo.genome import FAILED, Result
 
@@ -94,7 +94,7 @@ class LocalExecutor:
         # Sorted: jobs by priority, the ends of the slots' threads (None) after all jobs.
         self._queue: queue.PriorityQueue[tuple[bool, Pending | None]] = queue.PriorityQueue()
         self._ended: queue.SimpleQueue[tuple[Pending, Result] | None] = queue.SimpleQueue()
-        settings = [WorkerSettings(self.threads, group) for group in groups]
+        settings = [WorkerSettings(self.threads, group, os.getcwd()) for group in groups]
         start_forkserver(preload, settings[0].thread_environment)
         self._workers = [WarmWorker(one, slot, redirect_output) for slot, one in enumerate(settings)]
         self._slot_threads = [
@@ -208,10 +208,8 @@ class LocalExecutor:
             except NeverBegan as reason:
                 false_starts += 1
                 if false_starts == _MAX_FALSE_STARTS:
-                    return replace(
-                        _failed("WorkerDied", f"{reason} ({false_starts} times; see stderr)", worker, attempt),
-                        fatal=True,
-                    )
+                    text = f"{reason} ({false_starts} times){remedy(reason)}"
+                    return replace(_failed(f"WorkerDied: {text}", text, worker, attempt), fatal=True)
             except OutOfTime:
                 text = f"ran longer than its time limit of {job.time_limit:g} s and was killed"
                 return _failed("TimeLimit", text, worker, attempt)

@@ -113,7 +113,7 @@ class ProxyMeter:
         data_seed = derive_seed(self.seed, "proxies", "batch")
         task = self.trainable.proxy_task(genome, self.names, self.batch_size, seed, data_seed)
         place = f"{self._directory}/{number}"
-        return Job(number, task.function, task.arguments, place, time_limit=self.time_limit)
+        return Job(number, task.function, task.arguments, place, time_limit=self.time_limit, modules=task.modules)
 
     def _read(self, result: Result) -> dict[str, float]:
         reasons = (result.entry(UnmeasuredProxies) or UnmeasuredProxies()).reasons

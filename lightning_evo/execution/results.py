@@ -5,20 +5,54 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from lightning_evo.genome import COMPLETED, FAILED, STOPPED, Result
 from lightning_evo.utils.checksums import checksum_holds, with_checksum
 from lightning_evo.utils.files import write_atomically
 
-__all__ = ["RESULT_FILE", "decode_result", "encode_result", "find_result", "read_result", "write_result"]
+__all__ = [
+    "RESULT_FILE",
+    "ReplacedWorker",
+    "decode_result",
+    "encode_result",
+    "find_result",
+    "read_result",
+    "write_result",
+]
 
 RESULT_FILE = "result.json"
 
 _STATUSES = (COMPLETED, STOPPED, FAILED)
 _LARGEST = 64 << 20
 """Bytes of the largest file that is taken for a result: about a million epochs."""
+
+
+@dataclass(frozen=True)
+class ReplacedWorker:
+    """In ``Result.extra``: that the worker was replaced after the job, and why.
+
+    Args:
+        left: What the job left behind that can't be put back: kind of state -> what is known of it (may be empty).
+    """
+
+    key: ClassVar[str] = "replaced_worker"
+
+    left: Mapping[str, str]
+
+    def __str__(self) -> str:
+        return ", ".join(f"{kind} ({what})" if what else kind for kind, what in self.left.items())
+
+    def to_dict(self) -> dict[str, str]:
+        """As JSON."""
+        return dict(self.left)
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, str]) -> Self:
+        """Read what :meth:`to_dict` gave."""
+        return cls(dict(record))
 
 
 def encode_result(result: Result) -> str:

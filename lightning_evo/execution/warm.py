@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
 import time
+import weakref
 from concurrent.futures import CancelledError
 from concurrent.futures.process import BrokenProcessPool
 
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
+from lightning_evo.execution.children import end_orphans
 from lightning_evo.execution.isolation import WorkerSettings, isolate, kill_group
 from lightning_evo.execution.job import Pending
 from lightning_evo.execution.worker import JobState, run_job
 from lightning_evo.utils.output import settle_output
 
-__all__ = ["NeverBegan", "OutOfTime", "WarmWorker", "WorkerDied"]
+__all__ = ["NeverBegan", "OutOfTime", "WarmWorker", "WorkerDied", "remedy"]
 
 _LOOK = 1.0  # seconds between two looks at whether the worker lives, for the ends that Pebble doesn't notice
 
@@ -31,6 +34,10 @@ class NeverBegan(Exception):
 
 class OutOfTime(Exception):
     """The job ran longer than its limit."""
+
+
+_every: weakref.WeakSet[WarmWorker] = weakref.WeakSet()
+"""All of this process: executors share the forkserver."""
 
 
 class WarmWorker:
@@ -57,6 +64,7 @@ class WarmWorker:
         self._context = multiprocessing.get_context("forkserver")
         self._pool: ProcessPool | None = None
         self._state = JobState()
+        _every.add(self)
 
     def ready(self) -> None:
         """Have a process, a new one where the last was stopped or died while idle.
@@ -94,12 +102,12 @@ class WarmWorker:
         """
         self.ready()
         assert self._pool is not None
-        self._state.pid, self._state.began = 0, 0.0
+        self._state.runner, self._state.began = 0, 0.0
         job = pending.job
         try:
             # Pebble's own exceptions (RuntimeError) mean that the idle process died since it was last looked at.
             inner = self._pool.schedule(
-                run_job, args=(pending.payload, job.directory, self.slot, attempt, self.redirect_output)
+                run_job, args=(pending.payload, job.directory, self.slot, attempt, self.redirect_output, job.modules)
             )
         except RuntimeError as error:
             raise NeverBegan(f"the worker process died while idle: {error}") from error
@@ -141,8 +149,11 @@ class WarmWorker:
         self.jobs = 0
 
     def _kill(self) -> None:
+        """Kill what is left of the process, its group, and what its jobs have moved out of the group."""
+        for pid in {self._state.pid, self._state.runner} - {0}:
+            kill_group(pid)
         if self._state.pid:
-            kill_group(self._state.pid)
+            end_orphans(self._state.parent, {worker._state.pid for worker in list(_every) if worker is not self})
 
     def _wait(self, inner: ProcessFuture[tuple[str, bool]], time_limit: float | None) -> tuple[str, bool]:
         while True:
@@ -166,10 +177,37 @@ class WarmWorker:
         if self.began is None:
             return True
         try:
-            os.kill(self._state.pid, 0)
+            os.kill(self._state.runner, 0)
         except ProcessLookupError:
             return False
         return True
+
+
+_REMEDIES = {
+    errno.ENOSPC: "/dev/shm is probably full (`df -h /dev/shm`): remove what fills it or enlarge it (Docker: --shm-size)",
+    errno.EMFILE: "this process has too many files open: raise the limit (`ulimit -n`) or use fewer workers.slots",
+    errno.ENFILE: "too many files are open on this machine: close some programs",
+    errno.EAGAIN: "no more processes or threads may be started: raise the limit (`ulimit -u`, or the container's limit "
+    "of pids) or use fewer workers.slots",
+    errno.ENOMEM: "there is too little memory: end other programs or use fewer workers.slots",
+}
+
+
+def remedy(reason: NeverBegan) -> str:
+    """What to do so that workers start: an addition to the reason why one did not."""
+    cause = reason.__cause__
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _REMEDIES:
+            return f": {_REMEDIES[cause.errno]}"
+        if isinstance(cause, RuntimeError) and "new thread" in str(cause):
+            return f": {_REMEDIES[errno.EAGAIN]}"
+        if isinstance(cause, (EOFError, ConnectionError)):
+            break
+        cause = cause.__cause__ or cause.__context__
+    return (
+        ": the server that workers are forked from, or the workers themselves, were killed while they started, often by "
+        "the kernel's out-of-memory killer (`dmesg`), or an import failed; what they said is on standard error"
+    )
 
 
 def _cause(exitcode: int | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import ctypes
 import gc
 import os
@@ -10,15 +11,19 @@ import pickle
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lightning_evo.execution.results import RESULT_FILE, encode_result, write_result
+from lightning_evo.execution.results import RESULT_FILE, ReplacedWorker, encode_result, write_result
 from lightning_evo.genome import FAILED, Result
 from lightning_evo.utils.output import settle_output
 
-__all__ = ["OUTPUT_FILE", "JobState", "publish_state", "run_job"]
+if TYPE_CHECKING:  # of worker processes alone
+    from lightning_evo.execution.process_state import ProcessState
+
+__all__ = ["OUTPUT_FILE", "JobState", "own_process", "run_job"]
 
 OUTPUT_FILE = "output.log"
 
@@ -26,21 +31,34 @@ _FULL = 2**20  # a file system with fewer free bytes counts as full
 
 
 class JobState(ctypes.Structure):
-    """What a worker process lets the controller see, in shared memory: its id, and when (monotonic) its job began."""
+    """What a worker process lets the controller see, in shared memory.
 
-    _fields_ = (("pid", ctypes.c_long), ("began", ctypes.c_double))
+    Its id, that of the process that started it, when (monotonic) its job began, and the id of the process that began it:
+    Pebble may start another one in its place.
+    """
+
+    _fields_ = (
+        ("pid", ctypes.c_long),
+        ("parent", ctypes.c_long),
+        ("began", ctypes.c_double),
+        ("runner", ctypes.c_long),
+    )
 
 
-_state: JobState | None = None  # set in the local executor's own worker processes only
+# Set in the local executor's own worker processes only.
+_state: JobState | None = None
+_process: ProcessState | None = None
 
 
-def publish_state(state: JobState) -> None:
-    """Say from now on, in ``state``, when this process begins a job."""
-    global _state
-    _state = state
+def own_process(state: JobState, process: ProcessState) -> None:
+    """Have this process to ourselves: say in ``state`` when a job begins, and put ``process`` back after each."""
+    global _state, _process
+    _state, _process = state, process
 
 
-def run_job(payload: bytes, directory: str, slot: int, attempt: int, redirect_output: bool) -> tuple[str, bool]:
+def run_job(
+    payload: bytes, directory: str, slot: int, attempt: int, redirect_output: bool, modules: Sequence[str] = ()
+) -> tuple[str, bool]:
     """Call a job's function and return its result, whatever happens.
 
     The result is also left in ``<directory>/result.json``, before this function returns it.
@@ -52,9 +70,11 @@ def run_job(payload: bytes, directory: str, slot: int, attempt: int, redirect_ou
         attempt: How often it has been started, this time included.
         redirect_output: Send what this process writes to its file descriptors 1 and 2 to ``<directory>/output.log``.
             Only where the process belongs to this job alone.
+        modules: What the job will import, see :attr:`Job.modules`.
 
     Returns:
-        The result as JSON text (see ``encode_result``), and whether this process is fit for another job. A function that
+        The result as JSON text (see ``encode_result``), and whether this process is fit for another job: not if CUDA is
+        broken or if the job left behind what can't be put back, which the result then says. A function that
         raises anything (``SystemExit`` and ``KeyboardInterrupt`` included), returns no result or one that JSON can't hold
         has failed. A full disk or an unusable directory is fatal.
     """
@@ -67,9 +87,12 @@ def run_job(payload: bytes, directory: str, slot: int, attempt: int, redirect_ou
         except OSError as error:
             result = replace(Result.failure(error), fatal=True)
         else:
+            if _process is not None and not _process.prepare(modules):
+                os._exit(0)  # this job has not begun: a fresh process begins it
             if _state is not None:
-                _state.pid, _state.began = os.getpid(), time.monotonic()
+                _state.runner, _state.began = os.getpid(), time.monotonic()
             result = _call(payload)
+        lasting = {} if _process is None else _process.put_back()
         result = replace(
             result,
             slot=slot,
@@ -77,8 +100,20 @@ def run_job(payload: bytes, directory: str, slot: int, attempt: int, redirect_ou
             started=started if result.started is None else result.started,
             ended=time.time() if result.ended is None else result.ended,
         )
-        text = _record(result, directory)
-        return text, _free_memory(collect=_state is not None or time.time() - started > _LONG)
+        text = _record(_with(result, lasting), directory)
+        fit = _free_memory(collect=_state is not None or time.time() - started > _LONG)
+        if _process is not None and (all_lasting := _process.end_what_runs()) != lasting:
+            lasting = all_lasting
+            text = _record(_with(result, lasting), directory)
+        return text, fit and not lasting
+
+
+def _with(result: Result, lasting: Mapping[str, str]) -> Result:
+    """The result with what its job left in its process, where that makes the process useless for others."""
+    if not lasting:
+        return result
+    record = ReplacedWorker(dict(lasting))
+    return replace(result, extra={**result.extra, record.key: record.to_dict()})
 
 
 def _prepare(directory: str, attempt: int) -> None:
@@ -97,7 +132,10 @@ def _prepare(directory: str, attempt: int) -> None:
 def _call(payload: bytes) -> Result:
     try:
         function, arguments = pickle.loads(payload)
-        result = function(**arguments)
+        if _process is not None:
+            _process.begin()
+        # In a copy of the context, so that what the job sets in it (NumPy's and decimal's settings) ends with it.
+        result = contextvars.copy_context().run(function, **arguments)
     except BaseException as error:
         return Result.failure(error)
     if isinstance(result, Result):

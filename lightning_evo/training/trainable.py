@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+import numpy
+import torch
 
 from lightning_evo.genome import COMPLETED, Candidate, Genome, Objective, Result, SearchSpace, SpaceError
 from lightning_evo.training.blueprint import Blueprint, ConfigError
@@ -19,16 +23,25 @@ from lightning_evo.training.request import TrainingRequest
 from lightning_evo.training.stacks import Member, train_stack
 from lightning_evo.training.structure import compare_structures
 from lightning_evo.utils.imports import public_name
+from lightning_evo.utils.random_state_torch import isolated_random_state
 
 __all__ = ["ConfigTrainable", "FunctionTrainable", "StackMember", "Task", "Trainable"]
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker is to run: a function picklable by reference and its keyword arguments, plain data."""
+    """What a worker is to run.
+
+    Args:
+        function: Picklable by reference.
+        arguments: Its keyword arguments, plain data.
+        modules: What it will import, see :attr:`Job.modules <lightning_evo.execution.Job.modules>`: where what is evolved
+            is defined.
+    """
 
     function: Callable[..., Result]
     arguments: Mapping[str, Any]
+    modules: tuple[str, ...] = ()
 
 
 class Trainable(Protocol):
@@ -273,8 +286,11 @@ class ConfigTrainable(Trainable):
 
     def task(self, candidate: Candidate, request: TrainingRequest) -> Task:
         """Train the candidate from its resolved config."""
-        arguments = {"blueprint": self.blueprint, "config": self._seeded(candidate), "request": request}
-        return Task(train_candidate_distributed if request.devices > 1 else train_candidate, arguments)
+        config = self._seeded(candidate)
+        arguments = {"blueprint": self.blueprint, "config": config, "request": request}
+        return Task(
+            train_candidate_distributed if request.devices > 1 else train_candidate, arguments, _modules(config)
+        )
 
     def stack_task(
         self,
@@ -288,11 +304,12 @@ class ConfigTrainable(Trainable):
             Member(one.candidate.id, self._seeded(one.candidate), one.directory, one.finished) for one in members
         )
         arguments = {"blueprint": self.blueprint, "members": made, "request": request, "write": write, "whole": whole}
-        return Task(train_stack, arguments)
+        return Task(train_stack, arguments, _modules([member.config for member in made]))
 
     def structure_task(self, space: SearchSpace) -> Task:
         """Build networks that differ by one gene's extremes, and compare them."""
-        return Task(compare_structures, {"blueprint": self.blueprint, "configs": self.variants(space)})
+        configs = self.variants(space)
+        return Task(compare_structures, {"blueprint": self.blueprint, "configs": configs}, _modules(configs))
 
     def variants(self, space: SearchSpace) -> dict[str, list[dict[str, Any]]]:
         """For each gene the configs to compare: complete, plain data, one for each of its extremes."""
@@ -312,7 +329,7 @@ class ConfigTrainable(Trainable):
             "batch_size": batch_size,
             "data_seed": data_seed,
         }
-        return Task(measure_candidate, arguments)
+        return Task(measure_candidate, arguments, _modules(arguments["config"]))
 
     def final_config(self, candidate: Candidate, overrides: Mapping[str, Any]) -> dict[str, Any]:
         """The candidate's config with the overrides."""
@@ -329,7 +346,7 @@ class ConfigTrainable(Trainable):
     def final_task(self, config: dict[str, Any], request: TrainingRequest, checkpoint: str | None, test: bool) -> Task:
         """Retrain if asked, test, and pack; see :func:`~lightning_evo.training.final.finish_candidate`."""
         arguments = {"blueprint": self.blueprint, "config": config, "request": request}
-        return Task(finish_candidate, {**arguments, "checkpoint": checkpoint, "test": test})
+        return Task(finish_candidate, {**arguments, "checkpoint": checkpoint, "test": test}, _modules(config))
 
     def _seeded(self, candidate: Candidate) -> dict[str, Any]:
         return {"seed_everything": candidate.seed, **self.resolve(candidate.genome)}
@@ -337,6 +354,8 @@ class ConfigTrainable(Trainable):
 
 class FunctionTrainable(Trainable):
     """A Python function that evaluates a genome.
+
+    The global random states of Python, NumPy and torch are seeded with the candidate's seed before each call.
 
     Args:
         function: Called as ``function(genome, seed=..., directory=...)`` with a mapping config path -> value, the
@@ -364,7 +383,7 @@ class FunctionTrainable(Trainable):
             "directory": request.directory,
             "objectives": tuple(request.objectives),
         }
-        return Task(_evaluate, arguments)
+        return Task(_evaluate, arguments, (self.function.__module__,))
 
 
 def _evaluate(
@@ -376,7 +395,12 @@ def _evaluate(
 ) -> Result:
     started = time.time()
     try:
-        metrics = {name: float(value) for name, value in function(genome, seed=seed, directory=directory).items()}
+        with isolated_random_state(devices=()):
+            random.seed(seed)
+            numpy.random.seed(seed % 2**32)
+            torch.manual_seed(seed)
+            returned = function(genome, seed=seed, directory=directory)
+        metrics = {name: float(value) for name, value in returned.items()}
         monitors = [objective.monitor for objective in objectives]
         # First, so that they are among those that are kept of very many.
         metrics = {name: metrics[name] for name in dict.fromkeys((*monitors, *metrics)) if name in metrics}
@@ -391,6 +415,22 @@ def _evaluate(
     ended = time.time()
     cost = {"seconds": ended - started}
     return Result(COMPLETED, fitness=fitness, metrics=metrics, cost=cost, started=started, ended=ended)
+
+
+def _modules(config: Any) -> tuple[str, ...]:
+    """The modules of the classes that a config names."""
+    return tuple(dict.fromkeys(path.rpartition(".")[0] for path in _class_paths(config) if "." in path))
+
+
+def _class_paths(config: Any) -> Iterator[str]:
+    if isinstance(config, Mapping):
+        if isinstance(path := config.get("class_path"), str):
+            yield path
+        for value in config.values():
+            yield from _class_paths(value)
+    elif isinstance(config, (list, tuple)):
+        for value in config:
+            yield from _class_paths(value)
 
 
 def switches(space: SearchSpace, path: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from compat_rows import Row, private_names
 from torch import nn
 from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_evo._compat import torch as compat
 
@@ -300,6 +301,33 @@ def scaled_steps() -> None:
     assert compat.AMP_SCALING in inspect.getsource(torch.amp.GradScaler.step)
 
 
+def precisions() -> None:
+    before = compat.float32_precision()
+    torch.set_float32_matmul_precision("medium")
+    if hasattr(torch.backends, "fp32_precision"):
+        torch.backends.fp32_precision = "tf32"  # now reading by the older interface raises
+    assert compat.float32_precision() != before
+    compat.set_float32_precision(before)
+    assert compat.float32_precision() == before
+
+
+def entered_contexts() -> None:
+    before = compat.open_contexts()
+    with torch.device("meta"):
+        assert compat.open_contexts() == (before[0] + 1, *before[1:])
+    with FlopCounterMode(display=False):
+        assert compat.open_contexts()[1] > before[1]
+    with torch.autograd.graph.save_on_cpu():
+        assert compat.open_contexts() == (*before[:2], before[2] + 1)
+    assert compat.open_contexts() == before
+
+
+def recordings() -> None:
+    assert compat.interpreter_flags() == (False, False)
+    with torch.autograd.profiler.profile():
+        assert compat.interpreter_flags() == (True, False)
+
+
 LAYERS = "inheritance, growth and zero-cost proxies miss layers of this kind, or need lists of classes"
 
 TABLE = [
@@ -384,6 +412,23 @@ TABLE = [
     Row("_apply", "particles of a stack keep views of memory that the stack has left", moved_modules),
     Row("_opt_called", "schedulers warn that they are stepped before their optimizers", marked_steps),
     Row("_step_supports_amp_scaling", "GradScaler skips the step of all particles", scaled_steps),
+    *(
+        Row(name, "float32 precision set by one candidate by torch's newer interface stays for the next", precisions)
+        for name in ("_get_fp32_precision_getter", "_set_fp32_precision_setter")
+    ),
+    *(
+        Row(name, "modes and hooks that one candidate has entered and not left stay for the next", entered_contexts)
+        for name in (
+            "_autograd",
+            "_top_saved_tensors_default_hooks",
+            "_len_torch_function_stack",
+            "_len_torch_dispatch_stack",
+        )
+    ),
+    *(
+        Row(name, "what one candidate has begun to record goes on beside the next", recordings)
+        for name in ("_profiler_enabled", "_is_tracing")
+    ),
     Row("_iterator", "a loader whose workers were made persistent draws in another order", kept_iterators),
 ]
 

@@ -12,9 +12,9 @@ from lightning_evo.execution.local import DEFAULT_PRELOAD
 
 def main(directory, ends):
     executor = LocalExecutor(
-        3, preload=(*DEFAULT_PRELOAD, "execution_no_fasync") if ends == "portably" else DEFAULT_PRELOAD
+        4, preload=(*DEFAULT_PRELOAD, "execution_no_fasync") if ends == "portably" else DEFAULT_PRELOAD
     )
-    functions = [jobs.sleep_with_child, jobs.ignore_sigterm, jobs.sleep_in_native_code]
+    functions = [jobs.sleep_with_child, jobs.sleep_with_daemons, jobs.ignore_sigterm, jobs.sleep_in_native_code]
     if ends == "portably":
         functions.pop()  # its watching thread could not run
     for number, function in enumerate(functions):

@@ -52,6 +52,31 @@ def sleep_with_child(pid_file):
     time.sleep(600)
 
 
+def start_daemons():
+    """Leave processes in sessions of their own: one with an empty environment, one that no longer has a parent."""
+    executed = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], env={}, start_new_session=True)
+    read, write = os.pipe()
+    if (child := os.fork()) == 0:
+        os.setsid()
+        if (grandchild := os.fork()) == 0:
+            time.sleep(600)
+        os.write(write, str(grandchild).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    return executed.pid, int(os.read(read, 20))
+
+
+def sleep_with_daemons(pid_file):
+    publish(pid_file, os.getpid(), *start_daemons())
+    time.sleep(600)
+
+
+def die_with_daemons(pid_file):
+    publish(pid_file, os.getpid(), *start_daemons())
+    os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(600)
+
+
 def ignore_sigterm(pid_file):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     publish(pid_file)

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import errno
 import os
 import signal
 import threading
@@ -57,6 +58,22 @@ def test_cancelling_a_running_job_kills_its_worker_and_children(shared, job, tmp
     future.cancel()
     wait_until(lambda: all(gone(pid) for pid in pids))
     assert len(pids) == 2
+
+
+@pytest.mark.parametrize("ends", ["at its time limit", "cancelled", "by itself"])
+def test_processes_in_sessions_of_their_own_end_with_the_worker(shared, job, tmp_path, ends):
+    function = jobs.die_with_daemons if ends == "by itself" else jobs.sleep_with_daemons
+    limit = 3.0 if ends == "at its time limit" else None
+    other = shared.submit(job(2, jobs.wait_for, path=str(tmp_path / "go")))
+    future = shared.submit(job(1, function, time_limit=limit, pid_file=str(tmp_path / "pid")))
+    pids = read_pids(tmp_path / "pid")
+    if ends == "cancelled":
+        future.cancel()
+    wait_until(lambda: all(gone(pid) for pid in pids))
+    assert len(pids) == 3
+    assert not other.done()
+    (tmp_path / "go").touch()
+    assert other.result().attempts == 1
 
 
 def test_shutting_down_with_cancel_leaves_no_process(job, tmp_path):
@@ -164,17 +181,29 @@ def test_a_worker_that_dies_after_its_work_was_done_has_done_it(job, tmp_path):
         assert executor.submit(job(2, jobs.succeed)).result().status == COMPLETED
 
 
-@pytest.mark.parametrize("error", [OSError("too many open files"), RuntimeError("can't start new thread")])
-def test_a_machine_that_cannot_run_workers_is_fatal(job, monkeypatch, error):
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (OSError(errno.EMFILE, "Too many open files"), "ulimit -n"),
+        (OSError(errno.ENOSPC, "No space left on device"), "df -h /dev/shm"),
+        (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), "ulimit -u"),
+        (RuntimeError("can't start new thread"), "ulimit -u"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "too little memory"),
+        (EOFError("unexpected EOF"), "out-of-memory killer"),
+    ],
+)
+def test_a_machine_that_cannot_run_workers_is_fatal_and_its_reason_is_kept(job, monkeypatch, error, remedy):
     def refuse(**_):
         raise error
 
     monkeypatch.setattr("lightning_evo.execution.warm.ProcessPool", refuse)
     with LocalExecutor(1) as executor:
         result = executor.submit(job(1, jobs.succeed)).result(timeout=60)
-        assert (result.status, result.error_type, result.fatal) == (FAILED, "WorkerDied", True)
-        assert "could not be started" in result.error
-        assert str(error) in result.error
+        assert (result.status, result.fatal) == (FAILED, True)
+        assert result.error_type.startswith(
+            f"WorkerDied: the worker process could not be started: {error!r} (5 times): "
+        )
+        assert remedy in result.error_type
         monkeypatch.undo()
         assert executor.submit(job(2, jobs.succeed)).result(timeout=60).status == COMPLETED
 

@@ -10,6 +10,9 @@ import pytest
 import warm
 from execution_processes import gone, read_pids, wait_until
 
+from lightning_evo.execution import LocalExecutor
+from lightning_evo.execution.children import MARK, mark
+
 HERE = Path(__file__).parent
 GUARD = HERE.parents[1] / "lightning_evo" / "utils" / "process.py"
 
@@ -34,6 +37,30 @@ def test_a_killed_controller_leaves_no_worker_nor_their_children(tmp_path, ends)
     controller.communicate()
     wait_until(lambda: all(gone(pid) for pid in pids), seconds=20)
     assert len(pids) >= 3
+
+
+def test_what_outlives_controller_workers_and_forkserver_is_ended_by_the_next_executor(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    namespace = os.readlink("/proc/self/ns/pid")
+    marks = {
+        "dead": f"{dead.pid}:1:{namespace}",
+        "reused": f"{os.getpid()}:1:{namespace}",
+        "alive": mark(),
+        "elsewhere": f"{dead.pid}:1:pid:[1]",
+    }
+    left = {
+        name: subprocess.Popen(["sleep", "600"], env={"A": "1", MARK: value}, start_new_session=True)
+        for name, value in marks.items()
+    }
+    try:
+        LocalExecutor(1).shutdown()
+        assert left["dead"].wait(timeout=20) == left["reused"].wait(timeout=20) == -signal.SIGKILL
+        assert left["alive"].poll() is left["elsewhere"].poll() is None
+    finally:
+        for process in left.values():
+            process.kill()
+            process.wait()
 
 
 @pytest.mark.slow
