@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -9,15 +11,33 @@ from pathlib import Path
 from typing import Any
 
 from lightning_evo.archive import Archive
-from lightning_evo.archive.meta import FinalOutcome, read_meta
+from lightning_evo.archive.entries import run_that_holds
+from lightning_evo.archive.meta import FINAL_CHECKPOINT, FinalOutcome, read_meta
+from lightning_evo.archive.seals import StoredCheckpoint
+from lightning_evo.evolution.checkpoints import CANDIDATES, look_at
 from lightning_evo.evolution.controller import AnswerRecord
-from lightning_evo.evolution.winner import intact_checkpoint, write_schedule
+from lightning_evo.evolution.errors import SearchError
+from lightning_evo.evolution.winner import REPLAY_FILE, SCHEDULE_FILE, write_schedule
+from lightning_evo.functional.growth.steps import GrowthError
 from lightning_evo.training.blueprint import Blueprint, load_yaml
 from lightning_evo.training.candidate import CONFIG_FILE, isolated
-from lightning_evo.training.packing import MODEL_FILE, mask_file, pack, restore_structure
+from lightning_evo.training.packing import MODEL_FILE, UntrustedNetwork, mask_file, pack, restore_structure
+from lightning_evo.utils.files import OutsideError, atomic_directory, digest_of, inside
 from lightning_evo.utils.masking import Mask
 
-__all__ = ["ExportError", "export"]
+__all__ = ["FILES", "ExportError", "export"]
+
+FILES = (
+    CONFIG_FILE,
+    MODEL_FILE,
+    "grown.yaml",
+    SCHEDULE_FILE,
+    REPLAY_FILE,
+    "model.onnx",
+    "model.onnx.data",
+    "model.pt2",
+)
+"""What an export may hold."""
 
 
 class ExportError(Exception):
@@ -31,6 +51,7 @@ def export(
     onnx: bool = False,
     torch_export: bool = False,
     notify: Callable[[str], object] = lambda text: None,
+    trust: bool = False,
 ) -> list[Path]:
     """Write ``config.yaml`` and ``model.ckpt``, which the stock ``LightningCLI`` and ``load_from_checkpoint`` open.
 
@@ -44,34 +65,72 @@ def export(
 
     Args:
         directory: The search's directory.
-        to: The directory to write to; created if it doesn't exist.
+        to: The directory to write, with all files or not at all. It may be new, empty, or an earlier export, which is
+            replaced.
         candidate: The candidate's id. Default: the winner, retrained if ``evolution.final`` did so.
         onnx: Also write ``model.onnx``.
         torch_export: Also write ``model.pt2``, which ``torch.export.load`` opens.
         notify: Receives a line that explains how to open a network that has grown, and one that says what was masked.
+        trust: Whether to run code that the checkpoint holds or the config names, though the candidate was not trained by
+            you on this machine. Where the checkpoint holds tensors and plain data alone, only ``onnx``,
+            ``torch_export``, and networks that have grown need it.
 
     Returns:
         The files written.
 
     Raises:
-        ExportError: If the candidate, its config or its checkpoint doesn't exist.
+        ExportError: If the candidate, its config or its checkpoint doesn't exist, is damaged or needs trust, or if ``to``
+            can't be written.
         ArchiveError: If the archive can't be read.
     """
+    _check_target(to)
     with Archive(directory) as archive:
-        found = _source(directory, archive, candidate)
-        to.mkdir(parents=True, exist_ok=True)
+        found = _source(directory, archive, candidate, trust)
+        if (onnx or torch_export) and not found.trusted:
+            raise ExportError(
+                f"{found.config} was not made by you on this machine, and tracing the network runs code that it names: if "
+                "you trust whoever made it, run the same again with --trust (in Python trust=True)"
+            )
         mask = Mask(archive.meta)
-        packed = pack(found.config.read_text(encoding="utf-8"), found.checkpoint, to)
-        written = [*packed.files, *write_schedule(archive, found.candidate, to)]
-    config = load_yaml((to / CONFIG_FILE).read_text(encoding="utf-8"))
-    masked = {path.name: names for path in written if (names := mask_file(path, mask))}
+        try:
+            with atomic_directory(to, FILES) as part:
+                try:
+                    packed = pack(found.config.read_text(encoding="utf-8"), found.checkpoint, part, found.trusted)
+                except UntrustedNetwork as error:
+                    advice = "if you trust whoever made it, run the same again with --trust (in Python trust=True)"
+                    raise ExportError(f"{error}: {advice}") from error
+                except GrowthError as error:
+                    raise ExportError(str(error)) from error
+                written = [*packed.files, *write_schedule(archive, found.candidate, part)]
+                config = load_yaml((part / CONFIG_FILE).read_text(encoding="utf-8"))
+                masked = {path.name: names for path in written if (names := mask_file(path, mask, found.trusted))}
+                if onnx or torch_export:
+                    written += _traced(config, part, onnx, torch_export)
+        except OSError as error:
+            reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or error
+            raise ExportError(f"--to {to}: cannot write the directory ({reason})") from error
     if remark := packed.message or found.remark:
         notify(remark)
     for name, names in masked.items():
         notify(f"{name}: masked, to be filled in: {', '.join(names)} (--show-secrets writes what they are)")
-    if onnx or torch_export:
-        written += _traced(config, to, onnx, torch_export)
-    return written
+    return [to / path.name for path in written]
+
+
+def _check_target(to: Path) -> None:
+    """Refuse a directory in which something else than an earlier export would be overwritten."""
+    if (run := run_that_holds(to)) is not None:
+        raise ExportError(f"--to {to}: belongs to the search in {run}; give another directory")
+    if not os.path.lexists(to):
+        return
+    if not to.is_dir():
+        raise ExportError(f"--to {to}: is a file; give a directory")
+    held = {name for name in os.listdir(to) if name != ".part"}
+    others = sorted(held - set(FILES))
+    if others or (held and not {CONFIG_FILE, MODEL_FILE} <= held):
+        raise ExportError(
+            f"--to {to}: holds other files ({', '.join(others or sorted(held))}); give a new or empty directory, or one "
+            "that an earlier export made"
+        )
 
 
 @dataclass(frozen=True)
@@ -82,21 +141,24 @@ class _Source:
         candidate: The candidate's id.
         config: Its config.
         checkpoint: Its checkpoint.
+        trusted: Whether code that the two hold or name may run.
         remark: The remark from an earlier packing of this checkpoint.
     """
 
     candidate: int
     config: Path
     checkpoint: Path
+    trusted: bool
     remark: str = ""
 
 
-def _source(directory: Path, archive: Archive, candidate: int | None) -> _Source:
-    final = directory / "final"
+def _source(directory: Path, archive: Archive, candidate: int | None, trust: bool) -> _Source:
     if candidate is None:
         outcome = read_meta(archive.meta, FinalOutcome)
-        if outcome is not None and (final / MODEL_FILE).is_file():
-            return _Source(outcome.request.candidate, final / CONFIG_FILE, final / MODEL_FILE, outcome.packed)
+        if outcome is not None and os.path.lexists(directory / FINAL_CHECKPOINT):
+            stored = StoredCheckpoint(FINAL_CHECKPOINT, seal=outcome.seal)
+            advice = "run the same `lightning-evo fit` command again, which makes it anew"
+            return _checked(directory, outcome.request.candidate, stored, trust, advice, outcome.packed)
         ranked = archive.best(1)
         if not ranked:
             raise ExportError(f"{directory}: no candidate has finished yet")
@@ -105,20 +167,38 @@ def _source(directory: Path, archive: Archive, candidate: int | None) -> _Source
     if result is None:
         raise ExportError(f"{directory}: candidate {candidate} does not exist or has not finished")
     if (answer := result.entry(AnswerRecord)) is not None:
-        return _source(directory, archive, answer.original)
+        return _source(directory, archive, answer.original, trust)
     if result.fitness is None:
         raise ExportError(f"{directory}: candidate {candidate} failed: {result.error_type}")
-    config = directory / "candidates" / f"{candidate:06d}" / CONFIG_FILE
+    config = directory / CANDIDATES / f"{candidate:06d}" / CONFIG_FILE
     if not config.is_file():
         raise ExportError(f"{config} is missing: only candidates built from a LightningCLI config can be exported")
-    checkpoint = intact_checkpoint(directory, result)
-    if checkpoint is None:
-        kept = "was not kept (evolution.keep_checkpoints)" if result.checkpoint is None else "is missing or damaged"
-        raise ExportError(
-            f"the checkpoint of candidate {candidate} {kept}; to train it again with the same seed, run "
-            f"`lightning-evo fit --config {config}`"
-        )
-    return _Source(candidate, config, checkpoint)
+    again = f"to train it again with the same seed, run `lightning-evo fit --config {config}`"
+    found = StoredCheckpoint.of(result)
+    if found is None:
+        raise ExportError(f"the checkpoint of candidate {candidate} was not kept (evolution.keep_checkpoints); {again}")
+    return _checked(directory, candidate, found, trust, again)
+
+
+def _checked(
+    directory: Path, candidate: int, stored: StoredCheckpoint, trust: bool, advice: str, remark: str = ""
+) -> _Source:
+    """A checkpoint and the config beside it, if they are what the search left."""
+    try:
+        fault, trusted = look_at(directory, stored, trust)
+        if fault:
+            raise ExportError(f"the checkpoint of candidate {candidate}, {stored.path}, {fault}; {advice}")
+        checkpoint = inside(directory, stored.path)
+        config = inside(directory, Path(stored.path).with_name(CONFIG_FILE))
+    except (SearchError, OutsideError) as error:
+        raise ExportError(str(error)) from None
+    if (
+        stored.seal is not None
+        and stored.seal.config
+        and (not config.is_file() or digest_of(config) != stored.seal.config)
+    ):
+        raise ExportError(f"{config} is not the config by which candidate {candidate} was trained; put it back")
+    return _Source(candidate, config, checkpoint, trusted, remark)
 
 
 def _traced(config: Mapping[str, Any], to: Path, onnx: bool, torch_export: bool) -> list[Path]:
@@ -130,7 +210,7 @@ def _traced(config: Mapping[str, Any], to: Path, onnx: bool, torch_export: bool)
         parts = Blueprint().build(config, overrides)
     state = torch.load(to / MODEL_FILE, map_location="cpu", weights_only=True)["state_dict"]
     parts.model.configure_model()
-    restore_structure(parts.model, to / MODEL_FILE)
+    restore_structure(parts.model, to / MODEL_FILE, trusted=True)
     parts.model.load_state_dict(state)
     model = parts.model.eval()
     sample = model.example_input_array

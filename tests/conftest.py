@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import sys
+import tempfile
 from collections import defaultdict
 from pathlib import Path
 
@@ -18,6 +20,8 @@ import torch.distributed
 # Worker processes, DDP ranks and command lines started by tests import `toys` too.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# The key by which runs are told to be one's own: not the developer's.
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="lightning-evo-state-")
 
 DURATIONS = Path(__file__).parent / "durations.txt"
 """The test functions that take long, one per line: seconds of all cases together, and the function."""
@@ -34,6 +38,10 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     if config.getoption("--write-durations") and not hasattr(config, "workerinput"):
         config.pluginmanager.register(_Durations())
+
+
+def pytest_unconfigure(config):
+    shutil.rmtree(os.environ["XDG_STATE_HOME"], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(config, items):

@@ -3,39 +3,65 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from lightning_evo.archive.errors import ArchiveError
-from lightning_evo.archive.meta import SearchDescription, read_meta
+from lightning_evo.archive.meta import OwnersRecord, SearchDescription, read_meta
 from lightning_evo.archive.reader import Archive
 from lightning_evo.genome import Gene, SearchSpace
 from lightning_evo.utils.imports import current_name, import_by_name
+from lightning_evo.utils.ownership import is_own, key_name, mark
 from lightning_evo.utils.signatures import constructor_parameters
 
-__all__ = ["compare_search", "read_space"]
+__all__ = ["claimed", "compare_search", "is_own_search", "read_space"]
+
+_OURS = tuple(f"{__name__.partition('.')[0]}.{room}." for room in ("genome", "models"))
+"""What anybody's archive may name: genes, and the functions that they take."""
 
 
-def read_space(archive: Archive) -> SearchSpace:
+def claimed(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """The meta values by which a run becomes one of this user's own, who stands for what they say of the search."""
+    known = read_meta(meta, OwnersRecord) or OwnersRecord()
+    return {known.key: OwnersRecord({**known.marks, key_name(): mark(_canonical(meta))}).to_dict()}
+
+
+def is_own_search(meta: Mapping[str, Any]) -> bool:
+    """Whether this user has run the search, as its archive describes it now."""
+    known = read_meta(meta, OwnersRecord)
+    return known is not None and is_own(_canonical(meta), known.marks.get(key_name()))
+
+
+def _canonical(meta: Mapping[str, Any]) -> str:
+    return json.dumps(meta.get(SearchDescription.key), sort_keys=True)
+
+
+def read_space(archive: Archive, trust: bool = False) -> SearchSpace:
     """The search space of a run, from what its archive says of it.
 
     A user's own genes must be importable, and keep their constructor's arguments under the arguments' names.
 
     Args:
         archive: Of a search that has begun.
+        trust: Whether to import whatever classes and functions the archive names. Default: those of this package, and
+            all others if this user has run the search.
 
     Raises:
-        ArchiveError: If nothing is said of a space, a gene's class can't be imported, or it didn't keep its arguments.
+        ArchiveError: If nothing is said of a space, a gene's class can't or mustn't be imported, or it didn't keep its
+            arguments.
     """
-    return space_from((read_meta(archive.meta, SearchDescription) or SearchDescription()).space, archive.run)
+    described = (read_meta(archive.meta, SearchDescription) or SearchDescription()).space
+    return space_from(described, archive.run, trust or is_own_search(archive.meta))
 
 
-def space_from(described: Mapping[str, Any], run: str) -> SearchSpace:
+def space_from(described: Mapping[str, Any], run: str, trust: bool) -> SearchSpace:
     """The search space that a description describes; see :func:`read_space`.
 
     Args:
         described: Config path -> the gene's class and arguments.
         run: The run's name, for error messages.
+        trust: Whether to import whatever it names.
 
     Raises:
         ArchiveError: As there.
@@ -45,7 +71,12 @@ def space_from(described: Mapping[str, Any], run: str) -> SearchSpace:
     genes = {}
     for path, description in described.items():
         try:
-            genes[path] = _gene(description)
+            genes[path] = _gene(description, trust)
+        except PermissionError as error:
+            raise ArchiveError(
+                f"{run}: the gene at {path} is {error}, and this search was not run by you on this machine: if you "
+                "trust whoever did, let it be imported (--trust, trust=True)"
+            ) from None
         except (ValueError, TypeError) as error:
             raise ArchiveError(f"{run}: the gene at {path} can't be rebuilt: {error}") from None
     try:
@@ -66,16 +97,16 @@ def compare_search(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> list[
     return list(_differences("", stored, asked, names=True))
 
 
-def _gene(description: Any) -> Gene:
+def _gene(description: Any, anywhere: bool) -> Gene:
     """What ``lightning_evo.evolution.description.describe`` described."""
     if not isinstance(description, Mapping) or set(description) != {"class_path", "init_args"}:
         raise ValueError(f"{description!r} is not a class_path with its init_args")
     path, given = description["class_path"], description["init_args"]
-    kind = _imported(path)
+    kind = _imported(path, anywhere)
     if not (inspect.isclass(kind) and issubclass(kind, Gene)):
         raise ValueError(f"{path} is no gene")
     hints = _hints(kind)
-    gene = kind(**{name: _argument(value, hints.get(name, set())) for name, value in given.items()})
+    gene = kind(**{name: _argument(value, hints.get(name, set()), anywhere) for name, value in given.items()})
     for name in constructor_parameters(kind):
         # What the gene keeps would be in the description, unless its class took no such argument then.
         if name not in given and name not in vars(gene) and f"_{name}" not in vars(gene):
@@ -83,16 +114,16 @@ def _gene(description: Any) -> Gene:
     return gene
 
 
-def _argument(value: Any, hints: set[Any]) -> Any:
+def _argument(value: Any, hints: set[Any], anywhere: bool) -> Any:
     """A constructor's argument: what was a function or a gene becomes one again, everything else is plain data."""
     if isinstance(value, str) and Callable in hints and str not in hints:
-        return _imported(value)
+        return _imported(value, anywhere)
     if isinstance(value, list):
-        return [_argument(element, hints) for element in value]
+        return [_argument(element, hints, anywhere) for element in value]
     if isinstance(value, Mapping) and any(inspect.isclass(hint) and issubclass(hint, Gene) for hint in hints):
         if "class_path" in value:
-            return _gene(value)
-        return {key: _argument(element, hints) for key, element in value.items()}
+            return _gene(value, anywhere)
+        return {key: _argument(element, hints, anywhere) for key, element in value.items()}
     return value
 
 
@@ -113,16 +144,28 @@ def _hints(kind: type) -> dict[str, set[Any]]:
     return {name: set(named(hint)) for name, hint in hints.items()}
 
 
-def _imported(path: str) -> Any:
+def _imported(path: str, anywhere: bool) -> Any:
     """What an import path names.
+
+    Args:
+        path: The path.
+        anywhere: Whether it may lie outside of this package.
 
     Raises:
         ValueError: If it can't be imported.
+        PermissionError: If it mustn't be.
     """
+    path = str(path)
+    if not anywhere and not current_name(path).startswith(_OURS):
+        raise PermissionError(path)
     try:
-        return import_by_name(str(path))
+        found = import_by_name(path)
     except ImportError as error:
         raise ValueError(f"{path} can't be imported: {error}") from None
+    # By way of our modules' own imports a path could reach anything.
+    if not anywhere and not str(getattr(found, "__module__", "")).startswith(_OURS):
+        raise PermissionError(path)
+    return found
 
 
 def _differences(path: str, stored: Any, asked: Any, names: bool) -> list[str]:

@@ -281,7 +281,7 @@ class Journal:
         self.close()
         tail = self.tail()
         with translated_file(self.path):
-            self._descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            self._descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
             os.ftruncate(self._descriptor, tail.whole)
         self._size, self._last = tail.whole, tail.last
 

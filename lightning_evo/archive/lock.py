@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
 import socket
+import stat
 import weakref
 from pathlib import Path
 
@@ -41,8 +43,12 @@ class DirectoryLock:
     def __init__(self, directory: Path) -> None:
         self.path = directory / LOCK
         try:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            # Not blocking, where it is a named pipe.
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            descriptor = os.open(self.path, flags, 0o644)
         except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise ArchiveError(f"{self.path}: is a symbolic link, which is not followed; remove it") from error
             raise ArchiveError(
                 f"{directory}: cannot write here ({error.strerror}); choose a writable directory"
             ) from error
@@ -60,6 +66,9 @@ class DirectoryLock:
             raise ArchiveError(
                 f"{self.path}: this file system offers no locks ({error.strerror}); use a local directory"
             ) from error
+        if not _is_lock(descriptor):
+            os.close(descriptor)
+            raise ArchiveError(f"{self.path}: is another file, not the lock of a search; move it away")
         self._descriptor: int | None = descriptor
         _held.add(self)
         try:
@@ -75,6 +84,14 @@ class DirectoryLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def _is_lock(descriptor: int) -> bool:
+    """Whether an open file may be overwritten as the lock: it could be somebody's hard link to a file of the user's."""
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return False
+    content = os.pread(descriptor, 300, 0)
+    return not content.strip() or (len(content) < 300 and content.startswith(b"process "))
 
 
 def _forget_in_child() -> None:

@@ -11,10 +11,22 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Self, TypeVar
 
+from lightning_evo.archive.seals import SealRecord
 from lightning_evo.genome.records import ExtraEntry
 from lightning_evo.utils.records import known_fields
 
-__all__ = ["CheckpointUsage", "FinalOutcome", "FinalRequest", "SearchDescription", "read_meta"]
+__all__ = [
+    "FINAL_CHECKPOINT",
+    "CheckpointUsage",
+    "FinalOutcome",
+    "FinalRequest",
+    "OwnersRecord",
+    "SearchDescription",
+    "read_meta",
+]
+
+FINAL_CHECKPOINT = "final/model.ckpt"
+"""The winner's checkpoint, relative to the run's directory."""
 
 E = TypeVar("E", bound=ExtraEntry)
 
@@ -72,6 +84,28 @@ class SearchDescription:
 
 
 @dataclass(frozen=True)
+class OwnersRecord:
+    """The users who have run a search, told by keys that lie outside of its directory.
+
+    Args:
+        marks: The name of a user's key -> the mark, by that key, of what the archive says of the search.
+    """
+
+    key: ClassVar[str] = "owners"
+
+    marks: Mapping[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, str]:
+        """As JSON."""
+        return dict(self.marks)
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, str]) -> Self:
+        """Read what :meth:`to_dict` gave; anything else names no owner."""
+        return cls(record if isinstance(record, Mapping) else {})
+
+
+@dataclass(frozen=True)
 class CheckpointUsage:
     """The disk space of a run's checkpoints.
 
@@ -125,6 +159,7 @@ class FinalOutcome:
         why_not: Why it wasn't.
         retrained: Whether it was trained again.
         packed: What is worth knowing of the exported files.
+        seal: The hash of its checkpoint; ``None`` in archives of earlier versions.
     """
 
     key: ClassVar[str] = "final"
@@ -135,13 +170,18 @@ class FinalOutcome:
     why_not: str = ""
     retrained: bool = False
     packed: str = ""
+    seal: SealRecord | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
-        return {**vars(self), "request": dict(vars(self.request)), "metrics": dict(self.metrics)}
+        seal = {} if self.seal is None else {self.seal.key: self.seal.to_dict()}
+        known = {name: value for name, value in vars(self).items() if name != SealRecord.key}
+        return {**known, **seal, "request": dict(vars(self.request)), "metrics": dict(self.metrics)}
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Self:
         """Read what :meth:`to_dict` gave."""
         request = FinalRequest(**known_fields(FinalRequest, record["request"]))
-        return cls(**{**known_fields(cls, record), "request": request})
+        seal = record.get(SealRecord.key)
+        known = {**known_fields(cls, record), "request": request}
+        return cls(**{**known, "seal": None if seal is None else SealRecord.from_dict(seal)})

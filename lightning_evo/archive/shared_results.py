@@ -16,6 +16,7 @@ from typing import Any
 
 from lightning_evo.archive.errors import translated_file
 from lightning_evo.genome import COMPLETED, Candidate, Objective, Result, Status
+from lightning_evo.utils.files import open_unlinked
 
 __all__ = ["SHARED_RESULTS_FILE", "SharedResult", "SharedResultsReader", "SharedResultsWriter"]
 
@@ -72,13 +73,13 @@ class SharedResultsWriter:
     def __init__(self, path: Path) -> None:
         self.path = path
         with translated_file(path):
-            path.write_bytes(b"")
+            open_unlinked(path, "wb").close()
 
     def add(self, results: Sequence[SharedResult]) -> None:
         """Append results; readers see whole lines only."""
         if not results:
             return
-        with translated_file(self.path), self.path.open("a", encoding="utf-8") as file:
+        with translated_file(self.path), open_unlinked(self.path, "a", encoding="utf-8") as file:
             file.write("".join(json.dumps(asdict(result)) + "\n" for result in results))
 
 

@@ -26,6 +26,7 @@ from lightning_evo.archive.database import (
     writing,
 )
 from lightning_evo.archive.database_sum import DatabaseSum, log_size
+from lightning_evo.archive.entries import RESERVE, check_entries
 from lightning_evo.archive.errors import ArchiveError, Damaged, DiskFull, translated_file
 from lightning_evo.archive.events import ColumnNames, Event, apply, ask_event, known_columns
 from lightning_evo.archive.integrity import Diagnosis
@@ -34,6 +35,7 @@ from lightning_evo.archive.lock import DirectoryLock, network_file_system
 from lightning_evo.archive.reader import Archive
 from lightning_evo.archive.recovery import last_sequence, rebuild, reconcile, set_aside
 from lightning_evo.genome import Candidate, Result
+from lightning_evo.utils.files import write_atomically
 from lightning_evo.utils.text import storable
 
 __all__ = ["ArchiveWriter"]
@@ -81,12 +83,13 @@ class ArchiveWriter:
         self._location = ArchiveLocation.of(database) if database else ArchiveLocation(self.directory / ARCHIVE)
         with translated_file(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
+            check_entries(self.directory)
         self._database = database
         self._own = database is None
         self._mutex = threading.Lock()
         self._lock = DirectoryLock(self.directory)
         self._journal = Journal(self.directory / JOURNAL)
-        self._reserve = self.directory / "reserve"
+        self._reserve = self.directory / RESERVE
         self._closed = False
         self._last = 0
         self._log_bytes = _LOG_BYTES
@@ -279,7 +282,7 @@ class ArchiveWriter:
         try:
             with translated_file(self.directory):
                 # Random bytes: file systems that compress would keep no space for zeros.
-                self._reserve.write_bytes(os.urandom(RESERVE_BYTES))
+                write_atomically(self._reserve, os.urandom(RESERVE_BYTES))
         except DiskFull as error:
             self._reserve.unlink(missing_ok=True)
             raise DiskFull(

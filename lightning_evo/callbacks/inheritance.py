@@ -50,7 +50,7 @@ class WeightInheritance(SearchCallback):
         spread: How unequally copies share the outgoing weights, from 0 (equally) to below 1.
         optimizer: Whether to also inherit the optimizer's moments: kept for copied weights, 0 for new slices.
         trusted: Whether to unpickle a checkpoint that contains more than tensors and plain data, which can run
-            arbitrary code. Default: only if the search provided it.
+            arbitrary code. Default: only if the search provided it, and trusts it.
 
     Raises:
         ValueError: If ``new_units`` or ``spread`` is out of its range.
@@ -212,7 +212,8 @@ class WeightInheritance(SearchCallback):
         if not path:
             assert self._record is not None
             return {}, f"{self._record.why}, and no ancestor's is left"
-        trusted = self.trusted if self.trusted is not None else self._context is not None
+        parent = self._context.parent if self._context is not None else None
+        trusted = self.trusted if self.trusted is not None else parent is not None and parent.trusted
         try:
             return self._parts(read_checkpoint(path, trusted), path)
         except FileNotFoundError:

@@ -28,12 +28,14 @@ class Inherited:
         checkpoint: Absolute path of a Lightning checkpoint; it may have vanished by the time it is read.
         asked: The id recorded as ``Candidate.inherits``.
         why: Why ``candidate`` isn't ``asked``; empty if it is.
+        trusted: Whether it may be unpickled, which runs code that it holds: it is the user's own, or the user said so.
     """
 
     candidate: int
     checkpoint: str
     asked: int
     why: str = ""
+    trusted: bool = False
 
 
 @dataclass(frozen=True)
@@ -207,6 +209,11 @@ class SearchCallback(Callback):
         """Another callback has changed the settings of the optimizers and schedulers, which are these from now on."""
 
     # -- of checkpoints whose structure it changed ---------------------------------------------------------------------
+
+    @classmethod
+    def has_changed_structure(cls, checkpoint: Mapping[str, Any]) -> bool:
+        """Whether this kind of callback had changed the network of a checkpoint, which isn't trusted."""
+        return False
 
     @classmethod
     def restore_structure(cls, pl_module: LightningModule, checkpoint: Mapping[str, Any]) -> bool:

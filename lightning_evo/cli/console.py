@@ -7,8 +7,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from argparse import ArgumentParser
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -18,7 +20,9 @@ from lightning_evo.utils.text import bounded, printable_lines
 __all__ = [
     "CLOSED_PIPE",
     "INTERRUPTED",
+    "add_trust",
     "add_working_directory",
+    "import_own_modules",
     "interrupts_end_imports",
     "prepare_output",
     "refuse",
@@ -114,3 +118,36 @@ def add_working_directory() -> None:
     """Make modules in the working directory importable, as they aren't for a console script."""
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
+
+
+def add_trust(parser: ArgumentParser) -> None:
+    """Give a command that reads a search the option ``--trust``."""
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="run code that the search names or contains, though it was not run by you on this machine",
+    )
+
+
+def import_own_modules(locations: Sequence[str | Path], trust: bool) -> None:
+    """Make modules in the working directory importable for a command that reads searches, if all of these may name them.
+
+    They come last: a run that somebody else made may contain a ``torch.py``, and be the working directory.
+
+    Args:
+        locations: Directories, archive files or database URLs.
+        trust: Whether the user trusts whoever ran them.
+
+    Raises:
+        ArchiveError: If one can't be read.
+    """
+    if not trust:
+        from lightning_evo.archive import Archive
+        from lightning_evo.archive.description import is_own_search
+
+        for location in locations:
+            with Archive(location) as archive:
+                if not is_own_search(archive.meta):
+                    return
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())

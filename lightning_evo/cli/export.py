@@ -7,7 +7,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_evo.cli.console import add_working_directory, refuse, report_to_user, show
+from lightning_evo.cli.console import add_trust, import_own_modules, refuse, report_to_user, show
 from lightning_evo.utils.text import printable
 
 __all__ = ["run"]
@@ -40,6 +40,7 @@ def run(arguments: Sequence[str]) -> None:
         "--optuna", type=Path, metavar="FILE", help="write an Optuna journal, which `optuna-dashboard FILE` opens"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace existing files of --csv, --json and --optuna")
+    add_trust(parser)
     options = parser.parse_args(list(arguments))
     if options.to is None:
         if options.csv is None and options.json is None and options.optuna is None:
@@ -51,10 +52,10 @@ def run(arguments: Sequence[str]) -> None:
         }
         for option in (option for option, is_given in given.items() if is_given):
             parser.error(f"{option}: applies to a candidate; add --to DIR")
-    add_working_directory()
     from lightning_evo.archive import ArchiveError
 
     try:
+        import_own_modules([options.directory], options.trust)
         for path in _write_archive(options):
             show(printable(str(path)))
     except (ArchiveError, ValueError, ModuleNotFoundError) as error:
@@ -77,7 +78,8 @@ def _write_archive(options: Namespace) -> list[Path]:
     if options.optuna is not None:
         from lightning_evo.reporting.exports import export_optuna
 
-        written.append(export_optuna(options.directory, options.optuna, overwrite=options.overwrite))
+        target = options.optuna
+        written.append(export_optuna(options.directory, target, overwrite=options.overwrite, trust=options.trust))
     return written
 
 
@@ -93,6 +95,7 @@ def _write_candidate(options: Namespace) -> None:
             onnx=options.onnx,
             torch_export=options.torch_export,
             notify=report_to_user,
+            trust=options.trust,
         )
     except (ArchiveError, ExportError) as error:
         refuse(error)

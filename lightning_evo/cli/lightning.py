@@ -96,8 +96,8 @@ class EvolutionCLI(CLIWithHooks):
         if not self._has_section or self.config.get("subcommand") != "fit":
             return False
         given, defaults = vars(self._section()), vars(subcommand_parser(self, "fit").get_defaults()[GROUP])
-        # The only default that is an object has two forms; by itself it doesn't request a search.
-        return any(value != defaults[name] for name, value in given.items() if name != "final")
+        # The only default that is an object has two forms; by itself it doesn't request a search, nor does trust.
+        return any(value != defaults[name] for name, value in given.items() if name not in ("final", "trust"))
 
     def _section(self) -> Namespace:
         return self.config["fit"][GROUP]
@@ -187,6 +187,8 @@ def run(arguments: Sequence[str]) -> None:
     Invalid configs, unavailable devices, and errors of swarms and growth end with one line on standard error and exit
     code 2.
     """
+    if "fit" in arguments:
+        arguments = [f"--{GROUP}.trust=true" if argument == "--trust" else argument for argument in arguments]
     quiet = {"exit_on_error": False}
     parser_kwargs = {**quiet, **{name: dict(quiet) for name in EvolutionCLI.subcommands()}}
     # Strategies that start further processes (DDP, swarm) run this command line again.

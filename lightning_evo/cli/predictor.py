@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_evo.cli.console import add_working_directory, refuse, report_to_user, show
+from lightning_evo.cli.console import add_trust, import_own_modules, refuse, report_to_user, show
 
 __all__ = ["run"]
 
@@ -36,14 +36,19 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--plot", type=Path, metavar="PATH", help="also draw a plot: .html, or with matplotlib .png, .svg, .pdf"
     )
+    add_trust(parser)
     options = parser.parse_args(list(arguments))
-    add_working_directory()  # the user's own genes and predictors
     from lightning_evo.archive import ArchiveError
+    from lightning_evo.reporting.output_file import check_output, output_file
     from lightning_evo.reporting.predictors import as_text, check_plot, plot, predictor_report
 
     try:
         if options.plot is not None:
             check_plot(options.plot)  # fails before minutes of training, not after
+        if options.json is not None:
+            check_output(options.json, "--json", overwrite=True)
+        named = any("." in name for name in options.predictor or ())  # the user's own predictors
+        import_own_modules(options.directory, options.trust or named)
         report = predictor_report(
             options.directory,
             options.predictor,
@@ -52,10 +57,12 @@ def run(arguments: Sequence[str]) -> None:
             options.repeats,
             options.seed,
             notify=report_to_user,
+            trust=options.trust,
         )
         show(as_text(report))
         if options.json is not None:
-            options.json.write_text(json.dumps(report.to_dict(), indent=1), encoding="utf-8")
+            with output_file(options.json, "--json", overwrite=True) as part:
+                part.write_text(json.dumps(report.to_dict(), indent=1), encoding="utf-8")
         if options.plot is not None:
             plot(report, options.plot)
     except (ArchiveError, ValueError, OSError) as error:

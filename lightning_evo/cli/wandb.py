@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_evo.cli.console import add_working_directory, refuse, show
+from lightning_evo.cli.console import add_trust, import_own_modules, refuse, show
 from lightning_evo.utils.text import printable
 
 __all__ = ["run"]
@@ -25,9 +25,9 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("--name", help="name of the sweep and of the search's run (default: the search's name)")
     parser.add_argument("--tags", nargs="+", default=[], metavar="TAG", help="tags of all runs")
     parser.add_argument("--sweep", metavar="ID", help="an existing sweep to add the runs to (default: create one)")
+    add_trust(parser)
     options = parser.parse_args(list(arguments))
-    add_working_directory()  # the user's own genes
-    from lightning_evo.archive import Archive, ArchiveError
+    from lightning_evo.archive import Archive, ArchiveError, read_space
     from lightning_evo.archive.lock import DirectoryLock
     from lightning_evo.reporting.backfill import backfill
     from lightning_evo.reporting.reporter import ReporterError, release_quietly
@@ -37,11 +37,13 @@ def run(arguments: Sequence[str]) -> None:
         options.project, options.entity, options.name, options.tags, mode="online", sweep=options.sweep
     )
     try:
-        Archive(options.directory).close()  # before any login
+        import_own_modules([options.directory], options.trust)
+        with Archive(options.directory) as archive:  # before any login
+            read_space(archive, options.trust)
         lock = DirectoryLock(options.directory)
         try:
             reporter.check()
-            backfill(options.directory, reporter, lambda line: show(printable(line)))
+            backfill(options.directory, reporter, lambda line: show(printable(line)), options.trust)
         finally:
             release_quietly(reporter)  # otherwise W&B's process would keep this one alive
             lock.release()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,22 +12,23 @@ from deap import base, tools
 
 from lightning_evo.archive import ArchiveWriter
 from lightning_evo.archive.meta import CheckpointUsage
+from lightning_evo.archive.seals import StoredCheckpoint
 from lightning_evo.callbacks.search import Inherited
+from lightning_evo.evolution.errors import SearchError
 from lightning_evo.genome import COMPLETED, Candidate, Objective, Result
+from lightning_evo.utils.checkpoints import kind_of
+from lightning_evo.utils.files import OutsideError, inside
 
-__all__ = ["Checkpoints"]
+__all__ = ["CANDIDATES", "Checkpoints", "look_at", "untrusted"]
+
+CANDIDATES = "candidates"
+"""The directory of candidates' own directories."""
 
 
 @dataclass
 class _Ranked:
     id: int
     fitness: Any
-
-
-@dataclass(frozen=True)
-class _Stored:
-    path: str
-    bytes: int
 
 
 class Checkpoints:
@@ -40,16 +42,21 @@ class Checkpoints:
         directory: The run's directory, which paths are relative to.
         count: How many of the best to keep.
         objectives: What "best" means.
+        trust: Whether to unpickle checkpoints that this user's searches didn't make.
     """
 
-    def __init__(self, directory: Path, count: int, objectives: Sequence[Objective]) -> None:
+    def __init__(self, directory: Path, count: int, objectives: Sequence[Objective], trust: bool = False) -> None:
         self.directory = directory
         self.count = count
+        self.trust = trust
         self.peak_bytes = 0
         weights = tuple(objective.weight for objective in objectives)
         self._fitness: Any = type("Fitness", (base.Fitness,), {"weights": weights})
         self._best: list[_Ranked] = []
-        self._stored: dict[int, _Stored] = {}
+        self._stored: dict[int, StoredCheckpoint] = {}
+        self.refused: list[str] = []
+        """Checkpoints that the archive names and that aren't the run's own: neither read nor deleted."""
+        self._looked_at: dict[tuple[int, ...], tuple[str, bool]] = {}
 
     def __len__(self) -> int:
         return len(self._stored)
@@ -57,13 +64,23 @@ class Checkpoints:
     @property
     def bytes(self) -> int:
         """What they take on disk."""
-        return sum(stored.bytes for stored in self._stored.values())
+        return sum(stored.bytes or 0 for stored in self._stored.values())
 
     def add(self, candidate: Candidate, result: Result) -> None:
         """Take in a recorded result that has a checkpoint of its own."""
-        if result.checkpoint is None or result.fitness is None or candidate.duplicate_of is not None:
+        stored = StoredCheckpoint.of(result)
+        if stored is None or result.fitness is None or candidate.duplicate_of is not None:
             return
-        self._stored[candidate.id] = _Stored(result.checkpoint, result.checkpoint_bytes or 0)
+        try:
+            inside(self.directory, stored.path)
+            if not stored.path.startswith(place := f"{CANDIDATES}/{candidate.id:06d}/"):
+                raise OutsideError(f"{stored.path}: doesn't lie in {place}")
+        except OutsideError as error:
+            self.refused.append(
+                f"the checkpoint of candidate {candidate.id} is left alone, and counts as gone: {error}"
+            )
+            return
+        self._stored[candidate.id] = stored
         self.peak_bytes = max(self.peak_bytes, self.bytes)
         if result.status != COMPLETED:
             return  # its fitness is predicted: it is no winner, though others may inherit from it
@@ -80,7 +97,8 @@ class Checkpoints:
         """Delete those that are neither among the best nor ``needed``; the archive is told of each."""
         wanted = {ranked.id for ranked in self._best} | set(needed)
         for id in [id for id in self._stored if id not in wanted]:
-            (self.directory / self._stored.pop(id).path).unlink(missing_ok=True)
+            with suppress(OutsideError):  # what doesn't lie in the run's directory isn't the run's to delete
+                inside(self.directory, self._stored.pop(id).path).unlink(missing_ok=True)
             writer.update_checkpoint(id, None)
 
     def parent_of(self, candidate: Candidate, ancestor: Callable[[int], Candidate]) -> Inherited | None:
@@ -99,18 +117,61 @@ class Checkpoints:
         generation, seen = [candidate.inherits], set[int]()
         while generation:
             for id in generation:
-                stored = self._stored.get(id)
-                path = None if stored is None else self.directory / stored.path
-                if stored is not None and path is not None and path.is_file() and path.stat().st_size == stored.bytes:
-                    return Inherited(id, str(path.absolute()), candidate.inherits, why)
-                fault = "is gone" if path is None or not path.is_file() else "is damaged"
+                fault, trusted = self._look_at(id)
+                if not fault:
+                    path = self.directory / self._stored[id].path
+                    return Inherited(id, str(path.absolute()), candidate.inherits, why, trusted)
                 why = why or f"the checkpoint of candidate {id} {fault}"
             seen.update(generation)
             older = [parent for id in generation for parent in ancestor(id).parents]
             generation = [id for id in dict.fromkeys(older) if id not in seen]
         return Inherited(candidate.inherits, "", candidate.inherits, why)
 
+    def _look_at(self, id: int) -> tuple[str, bool]:
+        """What is wrong with a candidate's checkpoint, and whether it may be unpickled; read once unless it changes."""
+        stored = self._stored.get(id)
+        if stored is None:
+            return "is gone", False
+        try:
+            status = (self.directory / stored.path).lstat()
+        except OSError:
+            return look_at(self.directory, stored, self.trust)
+        key = (id, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        if key not in self._looked_at:
+            self._looked_at[key] = look_at(self.directory, stored, self.trust)
+        return self._looked_at[key]
+
     @property
     def usage(self) -> CheckpointUsage:
         """How many there are and what they take."""
         return CheckpointUsage(len(self), self.bytes, self.peak_bytes)
+
+
+def look_at(directory: Path, stored: StoredCheckpoint, trust: bool) -> tuple[str, bool]:
+    """What is wrong with a checkpoint, and whether it may be unpickled.
+
+    Args:
+        directory: The run's.
+        stored: The checkpoint.
+        trust: Whether to unpickle also what this user's searches didn't make.
+
+    Raises:
+        SearchError: If it could only be used by unpickling it, which it mustn't.
+    """
+    if fault := stored.fault(directory):
+        return fault, False
+    if stored.is_own:
+        return "", True
+    # Anybody may have made it; but if it holds tensors and plain data alone, reading it runs no code.
+    kind = kind_of(directory / stored.path)
+    if kind == "objects" and not trust:
+        raise SearchError(untrusted(directory / stored.path))
+    return ("is damaged", False) if kind == "damaged" else ("", trust)
+
+
+def untrusted(checkpoint: Path) -> str:
+    """The refusal of a checkpoint that holds more than tensors and plain data, in one line with what to do."""
+    return (
+        f"{checkpoint} holds objects that run code as they are read, and was not made by you on this machine: if you trust "
+        "whoever made it, run the same again with --trust (in Python trust=True)"
+    )

@@ -13,6 +13,7 @@ from typing import ClassVar, Self
 
 from lightning_evo.archive import Archive, ArchiveWriter, DiskFull
 from lightning_evo.archive.meta import CheckpointUsage, read_meta
+from lightning_evo.archive.seals import sealed
 from lightning_evo.evolution.checkpoints import Checkpoints
 from lightning_evo.evolution.errors import Interrupts, SearchError, SearchInterrupted
 from lightning_evo.evolution.jobs import Jobs, SharedResults
@@ -26,6 +27,7 @@ from lightning_evo.genome.records import StackRecord
 from lightning_evo.reporting.progress import ProgressDisplay, RunningCandidate, SearchState
 from lightning_evo.reporting.reporter import ReporterDispatcher
 from lightning_evo.training.candidate import read_curve
+from lightning_evo.utils.files import OutsideError, inside
 
 __all__ = ["DUPLICATES_IN_A_ROW", "FAILURES_ALIKE", "AnswerRecord", "Controller"]
 
@@ -89,7 +91,7 @@ class Controller:
         self._duplicates: dict[int, list[Candidate]] = {}
         self._duplicates_in_a_row = 0
         self._quality = QualityRecord(self.algorithm, writer, archive, progress)
-        self._checkpoints = Checkpoints(search.directory, search.keep_checkpoints, search.objectives)
+        self._checkpoints = Checkpoints(search.directory, search.keep_checkpoints, search.objectives, search.trust)
         self._checkpoints.peak_bytes = (read_meta(archive.meta, CheckpointUsage) or CheckpointUsage()).peak_bytes
         self._shared = (
             SharedResults(search.directory, self.algorithm, search.space, search.objectives)
@@ -122,7 +124,9 @@ class Controller:
             adopted = self._left_behind(candidate)
             if adopted is not None and not adopted.fatal:
                 # It had finished, and the controller was killed before it could record it.
-                self._record(candidate, adopted)
+                self._record(candidate, adopted, adopted=True)
+        for remark in self._checkpoints.refused:
+            self.progress.message(remark)
         self._start_again(list(self._unfinished.values()))
 
     def _left_behind(self, candidate: Candidate) -> Result | None:
@@ -332,14 +336,27 @@ class Controller:
                 with suppress(DiskFull):
                     self.writer.record_result(candidate.id, self._placed(candidate, result.storable()))
 
-    def _placed(self, candidate: Candidate, result: Result) -> Result:
-        """The result with its checkpoint's path relative to the run's directory."""
+    def _placed(self, candidate: Candidate, result: Result, adopted: bool = False) -> Result:
+        """The result with its checkpoint's path relative to the run's directory, and with its seal.
+
+        Args:
+            candidate: The candidate.
+            result: As its training left it.
+            adopted: It was found in the candidate's directory, where somebody else could have put it: its checkpoint is
+                this user's own only if the worker said so.
+        """
         if result.checkpoint is None or candidate.duplicate_of is not None:
             return result
-        path = self._jobs.directory(candidate) / result.checkpoint
+        try:
+            path = inside(self._jobs.directory(candidate), result.checkpoint)
+            if not adopted and path.is_file():
+                result = sealed(result, path)
+        except (OutsideError, OSError) as error:
+            self.progress.message(f"candidate {candidate.id}: its checkpoint is not used: {error}")
+            return replace(result, checkpoint=None, checkpoint_bytes=None)
         return replace(result, checkpoint=path.relative_to(self.search.directory).as_posix())
 
-    def _record(self, candidate: Candidate, result: Result) -> None:
+    def _record(self, candidate: Candidate, result: Result, adopted: bool = False) -> None:
         if result.status == FAILED and not result.curve:
             # A worker that died took its curve along; what it had written is still there.
             result = replace(result, curve=tuple(read_curve(self._jobs.directory(candidate))))
@@ -347,7 +364,7 @@ class Controller:
             alone = StackRecord(candidate.id, 1, ALONE, why)
             result = replace(result, extra={**result.extra, alone.key: alone.to_dict()})
         # An executor of the user's own may have returned anything, and a path or an earlier version's file hold any text.
-        result = self._placed(candidate, result.storable())
+        result = self._placed(candidate, result.storable(), adopted)
         self.writer.record_result(candidate.id, result)
         self._tell(candidate, result)
         self._drop_checkpoints()

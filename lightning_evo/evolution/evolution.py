@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import json
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ from lightning.pytorch import Callback
 from lightning_evo.algorithms import Algorithm, RegularizedEvolution, SearchSetup
 from lightning_evo.archive import Archive, ArchiveError, ArchiveWriter, compare_search
 from lightning_evo.archive.database import JOURNAL
+from lightning_evo.archive.description import claimed, is_own_search
 from lightning_evo.archive.meta import SearchDescription, read_meta
 from lightning_evo.evolution.checks import (
     check_arguments,
@@ -80,6 +82,8 @@ class Evolution:
             :class:`~lightning_evo.callbacks.EarlyFitnessPrediction`; the winner's config doesn't name them.
         reporters: Where else to report the search while it runs, such as
             :class:`~lightning_evo.reporting.wandb.WandbReporter`.
+        trust: Whether to unpickle checkpoints in ``directory`` that were not made by you on this machine, which runs code
+            that they hold (default ``False``). Those of tensors and plain data need no trust.
         config: A LightningCLI config, as a path or plain data, or a :class:`~lightning_evo.training.Trainable`.
         function: Instead of ``config``: a function from genome to metrics, see
             :class:`~lightning_evo.training.FunctionTrainable`.
@@ -107,6 +111,7 @@ class Evolution:
         final: Final | None = Final(),  # noqa: B008 - frozen
         callbacks: list[Callback] | None = None,
         reporters: list[Reporter] | None = None,
+        trust: bool = False,
         *,
         config: Trainable | Mapping[str, Any] | str | Path | None = None,
         function: Callable[..., Mapping[str, float]] | None = None,
@@ -141,6 +146,7 @@ class Evolution:
         self.final = final
         self.callbacks = tuple(callbacks or ())
         self.reporters = tuple(reporters or ())
+        self.trust = trust
         self.trainable: Trainable = FunctionTrainable(function) if function is not None else _trainable(config)
         self.seed = seed if seed is not None else self.trainable.seed
         self._executor = executor
@@ -170,6 +176,7 @@ class Evolution:
             self.keep_checkpoints,
             self.callbacks,
             self._kinds,
+            self.trust,
         )
 
     def describe(self) -> dict[str, Any]:
@@ -408,16 +415,20 @@ class Evolution:
         if SearchDescription.key in meta:
             if self.algorithm.continues and read_meta(meta, ScheduleCallback) != schedule:
                 writer.set_meta(schedule.key, schedule.to_dict())
+            if not is_own_search(meta):  # it is the search that this user asked for, whoever ran it before
+                writer.update_meta(claimed(meta))
             if meta.get("budget") != limits:  # extended; nothing depends on it, but people look how far a search is
                 writer.set_meta("budget", limits)
             return meta["seed"]
         seed = self.seed if self.seed is not None else secrets.randbelow(2**31)
         prior = self._load_prior() if prior is None else prior
+        description = {SearchDescription.key: json.loads(json.dumps(self.describe()))}
         writer.update_meta(
             {
                 **({prior.key: prior.to_dict()} if prior.results else {}),
                 **({schedule.key: schedule.to_dict()} if self.algorithm.continues else {}),
-                SearchDescription.key: self.describe(),
+                **description,
+                **claimed(description),
                 "objectives": describe(self.objectives),
                 "seed": seed,
                 "budget": limits,

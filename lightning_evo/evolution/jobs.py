@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from lightning_evo.archive import Archive
 from lightning_evo.archive.shared_results import SHARED_RESULTS_FILE, SharedResult, SharedResultsWriter
 from lightning_evo.callbacks.records import InheritanceRecord
 from lightning_evo.callbacks.search import Inherited, SearchContext
-from lightning_evo.evolution.checkpoints import Checkpoints
+from lightning_evo.evolution.checkpoints import CANDIDATES, Checkpoints
 from lightning_evo.evolution.search import Search
 from lightning_evo.evolution.stacking import Grouping
 from lightning_evo.execution import Job
@@ -21,11 +20,12 @@ from lightning_evo.execution.results import write_result
 from lightning_evo.genome import Candidate, Objective, Result, SearchSpace, derive_seed
 from lightning_evo.training import TrainingRequest
 from lightning_evo.training.trainable import StackMember
+from lightning_evo.utils.files import remove_tree
 from lightning_evo.utils.imports import import_by_name
 
 __all__ = ["CANDIDATES", "Jobs", "SharedResults"]
 
-CANDIDATES, STACKS, EXCHANGE = "candidates", "stacks", "exchange"
+STACKS, EXCHANGE = "stacks", "exchange"
 
 
 class Jobs:
@@ -68,7 +68,7 @@ class Jobs:
         """Train one candidate by itself."""
         directory = self.directory(candidate)
         # Whatever an interrupted attempt left would mix with the new one.
-        shutil.rmtree(directory, ignore_errors=True)
+        remove_tree(directory)
         search = self.search
         request = TrainingRequest(
             directory=str(directory),
@@ -101,7 +101,7 @@ class Jobs:
         search, first = self.search, candidates[0]
         directory = self.place(candidates)
         for stale in (directory, *(self.directory(each) for each in candidates if each.id not in finished)):
-            shutil.rmtree(stale, ignore_errors=True)
+            remove_tree(stale)
         request = TrainingRequest(
             directory=str(directory),
             objectives=search.objectives,

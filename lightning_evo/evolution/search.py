@@ -34,6 +34,7 @@ class Search:
         keep_checkpoints: How many of the best candidates keep their checkpoint.
         callbacks: The search's own callbacks.
         kinds: The classes of all search callbacks that take part, those of the evolved config included.
+        trust: Whether to unpickle checkpoints in the directory that this user's searches didn't make.
     """
 
     trainable: Trainable
@@ -47,6 +48,7 @@ class Search:
     keep_checkpoints: int
     callbacks: tuple[Callback, ...]
     kinds: Sequence[type[SearchCallback]]
+    trust: bool = False
 
     @property
     def needs_shared_results(self) -> bool:

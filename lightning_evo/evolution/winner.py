@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -12,8 +11,10 @@ from lightning.pytorch import Callback
 
 from lightning_evo.algorithms import Algorithm
 from lightning_evo.archive import Archive, ArchiveWriter
-from lightning_evo.archive.meta import FinalOutcome, FinalRequest, read_meta
+from lightning_evo.archive.meta import FINAL_CHECKPOINT, FinalOutcome, FinalRequest, read_meta
+from lightning_evo.archive.seals import SealRecord, StoredCheckpoint
 from lightning_evo.callbacks.search import SearchCallback, SearchContext
+from lightning_evo.evolution.checkpoints import look_at
 from lightning_evo.evolution.errors import Interrupts, SearchError, SearchInterrupted
 from lightning_evo.evolution.schedule import schedule_of
 from lightning_evo.evolution.search import Search
@@ -27,9 +28,10 @@ from lightning_evo.training.candidate import CONFIG_FILE
 from lightning_evo.training.final import WinnerRecord
 from lightning_evo.training.packing import MODEL_FILE
 from lightning_evo.training.tested import known_test, remember_test
+from lightning_evo.utils.files import remove_tree, write_atomically
 from lightning_evo.utils.imports import import_by_name
 
-__all__ = ["Finisher", "ScheduleCallback", "intact_checkpoint", "write_schedule"]
+__all__ = ["Finisher", "ScheduleCallback", "write_schedule"]
 
 SCHEDULE_FILE = "schedule.yaml"
 REPLAY_FILE = "replay.yaml"
@@ -64,24 +66,30 @@ class Finisher:
             SearchError: If retraining or testing fails.
             SearchInterrupted: If the user asks to stop meanwhile.
         """
-        stored = archive.result(winner.id)
-        assert stored is not None
         search = self.search
-        checkpoint = intact_checkpoint(search.directory, stored)
-        retrain = final.retrain or checkpoint is None
         config = search.trainable.final_config(winner, final.overrides)
         target = search.directory / "final"
         request = FinalRequest(winner.id, final.retrain, final.test, config)
         earlier = read_meta(archive.meta, FinalOutcome)
-        if earlier is not None and earlier.request == request and (target / MODEL_FILE).is_file():
-            progress.message(_describe(earlier, target))
-            return
+        if earlier is not None and earlier.request == request:
+            fault = StoredCheckpoint(FINAL_CHECKPOINT, seal=earlier.seal).fault(search.directory)
+            if not fault:
+                progress.message(_describe(earlier, target))
+                return
+            progress.message(f"final: {target / MODEL_FILE} {fault}: it is made again")
+        recorded = archive.result(winner.id)
+        stored = None if recorded is None else StoredCheckpoint.of(recorded)
+        fault, trusted = ("", True) if stored is None else look_at(search.directory, stored, search.trust)
+        if fault and not final.retrain:
+            progress.message(f"final: the checkpoint of candidate {winner.id} {fault}: it is trained again")
+        retrain = final.retrain or stored is None or bool(fault)
+        checkpoint = None if retrain or stored is None else str(search.directory / stored.path)
         if earlier is not None and earlier.tested and earlier.request.config == config:
             remember_test(str(target), config, earlier.metrics)  # by now the file may be lost
         tested = known_test(str(target), config) is not None
         doing = "retraining" if retrain else "exporting" if tested or not final.test else "testing"
         progress.message(f"final: {doing} candidate {winner.id}" + (", which was tested before" if tested else ""))
-        shutil.rmtree(target, ignore_errors=True)
+        remove_tree(target)
         training = TrainingRequest(
             directory=str(target),
             objectives=search.objectives,
@@ -89,8 +97,9 @@ class Finisher:
             devices=search.workers.devices_per_candidate,
             callbacks=(*self._replaying(archive, winner), *self._callbacks()),
             context=self._context(winner, target),
+            trusted=trusted or retrain,
         )
-        task = search.trainable.final_task(config, training, None if retrain else str(checkpoint), final.test)
+        task = search.trainable.final_task(config, training, checkpoint, final.test)
         job = Job(winner.id, task.function, task.arguments, str(target), modules=task.modules)
         result = _wait(executor.submit(job), interrupts)
         if result.status == FAILED:
@@ -99,7 +108,10 @@ class Finisher:
         write_schedule(archive, winner.id, target)
         done = result.entry(WinnerRecord)
         assert done is not None, "finish_candidate leaves it"
-        outcome = FinalOutcome(request, dict(result.metrics), **vars(done))
+        seal = SealRecord.of(target / MODEL_FILE)
+        if checkpoint is not None and stored is not None and not stored.is_own:
+            seal = replace(seal, mark="")
+        outcome = FinalOutcome(request, dict(result.metrics), **vars(done), seal=seal)
         writer.set_meta(outcome.key, outcome.to_dict())
         progress.message(_describe(outcome, target))
 
@@ -129,14 +141,6 @@ class Finisher:
             genes=dict(winner.genome),
             search_seed=self.search.algorithm.seed,
         )
-
-
-def intact_checkpoint(directory: Path, result: Result) -> Path | None:
-    """The checkpoint of a result, if it is there in its full size."""
-    if result.checkpoint is None:
-        return None
-    path = directory / result.checkpoint
-    return path if path.is_file() and path.stat().st_size == result.checkpoint_bytes else None
 
 
 @dataclass(frozen=True)
@@ -176,7 +180,7 @@ def write_schedule(archive: Archive, candidate: int, to: Path) -> list[Path]:
     replay = {"class_path": callback.path, "init_args": {"schedule": schedule}}
     contents = {SCHEDULE_FILE: schedule, REPLAY_FILE: {"trainer": {"callbacks+": [replay]}}}
     for name, content in contents.items():
-        (to / name).write_text(dump_yaml(content), encoding="utf-8")
+        write_atomically(to / name, dump_yaml(content))
     return [to / name for name in contents]
 
 

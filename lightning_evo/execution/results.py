@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 
 from lightning_evo.genome import COMPLETED, FAILED, STOPPED, Result
 from lightning_evo.utils.checksums import checksum_holds, with_checksum
-from lightning_evo.utils.files import write_atomically
+from lightning_evo.utils.files import open_unlinked, write_atomically
 
 __all__ = [
     "RESULT_FILE",
@@ -102,11 +102,12 @@ def find_result(directory: str | Path) -> tuple[Result | None, str]:
     """
     path = Path(directory, RESULT_FILE)
     try:
-        if not path.is_file():
+        if path.is_symlink() or not path.is_file():
             return None, "it is no file" if path.exists() or path.is_symlink() else ""
         if path.stat().st_size > _LARGEST:
             return None, f"it has {path.stat().st_size:,} bytes"
-        text = path.read_bytes()
+        with open_unlinked(path, "rb") as file:
+            text = file.read()
     except OSError as error:
         return None, f"it can't be read ({error.strerror})"
     if checksum_holds(text) is False:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from lightning_evo.execution.results import RESULT_FILE, ReplacedWorker, encode_result, write_result
 from lightning_evo.genome import FAILED, Result
+from lightning_evo.utils.files import open_unlinked
 from lightning_evo.utils.output import settle_output
 
 if TYPE_CHECKING:  # of worker processes alone
@@ -200,7 +201,7 @@ def _output_to(path: Path) -> Iterator[None]:
     settle_output()
     saved = {number: os.dup(number) for number in (1, 2)}
     try:
-        with open(path, "ab", buffering=0) as log:
+        with open_unlinked(path, "ab", buffering=0) as log:
             for number in saved:
                 os.dup2(log.fileno(), number)
         yield

@@ -18,7 +18,7 @@ DEFAULT_POPULATION = 16
 """Population size of an algorithm that has no ``population_size``."""
 
 
-def backfill(directory: Path, reporter: Reporter, notify: Callable[[str], None]) -> None:
+def backfill(directory: Path, reporter: Reporter, notify: Callable[[str], None], trust: bool = False) -> None:
     """Pass everything in an archive to a reporter, from start to finish.
 
     An archive doesn't record which candidates were in the population at what time. The reporter receives the population
@@ -28,6 +28,7 @@ def backfill(directory: Path, reporter: Reporter, notify: Callable[[str], None])
         directory: The directory of a search that isn't running.
         reporter: The reporter, after its ``check``.
         notify: Shows a line to the user.
+        trust: Whether to import whatever genes the archive names, though somebody else ran the search.
 
     Raises:
         ArchiveError: If the archive can't be read or holds no search.
@@ -42,7 +43,7 @@ def backfill(directory: Path, reporter: Reporter, notify: Callable[[str], None])
             name=archive.run,
             location=directory,
             directory=archive.directory,
-            space=read_space(archive),
+            space=read_space(archive, trust),
             objectives=tuple(archive.objectives),
             algorithm=algorithm["class_path"].rpartition(".")[2],
             description=described.to_dict(),

@@ -7,15 +7,17 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lightning_evo.archive import Archive, ArchiveError, ArchiveWriter
+from lightning_evo.archive import Archive, ArchiveError, ArchiveWriter, check_checkpoints
 from lightning_evo.archive.database import ARCHIVE, JOURNAL, ArchiveLocation
 from lightning_evo.archive.errors import translated_file
 from lightning_evo.archive.integrity import Diagnosis
 from lightning_evo.archive.journal import Journal
-from lightning_evo.archive.meta import FinalOutcome, read_meta
+from lightning_evo.archive.meta import FINAL_CHECKPOINT
 from lightning_evo.archive.recovery import set_aside
+from lightning_evo.archive.seals import StoredCheckpoint
 from lightning_evo.execution.results import RESULT_FILE, encode_result, find_result, write_result
 from lightning_evo.genome import Result
+from lightning_evo.utils.files import OutsideError, inside
 
 __all__ = ["Finding", "inspect_run", "repair_run"]
 
@@ -92,12 +94,14 @@ def repair_run(directory: Path) -> list[str]:
                 done.append(
                     f"{place / RESULT_FILE} {fault}: kept as {kept and kept.name}; the candidate is trained again"
                 )
-            if result is not None and (fault := _checkpoint_fault(directory, result)):
-                assert result.checkpoint is not None
-                kept = set_aside(directory / result.checkpoint)
+            stored = None if result is None else StoredCheckpoint.of(result)
+            if stored is not None and (fault := stored.fault(directory)):
+                kept = None
+                with suppress(OutsideError):  # what lies elsewhere is left alone
+                    kept = set_aside(inside(directory, stored.path))
                 writer.update_checkpoint(id, None)
                 aside = f"; kept as {kept.name}" if kept else ""
-                done.append(f"{directory / result.checkpoint} {fault}: recorded as deleted{aside}")
+                done.append(f"{directory / stored.path} {fault}: recorded as deleted{aside}")
     return done
 
 
@@ -137,16 +141,15 @@ def _results(directory: Path, recorded: dict[int, Result | None]) -> Iterator[Fi
 
 
 def _checkpoints(archive: Archive, recorded: dict[int, Result | None]) -> Iterator[Finding]:
-    stored = {id: result for id, result in recorded.items() if result is not None and result.checkpoint is not None}
-    faults = [
-        f"candidate {id}'s {fault}"
-        for id, result in stored.items()
-        if (fault := _checkpoint_fault(archive.directory, result))
-    ]
-    yield Finding("checkpoints", not faults, _listed(faults, len(stored), "checkpoints"))
-    outcome = read_meta(archive.meta, FinalOutcome)
-    if outcome is not None and not (archive.directory / "final" / "model.ckpt").is_file():
-        yield Finding("final/model.ckpt", False, "is gone; the same `fit` makes it again")
+    count = sum(result is not None and result.checkpoint is not None for result in recorded.values())
+    faults, winners = [], []
+    for found in check_checkpoints(archive):
+        if found.path == FINAL_CHECKPOINT:
+            winners.append(Finding(found.path, False, f"{found.fault}; the same `fit` makes it again"))
+        else:
+            faults.append(f"candidate {found.candidate}'s {found.fault}")
+    yield Finding("checkpoints", not faults, _listed(faults, count, "checkpoints"))
+    yield from winners
 
 
 def _listed(faults: list[str], count: int, what: str) -> str:
@@ -170,18 +173,6 @@ def _result_fault(place: Path, recorded: Result | None) -> str:
     if (result.status, repr(result.fitness)) != (recorded.status, repr(recorded.fitness)):
         return f"says {result.status} {result.fitness}, the archive {recorded.status} {recorded.fitness}"
     return ""
-
-
-def _checkpoint_fault(directory: Path, result: Result) -> str:
-    """What is wrong with a result's checkpoint; empty if nothing is, or it has none."""
-    if result.checkpoint is None:
-        return ""
-    path = directory / result.checkpoint
-    with suppress(OSError):
-        if not path.is_file():
-            return "is gone"
-        return "" if path.stat().st_size == result.checkpoint_bytes else "is damaged (its size is another)"
-    return "cannot be read"
 
 
 def _place(directory: Path, id: int) -> Path:

@@ -19,6 +19,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lightning_evo._compat.lightning import callbacks_of
+from lightning_evo.archive.seals import CONFIG_FILE, sealed
 from lightning_evo.callbacks import CostMeter, FitnessRecorder
 from lightning_evo.callbacks.fitness import CHECKPOINT_FILE, CURVE_FILE
 from lightning_evo.callbacks.search import SearchCallback, SearchContext
@@ -28,24 +29,23 @@ from lightning_evo.genome.records import LeftOutRecord
 from lightning_evo.training.blueprint import Blueprint, dump_yaml
 from lightning_evo.training.loggers import log_genes, name_loggers
 from lightning_evo.training.request import TrainingRequest
+from lightning_evo.utils.files import open_unlinked
 from lightning_evo.utils.random_state_torch import isolated_random_state
 
 __all__ = [
     "CONFIG_FILE",
     "COSTS",
-    "TRUSTED",
     "conclude",
     "copies_of",
     "draw_weights",
     "isolated",
     "join",
+    "loading",
     "read_curve",
     "recorder_of",
     "train_candidate",
     "trainer_overrides",
 ]
-
-CONFIG_FILE = "config.yaml"
 
 COSTS = (
     "params",
@@ -60,8 +60,8 @@ COSTS = (
 )
 """What is measured for every candidate; each is an objective under ``cost/<name>``."""
 
-TRUSTED: dict[str, Any] = {"weights_only": False} if "weights_only" in signature(Trainer.fit).parameters else {}
-"""How Lightning (from 2.6 on) is told that a checkpoint is the search's own: its hyperparameters may be of any class."""
+_SAYS_WHAT_IS_TRUSTED = "weights_only" in signature(Trainer.fit).parameters
+"""Whether Lightning is told (from 2.6 on). Earlier versions unpickle every checkpoint: none gets to them that mustn't be."""
 
 
 def train_candidate(blueprint: Blueprint, config: Mapping[str, Any], request: TrainingRequest) -> Result:
@@ -97,12 +97,19 @@ def train_candidate(blueprint: Blueprint, config: Mapping[str, Any], request: Tr
                 draw_weights(parts.model)
                 seed_everything(request.data_seed, workers=True, verbose=False)
             resume_from = next((path for one in taking_part if (path := one.resume_from) is not None), None)
-            parts.trainer.fit(parts.model, datamodule=parts.datamodule, ckpt_path=resume_from, **TRUSTED)
+            parent = None if context is None else context.parent
+            options = loading(parent is not None and parent.trusted)
+            parts.trainer.fit(parts.model, datamodule=parts.datamodule, ckpt_path=resume_from, **options)
     except Exception as raised:
         error = raised
     extra = {name: value for callback in taking_part for name, value in callback.extra.items()}
     predicted = next((fitness for one in taking_part if (fitness := one.predicted_fitness) is not None), None)
     return conclude(recorder, meter.cost | speed.cost, request, started, extra, error=error, predicted=predicted)
+
+
+def loading(trusted: bool) -> dict[str, Any]:
+    """Arguments of ``fit`` and ``test`` that say whether their checkpoint may hold more than tensors and plain data."""
+    return {"weights_only": not trusted} if _SAYS_WHAT_IS_TRUSTED else {}
 
 
 def draw_weights(model: LightningModule) -> None:
@@ -166,6 +173,7 @@ def conclude(
     result = Result(COMPLETED if predicted is None else STOPPED, fitness=fitness, **known)
     if (path := recorder.checkpoint_path) is not None:
         result = replace(result, checkpoint=CHECKPOINT_FILE, checkpoint_bytes=path.stat().st_size)
+        result = sealed(result, path)
     return result
 
 
@@ -214,11 +222,13 @@ def trainer_overrides(config: Mapping[str, Any], directory: str, devices: int) -
 
 def read_curve(directory: Path | str) -> list[dict[str, float]]:
     """The learning curve in a candidate's directory, as far as it was written; also while the candidate trains."""
-    path = Path(directory) / CURVE_FILE
-    if not path.is_file():
+    try:
+        with open_unlinked(Path(directory) / CURVE_FILE, "rb") as file:
+            lines = file.read().split(b"\n")
+    except OSError:
         return []
     points: list[dict[str, float]] = []
-    for line in path.read_bytes().split(b"\n"):
+    for line in lines:
         try:
             point = json.loads(line)
         except (ValueError, RecursionError):

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lightning_evo.genome import COMPLETED, Result
 from lightning_evo.training.blueprint import Blueprint, Parts, dump_yaml
-from lightning_evo.training.candidate import TRUSTED, isolated, train_candidate, trainer_overrides
+from lightning_evo.training.candidate import isolated, loading, train_candidate, trainer_overrides
 from lightning_evo.training.distributed import train_candidate_distributed
 from lightning_evo.training.packing import pack, restore_structure
 from lightning_evo.training.request import TrainingRequest
@@ -76,6 +76,7 @@ def finish_candidate(
             return trained
         assert trained.checkpoint is not None
         checkpoint = str(Path(directory) / trained.checkpoint)
+    trusted = trained is not None or request.trusted
     metrics = dict(trained.metrics) if trained else {}
     why_not = "" if test else "not asked for"
     try:
@@ -87,14 +88,14 @@ def finish_candidate(
                 parts = blueprint.build(config, {**trainer_overrides(config, directory, 1), "logger": False})
                 why_not = _untestable(parts)
                 if not why_not:
-                    restore_structure(parts.model, Path(checkpoint))
+                    restore_structure(parts.model, Path(checkpoint), trusted)
                     run = partial(parts.trainer.test, datamodule=parts.datamodule, ckpt_path=checkpoint, verbose=False)
-                    run(parts.model, **TRUSTED)
+                    run(parts.model, **loading(trusted))
                     tested = {name: float(value) for name, value in parts.trainer.callback_metrics.items()}
                     # At once, and outside the directory: whatever happens from here on, it is not tested again.
                     remember_test(directory, config, tested)
                     metrics |= tested
-        packed = pack(dump_yaml(dict(config)), Path(checkpoint), Path(directory))
+        packed = pack(dump_yaml(dict(config)), Path(checkpoint), Path(directory), trusted)
     except Exception as error:
         return Result.failure(error, started=started, ended=time.time())
     record = WinnerRecord(not why_not, why_not, trained is not None, packed.message)

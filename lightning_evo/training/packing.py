@@ -18,9 +18,13 @@ from lightning_evo.utils.files import atomic_path, copy_atomically, write_atomic
 from lightning_evo.utils.imports import import_by_name
 from lightning_evo.utils.masking import Mask
 
-__all__ = ["MODEL_FILE", "Package", "mask_file", "pack", "restore_structure"]
+__all__ = ["MODEL_FILE", "Package", "UntrustedNetwork", "mask_file", "pack", "restore_structure"]
 
 MODEL_FILE = "model.ckpt"
+
+
+class UntrustedNetwork(Exception):
+    """A checkpoint that isn't trusted holds a network that only code named by it can build."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +40,28 @@ class Package:
     message: str = ""
 
 
-def pack(config: str, checkpoint: Path, to: Path) -> Package:
+def pack(config: str, checkpoint: Path, to: Path, trusted: bool) -> Package:
     """Write a candidate's config and checkpoint so that stock Lightning opens them, as far as that is possible.
 
     Args:
         config: The candidate's config as YAML. Where a callback has changed the network's structure and the model's own
             arguments can express it, they take the place of its model's, and the callback is left out.
-        checkpoint: Its checkpoint, trusted: it is the search's own.
+        checkpoint: Its checkpoint.
         to: The directory, which exists.
+        trusted: Whether the checkpoint may be unpickled, and the classes that it names be imported.
+
+    Raises:
+        UntrustedNetwork: If that is needed, and it may not.
     """
-    for kind in callbacks_that("changes_structure"):
+    kinds = callbacks_that("changes_structure")
+    if not trusted:
+        held = _read(checkpoint, trusted=False)
+        if any(kind.has_changed_structure(held) for kind in kinds):
+            raise UntrustedNetwork(
+                f"{checkpoint} holds a network that has grown, and building it runs code that it names"
+            )
+        kinds = []
+    for kind in kinds:
         exported = kind.export_structure(checkpoint, to)
         if exported is not None:
             if exported.model is not None:
@@ -54,12 +70,13 @@ def pack(config: str, checkpoint: Path, to: Path) -> Package:
     return Package((write_atomically(to / CONFIG_FILE, config), copy_atomically(checkpoint, to / MODEL_FILE)))
 
 
-def mask_file(path: Path, mask: Mask) -> list[str]:
+def mask_file(path: Path, mask: Mask, trusted: bool) -> list[str]:
     """Mask the secrets in a file of a package, a YAML file or a checkpoint; others stay as they are.
 
     Args:
-        path: The file; of a checkpoint, which is the search's own, the hyperparameters are masked.
+        path: The file; of a checkpoint, the hyperparameters are masked.
         mask: What masks them.
+        trusted: Whether a checkpoint may be unpickled.
 
     Returns:
         The paths of what was masked, which a YAML file then names in its first lines.
@@ -75,7 +92,7 @@ def mask_file(path: Path, mask: Mask) -> list[str]:
         return masked
     if path.suffix != ".ckpt":
         return []
-    held = _read(path)
+    held = _read(path, trusted)
     known = {key: held[key] for key in _HYPERPARAMETERS if isinstance(held.get(key), Mapping)}
     masked = list(dict.fromkeys(mask.paths(known)))
     if masked:
@@ -87,24 +104,28 @@ def mask_file(path: Path, mask: Mask) -> list[str]:
 _HYPERPARAMETERS = ("hyper_parameters", "datamodule_hyper_parameters")
 
 
-def restore_structure(module: LightningModule, checkpoint: Path) -> None:
+def restore_structure(module: LightningModule, checkpoint: Path, trusted: bool) -> None:
     """Give a module, as its class builds it, the structure of the network that a checkpoint holds.
 
     Args:
         module: It stays as it is where no callback has changed the checkpoint's network.
-        checkpoint: Of a network of its class, trusted.
+        checkpoint: Of a network of its class.
+        trusted: Whether it may be unpickled.
     """
-    held = _read(checkpoint)
+    held = _read(checkpoint, trusted)
     for kind in callbacks_that("changes_structure"):
         if kind.restore_structure(module, held):
             return
 
 
-def _read(checkpoint: Path) -> dict[str, Any]:
+def _read(checkpoint: Path, trusted: bool) -> dict[str, Any]:
     """A checkpoint, its tensors left on disk until they are needed."""
     try:
         return cast(dict[str, Any], torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True))
-    except pickle.UnpicklingError:  # it holds hyperparameters of the user's own classes
+    except pickle.UnpicklingError:
+        if not trusted:
+            raise
+        # It holds hyperparameters of the user's own classes.
         return cast(dict[str, Any], torch.load(checkpoint, map_location="cpu", weights_only=False, mmap=True))
 
 

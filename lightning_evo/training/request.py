@@ -32,6 +32,7 @@ class TrainingRequest:
         context: What callbacks may know of the search, if there is one.
         data_seed: Seed of everything random from the training's beginning on, such as the order of the data. The initial
             weights stay those of the config's seed. Default: the config's seed decides all.
+        trusted: Whether the checkpoint that is tested (of the winner) may be unpickled, which runs code that it holds.
     """
 
     directory: str
@@ -42,6 +43,7 @@ class TrainingRequest:
     callbacks: Sequence[Callback] = ()
     context: SearchContext | None = None
     data_seed: int | None = None
+    trusted: bool = False
 
     @property
     def is_segment(self) -> bool:

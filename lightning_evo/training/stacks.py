@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +27,6 @@ from lightning_evo.swarms.logs import recording
 from lightning_evo.training.blueprint import Blueprint, dump_yaml
 from lightning_evo.training.candidate import (
     CONFIG_FILE,
-    TRUSTED,
     conclude,
     copies_of,
     draw_weights,
@@ -40,6 +38,7 @@ from lightning_evo.training.candidate import (
 from lightning_evo.training.loggers import name_loggers
 from lightning_evo.training.overrides import apply_genome
 from lightning_evo.training.request import TrainingRequest
+from lightning_evo.utils.files import remove_tree
 from lightning_evo.utils.random_state_torch import isolated_random_state
 
 __all__ = ["Member", "NotStacked", "train_stack"]
@@ -117,7 +116,7 @@ def train_stack(
             record_in = str(Path(directory) / f"{member.candidate:06d}")
         else:
             record_in = member.directory
-            shutil.rmtree(record_in, ignore_errors=True)
+            remove_tree(Path(record_in))
         Path(record_in).mkdir(parents=True, exist_ok=True)
         (Path(record_in) / CONFIG_FILE).write_text(dump_yaml(dict(member.config)), encoding="utf-8")
         keep = request.save_checkpoint and not member.finished
@@ -141,7 +140,7 @@ def train_stack(
             taking_part = join(parts.trainer, request.context, first)
             # Building drew random numbers too, as many as there are weights.
             seed_everything(data_seed, workers=True, verbose=False)
-            parts.trainer.fit(stack, datamodule=parts.datamodule, **TRUSTED)
+            parts.trainer.fit(stack, datamodule=parts.datamodule)
         record = StackRecord(members[0].candidate, len(particles), stack.lowering, stack.reason or "")
         extra = {name: value for callback in taking_part for name, value in callback.extra.items()}
     except MetricNotLogged as error:

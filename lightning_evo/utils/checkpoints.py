@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakValueDictionary
 
 import torch
 
-__all__ = ["Checkpoint", "read_checkpoint"]
+__all__ = ["Checkpoint", "Kind", "kind_of", "read_checkpoint"]
+
+Kind = Literal["plain", "objects", "damaged"]
+"""What a checkpoint holds: tensors and plain data alone, other objects too, or nothing that can be read."""
+
+
+def kind_of(path: str | Path) -> Kind:
+    """What a checkpoint holds, found out without running any code in it, nor reading its tensors."""
+    try:
+        held = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError:
+        return "objects" if zipfile.is_zipfile(path) else "damaged"
+    except Exception:  # whatever reading a damaged file raises
+        return "damaged"
+    return "plain" if isinstance(held, dict) else "damaged"
 
 
 class Checkpoint(dict[str, Any]):

@@ -219,12 +219,13 @@ def test_in_a_search_the_search_says_whose_weights_and_gets_a_record(parent, tmp
     assert torch.allclose(child.at_start, scores(net), atol=1e-5)
 
 
-def test_a_search_trusts_its_own_checkpoints(parent, tmp_path):
+@pytest.mark.parametrize("own", [True, False])
+def test_a_search_trusts_its_own_checkpoints_and_no_others(parent, tmp_path, own):
     path, _ = untrusted(parent[1])
     callback = WeightInheritance()
-    callback.join_search(context(Inherited(2, path, asked=2)))
+    callback.join_search(context(Inherited(2, path, asked=2, trusted=own)))
     fit(Watched(), tmp_path, callback)
-    assert len(callback.extra["inheritance"]["copied"]) == 4
+    assert len(callback.extra["inheritance"]["copied"]) == 4 * own
 
 
 def test_a_candidate_without_a_parent_has_nothing_to_record(tmp_path):

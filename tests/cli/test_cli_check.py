@@ -9,6 +9,7 @@ import pytest
 from lightning_evo import Archive, Budget, Evolution, Objective, Workers
 from lightning_evo.algorithms import RandomSearch
 from lightning_evo.archive import ArchiveWriter
+from lightning_evo.archive.seals import sealed
 from lightning_evo.cli import main
 from lightning_evo.genome import COMPLETED, Result, Uniform
 
@@ -40,7 +41,8 @@ def ended(tmp_path_factory):
         place.mkdir()
         (place / "checkpoint.ckpt").write_bytes(b"weights")
         stored = "candidates/000004/checkpoint.ckpt"
-        writer.record_result(4, Result(COMPLETED, (0.1,), checkpoint=stored, checkpoint_bytes=7))
+        ended = Result(COMPLETED, (0.1,), checkpoint=stored, checkpoint_bytes=7)
+        writer.record_result(4, sealed(ended, place / "checkpoint.ckpt"))
     return directory
 
 
@@ -82,7 +84,7 @@ def test_a_search_whose_files_are_whole_is_said_to_be(run, capsys):
         ("journal.jsonl", b'"kind":"ask"', b'"kind":"asd"', r"BROKEN  journal.jsonl: the line at byte"),
         ("archive.sqlite", b'"value": 0.', b'"value": 9.', "BROKEN  archive.sqlite: not what the journal says"),
         ("candidates/000002/result.json", b"0.", b"1.", "candidate 2's is damaged (it is not as it was written"),
-        ("candidates/000004/checkpoint.ckpt", b"weights", b"weight", "candidate 4's is damaged (its size"),
+        ("candidates/000004/checkpoint.ckpt", b"weights", b"heights", "candidate 4's is damaged"),
     ],
 )
 def test_damage_is_named_and_mended(run, capsys, name, old, new, line):

@@ -159,7 +159,7 @@ def test_a_damaged_checkpoint_is_named_and_the_winner_made_again_by_the_same_com
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     with pytest.raises(SystemExit):
         main(["export", str(tmp_path / "run"), "--to", str(tmp_path / "best")])
-    assert "missing or damaged" in capsys.readouterr().err
+    assert "is damaged" in capsys.readouterr().err
     search = yaml.safe_load((tmp_path / "search.yaml").read_text())
     search["evolution"]["final"] = {"test": True}
     (tmp_path / "search.yaml").write_text(yaml.safe_dump(search))

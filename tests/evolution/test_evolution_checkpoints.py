@@ -10,10 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_evo.archive import ArchiveWriter
+from lightning_evo.archive.seals import sealed
 from lightning_evo.evolution.checkpoints import Checkpoints
 from lightning_evo.genome import Candidate, Genome, Objective, Result
 
 ACCURACY = [Objective("val_acc")]
+SPOILS = {
+    "gone": Path.unlink,
+    "cut": lambda path: path.write_bytes(b"wei"),
+    "zeroed": lambda path: path.write_bytes(bytes(7)),
+    "flipped": lambda path: path.write_bytes(b"weights"[:-1] + b"r"),
+}
+"""What may happen to a checkpoint of seven bytes."""
 
 
 class Run:
@@ -38,6 +46,7 @@ class Run:
         (self.directory / path).parent.mkdir(parents=True)
         (self.directory / path).write_bytes(b"weights")
         result = Result(status, fitness=tuple(fitness), checkpoint=path, checkpoint_bytes=7)
+        result = sealed(result, self.directory / path)
         self.writer.record_candidate(candidate, queued=0.0)
         self.writer.record_result(id, result)
         self.checkpoints.add(candidate, result)
@@ -84,7 +93,7 @@ def test_a_stopped_candidate_takes_no_place_among_the_best_but_may_be_inherited_
         assert run.on_disk == {0}
 
 
-@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_bytes(b"wei")], ids=["gone", "damaged"])
+@pytest.mark.parametrize("spoil", SPOILS.values(), ids=SPOILS)
 def test_where_a_parents_checkpoint_is_lost_the_nearest_ancestors_is_taken(spoil, tmp_path):
     with Run(tmp_path, 9) as run:
         run.end(0, [0.5])

@@ -234,8 +234,7 @@ def read_parent(context: SearchContext | None) -> Checkpoint | None:
     try:
         from lightning_evo.utils.checkpoints import read_checkpoint  # outside a search there is no parent
 
-        # Our search's own, so it may hold anything.
-        checkpoint = read_checkpoint(parent.checkpoint, trusted=True)
+        checkpoint = read_checkpoint(parent.checkpoint, parent.trusted)
         recipe_in(checkpoint)
     except Exception as error:  # unpickling a damaged file may raise anything
         rank_zero_warn(f"StructuralGrowth: {parent.checkpoint} cannot be read, so its growth isn't repeated: {error}")

@@ -255,6 +255,10 @@ class StructuralGrowth(SearchCallback):
         return {GrowthRecord.key: GrowthRecord.from_dict(self.history).to_dict()}
 
     @classmethod
+    def has_changed_structure(cls, checkpoint: Mapping[str, Any]) -> bool:
+        return recipe_in(checkpoint) is not None
+
+    @classmethod
     def restore_structure(cls, pl_module: LightningModule, checkpoint: Mapping[str, Any]) -> bool:
         if recipe_in(checkpoint) is None:
             return False

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
+import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning_evo.archive import Archive
+from lightning_evo.archive.entries import run_that_holds
 from lightning_evo.genome import Candidate
 from lightning_evo.reporting.exports.contents import candidates_and_results, run_metadata, strict_json
 from lightning_evo.reporting.outgoing import mask_of, masked_row
-from lightning_evo.reporting.output_file import check_output, output_file
+from lightning_evo.reporting.output_file import check_output
+from lightning_evo.utils.files import atomic_directory
 from lightning_evo.utils.text import printable_lines
 
 __all__ = ["as_csv", "export_csv"]
@@ -50,13 +54,14 @@ def export_csv(location: str | Path, to: str | Path, run: str | None = None, ove
     """
     to = Path(to)
     with Archive(location, run) as archive:
-        try:
-            to.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(f"--csv {to}: cannot create the directory ({error.strerror})") from error
         paths = [to / name for name in FILES]
-        for path in paths:
-            check_output(path, "--csv", overwrite)
+        if os.path.lexists(to):
+            if not to.is_dir():
+                raise ValueError(f"--csv {to}: is a file; give a directory")
+            for path in paths:
+                check_output(path, "--csv", overwrite)
+        elif (held := run_that_holds(to)) is not None:
+            raise ValueError(f"--csv {to}: belongs to the search in {held}; give another directory")
         mask = mask_of(archive)
         rows = [masked_row(row, mask) for row in archive.candidates()]
         points = archive.curves()
@@ -69,9 +74,13 @@ def export_csv(location: str | Path, to: str | Path, run: str | None = None, ove
             as_csv(list(_lineage(candidates_and_results(archive, mask)[0].values())), _LINEAGE),
             strict_json(run_metadata(archive, mask), indent=1),
         ]
-    for path, text in zip(paths, texts, strict=True):
-        with output_file(path, "--csv", overwrite) as part, part.open("w", encoding="utf-8", newline="") as file:
-            file.write(text + "\n")
+    try:
+        with atomic_directory(to, FILES) as part:
+            for name, text in zip(FILES, texts, strict=True):
+                (part / name).write_text(text + "\n", encoding="utf-8", newline="")
+    except OSError as error:
+        reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror
+        raise ValueError(f"--csv {to}: cannot write the directory ({reason})") from error
     return paths
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_evo.archive import Archive, ArchiveError
-from lightning_evo.archive.description import space_from
+from lightning_evo.archive.description import is_own_search, space_from
 from lightning_evo.archive.meta import SearchDescription, read_meta
 from lightning_evo.genome import (
     COMPLETED,
@@ -45,7 +45,9 @@ except ModuleNotFoundError as missing:
 __all__ = ["export_optuna"]
 
 
-def export_optuna(location: str | Path, to: str | Path, run: str | None = None, overwrite: bool = False) -> Path:
+def export_optuna(
+    location: str | Path, to: str | Path, run: str | None = None, overwrite: bool = False, trust: bool = False
+) -> Path:
     """Write a run as an Optuna study. The search may still be running.
 
     ``optuna-dashboard FILE`` opens the file, and ``optuna.load_study(study_name=<the run's name>,
@@ -69,6 +71,7 @@ def export_optuna(location: str | Path, to: str | Path, run: str | None = None, 
         to: The file to write.
         run: Which run, where a database holds several.
         overwrite: Whether an existing file may be replaced.
+        trust: Whether to import whatever genes the archive names, though somebody else ran the search.
 
     Returns:
         The file.
@@ -85,7 +88,8 @@ def export_optuna(location: str | Path, to: str | Path, run: str | None = None, 
             raise ArchiveError(f"{location}: the archive has no objectives")
         mask = mask_of(archive)
         meta = mask.data(archive.meta)
-        genes = _Genes(space_from((read_meta(meta, SearchDescription) or SearchDescription()).space, archive.run))
+        described = (read_meta(meta, SearchDescription) or SearchDescription()).space
+        genes = _Genes(space_from(described, archive.run, trust or is_own_search(archive.meta)))
         candidates, results = candidates_and_results(archive, mask)
         queued = {row["id"]: row["queued"] for row in archive.candidates()}
         name = archive.run
@@ -110,8 +114,19 @@ def export_optuna(location: str | Path, to: str | Path, run: str | None = None, 
         optuna.logging.set_verbosity(verbosity)
     with output_file(to, "--optuna", overwrite) as part:
         # All at once: a file that grows trial by trial is synced to disk, and read back, for every trial.
-        JournalFileBackend(str(part), JournalFileOpenLock(str(part))).append_logs(backend.logs)
+        JournalFileBackend(str(part), _NoLock(str(part))).append_logs(backend.logs)
     return to
+
+
+class _NoLock(JournalFileOpenLock):
+    """No lock: nobody else writes the temporary file, and the lock's own file would outlive a kill."""
+
+    def acquire(self) -> bool:
+        """Do nothing."""
+        return True
+
+    def release(self) -> None:
+        """Do nothing."""
 
 
 class _InMemory(BaseJournalBackend):

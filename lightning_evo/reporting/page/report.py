@@ -15,6 +15,7 @@ from lightning_evo.reporting.page.payload import payload
 __all__ = ["REPORT", "open_runs", "page_title", "report"]
 
 REPORT = "report.html"
+ENDINGS = (".html", ".htm")
 
 
 def report(location: str | Path | Sequence[str | Path], to: str | Path | None = None, run: str | None = None) -> Path:
@@ -42,6 +43,10 @@ def report(location: str | Path | Sequence[str | Path], to: str | Path | None = 
             stack.enter_context(archive)
         target = _default_target(locations, archives) if to is None else Path(to)
         check_output(target, "--to", overwrite=True)
+        if target.suffix.lower() not in ENDINGS:
+            raise ValueError(f"--to {target}: does not end in {' or '.join(ENDINGS)}")
+        if target.is_file() and not _is_report(target):
+            raise ValueError(f"--to {target}: the file already exists and is not a report; give another name")
         page = assemble(compress(payload(archives)), page_title(archives))
         with output_file(target, "--to", overwrite=True) as part:
             part.write_text(page, encoding="utf-8")
@@ -83,3 +88,13 @@ def _default_target(locations: Sequence[str | Path], archives: Sequence[Archive]
         return Path(location) / REPORT
     file = ArchiveLocation.of(location).file
     return Path(REPORT) if file is None else file.parent / REPORT
+
+
+def _is_report(path: Path) -> bool:
+    """Whether a file is empty or was written by :func:`report`, whose title names this package."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(4096)
+    except OSError:
+        return False
+    return not start or b"lightning-evo" in start

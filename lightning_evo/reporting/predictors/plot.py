@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from lightning_evo.reporting.output_file import check_output, output_file
 from lightning_evo.reporting.predictors.report import Evaluation, PredictorReport
-from lightning_evo.utils.files import write_atomically
 from lightning_evo.utils.text import printable
 
 __all__ = ["check_plot", "plot"]
@@ -31,8 +31,7 @@ def check_plot(path: Path) -> None:
         raise ValueError(f"plot: {path} does not end in one of .html, {', '.join(_STATIC)}")
     if ending in _STATIC and importlib.util.find_spec("matplotlib") is None:
         raise ValueError(f"plot: {path} requires matplotlib, which is not installed; .html works without it")
-    if not path.absolute().parent.is_dir():
-        raise ValueError(f"plot: the directory {path.parent} does not exist")
+    check_output(path, "plot:", overwrite=True)
 
 
 def plot(report: PredictorReport, path: Path) -> None:
@@ -50,7 +49,8 @@ def plot(report: PredictorReport, path: Path) -> None:
     html = path.suffix.lower() == ".html"
     monitor = (_for_plotly if html else _for_matplotlib)(report.results.objective.monitor)
     title = f"{monitor}: {len(report.results.genomes)} results, {report.held_out} held out, {report.repeats} repeats"
-    (_draw_html if html else _draw_static)(report, evaluations, title, path)
+    with output_file(path, "plot:", overwrite=True) as part:
+        (_draw_html if html else _draw_static)(report, evaluations, title, part, path.suffix.lower()[1:])
 
 
 def _for_plotly(text: str) -> str:
@@ -63,7 +63,7 @@ def _for_matplotlib(text: str) -> str:
     return printable(text).replace("$", r"\$")
 
 
-def _draw_html(report: PredictorReport, evaluations: Sequence[Evaluation], title: str, path: Path) -> None:
+def _draw_html(report: PredictorReport, evaluations: Sequence[Evaluation], title: str, path: Path, ending: str) -> None:
     from plotly.graph_objects import Figure, Scatter
     from plotly.subplots import make_subplots
 
@@ -116,10 +116,12 @@ def _draw_html(report: PredictorReport, evaluations: Sequence[Evaluation], title
         height=400 * len(panels),
         legend={"orientation": "h", "yanchor": "bottom", "y": 1.06, "xanchor": "right", "x": 1.0},
     )
-    write_atomically(path, figure.to_html(include_plotlyjs=True))
+    path.write_text(figure.to_html(include_plotlyjs=True), encoding="utf-8")
 
 
-def _draw_static(report: PredictorReport, evaluations: Sequence[Evaluation], title: str, path: Path) -> None:
+def _draw_static(
+    report: PredictorReport, evaluations: Sequence[Evaluation], title: str, path: Path, ending: str
+) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -149,7 +151,7 @@ def _draw_static(report: PredictorReport, evaluations: Sequence[Evaluation], tit
     if evaluations:
         axes[0][0].legend()
     figure.suptitle(title)
-    figure.savefig(path)
+    figure.savefig(path, format=ending)
     pyplot.close(figure)
 
 

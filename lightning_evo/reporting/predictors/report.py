@@ -124,6 +124,7 @@ def predictor_report(
     repeats: int = 5,
     seed: int = 0,
     notify: Callable[[str], None] = lambda text: None,
+    trust: bool = False,
 ) -> PredictorReport:
     """Train and test predictors on the results of one or more searches, which may still be running.
 
@@ -137,12 +138,13 @@ def predictor_report(
         repeats: Number of random splits (default 5).
         seed: Seed of the splits and the predictors.
         notify: Receives a line of progress.
+        trust: Whether to import whatever genes the archives name, though somebody else ran the searches.
 
     Raises:
         ArchiveError: If an archive can't be read, or its search space can't be restored.
         ValueError: If the searches don't match, there are too few results, or a predictor doesn't exist.
     """
-    results = load_results(locations, monitor)
+    results = load_results(locations, monitor, trust)
     names = list(dict.fromkeys(predictors or _default_predictors(results)))
     makers = {name: _maker(name, results) for name in names}
     models, held_out = _split(len(results.genomes), at, {name: make(0).min_results for name, make in makers.items()})

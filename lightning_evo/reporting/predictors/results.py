@@ -42,12 +42,13 @@ class Results:
         return [value * self.objective.weight for value in self.fitness]
 
 
-def load_results(locations: Sequence[str | Path], monitor: str | None = None) -> Results:
+def load_results(locations: Sequence[str | Path], monitor: str | None = None, trust: bool = False) -> Results:
     """Load all completed results with a finite fitness, without duplicates.
 
     Args:
         locations: Directories, archive files or database URLs of searches, which may still be running.
         monitor: The objective; default: the first.
+        trust: Whether to import whatever genes the archives name, though somebody else ran the searches.
 
     Raises:
         ArchiveError: If an archive can't be read, or its search space can't be restored.
@@ -55,7 +56,7 @@ def load_results(locations: Sequence[str | Path], monitor: str | None = None) ->
     """
     if not locations:
         raise ValueError("locations: give at least one search")
-    first, *others = [_open(location) for location in locations]
+    first, *others = [_open(location, trust) for location in locations]
     objectives, space = first.objectives, first.space
     objective = next((o for o in objectives if monitor in (None, o.monitor)), None)
     if objective is None:
@@ -104,13 +105,13 @@ class _Search(NamedTuple):
     completed: list[_CompletedCandidate]
 
 
-def _open(location: str | Path) -> _Search:
+def _open(location: str | Path, trust: bool) -> _Search:
     with Archive(location) as archive:
         objectives = archive.objectives
         if not objectives:
             raise ArchiveError(f"{location}: the archive has no objectives")
         try:
-            space = read_space(archive)
+            space = read_space(archive, trust)
         except ArchiveError as error:
             raise ArchiveError(f"{location}: {error}") from None
         completed = [

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from lightning_evo.reporting.output_file import output_file
+from lightning_evo.utils.files import write_atomically
 
 __all__ = ["LOCAL_SUFFIX", "STATE_FILE", "SWEEP_FILE", "WandbState", "search_token"]
 
@@ -63,8 +63,11 @@ class WandbState:
             "kept": self.local.ranges(),
             "searched": self.search_run,
         }
-        with output_file(self.directory / STATE_FILE, "W&B's state", overwrite=True) as part:
-            part.write_text(json.dumps(content))
+        path = self.directory / STATE_FILE
+        try:
+            write_atomically(path, json.dumps(content))
+        except OSError as error:
+            raise ValueError(f"W&B's state {path}: cannot write the file ({error.strerror})") from error
 
     def run_id(self, candidate: int) -> str:
         """The id of a candidate's run."""

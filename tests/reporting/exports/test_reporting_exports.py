@@ -208,6 +208,7 @@ def test_an_export_that_breaks_off_leaves_no_file(run, tmp_path, export, option,
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pathlib.Path.replace", full)
+    monkeypatch.setattr("pathlib.Path.rename", full)
     with pytest.raises(ValueError, match=f"^{option} .*the disk is full"):
         export(run, tmp_path / "out")
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

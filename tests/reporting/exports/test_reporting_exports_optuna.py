@@ -190,7 +190,7 @@ def test_a_gene_of_the_users_own_is_an_attribute_even_if_it_derives_from_a_known
     with ArchiveWriter(tmp_path / "run") as writer:
         writer.update_meta(described(space, OBJECTIVES[:1], seed=0))
         writer.record_candidate(Candidate(0, Genome({"even": "four", "x": 0.5})), queued=CREATED)
-    [trial] = load(export_optuna(tmp_path / "run", tmp_path / "out.log")).trials
+    [trial] = load(export_optuna(tmp_path / "run", tmp_path / "out.log", trust=True)).trials
     assert trial.params == {"x": 0.5}
     assert trial.user_attrs["gene/even"] == "four"
 
