@@ -63,7 +63,7 @@ def harm(path: Path, how: str, at: float, bit: int) -> None:
 
 @pytest.mark.parametrize("run", ["finished", "killed"])
 @pytest.mark.parametrize("name", FILES)
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     how=st.sampled_from(["flip", "flip", "truncate", "zero"]),
     at=st.floats(0, 1, exclude_max=True),
@@ -83,7 +83,7 @@ def test_any_damage_of_one_file_costs_nothing(copied, run, name, how, at, bit):
 
 
 @pytest.mark.parametrize("run", ["finished", "killed"])
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     harms=st.lists(
         st.tuples(
