@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import io
 import os
 import signal
@@ -9,7 +10,7 @@ import sys
 import threading
 from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -23,7 +24,7 @@ __all__ = [
     "add_trust",
     "add_working_directory",
     "import_own_modules",
-    "interrupts_end_imports",
+    "interrupts_end_commands",
     "prepare_output",
     "refuse",
     "report_to_user",
@@ -51,23 +52,37 @@ def prepare_output() -> None:
         if stream is None:  # it was closed when Python started
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
         elif isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            with suppress(OSError, ValueError):  # it is closed, or can't be flushed, which reconfiguring does
+                stream.reconfigure(errors="backslashreplace")
 
 
 @contextmanager
-def interrupts_end_imports() -> Iterator[None]:
+def interrupts_end_commands() -> Iterator[None]:
     """Have Ctrl-C end the process at once while modules are imported, and raise ``KeyboardInterrupt`` otherwise, as usual.
 
-    Many libraries catch whatever their imports raise, and fail later and differently, or run on.
+    Many libraries catch whatever their imports raise, and fail later and differently, or run on. Where Python drops the
+    exception, as in a finalizer, it is raised again a moment later, instead of being printed.
     """
     ours = threading.current_thread() is threading.main_thread()
     if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
     signal.signal(signal.SIGINT, _interrupt)
+    hook = sys.unraisablehook
+
+    def raise_again(dropped: sys.UnraisableHookArgs) -> None:
+        if isinstance(dropped.exc_value, KeyboardInterrupt):
+            timer = threading.Timer(0.01, _thread.interrupt_main)
+            timer.daemon = True
+            timer.start()
+        else:
+            hook(dropped)
+
+    sys.unraisablehook = raise_again
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

@@ -12,7 +12,7 @@ from lightning_evo.cli.console import (
     CLOSED_PIPE,
     INTERRUPTED,
     add_working_directory,
-    interrupts_end_imports,
+    interrupts_end_commands,
     prepare_output,
     show,
 )
@@ -60,7 +60,7 @@ def main(args: Sequence[str] | None = None) -> None:
     prepare_output()
     arguments = list(sys.argv[1:] if args is None else args)
     try:
-        with interrupts_end_imports(), _secrets_shown(SHOW in arguments):
+        with interrupts_end_commands(), _secrets_shown(SHOW in arguments):
             _run([argument for argument in arguments if argument != SHOW])
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None

@@ -69,7 +69,8 @@ def isolate(settings: WorkerSettings, state: JobState) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # there is none where it was closed
             # What a candidate prints must not make it fail, whatever the terminal's encoding.
-            stream.reconfigure(line_buffering=True, errors="backslashreplace")
+            with contextlib.suppress(OSError, ValueError):
+                stream.reconfigure(line_buffering=True, errors="backslashreplace")
     own_process(state, ProcessState())
     # What was preloaded is never garbage: leaving it out makes the collection after each job take milliseconds.
     gc.freeze()

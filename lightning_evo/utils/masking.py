@@ -118,7 +118,8 @@ def is_secret_name(name: str) -> bool:
     ['api_key', 'hfToken', 'model.init_args.password']
     """
     parts = [part for part in re.split(r"[./]", name) if part not in ("init_args", "dict_kwargs")]
-    return any(_is_strong(_words(part)) for part in parts) or (bool(parts) and _is_weak(_words(parts[-1])))
+    strong = any(_is_strong(_words(part)) or _is_strong(re.split(r"[\W_]+", part.lower())) for part in parts)
+    return strong or (bool(parts) and _is_weak(_words(parts[-1])))
 
 
 def _words(name: str) -> list[str]:
