@@ -357,7 +357,7 @@ class ArchiveWriter:
             return
         with suppress(ArchiveError), translated(self._location):
             # While the search goes on, nothing waits for readers.
-            fold_log(self._engine, patience=5.0 if closing else 0.0)
+            fold_log(self._engine, patience=2.0 if closing else 0.0)
         if closing:
             self._engine.dispose()
         if self._own:
