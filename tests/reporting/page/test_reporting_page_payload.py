@@ -438,12 +438,3 @@ def test_a_page_that_anyone_may_read_keeps_the_modes_of_ordinary_files(tmp_path)
     ordinary.write_text("")
     made = report(empty(tmp_path / "run"))
     assert stat.S_IMODE(made.stat().st_mode) == stat.S_IMODE(ordinary.stat().st_mode)
-
-
-@pytest.mark.slow
-def test_a_page_of_twenty_thousand_candidates_stays_below_eight_megabytes(tmp_path):
-    made = report(synthetic(tmp_path / "run", objectives=3))
-    assert made.stat().st_size < 8e6
-    ((_, text),) = [script for script in Page(made.read_text()).scripts if script[0].get("id") == "data"]
-    held = json.loads(gzip.decompress(base64.b64decode(text)))
-    assert len(held["runs"][0]["candidates"]["id"]) == 20_000
