@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import io
 import os
 import signal
@@ -72,7 +71,7 @@ def interrupts_end_commands() -> Iterator[None]:
 
     def raise_again(dropped: sys.UnraisableHookArgs) -> None:
         if isinstance(dropped.exc_value, KeyboardInterrupt):
-            timer = threading.Timer(0.01, _thread.interrupt_main)
+            timer = threading.Timer(0.01, os.kill, [os.getpid(), signal.SIGINT])
             timer.daemon = True
             timer.start()
         else:

@@ -56,10 +56,10 @@ class ReplacedWorker:
 
 
 def encode_result(result: Result) -> str:
-    """The result as JSON text, as it can be stored (:meth:`Result.storable <lightning_evo.genome.Result.storable>`)."""
+    """The result as JSON text, as it can be stored (:meth:`Result.to_json <lightning_evo.genome.Result.to_json>`)."""
     if result.status not in _STATUSES:
         result = Result.failure(ValueError(f"status {result.status!r} is none of {', '.join(_STATUSES)}"))
-    return json.dumps(result.storable().to_dict())
+    return result.to_json()
 
 
 def decode_result(text: str) -> Result:

@@ -300,15 +300,26 @@ class Result:
 
         Lone surrogates and NUL become readable escapes. Of a long error the head and the tail are kept, of very many metrics
         and very long curves the first names, and no entry of ``extra`` that is larger than ``MAX_EXTRA``; what was left out
-        is counted in a :class:`LeftOutRecord`. A result that JSON can't hold becomes a failed one.
+        is counted in a :class:`LeftOutRecord`. A result that isn't plain data becomes a failed one.
         """
         try:
-            text = json.dumps(self.to_dict())
-        except Exception as error:  # whatever JSON, or an odd object within the result, raises
-            known = {"slot": self.slot, "attempts": self.attempts, "started": self.started, "ended": self.ended}
-            return Result.failure(TypeError(f"the result is not plain data: {message_of(error)}"), **known)
-        if _is_storable(text, self):
-            return self
+            return self if _is_storable(self) else self._made_storable()
+        except Exception as error:  # whatever an odd object within the result raises
+            return self._not_plain(error)
+
+    def to_json(self) -> str:
+        """This result as JSON text, as it can be stored (:meth:`storable`)."""
+        result = self.storable()
+        try:
+            return json.dumps(result.to_dict())
+        except Exception as error:
+            return json.dumps(self._not_plain(error).to_dict())
+
+    def _not_plain(self, error: Exception) -> Result:
+        known = {"slot": self.slot, "attempts": self.attempts, "started": self.started, "ended": self.ended}
+        return Result.failure(TypeError(f"the result is not plain data: {message_of(error)}"), **known)
+
+    def _made_storable(self) -> Result:
         metrics, dropped = _first_names(self.metrics, MAX_METRICS)
         names = dict.fromkeys(name for point in self.curve for name in point)
         allowed = min(MAX_METRICS + 1, max(2, MAX_CURVE // max(1, len(self.curve))))
@@ -428,20 +439,22 @@ _UNSTORABLE = re.compile(r"\\u(?:d[89a-f]|0000)")
 """In JSON: NUL, and surrogates, which are all there is of a character beyond the first plane, or stand alone."""
 
 
-def _is_storable(text: str, result: Result) -> bool:
-    """Whether a result, given as JSON too, needs no change; found out without looking at each of its texts."""
-    if len(text) <= MAX_NAME:
-        return not _UNSTORABLE.search(text)
-    if len(result.metrics) > MAX_METRICS or len(result.error or "") > MAX_ERROR:
+def _is_storable(result: Result) -> bool:
+    """Whether a result needs no change; without looking at each of its numbers, of which there may be many."""
+    names = set(result.metrics).union(result.cost, *result.curve)
+    if len(result.metrics) > MAX_METRICS or (len(names) * len(result.curve) > MAX_CURVE and len(names) > 2):
         return False
-    if len(result.error_type or "") > MAX_ERROR_TYPE or _UNSTORABLE.search(text):
+    texts = ((result.error or "", MAX_ERROR), (result.error_type or "", MAX_ERROR_TYPE))
+    if not all(_fits(text, longest) for text, longest in (*texts, *((name, MAX_NAME) for name in names))):
         return False
-    names = set(result.metrics).union(*result.curve)
-    if len(names) * len(result.curve) > MAX_CURVE and len(names) > 2:
-        return False
-    if any(len(name) > MAX_NAME for name in names):
-        return False
-    return len(text) <= MAX_EXTRA or not _small_entries(result.extra)[1]
+    if not result.extra:
+        return True
+    extra = json.dumps(dict(result.extra))
+    return not _UNSTORABLE.search(extra) and (len(extra) <= MAX_EXTRA or not _small_entries(result.extra)[1])
+
+
+def _fits(text: str, longest: int) -> bool:
+    return len(text) <= longest and "\0" not in text and (text.isascii() or storable(text) == text)
 
 
 def _first_names(names: Iterable[str], count: int) -> tuple[list[str], int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import sys
@@ -19,7 +18,7 @@ def main(directory: Path) -> None:
     die_with_parent()
     result = train_candidate(**pickle.loads((directory / ARGUMENTS_FILE).read_bytes()))
     if int(os.environ.get("LOCAL_RANK", "0")) == 0:
-        write_atomically(directory / RESULT_FILE, json.dumps(result.storable().to_dict()))
+        write_atomically(directory / RESULT_FILE, result.to_json())
     elif result.error:
         # A rank that failed must say so: rank 0 would wait for it at the next collective.
         sys.exit(result.error)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -171,7 +170,7 @@ def _model(blueprint: Blueprint, config: Mapping[str, Any], directory: str) -> L
 def _leave(write: Callable[[str, str], None], member: Member, result: Result) -> None:
     if member.finished:
         return
-    write(member.directory, json.dumps(result.storable().to_dict()))
+    write(member.directory, result.to_json())
 
 
 class _Recorders(Checkpoint):
