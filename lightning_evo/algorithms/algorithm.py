@@ -470,7 +470,7 @@ class Algorithm(ABC):
             return None
         if result.fitness is None or len(result.fitness) != len(self.objectives):
             raise ValueError(
-                f"candidate {candidate.id}: fitness {result.fitness!r} is not one value for each of the objectives "
+                f"candidate {candidate.id}: fitness: {result.fitness!r} is not one value for each of the objectives "
                 f"{[objective.monitor for objective in self.objectives]}"
             )
         values = tuple(float(value) for value in result.fitness)

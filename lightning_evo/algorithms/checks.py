@@ -10,13 +10,13 @@ __all__ = ["check_at_least", "check_probability", "read_initial"]
 def check_at_least(name: str, value: float, least: float) -> None:
     """Raise ``ValueError`` unless ``value`` is at least ``least``."""
     if not value >= least:
-        raise ValueError(f"{name} {value!r} is not at least {least}")
+        raise ValueError(f"{name}: {value!r} is not at least {least}")
 
 
 def check_probability(name: str, value: float) -> None:
     """Raise ``ValueError`` unless ``value`` lies between 0 and 1."""
     if not 0 <= value <= 1:
-        raise ValueError(f"{name} {value!r} is not a probability between 0 and 1")
+        raise ValueError(f"{name}: {value!r} is not a probability between 0 and 1")
 
 
 def read_initial(initial: list[dict[str, Json]], space: SearchSpace) -> list[dict[str, Value]]:

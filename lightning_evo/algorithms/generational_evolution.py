@@ -72,16 +72,16 @@ class GenerationalEvolution(Algorithm):
             **shared,
         )
         if strategy not in ("generational", "mu+lambda", "mu,lambda"):
-            raise ValueError(f"strategy {strategy!r} is not one of 'generational', 'mu+lambda', 'mu,lambda'")
+            raise ValueError(f"strategy: {strategy!r} is not one of 'generational', 'mu+lambda', 'mu,lambda'")
         check_at_least("elitism", elitism, 0)
         check_at_least("tournament_size", tournament_size, 1)
         check_probability("crossover_probability", crossover_probability)
         check_probability("mutation_probability", mutation_probability)
         if elitism >= population_size and strategy != "mu+lambda":
-            raise ValueError(f"elitism {elitism} leaves no room for offspring in population_size {population_size}")
+            raise ValueError(f"elitism: {elitism} leaves no room for offspring in population_size {population_size}")
         if strategy == "generational" and offspring not in (None, population_size - elitism):
             raise ValueError(
-                f"offspring {offspring} is not population_size - elitism = {population_size - elitism}, as strategy "
+                f"offspring: {offspring!r} is not population_size - elitism = {population_size - elitism}, as strategy "
                 "'generational' requires; leave it out, or choose 'mu+lambda' or 'mu,lambda'"
             )
         if strategy == "generational":

@@ -141,7 +141,7 @@ class Operator:
         if self.acts_on is not None:
             accepted = SCALES.get(self.name, ("values", "unit", "bits") if "." in self.name else ())
             if self.acts_on not in accepted:
-                raise ValueError(f"{self.name!r}: acts_on {self.acts_on!r} is not one of {list(accepted)}")
+                raise ValueError(f"acts_on: {self.acts_on!r} is not one of {list(accepted)}, which {self.name!r} takes")
 
     @property
     def scale(self) -> Scale:
@@ -188,7 +188,7 @@ class Operator:
         for name in _PROBABILITIES:
             value = self.arguments.get(name)
             if value is not None and (not isinstance(value, (int, float)) or not 0 <= value <= 1):
-                raise ValueError(f"{where}: {name} {value!r} is not a probability between 0 and 1")
+                raise ValueError(f"{where}: {name}: {value!r} is not a probability between 0 and 1")
         ladder = self.arguments.get("ladder")
         if ladder is not None and (
             not ladder or sorted(ladder) != list(ladder) or not 0 < ladder[0] <= ladder[-1] <= 1

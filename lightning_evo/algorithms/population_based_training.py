@@ -96,9 +96,9 @@ class PopulationBasedTraining(Algorithm):
             check_at_least("epochs", epochs, interval)
         check_probability("resample_probability", resample_probability)
         if not 0 < quantile <= 0.5:
-            raise ValueError(f"quantile {quantile!r} is not a part of the population above 0 and at most 0.5")
+            raise ValueError(f"quantile: {quantile!r} is not a part of the population above 0 and at most 0.5")
         if not factors or not all(math.isfinite(factor) and factor > 0 and factor != 1 for factor in factors):
-            raise ValueError(f"factors {factors!r} are not numbers above 0, other than 1")
+            raise ValueError(f"factors: {factors!r} are not numbers above 0, other than 1")
         if len(self.initial) > population_size:
             raise ValueError(f"initial: {len(self.initial)} genomes are more than population_size {population_size}")
         self.interval, self.epochs, self.quantile = interval, epochs, quantile

@@ -63,13 +63,13 @@ class Prescreen:
 
     def __post_init__(self) -> None:
         if self.pool < 2:
-            raise ValueError(f"pool {self.pool} is not at least 2: there would be nothing to choose from")
+            raise ValueError(f"pool: {self.pool!r} is not at least 2; there would be nothing to choose from")
         if not 0 <= self.explore < 1:
-            raise ValueError(f"explore {self.explore} is not a fraction of at least 0 and below 1")
+            raise ValueError(f"explore: {self.explore!r} is not a fraction of at least 0 and below 1")
         if not (self.confidence >= 0 and math.isfinite(self.confidence)):
-            raise ValueError(f"confidence {self.confidence} is not a finite number of at least 0")
+            raise ValueError(f"confidence: {self.confidence!r} is not a finite number of at least 0")
         if self.rounds < 0:
-            raise ValueError(f"rounds {self.rounds} is not at least 0")
+            raise ValueError(f"rounds: {self.rounds!r} is not at least 0")
 
 
 @dataclass(frozen=True)

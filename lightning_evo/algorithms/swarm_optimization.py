@@ -109,7 +109,7 @@ class SwarmOptimization(Algorithm):
             hall_of_fame_size=hall_of_fame_size,
         )
         if particles < 2:
-            raise ValueError(f"particles {particles} is not at least 2: one particle is no swarm")
+            raise ValueError(f"particles: {particles!r} is not at least 2; one particle is no swarm")
         check_at_least("tournament_size", tournament_size, 1)
         check_probability("crossover_probability", crossover_probability)
         check_probability("mutation_probability", mutation_probability)

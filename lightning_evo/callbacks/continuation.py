@@ -68,7 +68,7 @@ class Continuation(SearchCallback):
 
     def __init__(self, end: int | None = None, directory: str | None = None, filename: str = "state.ckpt") -> None:
         if end is not None and end < 1:
-            raise ValueError(f"end {end} is not at least 1")
+            raise ValueError(f"end: {end!r} is not at least 1")
         self.end, self.directory, self.filename = end, directory, filename
         self.changed: list[str] = []
         self.settings: OptimizerSettings | None = None

@@ -98,11 +98,11 @@ class EarlyFitnessPrediction(SearchCallback, EarlyStopping):
         # Lightning reads a metric that the module logs at the epoch's very end only for its EarlyStopping and Checkpoint;
         # EarlyStopping's own way of deciding is not used.
         if rank < 1:
-            raise ValueError(f"rank {rank!r} is not at least 1")
+            raise ValueError(f"rank: {rank!r} is not at least 1")
         if not 0 <= controls < 1:
-            raise ValueError(f"controls {controls!r} is not in [0, 1)")
+            raise ValueError(f"controls: {controls!r} is not in [0, 1)")
         if target not in ("best", "last"):
-            raise ValueError(f"target {target!r} is neither 'best' nor 'last'")
+            raise ValueError(f"target: {target!r} is not 'best' or 'last'")
         Objective(monitor or "any", mode)  # raises where the mode is neither max nor min
         self.predictor = predictor
         self.policy = policy

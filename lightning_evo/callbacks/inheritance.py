@@ -71,9 +71,9 @@ class WeightInheritance(SearchCallback):
         trusted: bool | None = None,
     ) -> None:
         if new_units not in get_args(NewUnits):
-            raise ValueError(f"new_units: {new_units!r} is neither 'zero' nor 'net2wider'")
+            raise ValueError(f"new_units: {new_units!r} is not 'zero' or 'net2wider'")
         if not 0 <= spread < 1:
-            raise ValueError(f"spread: {spread} is not in [0, 1)")
+            raise ValueError(f"spread: {spread!r} is not in [0, 1)")
         self.checkpoint, self.new_units, self.spread = checkpoint, new_units, spread
         self.optimizer, self.trusted = optimizer, trusted
         self._record: InheritanceRecord | None = None

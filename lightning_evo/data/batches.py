@@ -44,7 +44,7 @@ class EpochBatches:
     ) -> None:
         least = 1 if shuffle or world_size == 1 else 2
         if batch_size < least:
-            raise ValueError(f"batch_size {batch_size} is not at least {least}")
+            raise ValueError(f"batch_size: {batch_size!r} is not at least {least}")
         if count < world_size:
             raise ValueError(f"{count} images are too few for {world_size} processes")
         self.count, self.batch_size, self.shuffle, self.seed = count, batch_size, shuffle, seed

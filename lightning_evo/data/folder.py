@@ -37,7 +37,7 @@ class ImageFolder(TensorImages):
     def __init__(self, root: str, channels: Literal[1, 3] = 3, **common: Any) -> None:
         super().__init__(**common)
         if channels not in (1, 3):
-            raise ValueError(f"channels {channels} is neither 1 nor 3")
+            raise ValueError(f"channels: {channels!r} is not 1 or 3")
         self._root, self._channels = Path(root).expanduser(), channels
 
     def source(self) -> Hashable:

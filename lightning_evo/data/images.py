@@ -70,7 +70,7 @@ class TensorImages(L.LightningDataModule, ABC):
         super().__init__()
         for name, share in (("validation", validation), ("test", test)):
             if not 0 < share < 1:
-                raise ValueError(f"{name} {share} is not a share between 0 and 1")
+                raise ValueError(f"{name}: {share!r} is not a share between 0 and 1")
         counts = {
             "batch_size": batch_size,
             "eval_batch_size": eval_batch_size,
@@ -81,10 +81,10 @@ class TensorImages(L.LightningDataModule, ABC):
         }
         for name, count in counts.items():
             if count is not None and count < 1:
-                raise ValueError(f"{name} {count} is not at least 1")
+                raise ValueError(f"{name}: {count!r} is not at least 1")
         for name, pixels in (("crop_padding", crop_padding), ("cutout", cutout)):
             if pixels < 0:
-                raise ValueError(f"{name} {pixels} is not at least 0")
+                raise ValueError(f"{name}: {pixels!r} is not at least 0")
         self.batch_size, self.eval_batch_size, self.seed, self.size = batch_size, eval_batch_size, seed, size
         self.crop_padding, self.flip, self.cutout, self.resident = crop_padding, flip, cutout, resident
         self._split = (validation, test, seed, (limit_train, limit_validation, limit_test))

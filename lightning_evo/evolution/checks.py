@@ -51,11 +51,11 @@ def check_arguments(
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
         raise SearchError(f"evolution.seed: {seed!r} is not a whole number")
     if fitness_epoch not in get_args(FitnessEpoch):
-        raise SearchError(f"evolution.fitness_epoch: {fitness_epoch!r} is neither 'best' nor 'last'")
+        raise SearchError(f"evolution.fitness_epoch: {fitness_epoch!r} is not 'best' or 'last'")
     if isinstance(keep_checkpoints, bool) or not isinstance(keep_checkpoints, int):
         raise SearchError(f"evolution.keep_checkpoints: {keep_checkpoints!r} is not a whole number")
     if keep_checkpoints < 0:
-        raise SearchError(f"evolution.keep_checkpoints: {keep_checkpoints} is below 0")
+        raise SearchError(f"evolution.keep_checkpoints: {keep_checkpoints!r} is not at least 0")
 
 
 def search_callback_kinds(callbacks: Sequence[Callback], trainable: Trainable) -> list[type[SearchCallback]]:

@@ -121,11 +121,13 @@ class Evolution:
         if (config is None) == (function is None):
             raise SearchError("give either config (a LightningCLI config) or function (from genome to metrics)")
         if not space:
-            raise SearchError("evolution.space is empty: give at least one config path with a gene")
+            raise SearchError("evolution.space: nothing is set; give at least one config path with a gene")
         if budget is None:
-            raise SearchError("evolution.budget is missing: give candidates, epochs or wall_time")
+            raise SearchError("evolution.budget: nothing is set; give candidates, epochs or wall_time")
         if not objectives:
-            raise SearchError("evolution.objectives is empty: name at least one metric, such as {monitor: val_acc}")
+            raise SearchError(
+                "evolution.objectives: nothing is set; name at least one metric, such as {monitor: val_acc}"
+            )
         monitors = [objective.monitor for objective in objectives]
         if len(set(monitors)) < len(monitors):
             raise SearchError(f"evolution.objectives: {monitors} names a metric twice")

@@ -40,13 +40,13 @@ class Budget:
 
     def __post_init__(self) -> None:
         if self.candidates is None and self.epochs is None and self.wall_time is None:
-            raise ValueError("no limit is set; set at least one of candidates, epochs, wall_time")
+            raise ValueError("candidates, epochs, wall_time: no limit is set; set at least one")
         for name in ("candidates", "epochs"):
             limit = getattr(self, name)
             if limit is not None:
                 _check_whole(name, limit)
                 if limit <= 0:
-                    raise ValueError(f"{name} {limit} is not above 0")
+                    raise ValueError(f"{name}: {limit!r} is not above 0")
         if self.wall_time is not None:
             seconds(self.wall_time, "wall_time")
 
@@ -96,26 +96,26 @@ class Workers:
                 continue
             _check_whole(name, number)
             if number < 1:
-                raise ValueError(f"{name} {number} is not at least 1")
+                raise ValueError(f"{name}: {number!r} is not at least 1")
         for name in ("devices_per_candidate", "threads"):
             if (getattr(self, name) or 1) > MOST:
-                raise ValueError(f"{name} {getattr(self, name)} is more than any machine has: at most {MOST}")
+                raise ValueError(f"{name}: {getattr(self, name)!r} is not at most {MOST}, more than any machine has")
         _check_whole("max_retries", self.max_retries)
         if self.max_retries < 0:
-            raise ValueError(f"max_retries {self.max_retries} is below 0")
+            raise ValueError(f"max_retries: {self.max_retries!r} is not at least 0")
         if self.time_limit is not None:
             seconds(self.time_limit, "time_limit")
         if self.stack is None:
             return
         if self.stack != "auto":
             if isinstance(self.stack, (bool, str)) or self.stack < 2:
-                raise ValueError(f"stack {self.stack!r} is neither 'auto' nor a number of at least 2")
+                raise ValueError(f"stack: {self.stack!r} is not 'auto' or a number of at least 2")
             _check_whole("stack", self.stack)
             if self.stack > MOST:
-                raise ValueError(f"stack {self.stack} is more than {MOST}, the candidates that one stack has at most")
+                raise ValueError(f"stack: {self.stack!r} is not at most {MOST}, the candidates that one stack may have")
         if self.devices_per_candidate > 1:
             raise ValueError(
-                f"stack {self.stack} with devices_per_candidate {self.devices_per_candidate}: a stack trains several "
+                f"stack: {self.stack} with devices_per_candidate {self.devices_per_candidate}: a stack trains several "
                 "candidates on one device; leave one of the two out"
             )
 
@@ -145,11 +145,11 @@ class Final:
     def __post_init__(self) -> None:
         for name in ("retrain", "test"):
             if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} {getattr(self, name)!r} is neither true nor false")
+                raise ValueError(f"{name}: {getattr(self, name)!r} is not true or false")
         if not isinstance(self.overrides, Mapping):
-            raise ValueError(f"overrides {self.overrides!r} is not a mapping of config path to value")
+            raise ValueError(f"overrides: {self.overrides!r} is not a mapping of config path to value")
         if self.overrides and not self.retrain:
-            raise ValueError(f"overrides {dict(self.overrides)} have no effect without retrain: true")
+            raise ValueError(f"overrides: {dict(self.overrides)} has no effect without retrain: true")
 
 
 def seconds(duration: float | str, name: str) -> float:
@@ -163,9 +163,9 @@ def seconds(duration: float | str, name: str) -> float:
     """
     found = _read_seconds(duration)
     if found is None:
-        raise ValueError(f"{name} {duration!r} is neither a number of seconds nor DD:HH:MM:SS")
+        raise ValueError(f"{name}: {duration!r} is not a number of seconds or DD:HH:MM:SS")
     if not 0 < found <= LONGEST:
-        raise ValueError(f"{name} {duration} is not above 0 and at most {LONGEST:g} s")
+        raise ValueError(f"{name}: {duration!r} is not above 0 and at most {LONGEST:g} s")
     return found
 
 
@@ -188,4 +188,4 @@ def _read_seconds(duration: float | str) -> float | None:
 
 def _check_whole(name: str, number: object) -> None:
     if isinstance(number, bool) or not isinstance(number, int):
-        raise ValueError(f"{name} {number!r} is not a whole number")
+        raise ValueError(f"{name}: {number!r} is not a whole number")

@@ -42,7 +42,7 @@ class FuturesExecutor:
 
     def __init__(self, executor: concurrent.futures.Executor, slots: int) -> None:
         if slots < 1:
-            raise ValueError(f"slots: {slots} is not at least 1")
+            raise ValueError(f"slots: {slots!r} is not at least 1")
         self.executor = executor
         self._slots = slots
         self._queue: list[Pending] = []

@@ -44,7 +44,7 @@ class Job:
 
     def __post_init__(self) -> None:
         if self.time_limit is not None and not self.time_limit > 0:
-            raise ValueError(f"job {self.id}: time_limit {self.time_limit} is not above 0 seconds")
+            raise ValueError(f"job {self.id}: time_limit: {self.time_limit!r} is not above 0 seconds")
         # The working directory may be another when the job runs.
         object.__setattr__(self, "directory", os.path.abspath(self.directory))
 

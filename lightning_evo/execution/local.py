@@ -74,16 +74,14 @@ class LocalExecutor:
             )
         groups = [()] * slots if isinstance(slots, int) else [tuple(group) for group in slots]
         if not groups:
-            raise ValueError(
-                f"slots: {slots!r} is neither a number of at least 1 nor a non-empty list of device groups"
-            )
+            raise ValueError(f"slots: {slots!r} is not a number of at least 1 or a non-empty list of device groups")
         for name, number, least in (
             ("threads", threads, 1),
             ("max_retries", max_retries, 0),
             ("recycle_after", recycle_after, 1),
         ):
             if number is not None and number < least:
-                raise ValueError(f"{name}: {number} is not at least {least}")
+                raise ValueError(f"{name}: {number!r} is not at least {least}")
         self.threads = threads if threads is not None else _default_threads(len(groups))
         self.max_retries = max_retries
         self.recycle_after = recycle_after

@@ -65,11 +65,11 @@ class ProxyMeter:
     ) -> None:
         self.trainable, self.names, self.seed = trainable, check_proxies(names), seed
         if batch_size < 2:
-            raise ValueError(f"batch_size {batch_size} is not at least 2")
+            raise ValueError(f"batch_size: {batch_size!r} is not at least 2")
         if not time_limit > 0:
-            raise ValueError(f"time_limit {time_limit} is not above 0 seconds")
+            raise ValueError(f"time_limit: {time_limit!r} is not above 0 seconds")
         if workers < 1:
-            raise ValueError(f"workers {workers} is not at least 1")
+            raise ValueError(f"workers: {workers!r} is not at least 1")
         self.batch_size, self.time_limit, self.workers, self.preload = batch_size, time_limit, workers, preload
         self._known: dict[Genome, dict[str, float]] = {}
         self._reasons: set[str] = set()

@@ -58,7 +58,7 @@ class ReplacedWorker:
 def encode_result(result: Result) -> str:
     """The result as JSON text, as it can be stored (:meth:`Result.to_json <lightning_evo.genome.Result.to_json>`)."""
     if result.status not in _STATUSES:
-        result = Result.failure(ValueError(f"status {result.status!r} is none of {', '.join(_STATUSES)}"))
+        result = Result.failure(ValueError(f"status: {result.status!r} is not one of {', '.join(_STATUSES)}"))
     return result.to_json()
 
 

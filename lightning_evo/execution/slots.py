@@ -41,16 +41,16 @@ def plan_slots(
     [(), ()]
     """
     if slots is not None and slots < 1:
-        raise ValueError(f"slots: {slots} is not at least 1")
+        raise ValueError(f"slots: {slots!r} is not at least 1")
     if devices_per_candidate < 1:
-        raise ValueError(f"devices_per_candidate: {devices_per_candidate} is not at least 1")
+        raise ValueError(f"devices_per_candidate: {devices_per_candidate!r} is not at least 1")
     if (slots or 1) * devices_per_candidate > MOST:
         raise ValueError(
             f"slots: {slots or 1} of {devices_per_candidate} process(es) each are more than the {MOST} that one machine "
             "may be asked for"
         )
     if accelerator not in ACCELERATORS:
-        raise ValueError(f"accelerator: {accelerator!r} is none of {', '.join(ACCELERATORS)}")
+        raise ValueError(f"accelerator: {accelerator!r} is not one of {', '.join(ACCELERATORS)}")
     if accelerator != "cpu":
         if (cuda := _cuda_devices()) and accelerator != "mps":
             return _cuda_groups(cuda, slots, devices_per_candidate)

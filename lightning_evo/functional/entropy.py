@@ -71,9 +71,9 @@ def histogram(values: Tensor, bins: int = 64, range: tuple[float, float] | None 
     tensor([2, 2])
     """
     if bins < 2:
-        raise ValueError(f"bins {bins!r} is not at least 2")
+        raise ValueError(f"bins: {bins!r} is not at least 2")
     if range is not None and not (len(range) == 2 and -math.inf < range[0] < range[1] < math.inf):
-        raise ValueError(f"range {range!r} is not two finite numbers, the lower one first")
+        raise ValueError(f"range: {range!r} is not two finite numbers, the lower one first")
     flat = _precise(values.detach()).flatten()
     counts = torch.zeros(bins, dtype=torch.int64, device=flat.device)
     if not flat.numel():
@@ -187,7 +187,7 @@ def take_samples(
     """
     for name, limit in (("max_samples", max_samples), ("max_channels", max_channels)):
         if limit is not None and limit < 2:
-            raise ValueError(f"{name} {limit!r} is not at least 2")
+            raise ValueError(f"{name}: {limit!r} is not at least 2")
     if activations.ndim < 2:
         raise ValueError(f"activations of shape {tuple(activations.shape)} are not (N, C, ...)")
     # A view: only what is taken is copied.

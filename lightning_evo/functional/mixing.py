@@ -90,7 +90,7 @@ def draw_subset(size: int, subset: int, generator: torch.Generator) -> list[int]
     [0, 1, 2, 3]
     """
     if not 1 <= subset <= size:
-        raise ValueError(f"subset {subset} is not from 1 to the swarm's size, {size}")
+        raise ValueError(f"subset: {subset!r} is not from 1 to the swarm's size, {size}")
     return sorted(torch.randperm(size, generator=generator)[:subset].tolist())
 
 
@@ -164,7 +164,7 @@ def papa(size: int, members: Sequence[int], alpha: float | Tensor) -> Tensor:
     """
     pulls = torch.as_tensor(alpha, dtype=torch.float64).cpu().expand(size)
     if not bool(((pulls >= 0) & (pulls <= 1)).all()):
-        raise ValueError(f"alpha: {pulls.tolist()} is not from 0 to 1")
+        raise ValueError(f"alpha: {pulls.tolist()!r} is not from 0 to 1")
     matrix = torch.eye(size, dtype=torch.float64)
     mean = _mean(size, members)
     for one in members:
@@ -284,7 +284,7 @@ def pso(
 
 def _check_alpha(alpha: float) -> None:
     if not 0 < alpha < 1:
-        raise ValueError(f"alpha: {alpha} is not above 0 and below 1")
+        raise ValueError(f"alpha: {alpha!r} is not above 0 and below 1")
 
 
 def _mean(size: int, members: Sequence[int]) -> Tensor:

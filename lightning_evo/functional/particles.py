@@ -210,7 +210,7 @@ class Particle(Mapping[str, Tensor]):
             ValueError: If ``p`` is below 1.
         """
         if not p >= 1:
-            raise ValueError(f"p: {p} is not at least 1")
+            raise ValueError(f"p: {p!r} is not at least 1")
         rows = [
             torch.linalg.vector_norm(t.reshape(self.count or 1, -1), p, dim=1, dtype=_wider(t.dtype, torch.float64))
             for _, t in self._floats()

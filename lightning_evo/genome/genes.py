@@ -228,13 +228,13 @@ class Integer(Gene):
     ) -> None:
         super().__init__(when)
         if low > high:
-            raise ValueError(f"low {low} is above high {high}: the range is empty")
+            raise ValueError(f"low: {low!r} is not at most high {high}")
         if step < 1:
-            raise ValueError(f"step {step} is not at least 1")
+            raise ValueError(f"step: {step!r} is not at least 1")
         if log and low < 1:
-            raise ValueError(f"low {low} is not at least 1, which a logarithmic range needs")
+            raise ValueError(f"low: {low!r} is not at least 1, which a logarithmic range needs")
         if log and step != 1:
-            raise ValueError(f"step {step} cannot be combined with log: true; leave one of them out")
+            raise ValueError(f"step: {step} cannot be combined with log: true; leave one of them out")
         _check_mutation(mutation)
         self.low, self.step, self.log, self.mutation = low, step, log, mutation
         self.high = low + (high - low) // step * step
@@ -299,10 +299,11 @@ class Uniform(Gene):
         when: Mapping[str, Sequence[Json]] | None = None,
     ) -> None:
         super().__init__(when)
-        if not (math.isfinite(low) and math.isfinite(high)):
-            raise ValueError(f"low {low} and high {high} must be finite")
+        for name, bound in (("low", low), ("high", high)):
+            if not math.isfinite(bound):
+                raise ValueError(f"{name}: {bound!r} is not finite")
         if low >= high:
-            raise ValueError(f"low {low} is not below high {high}")
+            raise ValueError(f"low: {low!r} is not below high {high}")
         _check_mutation(mutation)
         self.low, self.high, self.mutation = float(low), float(high), mutation
 
@@ -347,7 +348,7 @@ class LogUniform(Uniform):
     ) -> None:
         super().__init__(low, high, mutation, when)
         if low <= 0:
-            raise ValueError(f"low {low} is not above 0, which a logarithmic range needs")
+            raise ValueError(f"low: {low!r} is not above 0, which a logarithmic range needs")
 
     def encode(self, value: Value) -> list[float]:
         return [math.log(value / self.low) / math.log(self.high / self.low)]
@@ -371,7 +372,7 @@ class Boolean(Gene):
 
     def validate(self, value: Value) -> None:
         if not isinstance(value, bool):
-            raise ValueError(f"{value!r} is neither true nor false")
+            raise ValueError(f"{value!r} is not true or false")
 
     def extremes(self) -> list[Value]:
         return [False, True]
@@ -404,9 +405,9 @@ class Bitstring(Gene):
     ) -> None:
         super().__init__(when)
         if length < 1:
-            raise ValueError(f"length {length} is not at least 1")
+            raise ValueError(f"length: {length!r} is not at least 1")
         if flip is not None and not 0 < flip <= 1:
-            raise ValueError(f"flip {flip} is not a probability above 0")
+            raise ValueError(f"flip: {flip!r} is not a probability above 0")
         self.length = length
         self.flip = 1 / length if flip is None else flip
         self._canonical = canonical
@@ -472,4 +473,4 @@ def _step(at: int, reach: int, top: int, rng: random.Random, floor: int = 0) -> 
 
 def _check_mutation(mutation: float) -> None:
     if not 0 < mutation <= 1:
-        raise ValueError(f"mutation {mutation} is not a fraction of the range above 0 and at most 1")
+        raise ValueError(f"mutation: {mutation!r} is not a fraction of the range above 0 and at most 1")

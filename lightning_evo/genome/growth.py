@@ -76,11 +76,11 @@ class GrowthSteps(Gene):
             raise ValueError(f"operations: {operations!r} is not a non-empty list of operations, each once")
         unknown = [name for name in operations if name not in GROWTH_OPERATIONS]
         if unknown:
-            raise ValueError(f"operations: {unknown[0]!r} is none of {', '.join(GROWTH_OPERATIONS)}")
+            raise ValueError(f"operations: {unknown[0]!r} is not one of {', '.join(GROWTH_OPERATIONS)}")
         if max_steps < 1:
-            raise ValueError(f"max_steps {max_steps} is not at least 1")
+            raise ValueError(f"max_steps: {max_steps!r} is not at least 1")
         if not 0 <= initial_steps <= max_steps:
-            raise ValueError(f"initial_steps {initial_steps} is not from 0 to max_steps, {max_steps}")
+            raise ValueError(f"initial_steps: {initial_steps!r} is not from 0 to max_steps, {max_steps}")
         rounded = [round(float(ratio), _DIGITS) for ratio in ratios]
         if not rounded or rounded != sorted(set(rounded)) or not all(1 < ratio <= 100 for ratio in rounded):
             raise ValueError(f"ratios: {ratios!r} are not ascending numbers above 1 and at most 100: [1.25, 1.5, 2.0]")
@@ -209,7 +209,7 @@ class GrowthSteps(Gene):
             raise ValueError(f'{where}: {step!r} is not a mapping such as {{"operation": "widen", "place": 0.5}}')
         operation = step.get("operation")
         if operation not in self.operations:
-            raise ValueError(f"{where}: operation {operation!r} is not one of {self.operations}")
+            raise ValueError(f"{where}: operation: {operation!r} is not one of {self.operations}")
         known = ["operation", "place", *(["ratio"] if operation in _SCALED else [])]
         unknown = [name for name in step if name not in known]
         if unknown:
@@ -217,13 +217,13 @@ class GrowthSteps(Gene):
         place = _number(step.get("place"))
         if place is None or not 0 <= place <= 1:
             given = step.get("place")
-            raise ValueError(f"{where}: place {given!r} is not a number from 0 (the first layer) to 1 (the last)")
+            raise ValueError(f"{where}: place: {given!r} is not a number from 0 (the first layer) to 1 (the last)")
         if operation not in _SCALED:
             return self._made(operation, place, 0)
         ratios = self._by_operation[operation]
         ratio = _number(step.get("ratio", ratios[len(ratios) // 2]))
         if ratio is None or round(ratio, _DIGITS) not in ratios:
-            raise ValueError(f"{where}: ratio {step.get('ratio')!r} is not one of {ratios}")
+            raise ValueError(f"{where}: ratio: {step.get('ratio')!r} is not one of {ratios}")
         return self._made(operation, place, ratios.index(round(ratio, _DIGITS)))
 
 
@@ -235,7 +235,7 @@ def _weights(given: Mapping[str, float] | None) -> dict[str, float]:
     weights = dict(zip(MUTATIONS, (8.0, 1.0, 1.0), strict=True)) if given is None else dict(given)
     unknown = [name for name in weights if name not in MUTATIONS]
     if unknown:
-        raise ValueError(f"mutations: {unknown[0]!r} is none of {', '.join(MUTATIONS)}")
+        raise ValueError(f"mutations: {unknown[0]!r} is not one of {', '.join(MUTATIONS)}")
     if not all(0 <= weight < math.inf for weight in weights.values()) or not any(weights.values()):
         raise ValueError(f"mutations: {given!r} must be weights of at least 0, one of them above 0")
     return weights

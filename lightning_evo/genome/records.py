@@ -74,13 +74,15 @@ class Objective:
 
     def __post_init__(self) -> None:
         if self.mode not in ("max", "min"):
-            raise ValueError(f"mode {self.mode!r} is neither 'max' nor 'min'")
+            raise ValueError(f"mode: {self.mode!r} is not 'max' or 'min'")
         if not self.monitor:
-            raise ValueError("monitor is empty: name a metric that the module logs, or a cost such as cost/params")
+            raise ValueError(
+                "monitor: '' is not a metric's name: name one that the module logs, or a cost such as cost/params"
+            )
         if len(self.monitor) > MAX_NAME or storable(self.monitor) != self.monitor:
             shortened = bounded(storable(self.monitor), 100)
             raise ValueError(
-                f"monitor {shortened!r} is no metric's name: give at most {MAX_NAME} characters of Unicode text"
+                f"monitor: {shortened!r} is not a metric's name: give at most {MAX_NAME} characters of Unicode text"
             )
 
     @property

@@ -128,9 +128,9 @@ class ChromosomeNetwork(nn.Module):
             raise ValueError(f"widths: {list(widths)} is not four numbers of channels, each at least 1")
         for name, value in (("in_channels", in_channels), ("image_size", image_size), ("max_width", max_width)):
             if value < 1:
-                raise ValueError(f"{name} {value} is not at least 1")
+                raise ValueError(f"{name}: {value!r} is not at least 1")
         if grid < 1:
-            raise ValueError(f"grid {grid} is not at least 1")
+            raise ValueError(f"grid: {grid!r} is not at least 1")
         if head and min(head) < 1:
             raise ValueError(f"head: {list(head)} contains a size below 1")
 

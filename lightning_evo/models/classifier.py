@@ -58,16 +58,16 @@ class Classifier(L.LightningModule):
     ) -> None:
         super().__init__()
         if num_classes < 2:
-            raise ValueError(f"num_classes {num_classes} is not at least 2")
+            raise ValueError(f"num_classes: {num_classes!r} is not at least 2")
         if not lr > 0:
-            raise ValueError(f"lr {lr} is not above 0")
+            raise ValueError(f"lr: {lr!r} is not above 0")
         for name, value in (("momentum", momentum), ("warmup", warmup)):
             if not 0 <= value < 1:
-                raise ValueError(f"{name} {value} is not in [0, 1)")
+                raise ValueError(f"{name}: {value!r} is not in [0, 1)")
         if not 0 <= label_smoothing <= 1:
-            raise ValueError(f"label_smoothing {label_smoothing} is not in [0, 1]")
+            raise ValueError(f"label_smoothing: {label_smoothing!r} is not in [0, 1]")
         if weight_decay < 0:
-            raise ValueError(f"weight_decay {weight_decay} is below 0")
+            raise ValueError(f"weight_decay: {weight_decay!r} is not at least 0")
         self.network = network
         if channels_last:
             self.network.to(memory_format=torch.channels_last)

@@ -33,10 +33,13 @@ class ConvNet(nn.Sequential):
     def __init__(
         self, num_classes: int = 10, in_channels: int = 1, image_size: int = 28, widths: Sequence[int] = (10, 20)
     ) -> None:
+        for name, number in (("num_classes", num_classes), ("in_channels", in_channels)):
+            if number < 1:
+                raise ValueError(f"{name}: {number!r} is not at least 1")
         if image_size < 10:
-            raise ValueError(f"image_size {image_size} is not at least 10")
+            raise ValueError(f"image_size: {image_size!r} is not at least 10")
         if len(widths) != 2:
-            raise ValueError(f"widths {list(widths)} must be two, one per convolution")
+            raise ValueError(f"widths: {list(widths)} is not two numbers, one per convolution")
         first, second = widths
         side = (image_size - 4) // 2 - 2
         super().__init__(

@@ -94,9 +94,9 @@ class Exchange:
         self, directory: str | Path, name: str, architecture: str, ancestry: str, max_age: float = 3600.0
     ) -> None:
         if not re.fullmatch(r"[\w-]+", name):
-            raise ValueError(f"Exchange: name {name!r} is not made of letters, digits, _ and - alone")
+            raise ValueError(f"name: {name!r} is not made of letters, digits, _ and - alone")
         if not max_age > 0:
-            raise ValueError(f"Exchange: max_age {max_age} is not above 0")
+            raise ValueError(f"max_age: {max_age!r} is not above 0")
         self.directory, self.name = Path(directory), name
         self.architecture, self.ancestry, self.max_age = architecture, ancestry, max_age
         self._path = self.directory / f"{name}{_SUFFIX}"

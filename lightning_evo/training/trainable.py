@@ -276,7 +276,7 @@ class ConfigTrainable(Trainable):
                 except KeyError as error:
                     raise SpaceError(f"evolution.space.{path}: {error.args[0]}") from None
                 except ConfigError as error:
-                    message = f"evolution.space.{path}: the value {value!r} is refused: {error}"
+                    message = f"evolution.space.{path}: {value!r} is not accepted: {error}"
                     raise SpaceError(f"{message}{_siblings(self.config, path)}") from None
 
     def epochs(self, candidate: Candidate) -> int | None:
@@ -341,7 +341,7 @@ class ConfigTrainable(Trainable):
             try:
                 self.blueprint.check(apply_genome(self.config, {path: value}))
             except (ConfigError, KeyError) as error:
-                raise SpaceError(f"{path}: {value!r} is refused: {error.args[0]}") from None
+                raise SpaceError(f"{path}: {value!r} is not accepted: {error.args[0]}") from None
 
     def final_task(self, config: dict[str, Any], request: TrainingRequest, checkpoint: str | None, test: bool) -> Task:
         """Retrain if asked, test, and pack; see :func:`~lightning_evo.training.final.finish_candidate`."""

@@ -287,8 +287,8 @@ def test_deap_operators_may_be_named_by_their_import_path_too():
     [
         (lambda: Operator("selTournment"), "'selTournment' is not an operator; did you mean 'selTournament'"),
         (lambda: Operator("zzz"), "'zzz' is not an operator; there are .*cxBlend.*uniform"),
-        (lambda: Operator("mutGaussian", acts_on="values"), r"acts_on 'values' is not one of \['unit'\]"),
-        (lambda: Operator("per_gene", acts_on="unit"), r"acts_on 'unit' is not one of \[\]"),
+        (lambda: Operator("mutGaussian", acts_on="values"), r"acts_on: 'values' is not one of \['unit'\]"),
+        (lambda: Operator("per_gene", acts_on="unit"), r"acts_on: 'unit' is not one of \[\]"),
         (
             lambda: GenerationalEvolution(mate=Operator("mutFlipBit")),
             "mate: 'mutFlipBit' is of another kind; there are cx",
@@ -301,9 +301,9 @@ def test_deap_operators_may_be_named_by_their_import_path_too():
         ),
         (
             lambda: GenerationalEvolution(mutate=Operator("mutFlipBit", {"indpb": 1.5})),
-            "indpb 1.5 is not a probability",
+            "indpb: 1.5 is not a probability",
         ),
-        (lambda: LocalSearch(mutate=Operator("per_gene", {"rate": "0.1"})), "rate '0.1' is not a probability"),
+        (lambda: LocalSearch(mutate=Operator("per_gene", {"rate": "0.1"})), "rate: '0.1' is not a probability"),
         (
             lambda: LocalSearch(mutate=Operator("self_adaptive", {"ladder": [0.2, 0.1]})),
             r"ladder \[0.2, 0.1\] does not",

@@ -243,12 +243,12 @@ def test_a_predictor_that_wants_proxies_where_nothing_measures_them_is_refused()
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"pool": 1}, "pool 1 is not at least 2"),
-        ({"explore": 1.0}, "explore 1.0 is not a fraction"),
-        ({"explore": -0.1}, "explore -0.1 is not a fraction"),
-        ({"confidence": -1.0}, "confidence -1.0 is not a finite number"),
-        ({"confidence": math.inf}, "confidence inf is not a finite number"),
-        ({"rounds": -1}, "rounds -1 is not at least 0"),
+        ({"pool": 1}, "pool: 1 is not at least 2"),
+        ({"explore": 1.0}, "explore: 1.0 is not a fraction"),
+        ({"explore": -0.1}, "explore: -0.1 is not a fraction"),
+        ({"confidence": -1.0}, "confidence: -1.0 is not a finite number"),
+        ({"confidence": math.inf}, "confidence: inf is not a finite number"),
+        ({"rounds": -1}, "rounds: -1 is not at least 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):

@@ -66,7 +66,7 @@ def test_a_space_without_layers_is_refused(name):
             lambda: GenerationalEvolution(mutate=Operator("one_point_layers")),
             "mutate: 'one_point_layers' is of another",
         ),
-        (lambda: RegularizedEvolution(mutate=Operator("alter_layer", {"rate": 2})), "rate 2 is not a probability"),
+        (lambda: RegularizedEvolution(mutate=Operator("alter_layer", {"rate": 2})), "rate: 2 is not a probability"),
         (lambda: RegularizedEvolution(mutate=Operator("alter_layer", {"x": 2})), "its arguments are rate"),
         (lambda: Operator("insert_layers"), "did you mean 'insert_layer'"),
     ],

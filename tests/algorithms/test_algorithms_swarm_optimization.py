@@ -199,10 +199,10 @@ def test_initial_genomes_of_one_swarm_that_disagree_are_refused():
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"particles": 1}, "particles 1 is not at least 2: one particle is no swarm"),
-        ({"population_size": 0}, "population_size 0 is not at least 1"),
-        ({"resample_probability": 1.5}, "resample_probability 1.5 is not a probability"),
-        ({"crossover_probability": -1}, "crossover_probability -1 is not a probability"),
+        ({"particles": 1}, "particles: 1 is not at least 2; one particle is no swarm"),
+        ({"population_size": 0}, "population_size: 0 is not at least 1"),
+        ({"resample_probability": 1.5}, "resample_probability: 1.5 is not a probability"),
+        ({"crossover_probability": -1}, "crossover_probability: -1 is not a probability"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, said):

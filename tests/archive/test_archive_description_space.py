@@ -128,7 +128,7 @@ def test_which_networks_are_the_same_is_known_again(tmp_path):
         ({"class_path": f"{__name__}.Gone", "init_args": {}}, "Gone can't be imported: module"),
         ({"class_path": "collections.OrderedDict", "init_args": {}}, "collections.OrderedDict is no gene"),
         ("what", "'what' is not a class_path with its init_args"),
-        (describe(Uniform(0, 1)) | {"init_args": {"low": 2, "high": 1}}, "low 2 is not below high 1"),
+        (describe(Uniform(0, 1)) | {"init_args": {"low": 2, "high": 1}}, "low: 2 is not below high 1"),
         (describe(Uniform(0, 1)) | {"init_args": {"low": 0}}, "missing 1 required positional argument: 'high'"),
         (
             describe(Bitstring(4)) | {"init_args": {"length": 4, "canonical": "toys.gone"}},

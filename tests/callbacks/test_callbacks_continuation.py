@@ -386,5 +386,5 @@ def test_a_training_counted_in_steps_is_refused(tmp_path):
 
 
 def test_an_end_below_one_is_refused():
-    with pytest.raises(ValueError, match="end 0 is not at least 1"):
+    with pytest.raises(ValueError, match="end: 0 is not at least 1"):
         Continuation(0)

@@ -154,13 +154,13 @@ def test_without_a_monitor_or_a_search_there_is_nothing_to_predict(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"delta": 0}, "delta 0 is not between 0 and 1"),
-        ({"delta": 1.0}, "delta 1.0 is not between 0 and 1"),
-        ({"rank": 0}, "rank 0 is not at least 1"),
-        ({"controls": 1}, "controls 1 is not in"),
-        ({"minimum_epochs": 0}, "minimum_epochs 0 is not at least 1"),
-        ({"mode": "up"}, "mode 'up' is neither"),
-        ({"target": "first"}, "target 'first' is neither"),
+        ({"delta": 0}, "delta: 0 is not between 0 and 1"),
+        ({"delta": 1.0}, "delta: 1.0 is not between 0 and 1"),
+        ({"rank": 0}, "rank: 0 is not at least 1"),
+        ({"controls": 1}, "controls: 1 is not in"),
+        ({"minimum_epochs": 0}, "minimum_epochs: 0 is not at least 1"),
+        ({"mode": "up"}, "mode: 'up' is not"),
+        ({"target": "first"}, "target: 'first' is not"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(arguments, said):

@@ -257,7 +257,7 @@ def test_a_subclass_decides_what_inherits(parent, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"new_units": "random"}, "new_units: 'random' is neither 'zero' nor 'net2wider'"),
+        ({"new_units": "random"}, "new_units: 'random' is not 'zero' or 'net2wider'"),
         ({"spread": 1.0}, r"spread: 1.0 is not in \[0, 1\)"),
     ],
 )

@@ -54,17 +54,17 @@ def config_with(*path, value):
 CASES = {
     "unknown path": (
         put("space", "model.init_args.wdth", value=gene("Integer", low=1, high=2)),
-        "evolution.space.model.init_args.wdth: the value 1 is refused: model: Option 'wdth' is not accepted; "
+        "evolution.space.model.init_args.wdth: 1 is not accepted: model: Option 'wdth' is not accepted; "
         "there are width, lr, depth, activation, features, misbehave",
     ),
     "unknown section": (
         put("space", "modle.init_args.width", value=gene("Integer", low=1, high=2)),
-        "evolution.space.modle.init_args.width: the value 1 is refused: Option 'modle.init_args.width' is not accepted; "
+        "evolution.space.modle.init_args.width: 1 is not accepted: Option 'modle.init_args.width' is not accepted; "
         "there are trainer, model, data",
     ),
     "wrong type": (
         put("space", WIDTH, value=gene("Uniform", low=1, high=2)),
-        f"evolution.space.{WIDTH}: the value 1.0 is refused: model.width: Expected a int. Got value: 1.0",
+        f"evolution.space.{WIDTH}: 1.0 is not accepted: model.width: Expected a int. Got value: 1.0",
     ),
     "empty range": (
         put("space", WIDTH, value=gene("Categorical", choices=[])),
@@ -72,11 +72,11 @@ CASES = {
     ),
     "low above high": (
         put("space", LR, value=gene("LogUniform", low=0.1, high=0.01)),
-        f"evolution.space.{LR}: low 0.1 is not below high 0.01",
+        f"evolution.space.{LR}: low: 0.1 is not below high 0.01",
     ),
     "log range with 0": (
         put("space", LR, value=gene("LogUniform", low=0, high=0.01)),
-        f"evolution.space.{LR}: low 0.0 is not above 0, which a logarithmic range needs",
+        f"evolution.space.{LR}: low: 0.0 is not above 0, which a logarithmic range needs",
     ),
     "unknown gene": (
         put("space", LR, value=gene("LogUnform", low=1, high=2)),
@@ -94,13 +94,13 @@ CASES = {
         put("space", LR, "init_args", "when", value={"model.init_args.kind": ["conv"]}),
         f"evolution.space: {LR}.when: 'model.init_args.kind' is not a gene of this space",
     ),
-    "no space": (drop("space"), "evolution.space is empty: give at least one config path with a gene"),
-    "no budget": (drop("budget"), "evolution.budget is missing: give candidates, epochs or wall_time"),
-    "no objectives": (drop("objectives"), "evolution.objectives is empty: name at least one metric"),
-    "budget 0": (put("budget", "candidates", value=0), "evolution.budget: candidates 0 is not above 0"),
+    "no space": (drop("space"), "evolution.space: nothing is set; give at least one config path with a gene"),
+    "no budget": (drop("budget"), "evolution.budget: nothing is set; give candidates, epochs or wall_time"),
+    "no objectives": (drop("objectives"), "evolution.objectives: nothing is set; name at least one metric"),
+    "budget 0": (put("budget", "candidates", value=0), "evolution.budget: candidates: 0 is not above 0"),
     "a budget without end": (
         put("budget", "wall_time", value=float("nan")),
-        "evolution.budget: wall_time nan is not above 0 and at most 1e+09 s",
+        "evolution.budget: wall_time: nan is not above 0 and at most 1e+09 s",
     ),
     "no directory": (put("directory", value=""), "evolution.directory: '' is not the path of a directory"),
     "a directory that is null": (
@@ -152,7 +152,7 @@ CASES = {
     ),
     "budget of words": (
         put("budget", "wall_time", value="soon"),
-        "evolution.budget: wall_time 'soon' is neither a number of seconds nor DD:HH:MM:SS",
+        "evolution.budget: wall_time: 'soon' is not a number of seconds or DD:HH:MM:SS",
     ),
     "unknown key in the section": (put("bugdet", value=1), "does not accept option 'evolution.bugdet'"),
     "unknown key deeper": (put("budget", "candidats", value=1), "evolution.budget: Option 'candidats' is not accepted"),
@@ -173,7 +173,7 @@ CASES = {
     ),
     "population 0": (
         put("algorithm", value=gene("RegularizedEvolution", population_size=0)),
-        "evolution.algorithm: population_size 0 is not at least 1",
+        "evolution.algorithm: population_size: 0 is not at least 1",
     ),
     "shared argument misspelt": (
         put("algorithm", value=gene("RegularizedEvolution", duplicate_retris=3)),
@@ -198,7 +198,7 @@ CASES = {
     ),
     "pool 1": (
         put("algorithm", "init_args", "prescreen", value={"predictor": "ForestPredictor", "pool": 1}),
-        "evolution.algorithm: pool 1 is not at least 2",
+        "evolution.algorithm: pool: 1 is not at least 2",
     ),
     "unknown key in the prescreen": (
         put("algorithm", "init_args", "prescreen", value={"predictor": "ForestPredictor", "pol": 1}),
@@ -206,7 +206,7 @@ CASES = {
     ),
     "unknown proxy": (
         put("algorithm", "init_args", "prescreen", value={"predictor": gene("ForestPredictor", proxies=["nas"])}),
-        "evolution.algorithm: proxies: 'nas' is none of naswot, synflow, gradient_norm, params, flops",
+        "evolution.algorithm: proxies: 'nas' is not one of naswot, synflow, gradient_norm, params, flops",
     ),
     "a predictor of layers without layers": (
         put("algorithm", "init_args", "prescreen", value={"predictor": "LSTMPredictor"}),
@@ -218,7 +218,7 @@ CASES = {
     ),
     "delta 0": (
         put("callbacks", value=[gene("EarlyFitnessPrediction", delta=0)]),
-        "evolution.callbacks: delta 0.0 is not between 0 and 1 (both excluded)",
+        "evolution.callbacks: delta: 0.0 is not between 0 and 1 (both excluded)",
     ),
     "fewer epochs than a prediction needs": (
         put("callbacks", value=[gene("EarlyFitnessPrediction")]),
@@ -292,12 +292,12 @@ CASES = {
     ),
     "a stack of one": (
         put("workers", "stack", value=1),
-        "evolution.workers: stack 1 is neither 'auto' nor a number of at least 2",
+        "evolution.workers: stack: 1 is not 'auto' or a number of at least 2",
     ),
     "a stack of no number": (put("workers", "stack", value="many"), "evolution.workers.stack: "),
     "a stack across devices": (
         put("workers", value={"stack": 4, "devices_per_candidate": 2}),
-        "evolution.workers: stack 4 with devices_per_candidate 2: a stack trains several candidates on one device; leave "
+        "evolution.workers: stack: 4 with devices_per_candidate 2: a stack trains several candidates on one device; leave "
         "one of the two out",
     ),
     "early stopping in a stack": (
@@ -320,7 +320,7 @@ CASES = {
     ),
     "a swarm of one particle": (
         put("algorithm", value=gene("SwarmOptimization", particles=1)),
-        "evolution.algorithm: particles 1 is not at least 2: one particle is no swarm",
+        "evolution.algorithm: particles: 1 is not at least 2; one particle is no swarm",
     ),
     "a swarm larger than the budget": (
         put("algorithm", value=gene("SwarmOptimization")),
@@ -340,7 +340,7 @@ CASES = {
         put("callbacks", value=[gene("SwarmAveraging", every_n_steps=4, every_n_epochs=1)]),
         "evolution.callbacks: every_n_steps",
     ),
-    "slots 0": (put("workers", "slots", value=0), "evolution.workers: slots 0 is not at least 1"),
+    "slots 0": (put("workers", "slots", value=0), "evolution.workers: slots: 0 is not at least 1"),
     "more devices than exist": (
         lambda config, whole: (
             config["trainer"].update(accelerator="gpu"),
@@ -350,7 +350,7 @@ CASES = {
     ),
     "final override that doesn't exist": (
         put("final", value={"retrain": True, "overrides": {"trainer.max_epoch": 3}}),
-        "evolution.final.overrides.trainer.max_epoch: 3 is refused: Group 'trainer' does not accept option 'max_epoch'",
+        "evolution.final.overrides.trainer.max_epoch: 3 is not accepted: Group 'trainer' does not accept option 'max_epoch'",
     ),
     "no such model": (
         config_with("model", "class_path", value="toys.Nope"),
@@ -462,11 +462,11 @@ GROWTH = {
     ),
     "a number of a trigger in a list": (
         a_growing_fit(triggers=[{"class_path": "FixedInterval", "init_args": {"epochs": 0}}]),
-        "epochs 0 is not an integer of at least 1",
+        "epochs: 0 is not an integer of at least 1",
     ),
     "a trigger's number": (
         a_growing_fit(triggers={"class_path": "FixedInterval", "init_args": {"epochs": 0}}),
-        "epochs 0 is not an integer of at least 1",
+        "epochs: 0 is not an integer of at least 1",
     ),
 }
 

@@ -125,5 +125,5 @@ def test_the_callback_of_ones_own_waits_until_the_prediction_has_said_so_twice(m
 
     assert first_stop(2) == first_stop(1) + 1
     assert first_stop(4) == first_stop(1) + 3
-    with pytest.raises(ValueError, match="in_a_row 0 is not at least 1"):
+    with pytest.raises(ValueError, match="in_a_row: 0 is not at least 1"):
         SurerPrediction(in_a_row=0)

@@ -238,7 +238,7 @@ REFUSED = {
     "an operation that is none": (
         lambda config, whole: None,
         {INITIAL: gene("GrowthSteps", operations=["deepen"])},
-        "'deepen' is none of insert, widen",
+        "'deepen' is not one of insert, widen",
     ),
     "a trigger that isn't there": (
         lambda config, whole: None,
@@ -248,7 +248,7 @@ REFUSED = {
     "a policy out of range": (
         lambda config, whole: None,
         {f"{GROWTH}.expand_ratio": gene("Categorical", choices=["much", 0.5])},
-        f"evolution.space.{GROWTH}.expand_ratio: the value 'much' is refused",
+        f"evolution.space.{GROWTH}.expand_ratio: 'much' is not accepted",
     ),
     "growth of a population": (
         lambda config, whole: whole["evolution"].update(algorithm=gene("PopulationBasedTraining"), callbacks=[]),

@@ -60,9 +60,9 @@ def test_every_epoch_has_another_order_that_its_seed_decides():
 
 
 def test_impossible_batches_are_refused():
-    with pytest.raises(ValueError, match="batch_size 0"):
+    with pytest.raises(ValueError, match="batch_size: 0"):
         EpochBatches(10, 0, shuffle=True)
-    with pytest.raises(ValueError, match="batch_size 1 is not at least 2"):
+    with pytest.raises(ValueError, match="batch_size: 1 is not at least 2"):
         EpochBatches(10, 1, shuffle=False, world_size=2)
     with pytest.raises(ValueError, match="3 images are too few for 4 processes"):
         EpochBatches(3, 1, shuffle=True, world_size=4)

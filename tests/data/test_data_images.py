@@ -179,14 +179,14 @@ def test_a_last_image_on_its_own_does_not_break_batch_normalisation():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"batch_size": 0}, "batch_size 0"),
-        ({"eval_batch_size": 0}, "eval_batch_size 0"),
-        ({"validation": 0.0}, "validation 0.0"),
-        ({"test": 1.0}, "test 1.0"),
-        ({"size": 0}, "size 0"),
-        ({"limit_train": 0}, "limit_train 0"),
-        ({"crop_padding": -1}, "crop_padding -1"),
-        ({"cutout": -1}, "cutout -1"),
+        ({"batch_size": 0}, "batch_size: 0"),
+        ({"eval_batch_size": 0}, "eval_batch_size: 0"),
+        ({"validation": 0.0}, "validation: 0.0"),
+        ({"test": 1.0}, "test: 1.0"),
+        ({"size": 0}, "size: 0"),
+        ({"limit_train": 0}, "limit_train: 0"),
+        ({"crop_padding": -1}, "crop_padding: -1"),
+        ({"cutout": -1}, "cutout: -1"),
     ],
 )
 def test_a_number_out_of_range_is_named(arguments, message):

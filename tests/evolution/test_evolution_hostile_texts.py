@@ -118,7 +118,7 @@ def test_names_that_no_database_holds_are_refused_in_a_line(tmp_path):
     for name in (UNREADABLE, "a\0b"):
         with pytest.raises(SearchError, match=r"is no Unicode text|is not a config path"):
             evolution(tmp_path / "run", None, space={name: Uniform(0, 1)})
-        with pytest.raises(ValueError, match="no metric's name"):
+        with pytest.raises(ValueError, match="is not a metric's name"):
             Objective(name)
     with pytest.raises(ValueError, match=r"at most 500 characters"):
         Objective("x" * 501)

@@ -30,14 +30,14 @@ def test_durations_are_seconds_or_clock_times(given_, expected):
     ("make", "said"),
     [
         (lambda: Budget(), "no limit is set"),
-        (lambda: Budget(epochs=-1), "epochs -1 is not above 0"),
-        (lambda: Budget(wall_time="1:2:3:4:5"), "neither a number of seconds nor"),
-        (lambda: Workers(devices_per_candidate=0), "devices_per_candidate 0 is not at least 1"),
-        (lambda: Workers(max_retries=-1), "max_retries -1 is below 0"),
-        (lambda: Workers(time_limit=0), "time_limit 0 is not above 0"),
+        (lambda: Budget(epochs=-1), "epochs: -1 is not above 0"),
+        (lambda: Budget(wall_time="1:2:3:4:5"), "is not a number of seconds or"),
+        (lambda: Workers(devices_per_candidate=0), "devices_per_candidate: 0 is not at least 1"),
+        (lambda: Workers(max_retries=-1), "max_retries: -1 is not at least 0"),
+        (lambda: Workers(time_limit=0), "time_limit: 0 is not above 0"),
         (lambda: Final(overrides={"trainer.max_epochs": 3}), "no effect without retrain"),
-        (lambda: Objective("val_acc", "up"), "neither 'max' nor 'min'"),
-        (lambda: Objective(""), "monitor is empty"),
+        (lambda: Objective("val_acc", "up"), "is not 'max' or 'min'"),
+        (lambda: Objective(""), "monitor: '' is not"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(make, said):

@@ -242,7 +242,7 @@ def test_a_users_own_algorithm_and_gene_run_like_ours(tmp_path):
         ({"objectives": []}, "evolution.objectives is empty"),
         ({"objectives": [Objective("value"), Objective("value")]}, "names a metric twice"),
         ({"budget": None}, "evolution.budget is missing"),
-        ({"keep_checkpoints": -1}, "keep_checkpoints: -1 is below 0"),
+        ({"keep_checkpoints": -1}, "keep_checkpoints: -1 is not at least 0"),
         ({"config": {}}, "either config .* or function"),
         ({"function": None}, "either config .* or function"),
     ],

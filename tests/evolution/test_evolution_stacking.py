@@ -518,9 +518,12 @@ def test_what_cannot_be_stacked_is_refused_before_anything_is_trained(case, tmp_
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"stack": 1}, "stack 1 is neither 'auto' nor a number of at least 2"),
-        ({"stack": "many"}, "stack many is neither 'auto' nor a number of at least 2"),
-        ({"stack": 4, "devices_per_candidate": 2}, "stack 4 with devices_per_candidate 2: .* leave one of the two out"),
+        ({"stack": 1}, "stack: 1 is not 'auto' or a number of at least 2"),
+        ({"stack": "many"}, "stack: 'many' is not 'auto' or a number of at least 2"),
+        (
+            {"stack": 4, "devices_per_candidate": 2},
+            "stack: 4 with devices_per_candidate 2: .* leave one of the two out",
+        ),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, said):

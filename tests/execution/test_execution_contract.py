@@ -261,5 +261,5 @@ def test_a_done_callback_may_submit_the_next_job(executor, job):
 
 
 def test_a_time_limit_must_be_above_zero():
-    with pytest.raises(ValueError, match="job 3: time_limit 0 is not above 0 seconds"):
+    with pytest.raises(ValueError, match="job 3: time_limit: 0 is not above 0 seconds"):
         Job(3, jobs.succeed, {}, "somewhere", time_limit=0)

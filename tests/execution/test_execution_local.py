@@ -299,8 +299,8 @@ def test_an_unusable_directory_is_fatal(shared, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"slots": 0}, "slots: 0 is neither"),
-        ({"slots": []}, r"slots: \[\] is neither"),
+        ({"slots": 0}, "slots: 0 is not"),
+        ({"slots": []}, r"slots: \[\] is not"),
         ({"threads": 0}, "threads: 0 is not at least 1"),
         ({"max_retries": -1}, "max_retries: -1 is not at least 0"),
         ({"recycle_after": 0}, "recycle_after: 0 is not at least 1"),

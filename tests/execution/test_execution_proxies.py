@@ -69,11 +69,11 @@ def test_no_process_is_started_before_the_first_call_and_none_is_left(trainable)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"names": ["snip"]}, "'snip' is none of naswot"),
+        ({"names": ["snip"]}, "'snip' is not one of naswot"),
         ({"names": "params"}, "'params' is not a list"),
-        ({"batch_size": 1}, "batch_size 1 is not at least 2"),
-        ({"time_limit": 0}, "time_limit 0 is not above 0"),
-        ({"workers": 0}, "workers 0 is not at least 1"),
+        ({"batch_size": 1}, "batch_size: 1 is not at least 2"),
+        ({"time_limit": 0}, "time_limit: 0 is not above 0"),
+        ({"workers": 0}, "workers: 0 is not at least 1"),
     ],
 )
 def test_bad_arguments_are_refused(trainable, arguments, message):

@@ -150,7 +150,7 @@ def test_no_result_is_none(tmp_path):
 def test_an_unknown_status_is_a_failure():
     result = decode_result(encode_result(Result("splendid")))
     assert result.status == FAILED
-    assert "status 'splendid' is none of completed, stopped, failed" in result.error_type
+    assert "status: 'splendid' is not one of completed, stopped, failed" in result.error_type
 
 
 def test_a_failed_result_is_left_as_well(tmp_path):

@@ -102,7 +102,7 @@ def test_mps_is_one_device_that_slots_may_share(devices):
     [
         ({"slots": 0}, "slots: 0 is not at least 1"),
         ({"devices_per_candidate": 0}, "devices_per_candidate: 0 is not at least 1"),
-        ({"accelerator": "tpu"}, "accelerator: 'tpu' is none of auto, cpu, gpu, cuda, mps"),
+        ({"accelerator": "tpu"}, "accelerator: 'tpu' is not one of auto, cpu, gpu, cuda, mps"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message):

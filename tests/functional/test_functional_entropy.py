@@ -96,8 +96,8 @@ def test_no_finite_value_is_nan(values):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"bins": 1}, "bins 1 is not at least 2"),
-        ({"range": (1.0, 1.0)}, r"range \(1.0, 1.0\)"),
+        ({"bins": 1}, "bins: 1 is not at least 2"),
+        ({"range": (1.0, 1.0)}, r"range: \(1.0, 1.0\)"),
         ({"range": (0.0, INF)}, "range"),
         ({"range": (NAN, 1.0)}, "range"),
     ],

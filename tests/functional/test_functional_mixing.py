@@ -180,7 +180,7 @@ def test_a_subset_is_drawn_without_replacement_and_every_network_has_its_turn():
     shares = torch.bincount(torch.tensor(drawn).flatten(), minlength=12) / 200
     assert shares.min() > 0.35
     assert shares.max() < 0.65
-    with pytest.raises(ValueError, match="subset 13 is not from 1 to the swarm's size, 12"):
+    with pytest.raises(ValueError, match="subset: 13 is not from 1 to the swarm's size, 12"):
         draw_subset(12, 13, seeded())
 
 

@@ -153,13 +153,13 @@ def test_a_schedule_without_an_end_is_refused_and_a_constant_rate_is_not():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_classes": 1}, "num_classes 1"),
-        ({"lr": 0.0}, "lr 0.0"),
-        ({"lr": math.nan}, "lr nan"),
-        ({"momentum": 1.0}, "momentum 1.0"),
-        ({"warmup": -0.1}, "warmup -0.1"),
-        ({"label_smoothing": 1.5}, "label_smoothing 1.5"),
-        ({"weight_decay": -1.0}, "weight_decay -1.0"),
+        ({"num_classes": 1}, "num_classes: 1"),
+        ({"lr": 0.0}, "lr: 0.0"),
+        ({"lr": math.nan}, "lr: nan"),
+        ({"momentum": 1.0}, "momentum: 1.0"),
+        ({"warmup": -0.1}, "warmup: -0.1"),
+        ({"label_smoothing": 1.5}, "label_smoothing: 1.5"),
+        ({"weight_decay": -1.0}, "weight_decay: -1.0"),
     ],
 )
 def test_a_number_out_of_range_is_named(arguments, message):

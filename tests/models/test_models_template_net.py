@@ -159,8 +159,8 @@ def test_images_of_another_size_are_refused_by_name():
     [
         ({"layers": ["Conv2d"]}, "Conv2d needs its channels"),
         ({"input_shape": [1, 0, 0]}, "input_shape"),
-        ({"num_classes": 1}, "num_classes 1"),
-        ({"lr": 0.0}, "lr 0.0"),
+        ({"num_classes": 1}, "num_classes: 1"),
+        ({"lr": 0.0}, "lr: 0.0"),
     ],
 )
 def test_a_wrong_argument_is_named(options, message):

@@ -169,7 +169,7 @@ def test_on_a_full_disk_nothing_of_an_earlier_time_stays(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("arguments", "message"), [({"name": "a/b"}, "name 'a/b'"), ({"max_age": 0}, "max_age 0")])
+@pytest.mark.parametrize(("arguments", "message"), [({"name": "a/b"}, "name: 'a/b'"), ({"max_age": 0}, "max_age: 0")])
 def test_bad_settings_are_refused(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         Exchange(**{"directory": tmp_path, "name": "a", "architecture": "net", "ancestry": "0", **arguments})

@@ -150,7 +150,7 @@ def test_an_infinite_proxy_is_nan():
 
 def test_a_name_that_is_no_proxy_is_a_failed_result_naming_those_there_are():
     result = measure(toy(), "snip")
-    assert "'snip' is none of naswot, synflow" in result.error
+    assert "'snip' is not one of naswot, synflow" in result.error
 
 
 # -- unusual modules and data ------------------------------------------------------------------------------------------

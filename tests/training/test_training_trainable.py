@@ -58,7 +58,7 @@ def test_genes_of_the_chosen_class_are_applied_after_it(config):
 
 def test_every_extreme_is_tried_on_the_parser(config):
     trainable = ConfigTrainable(config)
-    with pytest.raises(SpaceError, match=r"evolution\.space\.trainer\.max_epochs: the value 0\.5 is refused"):
+    with pytest.raises(SpaceError, match=r"evolution\.space\.trainer\.max_epochs: 0\.5 is not accepted"):
         trainable.check(SearchSpace({"trainer.max_epochs": Uniform(0.5, 4)}), [])
 
 

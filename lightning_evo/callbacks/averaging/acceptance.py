@@ -69,7 +69,7 @@ class ValidationScorer:
         if self.monitor not in metrics:
             logged = ", ".join(sorted(metrics)) or "nothing"
             raise SwarmError(
-                f"monitor: {self.monitor} is not among what {type(module).__name__} logs in validation: {logged}"
+                f"monitor: {self.monitor!r} is not among what {type(module).__name__} logs in validation: {logged}"
             )
 
 

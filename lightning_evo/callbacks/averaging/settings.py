@@ -76,11 +76,11 @@ def check_choices(**given: object) -> None:
 
     >>> check_choices(soup="tomato")
     Traceback (most recent call last):
-    ValueError: soup: 'tomato' is none of 'uniform', 'greedy', None
+    ValueError: soup: 'tomato' is not one of 'uniform', 'greedy', None
     """
     for name, value in given.items():
         if value not in _CHOICES[name]:
-            raise ValueError(f"{name}: {value!r} is none of {', '.join(map(repr, _CHOICES[name]))}")
+            raise ValueError(f"{name}: {value!r} is not one of {', '.join(map(repr, _CHOICES[name]))}")
 
 
 def check_numbers(**given: float | None) -> None:
@@ -95,12 +95,12 @@ def check_numbers(**given: float | None) -> None:
             continue
         if name == "alpha":
             if not 0 < value < 1:
-                raise ValueError(f"alpha: {value} is not above 0 and below 1")
+                raise ValueError(f"alpha: {value!r} is not above 0 and below 1")
         elif name == "inertia":
             if not 0 <= value < 1:
-                raise ValueError(f"inertia: {value} is not in [0, 1)")
+                raise ValueError(f"inertia: {value!r} is not in [0, 1)")
         elif not value >= _LEAST[name]:
-            raise ValueError(f"{name}: {value} is not at least {_LEAST[name]:g}")
+            raise ValueError(f"{name}: {value!r} is not at least {_LEAST[name]:g}")
 
 
 def check_method(

@@ -76,7 +76,7 @@ class FastTraining(SearchCallback):
         {}
         >>> FastTraining(precision="bf16")
         Traceback (most recent call last):
-        ValueError: precision: 'bf16' is none of auto, 32-true, bf16-mixed, 16-mixed, false
+        ValueError: precision: 'bf16' is not one of auto, 32-true, bf16-mixed, 16-mixed, false
     """
 
     works_in_stacks = True
@@ -104,13 +104,13 @@ class FastTraining(SearchCallback):
         }
         for name, switch in switches.items():
             if not isinstance(switch, bool) and switch != "auto":
-                raise ValueError(f"{name}: {switch!r} is none of auto, true, false")
+                raise ValueError(f"{name}: {switch!r} is not one of auto, true, false")
         if precision is not False and precision not in _PRECISIONS:
-            raise ValueError(f"precision: {precision!r} is none of {', '.join(_PRECISIONS)}, false")
+            raise ValueError(f"precision: {precision!r} is not one of {', '.join(_PRECISIONS)}, false")
         if not 0 < memory_share <= 1:
-            raise ValueError(f"memory_share: {memory_share} is not above 0 and at most 1")
+            raise ValueError(f"memory_share: {memory_share!r} is not above 0 and at most 1")
         if num_workers is not None and num_workers < 0:
-            raise ValueError(f"num_workers: {num_workers} is below 0")
+            raise ValueError(f"num_workers: {num_workers!r} is not at least 0")
         self.channels_last, self.fused, self.cudnn_benchmark, self.tf32 = channels_last, fused, cudnn_benchmark, tf32
         self.precision: PrecisionName = precision or "32-true"
         self.data, self.compile, self.compile_backend = data, compile, compile_backend

@@ -51,7 +51,7 @@ def check_choices(**choices: tuple[Any, Any]) -> None:
     """Raise an error for a value that isn't in a ``Literal``."""
     for name, (value, kind) in choices.items():
         if value not in get_args(kind):
-            raise GrowthError(f"{name}: {value!r} is none of {', '.join(get_args(kind))}")
+            raise GrowthError(f"{name}: {value!r} is not one of {', '.join(get_args(kind))}")
 
 
 def check_operations(operations: Sequence[str]) -> None:

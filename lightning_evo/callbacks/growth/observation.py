@@ -316,7 +316,7 @@ class EntropySampler:
         bins: int = 64,
     ) -> None:
         if entropy not in ("covariance", "histogram"):
-            raise ValueError(f"entropy {entropy!r} is neither 'covariance' nor 'histogram'")
+            raise ValueError(f"entropy: {entropy!r} is not 'covariance' or 'histogram'")
         for name, value, least in (
             ("batches", batches, 1),
             ("max_samples", max_samples, 2),
@@ -324,7 +324,7 @@ class EntropySampler:
             ("bins", bins, 2),
         ):
             if value < least:
-                raise ValueError(f"{name} {value!r} is not at least {least}")
+                raise ValueError(f"{name}: {value!r} is not at least {least}")
         self.entropy, self.batches, self.bins = entropy, batches, bins
         self.max_samples, self.max_channels = max_samples, max_channels
         self._sampled: dict[str, nn.Module] = {}

@@ -162,7 +162,7 @@ class StructuralGrowth(SearchCallback):
         if max_parameters is not None:
             check_whole(max_parameters=max_parameters)
         if not 0 <= spread < 1:
-            raise GrowthError(f"spread: {spread} is not in [0, 1)")
+            raise GrowthError(f"spread: {spread!r} is not in [0, 1)")
         given = [triggers] if isinstance(triggers, GrowthTrigger) else triggers
         self.trigger: GrowthTrigger = reduce(operator.and_, given) if given else EntropySaturation() & Plateau()
         self.operations, self.layers = tuple(operations), None if layers is None else tuple(layers)

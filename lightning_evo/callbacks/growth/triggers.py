@@ -244,7 +244,7 @@ class EntropySaturation(GrowthTrigger):
         _check_count("window", window, 2)
         _check_count("minimum", minimum, 2)
         if minimum > window:
-            raise ValueError(f"minimum {minimum!r} is not at most window {window!r}")
+            raise ValueError(f"minimum: {minimum!r} is not at most window {window!r}")
         _check_above("variance", variance, 0)
         _check_share("level", level)
         self.window, self.variance, self.level, self.minimum = window, variance, level, minimum
@@ -299,7 +299,7 @@ class EntropyTrend(GrowthTrigger):
     def __init__(self, window: int = 5, slope: float = 0.001, flat: float = 0.007) -> None:
         _check_count("window", window, 3)
         if not 0 <= slope < math.inf:
-            raise ValueError(f"slope {slope!r} is not a finite number from 0 on")
+            raise ValueError(f"slope: {slope!r} is not a finite number from 0 on")
         _check_above("flat", flat, 0)
         self.window, self.slope, self.flat = window, slope, flat
 
@@ -398,7 +398,7 @@ class Gap(GrowthTrigger):
 
     def __init__(self, limit: float = 0.05) -> None:
         if not 0 <= limit < math.inf:
-            raise ValueError(f"limit {limit!r} is not a finite number from 0 on")
+            raise ValueError(f"limit: {limit!r} is not a finite number from 0 on")
         self.limit = limit
 
     def decide(self, state: GrowthState) -> Decision:
@@ -451,7 +451,7 @@ class RandomTrigger(GrowthTrigger):
 
     def __init__(self, probability: float = 0.2) -> None:
         if not 0 <= probability <= 1:
-            raise ValueError(f"probability {probability!r} is not in [0, 1]")
+            raise ValueError(f"probability: {probability!r} is not in [0, 1]")
         self.probability = probability
 
     def decide(self, state: GrowthState) -> Decision:
@@ -479,14 +479,14 @@ def _slope(values: Sequence[float]) -> float:
 
 def _check_count(name: str, value: int, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} {value!r} is not an integer of at least {least}")
+        raise ValueError(f"{name}: {value!r} is not an integer of at least {least}")
 
 
 def _check_above(name: str, value: float, bound: float) -> None:
     if not bound < value < math.inf:
-        raise ValueError(f"{name} {value!r} is not a finite number above {bound}")
+        raise ValueError(f"{name}: {value!r} is not a finite number above {bound}")
 
 
 def _check_share(name: str, value: float) -> None:
     if not 0 <= value < 1:
-        raise ValueError(f"{name} {value!r} is not in [0, 1)")
+        raise ValueError(f"{name}: {value!r} is not in [0, 1)")

@@ -183,9 +183,9 @@ def grow(
     True
     """
     if new_units not in get_args(NewWeights):
-        raise GrowthError(f"new_units: {new_units!r} is none of {', '.join(get_args(NewWeights))}")
+        raise GrowthError(f"new_units: {new_units!r} is not one of {', '.join(get_args(NewWeights))}")
     if not 0 <= number("spread", spread) < 1:
-        raise GrowthError(f"spread: {spread} is not in [0, 1)")
+        raise GrowthError(f"spread: {spread!r} is not in [0, 1)")
     where = f"{step.layer}: {step.operation}"
     whole = unwrapped(module)
     snapshot = Snapshot(whole)

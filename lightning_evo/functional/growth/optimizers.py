@@ -170,7 +170,7 @@ class _Plan:
 
 def _plan(optimizers: Sequence[Optimizer], growth: Growth, module: nn.Module | None, rate: float) -> _Plan:
     if not rate > 0:
-        raise GrowthError(f"rate: {rate} is not above 0")
+        raise GrowthError(f"rate: {rate!r} is not above 0")
     for optimizer in optimizers:
         if reason := why_not_growable(optimizer):
             raise GrowthError(reason)

@@ -58,7 +58,7 @@ class GrowthStep:
 
     def __post_init__(self) -> None:
         if self.operation not in get_args(Operation):
-            raise GrowthError(f"operation: {self.operation!r} is none of {', '.join(get_args(Operation))}")
+            raise GrowthError(f"operation: {self.operation!r} is not one of {', '.join(get_args(Operation))}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON."""
@@ -178,7 +178,7 @@ class StepRequest:
         """Raise an error for settings of other names."""
         strange = [name for name in self.settings if name not in names]
         if strange:
-            raise self.refuse(f"settings: {strange[0]!r} is none of {', '.join(names)}")
+            raise self.refuse(f"settings: {strange[0]!r} is not one of {', '.join(names)}")
 
     def number(self, name: str, default: int, least: int = 1) -> int:
         """Return a setting that is a whole number of at least ``least``."""
@@ -207,7 +207,7 @@ class StepRequest:
 def check_operation(operation: Any) -> Operation:
     """Return the operation; raise :class:`GrowthError` if it is unknown."""
     if operation not in get_args(Operation):
-        raise GrowthError(f"operation: {operation!r} is none of {', '.join(get_args(Operation))}")
+        raise GrowthError(f"operation: {operation!r} is not one of {', '.join(get_args(Operation))}")
     return cast(Operation, operation)
 
 

@@ -122,9 +122,9 @@ def inherit(
     (True, True)
     """
     if new_units not in get_args(NewUnits):
-        raise ValueError(f"new_units: {new_units!r} is neither 'zero' nor 'net2wider'")
+        raise ValueError(f"new_units: {new_units!r} is not 'zero' or 'net2wider'")
     if not 0 <= spread < 1:
-        raise ValueError(f"spread: {spread} is not in [0, 1)")
+        raise ValueError(f"spread: {spread!r} is not in [0, 1)")
     root = unwrapped(child)
     units = units_of(root, "child")
     if isinstance(parent, nn.Module):

@@ -144,7 +144,7 @@ class Layers(Gene):
         self.group_probability, self.depthwise_probability = group_probability, depthwise_probability
         for name, value in vars(self).items():
             if name.endswith("_probability") and not 0 <= value <= 1:
-                raise ValueError(f"{name} {value} is not a probability between 0 and 1")
+                raise ValueError(f"{name}: {value!r} is not a probability between 0 and 1")
         self.mutations = _weights("mutations", mutations, dict(zip(MUTATIONS, (1.0, 1.0, 0.5, 0.5, 3.0), strict=True)))
         self.crossovers = _weights("crossovers", crossovers, dict.fromkeys(CROSSOVERS, 1.0))
         self.pool_probabilities = {"MaxPool2d": max_pool_probability, "AvgPool2d": avg_pool_probability}
@@ -319,7 +319,7 @@ class Layers(Gene):
                 if whole and (not isinstance(choice, int) or isinstance(choice, bool) or choice < 1):
                     raise ValueError(f"{name}: {choice!r} is not an integer of at least 1")
                 if name == "rates" and not 0 < choice < 1:
-                    raise ValueError(f"rates: {choice} is not a share between 0 and 1")
+                    raise ValueError(f"rates: {choice!r} is not a share between 0 and 1")
                 try:
                     encode_layer(layer(choice))
                 except ValueError as error:

@@ -197,11 +197,11 @@ def _read_number(name: str, text: str, kind: type) -> int | float:
     try:
         value = kind(text)
     except ValueError:
-        raise ValueError(f"{name} {text!r} is not {'an integer' if kind is int else 'a number'}") from None
+        raise ValueError(f"{name}: {text!r} is not {'an integer' if kind is int else 'a number'}") from None
     if kind is int and value < 1:
-        raise ValueError(f"{name} {value} is not at least 1")
+        raise ValueError(f"{name}: {value!r} is not at least 1")
     if name == "rate" and not 0 <= value < 1:
-        raise ValueError(f"rate {value} is not in [0, 1)")
+        raise ValueError(f"rate: {value!r} is not in [0, 1)")
     if not math.isfinite(value):
-        raise ValueError(f"{name} {value} is not finite")
+        raise ValueError(f"{name}: {value!r} is not finite")
     return value

@@ -59,17 +59,16 @@ class Limits:
         for name, least in (("min_conv", 0), ("min_linear", 1), ("max_features", 1), ("max_back", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
-                raise ValueError(f"{name} {value} is not at least {least}")
+                raise ValueError(f"{name}: {value!r} is not at least {least}")
         for kind in ("conv", "linear"):
             low, high = getattr(self, f"min_{kind}"), getattr(self, f"max_{kind}")
             if high is not None and low > high:
-                raise ValueError(f"min_{kind} {low} is above max_{kind} {high}")
+                raise ValueError(f"min_{kind}: {low!r} is not at most max_{kind} {high}")
         # Flatten, and a GlobalAvgPool that `max_features` may ask for, need a place of their own.
         least = self.min_conv + self.min_linear + 2
         if self.max_layers is not None and self.max_layers < least:
             raise ValueError(
-                f"max_layers {self.max_layers} is below {least}: min_conv {self.min_conv} and min_linear "
-                f"{self.min_linear} layers, GlobalAvgPool and Flatten"
+                f"max_layers: {self.max_layers!r} is not at least {least}; min_conv {self.min_conv} and min_linear {self.min_linear} layers, GlobalAvgPool and Flatten"
             )
         for field in fields(self):
             choices = getattr(self, field.name)
@@ -93,7 +92,7 @@ def check_input(input_shape: Sequence[int], num_classes: int) -> tuple[int, int,
     """
     shape = list(input_shape) if isinstance(input_shape, Sequence) else [input_shape]
     if len(shape) != 3 or not all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in shape):
-        raise ValueError(f"input_shape {shape} is not [channels, height, width], each an integer of at least 1")
+        raise ValueError(f"input_shape: {shape!r} is not [channels, height, width], each an integer of at least 1")
     if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 2:
-        raise ValueError(f"num_classes {num_classes!r} is not an integer of at least 2")
+        raise ValueError(f"num_classes: {num_classes!r} is not an integer of at least 2")
     return shape[0], shape[1], shape[2]

@@ -88,7 +88,7 @@ class BayesianCurve(CurvePredictor):
             ("least_known", least_known, 2),
         ):
             if value < least:
-                raise ValueError(f"{name} {value!r} is not at least {least}")
+                raise ValueError(f"{name}: {value!r} is not at least {least}")
         self.bases, self.minimum_epochs, self.least_known, self.seed = bases, minimum_epochs, least_known, seed
         self._known: tuple[KnownCurve, ...] = ()
         self._fitted: Hashable = ()

@@ -161,7 +161,7 @@ class FinalFitness:
         ):
             raise ValueError("weights, means and stds must be finite, weights and stds not negative, a weight above 0")
         if not low <= high:
-            raise ValueError(f"low {low!r} is not at most high {high!r}")
+            raise ValueError(f"low: {low!r} is not at most high {high!r}")
         self.weights = self.weights / self.weights.sum()
         self.explained, self.low, self.high = bool(explained), float(low), float(high)
 
@@ -197,7 +197,7 @@ class FinalFitness:
             ValueError: If ``level`` is not between 0 and 1, both excluded.
         """
         if not 0 < level < 1:
-            raise ValueError(f"level {level!r} is not between 0 and 1 (both excluded)")
+            raise ValueError(f"level: {level!r} is not between 0 and 1 (both excluded)")
         return self.quantile((1 - level) / 2), self.quantile((1 + level) / 2)
 
     def quantile(self, probability: float) -> float:
@@ -207,7 +207,7 @@ class FinalFitness:
             ValueError: If ``probability`` is not between 0 and 1, both excluded.
         """
         if not 0 < probability < 1:
-            raise ValueError(f"probability {probability!r} is not between 0 and 1 (both excluded)")
+            raise ValueError(f"probability: {probability!r} is not between 0 and 1 (both excluded)")
         # A quantile of a mixture lies between the least and the greatest of its components' quantiles.
         each = self.means + float(ndtri(probability)) * self.stds
         left, right = float(each.min()), float(each.max())
@@ -312,7 +312,7 @@ class LastValue(CurvePredictor):
 
     def __init__(self, minimum_epochs: int = 2) -> None:
         if minimum_epochs < 2:
-            raise ValueError(f"minimum_epochs {minimum_epochs!r} is not at least 2: one value has no spread")
+            raise ValueError(f"minimum_epochs: {minimum_epochs!r} is not at least 2; one value has no spread")
         self.minimum_epochs = minimum_epochs
         self._known: Sequence[KnownCurve] = ()
 
@@ -365,7 +365,7 @@ def oriented(
     check_target(target)
     values = numpy.asarray(curve, dtype=numpy.float64)
     if len(values) > horizon:
-        raise ValueError(f"horizon {horizon!r} is not at least the {len(values)} epochs that the curve has already")
+        raise ValueError(f"horizon: {horizon!r} is not at least the {len(values)} epochs that the curve has already")
     finite = numpy.isfinite(values)
     if finite.sum() < predictor.minimum_epochs:
         raise ValueError(
@@ -393,12 +393,12 @@ def bounded(best: float | None, mode: Mode) -> tuple[float, float]:
 def check_mode(mode: str) -> str:
     """Return ``mode``; raise ``ValueError`` unless it is ``max`` or ``min``."""
     if mode not in ("max", "min"):
-        raise ValueError(f"mode {mode!r} is neither 'max' nor 'min'")
+        raise ValueError(f"mode: {mode!r} is not 'max' or 'min'")
     return mode
 
 
 def check_target(target: str) -> str:
     """Return ``target``; raise ``ValueError`` unless it is ``last`` or ``best``."""
     if target not in ("last", "best"):
-        raise ValueError(f"target {target!r} is neither 'last' nor 'best'")
+        raise ValueError(f"target: {target!r} is not 'last' or 'best'")
     return target

@@ -125,7 +125,7 @@ class ProbabilityOfImprovement(StoppingPolicy):
 
     def __init__(self, predictor: CurvePredictor | None = None, delta: float = 0.05, minimum_epochs: int = 3) -> None:
         if not 0 < delta < 1:
-            raise ValueError(f"delta {delta!r} is not between 0 and 1 (both excluded)")
+            raise ValueError(f"delta: {delta!r} is not between 0 and 1 (both excluded)")
         _check_epochs("minimum_epochs", minimum_epochs)
         self.predictor = BayesianCurve() if predictor is None else predictor
         self.delta, self.minimum_epochs = delta, minimum_epochs
@@ -222,7 +222,7 @@ class SuccessiveHalvingRule(StoppingPolicy):
 
     def __init__(self, reduction_factor: int = 3, grace_period: int = 1) -> None:
         if reduction_factor < 2:
-            raise ValueError(f"reduction_factor {reduction_factor!r} is not at least 2")
+            raise ValueError(f"reduction_factor: {reduction_factor!r} is not at least 2")
         _check_epochs("grace_period", grace_period)
         self.reduction_factor, self.grace_period = reduction_factor, grace_period
 
@@ -255,7 +255,7 @@ class Hyperband(StoppingPolicy):
 
     def __init__(self, reduction_factor: int = 3, grace_period: int = 1, brackets: int | None = None) -> None:
         if reduction_factor < 2:
-            raise ValueError(f"reduction_factor {reduction_factor!r} is not at least 2")
+            raise ValueError(f"reduction_factor: {reduction_factor!r} is not at least 2")
         _check_epochs("grace_period", grace_period)
         if brackets is not None:
             _check_epochs("brackets", brackets)
@@ -297,7 +297,7 @@ class Patience(StoppingPolicy):
     def __init__(self, patience: int = 10, min_delta: float = 0.0) -> None:
         _check_epochs("patience", patience)
         if not min_delta >= 0:
-            raise ValueError(f"min_delta {min_delta!r} is not at least 0")
+            raise ValueError(f"min_delta: {min_delta!r} is not at least 0")
         self.patience, self.min_delta = patience, min_delta
 
     def decide(self, context: CurveContext) -> Verdict:
@@ -350,7 +350,7 @@ def probability_not_dominated(
     if any(not weight for weight in weights):
         raise ValueError(f"weights {tuple(weights)!r} contain a 0: positive maximises, negative minimises")
     if samples < 1:
-        raise ValueError(f"samples {samples!r} is not at least 1")
+        raise ValueError(f"samples: {samples!r} is not at least 1")
     if any(not isinstance(each, FinalFitness) and math.isnan(each) for each in predictions):
         raise ValueError(f"predictions {tuple(predictions)!r} contain NaN")
     if not front:
@@ -424,4 +424,4 @@ def _sign(mode: Mode) -> float:
 
 def _check_epochs(name: str, value: int) -> None:
     if not value >= 1:
-        raise ValueError(f"{name} {value!r} is not at least 1")
+        raise ValueError(f"{name}: {value!r} is not at least 1")

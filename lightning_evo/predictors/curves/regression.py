@@ -68,16 +68,16 @@ class RegressionCurve(CurvePredictor):
     ) -> None:
         if least_known < 2 * _FOLDS:
             raise ValueError(
-                f"least_known {least_known!r} is not at least {2 * _FOLDS}: two for each of {_FOLDS} folds"
+                f"least_known: {least_known!r} is not at least {2 * _FOLDS}; two for each of {_FOLDS} folds"
             )
         if minimum_epochs < 3:
             raise ValueError(
-                f"minimum_epochs {minimum_epochs!r} is not at least 3: second differences need three values"
+                f"minimum_epochs: {minimum_epochs!r} is not at least 3; second differences need three values"
             )
         if not 0 < nu <= 1:
-            raise ValueError(f"nu {nu!r} is not above 0 and at most 1")
+            raise ValueError(f"nu: {nu!r} is not above 0 and at most 1")
         if not regularization > 0:
-            raise ValueError(f"regularization {regularization!r} is not above 0")
+            raise ValueError(f"regularization: {regularization!r} is not above 0")
         self.least_known, self.minimum_epochs, self.nu, self.regularization = (
             least_known,
             minimum_epochs,

@@ -35,7 +35,7 @@ class EnsemblePredictor(Predictor):
 
     def __init__(self, members: list[Predictor] | None = None) -> None:
         if members is not None and not members:
-            raise ValueError("members is empty: give at least one predictor, or leave it out")
+            raise ValueError("members: [] is not a list of at least one predictor; leave it out for the default")
         self.members = members
         self.proxies = tuple(dict.fromkeys(proxy for member in members or () for proxy in member.proxies))
         self.min_results = max((member.min_results for member in members or ()), default=20)

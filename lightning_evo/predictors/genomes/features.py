@@ -138,10 +138,10 @@ def check_proxies(names: Sequence[str]) -> tuple[str, ...]:
         ValueError: If one isn't a proxy.
     """
     if isinstance(names, str):
-        raise ValueError(f"proxies {names!r} is not a list of names among {', '.join(PROXIES)}")
+        raise ValueError(f"proxies: {names!r} is not a list of names among {', '.join(PROXIES)}")
     for name in names:
         if name not in PROXIES:
-            raise ValueError(f"proxies: {name!r} is none of {', '.join(PROXIES)}")
+            raise ValueError(f"proxies: {name!r} is not one of {', '.join(PROXIES)}")
     return tuple(dict.fromkeys(names))
 
 

@@ -63,7 +63,7 @@ class ForestPredictor(Predictor):
         check_at_least("min_results", min_results, 2)
         check_at_least("max_results", max_results, min_results)
         if not 0 < max_features <= 1:
-            raise ValueError(f"max_features {max_features!r} is not a share above 0 and at most 1")
+            raise ValueError(f"max_features: {max_features!r} is not a share above 0 and at most 1")
         self.trees, self.max_features, self.proxies = trees, max_features, check_proxies(proxies)
         self.max_results, self.min_results, self.features = max_results, min_results, features
 

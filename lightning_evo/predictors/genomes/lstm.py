@@ -87,9 +87,9 @@ class LSTMPredictor(Predictor):
         ):
             check_at_least(name, number, least)
         if not 0 <= dropout < 1:
-            raise ValueError(f"dropout {dropout!r} is not a share of at least 0 and below 1")
+            raise ValueError(f"dropout: {dropout!r} is not a share of at least 0 and below 1")
         if not lr > 0:
-            raise ValueError(f"lr {lr!r} is not above 0")
+            raise ValueError(f"lr: {lr!r} is not above 0")
         self.hidden, self.layers, self.dropout, self.lr = hidden, layers, dropout, lr
         self.batch_size, self.nets, self.max_steps, self.patience = batch_size, nets, max_steps, patience
         self.flat = flat

@@ -141,7 +141,7 @@ def check_picture(
         raise ValueError(f"dpi: {dpi:g} is not between 20 and 2400")
     top, against = (given or {}).get("top"), (given or {}).get("against")
     if top is not None and top < 1:
-        raise ValueError(f"top: {top} is not at least 1")
+        raise ValueError(f"top: {top!r} is not at least 1")
     if against is not None and against not in get_args(Against):
         raise ValueError(f"against: {against!r} is not one of {', '.join(get_args(Against))}")
     if to is not None:

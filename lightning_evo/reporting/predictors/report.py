@@ -149,7 +149,7 @@ def predictor_report(
     makers = {name: _maker(name, results) for name in names}
     models, held_out = _split(len(results.genomes), at, {name: make(0).min_results for name, make in makers.items()})
     if repeats < 1:
-        raise ValueError(f"repeats: {repeats} is not at least 1")
+        raise ValueError(f"repeats: {repeats!r} is not at least 1")
     return PredictorReport(
         results=results,
         models=models,
@@ -256,7 +256,7 @@ def _imported(path: str) -> type[Predictor]:
         raise ValueError(f"predictor {path}: can't be imported ({error})") from None
     if not (inspect.isclass(found) and issubclass(found, Predictor)):
         names = ", ".join([SIZE, *sorted(SHORT_NAMES)])
-        raise ValueError(f"predictor {path!r} is neither one of {names} nor the import path of a Predictor")
+        raise ValueError(f"predictor: {path!r} is not one of {names} or the import path of a Predictor")
     return found
 
 

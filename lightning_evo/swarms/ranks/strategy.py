@@ -115,7 +115,7 @@ class SwarmStrategy(ProcessStrategy):
             ("initialization", initialization, ("own", "same")),
         ):
             if given not in accepted:
-                raise SwarmError(f"SwarmStrategy: {name} {given!r} is neither {accepted[0]!r} nor {accepted[1]!r}")
+                raise SwarmError(f"{name}: {given!r} is not {accepted[0]!r} or {accepted[1]!r}")
         super().__init__(
             accelerator=accelerator,
             parallel_devices=parallel_devices,

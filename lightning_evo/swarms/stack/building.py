@@ -54,12 +54,10 @@ def build_particles(
                 f"vary ({', '.join(vary)}) needs particles that are built: give a class or a function instead"
             )
         if size is not None and size != len(particles):
-            raise SwarmError(f"size {size} is not the number of particles given, {len(particles)}; leave size out")
+            raise SwarmError(f"size: {size!r} is not the number of particles given, {len(particles)}; leave size out")
         return list(particles)
     if not callable(particles):
-        raise SwarmError(
-            f"particles: {type(particles).__name__} is neither a sequence of modules nor a class or function"
-        )
+        raise SwarmError(f"particles: {type(particles).__name__!r} is not a sequence of modules or a class or function")
     number = _number(size, vary)
     built = []
     for index in range(number):
@@ -71,7 +69,7 @@ def build_particles(
                 unknown = [name for name in arguments if name in str(error)]
                 if "unexpected keyword argument" not in str(error) or not unknown:
                     raise
-                raise SwarmError(f"vary: {unknown[0]} is not an argument of {_name(particles)} ({error})") from error
+                raise SwarmError(f"vary: {unknown[0]!r} is not an argument of {_name(particles)} ({error})") from error
         _own_hyperparameters(particle, arguments)
         built.append(particle)
     return built
@@ -86,7 +84,7 @@ def _number(size: int | None, vary: Mapping[str, Sequence[Any]]) -> int:
         raise SwarmError("size is missing: set the number of particles to build")
     number = size if size is not None else next(iter(lengths.values()))
     if number < 2:
-        raise SwarmError(f"size {number} is below 2: a swarm needs at least two particles")
+        raise SwarmError(f"size: {number!r} is not at least 2; a swarm needs at least two particles")
     for name, length in lengths.items():
         if length != number:
             raise SwarmError(f"vary.{name} has {length} values for {number} particles; give one for each")

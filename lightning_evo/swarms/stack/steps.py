@@ -344,7 +344,7 @@ class LoweringChoice:
 
     def __init__(self, asked: str) -> None:
         if asked not in ("auto", "stack", "loop"):
-            raise SwarmError(f"lowering {asked!r} is not one of auto, stack, loop")
+            raise SwarmError(f"lowering: {asked!r} is not one of auto, stack, loop")
         self.asked = asked
         self.chosen: Way | None = None if asked == "auto" else "stack" if asked == "stack" else "loop"
         self.reason = "not chosen before the first training batch" if asked == "auto" else "asked for"

@@ -474,7 +474,10 @@ def test_what_needs_more_than_weights_is_refused_to_candidates_that_meet(options
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"method": "genetic"}, "method: 'genetic' is none of 'apso', 'pso', 'papa', 'papa_all', 'papa_pairs', None"),
+        (
+            {"method": "genetic"},
+            "method: 'genetic' is not one of 'apso', 'pso', 'papa', 'papa_all', 'papa_pairs', None",
+        ),
         ({"method": None}, "set one of them"),
         ({"alpha": 0.0}, "alpha: 0.0 is not above 0 and below 1"),
         ({"alpha": 1.0}, "alpha: 1.0 is not above 0 and below 1"),
@@ -486,11 +489,11 @@ def test_what_needs_more_than_weights_is_refused_to_candidates_that_meet(options
         ({"every_n_steps": 2, "every_n_epochs": 1}, "are both set; set one"),
         ({"every_n_steps": 0}, "every_n_steps: 0 is not at least 1"),
         ({"every_n_epochs": -1}, "every_n_epochs: -1 is not at least 1"),
-        ({"soup": "tomato"}, "soup: 'tomato' is none of"),
-        ({"keep": "sometimes"}, "keep: 'sometimes' is none of"),
-        ({"optimizer_state": "lost"}, "optimizer_state: 'lost' is none of"),
-        ({"batchnorm": "frozen"}, "batchnorm: 'frozen' is none of"),
-        ({"mode": "mean"}, "mode: 'mean' is none of 'min', 'max'"),
+        ({"soup": "tomato"}, "soup: 'tomato' is not one of"),
+        ({"keep": "sometimes"}, "keep: 'sometimes' is not one of"),
+        ({"optimizer_state": "lost"}, "optimizer_state: 'lost' is not one of"),
+        ({"batchnorm": "frozen"}, "batchnorm: 'frozen' is not one of"),
+        ({"mode": "mean"}, "mode: 'mean' is not one of 'min', 'max'"),
         ({"method": "pso", "inertia": 1.0}, r"inertia: 1.0 is not in \[0, 1\)"),
         ({"method": "pso", "social": -0.5}, "social: -0.5 is not at least 0"),
         ({"method": "pso", "optimizer_state": "averaged"}, "optimizer_state: averaged has no meaning for pso"),

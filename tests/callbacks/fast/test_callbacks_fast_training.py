@@ -83,11 +83,11 @@ def test_a_shipped_model_learns_on_a_shipped_set():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"fused": "yes"}, "fused: 'yes' is none of auto, true, false"),
-        ({"compile": 1.5}, "compile: 1.5 is none of auto, true, false"),
-        ({"precision": "bf16"}, "precision: 'bf16' is none of auto, 32-true"),
+        ({"fused": "yes"}, "fused: 'yes' is not one of auto, true, false"),
+        ({"compile": 1.5}, "compile: 1.5 is not one of auto, true, false"),
+        ({"precision": "bf16"}, "precision: 'bf16' is not one of auto, 32-true"),
         ({"memory_share": 0}, "memory_share: 0 is not above 0"),
-        ({"num_workers": -1}, "num_workers: -1 is below 0"),
+        ({"num_workers": -1}, "num_workers: -1 is not at least 0"),
     ],
 )
 def test_bad_settings_are_refused(arguments, message):

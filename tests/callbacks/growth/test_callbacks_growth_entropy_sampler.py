@@ -268,11 +268,11 @@ def test_a_compiled_network_is_sampled_and_not_compiled_again(inner):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"entropy": "other"}, "entropy 'other' is neither 'covariance' nor 'histogram'"),
-        ({"batches": 0}, "batches 0 is not at least 1"),
-        ({"max_samples": 1}, "max_samples 1 is not at least 2"),
-        ({"max_channels": 1}, "max_channels 1 is not at least 2"),
-        ({"bins": 1}, "bins 1 is not at least 2"),
+        ({"entropy": "other"}, "entropy: 'other' is not 'covariance' or 'histogram'"),
+        ({"batches": 0}, "batches: 0 is not at least 1"),
+        ({"max_samples": 1}, "max_samples: 1 is not at least 2"),
+        ({"max_channels": 1}, "max_channels: 1 is not at least 2"),
+        ({"bins": 1}, "bins: 1 is not at least 2"),
     ],
 )
 def test_arguments_out_of_range_are_refused(arguments, message):

@@ -197,7 +197,7 @@ def test_another_way_to_build_the_module_than_lightnings_is_run_only_if_it_is_tr
     [
         ({"version": 2}, "the recipe has version 2"),
         ({"steps": [{"operation": "widen"}]}, "its recipe is damaged: 'layer'"),
-        ({"steps": [{"operation": "fly", "layer": "body.0"}]}, "'fly' is none of"),
+        ({"steps": [{"operation": "fly", "layer": "body.0"}]}, "'fly' is not one of"),
         (
             {"steps": [{"operation": "residual", "layer": "head"}]},
             "its growth can't be repeated in Net: layer: .*'head'",

@@ -416,7 +416,7 @@ def test_initial_steps_are_taken_before_optimizers_are_made(tmp_path):
     [
         ({"operation": "widen", "place": 2.0}, r"initial\[1\]: place: 2.0 is not from 0 to 1"),
         ({"operation": "widen", "layer": "body.10"}, r"initial\[1\]: body.10: widen: its channels are outputs"),
-        ({"operation": "wide", "place": 0.5}, r"initial\[1\]: operation: 'wide' is none of"),
+        ({"operation": "wide", "place": 0.5}, r"initial\[1\]: operation: 'wide' is not one of"),
         ({"place": 0.5}, r"initial\[1\]: a step needs an operation"),
         ({"operation": "widen", "layer": "body.99"}, r"initial\[1\]: layer: there is no 'body.99'"),
     ],
@@ -605,7 +605,10 @@ def test_a_parent_whose_growth_is_not_the_child_s_is_left_alone(why, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"operations": ["wide"]}, "operations: 'wide' is none of insert, widen, residual, prune, kernel, activation"),
+        (
+            {"operations": ["wide"]},
+            "operations: 'wide' is not one of insert, widen, residual, prune, kernel, activation",
+        ),
         ({"operations": []}, r"operations: \[\] is not a list of one operation or more"),
         ({"operations": "widen"}, "operations: 'widen' is not a list"),
         ({"layers": "body.0"}, "layers: 'body.0' is not a list of one layer's name or more"),
@@ -615,9 +618,9 @@ def test_a_parent_whose_growth_is_not_the_child_s_is_left_alone(why, tmp_path):
         ({"min_epochs_between": 0}, "min_epochs_between: 0 is not an integer of at least 1"),
         ({"layers_per_step": 1.5}, "layers_per_step: 1.5 is not an integer of at least 1"),
         ({"entropy_batches": 0}, "entropy_batches: 0 is not an integer of at least 1"),
-        ({"new_units": "random"}, "new_units: 'random' is none of zero, net2wider, gradmax"),
-        ({"mode": "up"}, "mode: 'up' is none of max, min"),
-        ({"entropy": "shannon"}, "entropy: 'shannon' is none of covariance, histogram"),
+        ({"new_units": "random"}, "new_units: 'random' is not one of zero, net2wider, gradmax"),
+        ({"mode": "up"}, "mode: 'up' is not one of max, min"),
+        ({"entropy": "shannon"}, "entropy: 'shannon' is not one of covariance, histogram"),
         ({"spread": 1.0}, r"spread: 1.0 is not in \[0, 1\)"),
         ({"max_parameters": 0}, "max_parameters: 0 is not an integer of at least 1"),
     ],

@@ -413,8 +413,8 @@ def test_behind_a_networks_output_no_block_is_put():
     ("operation", "layer", "requests", "message"),
     [
         ("insert", "0", {"kernel": 4}, "kernel: 4 is not odd"),
-        ("insert", "0", {"norm": "layer"}, "norm: 'layer' is neither 'batch' nor 'none'"),
-        ("insert", "0", {"hidden": 4}, "settings: 'hidden' is none of kernel, norm"),
+        ("insert", "0", {"norm": "layer"}, "norm: 'layer' is not 'batch' or 'none'"),
+        ("insert", "0", {"hidden": 4}, "settings: 'hidden' is not one of kernel, norm"),
         ("insert", "7", {"hidden": 2}, "hidden: 2 is not an integer of at least 5"),
         ("insert", "7", {"width": "half"}, "width: 'half' is not 'same'"),
         ("residual", "0", {"hidden": 0}, "hidden: 0 is not an integer of at least 1"),
@@ -488,10 +488,10 @@ def test_a_zero_residual_learns_from_the_second_batch_on(dimensions):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"channels": 0}, "channels 0 is not at least 1"),
-        ({"channels": 4, "hidden": 0}, "hidden 0 is not at least 1"),
-        ({"channels": 4, "dimensions": 4}, "dimensions 4 is none of 0, 1, 2, 3"),
-        ({"channels": 4, "kernel": 2}, "kernel 2 is not odd"),
+        ({"channels": 0}, "channels: 0 is not at least 1"),
+        ({"channels": 4, "hidden": 0}, "hidden: 0 is not at least 1"),
+        ({"channels": 4, "dimensions": 4}, "dimensions: 4 is not one of 0, 1, 2, 3"),
+        ({"channels": 4, "kernel": 2}, "kernel: 2 is not odd"),
     ],
 )
 def test_a_zero_residual_says_what_is_wrong(arguments, message):

@@ -73,7 +73,7 @@ def with_first(change: Callable[[nn.Module], Any]) -> nn.Module:
         (mlp, "widen", "7", r"layer: there is no '7'$"),
         (lambda: nn.ModuleDict({"body": mlp()}), "widen", "bodi.0", r"there is no 'bodi\.0'; did you mean body\.0 or "),
         (mlp, "widen", 0, r"layer: 0 is not a name; names are strings"),
-        (mlp, "grow", "0", r"operation: 'grow' is none of insert, widen, residual, prune, kernel, activation"),
+        (mlp, "grow", "0", r"operation: 'grow' is not one of insert, widen, residual, prune, kernel, activation"),
         (mlp, "widen", "1", r"1: widen isn't for a layer of type ReLU"),
         (mlp, "kernel", "0", r"0: kernel isn't for a layer of type Linear"),
         (mlp, "activation", "4", r"4: no activation stands behind it"),
@@ -103,24 +103,24 @@ def test_what_cannot_grow_is_refused_by_name_and_reason(make, operation, layer, 
 @pytest.mark.parametrize(
     ("operation", "requests", "reason"),
     [
-        ("widen", {"settings": {"width": 8}}, r"0: width 8 is not an integer above its present 8"),
-        ("widen", {"settings": {"width": 12.0}}, r"0: width 12\.0 is not an integer above"),
-        ("widen", {"settings": {"widht": 12}}, r"0: widen: settings: 'widht' is none of width"),
+        ("widen", {"settings": {"width": 8}}, r"0: width: 8 is not an integer above its present 8"),
+        ("widen", {"settings": {"width": 12.0}}, r"0: width: 12\.0 is not an integer above"),
+        ("widen", {"settings": {"widht": 12}}, r"0: widen: settings: 'widht' is not one of width"),
         ("widen", {"ratio": 1.0}, r"0: widen by a ratio of 1\.0, which is not above 1"),
         ("widen", {"ratio": float("inf")}, r"0: ratio: inf is not a number"),
         ("widen", {"ratio": "2"}, r"0: ratio: '2' is not a number"),
         ("widen", {"max_added": 24}, r"0: widening it by 1, the least possible, adds 75 parameters, and at most 24 are"),
         ("widen", {"settings": {"width": 9}, "max_added": 74}, r"0: 9 channels would add 75 parameters, and at most 74"),
         ("prune", {"ratio": 1}, r"0: prune to a share of 1, which is not between 0 and 1"),
-        ("prune", {"settings": {"kept": [0, 0]}}, r"0: kept \[0, 0\] are not some, and not all, of 0 to 7 in ascending"),
-        ("prune", {"settings": {"kept": [8]}}, r"0: kept \[8\] are not some, and not all, of 0 to 7"),
+        ("prune", {"settings": {"kept": [0, 0]}}, r"0: kept: \[0, 0\] are not some, and not all, of 0 to 7 in ascending"),
+        ("prune", {"settings": {"kept": [8]}}, r"0: kept: \[8\] are not some, and not all, of 0 to 7"),
         ("prune", {"settings": {"width": "half"}}, r"0: width: 'half' is not a number"),
         ("kernel", {"settings": {"kernel": 3}}, r"0: its kernel is 3x3 already"),
         ("kernel", {"settings": {"kernel": 4}}, r"0: a kernel of 4x4 has no common centre with the present 3x3"),
-        ("kernel", {"settings": {"kernel": "5"}}, r"0: kernel '5' is neither a size nor 2 of them"),
-        ("kernel", {"settings": {"size": 5}}, r"0: kernel: settings: 'size' is none of kernel"),
+        ("kernel", {"settings": {"kernel": "5"}}, r"0: kernel: '5' is not a size or 2 of them"),
+        ("kernel", {"settings": {"size": 5}}, r"0: kernel: settings: 'size' is not one of kernel"),
         ("kernel", {"max_added": 255}, r"0: a kernel of 5x5 adds 256 parameters, and at most 255 are allowed"),
-        ("activation", {"settings": {"activation": "Mish"}}, r"2: activation 'Mish' is none of ReLU, LeakyReLU, PReLU"),
+        ("activation", {"settings": {"activation": "Mish"}}, r"2: activation: 'Mish' is not one of ReLU, LeakyReLU, PReLU"),
         ("activation", {"settings": {"activation": "ReLU"}}, r"2: it is ReLU already"),
     ],
 )  # fmt: skip
@@ -152,7 +152,7 @@ def test_groups_and_normalisations_admit_only_multiples(net, layer, multiple):
         step = GrowthStep("widen", layer, {"width": width + more})
         if more % multiple:
             with pytest.raises(
-                GrowthError, match=f"{layer}: width {width + more} is not {width} and a multiple of {multiple}"
+                GrowthError, match=f"{layer}: width: {width + more} is not {width} and a multiple of {multiple}"
             ):
                 added_by(net, step)
         else:
@@ -170,7 +170,7 @@ def test_groups_and_normalisations_admit_only_multiples(net, layer, multiple):
         ({"operation": "widen", "layer": "0", "size": 3}, "may have a ratio and settings; got .*'size': 3"),
         ({"operation": "widen", "place": 1.5}, r"place: 1\.5 is not from 0 to 1"),
         ({"operation": "widen", "place": "last"}, "place: 'last' is not a number"),
-        ({"operation": "grow", "place": 0.5}, "operation: 'grow' is none of insert"),
+        ({"operation": "grow", "place": 0.5}, "operation: 'grow' is not one of insert"),
         ({"operation": "kernel", "place": 0.5}, "kernel: no layer offers it"),
         ({"operation": "widen", "place": 0.5, "settings": [12]}, r"settings: \[12\] is not a mapping"),
         ({"operation": "widen", "place": 0.5, "ratio": "big"}, "2: ratio: 'big' is not a number"),
@@ -231,7 +231,7 @@ def test_a_forward_that_raises_on_the_grown_network_leaves_it_as_it_was(operatio
 @pytest.mark.parametrize(
     ("arguments", "error", "reason"),
     [
-        ({"new_units": "ones"}, GrowthError, "new_units: 'ones' is none of zero, net2wider, gradmax"),
+        ({"new_units": "ones"}, GrowthError, "new_units: 'ones' is not one of zero, net2wider, gradmax"),
         ({"spread": 1.0}, GrowthError, r"spread: 1\.0 is not in \[0, 1\)"),
         ({"spread": "a"}, GrowthError, "spread: 'a' is not a number"),
         ({"new_units": "gradmax"}, GrowthError, "0: new_units: gradmax needs a loss"),

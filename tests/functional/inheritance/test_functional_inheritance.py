@@ -438,7 +438,7 @@ def test_weights_keep_the_childs_precision():
 
 
 def test_bad_arguments_are_named():
-    with pytest.raises(ValueError, match="new_units: 'copy' is neither 'zero' nor 'net2wider'"):
+    with pytest.raises(ValueError, match="new_units: 'copy' is not 'zero' or 'net2wider'"):
         inherit(mlp(3, 4, 2), mlp(3, 4, 2), new_units="copy")
     with pytest.raises(ValueError, match=r"spread: -1 is not in \[0, 1\)"):
         inherit(mlp(3, 4, 2), mlp(3, 4, 2), spread=-1)

@@ -48,8 +48,8 @@ def test_empty_lines_and_remarks_are_no_layers():
         ("Conv2d", "Conv2d needs its channels, at least 1, as in 'Conv2d 16'"),
         ("Conv2d ()", "needs its channels"),
         ("Linear 0", "Linear needs its width"),
-        ("Conv2d 16 kernel=x", "kernel 'x' is not an integer"),
-        ("Conv2d 16 kernel=0", "kernel 0 is not at least 1"),
+        ("Conv2d 16 kernel=x", "kernel: 'x' is not an integer"),
+        ("Conv2d 16 kernel=0", "kernel: 0 is not at least 1"),
         (
             "Conv2d 16 size=3",
             "'size=3' is not an argument of Conv2d, which accepts kernel=..., stride=..., groups=..., depthwise",
@@ -59,7 +59,7 @@ def test_empty_lines_and_remarks_are_no_layers():
         ("ReLU slope=0.1", "'slope=0.1' is not an argument of ReLU, which accepts none"),
         ("Dropout rate=1", "not in"),
         ("LeakyReLU slope=nan", "not finite"),
-        ("LeakyReLU slope=a", "slope 'a' is not a number"),
+        ("LeakyReLU slope=a", "slope: 'a' is not a number"),
         ("-", "a layer is its kind"),
     ],
 )

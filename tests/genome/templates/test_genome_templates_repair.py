@@ -211,12 +211,12 @@ def test_kinds_that_are_not_allowed_are_dropped():
 @pytest.mark.parametrize(
     ("shape", "classes", "message"),
     [
-        ([1, 0, 8], 10, r"input_shape \[1, 0, 8\] is not \[channels, height, width\]"),
+        ([1, 0, 8], 10, r"input_shape: \[1, 0, 8\] is not \[channels, height, width\]"),
         ([8, 8], 10, "input_shape"),
         ([1, 8.0, 8], 10, "input_shape"),
-        (8, 10, r"input_shape \[8\]"),
-        ([1, 8, 8], 1, "num_classes 1 is not an integer of at least 2"),
-        ([1, 8, 8], True, "num_classes True"),
+        (8, 10, r"input_shape: \[8\]"),
+        ([1, 8, 8], 1, "num_classes: 1 is not an integer of at least 2"),
+        ([1, 8, 8], True, "num_classes: True"),
     ],
 )
 def test_what_no_repair_can_save_is_one_clear_error(shape, classes, message):
@@ -227,12 +227,12 @@ def test_what_no_repair_can_save_is_one_clear_error(shape, classes, message):
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
-        ({"min_conv": 3, "max_conv": 2}, "min_conv 3 is above max_conv 2"),
-        ({"min_linear": 3, "max_linear": 2}, "min_linear 3 is above max_linear 2"),
-        ({"min_linear": 0}, "min_linear 0 is not at least 1"),
-        ({"min_conv": -1}, "min_conv -1 is not at least 0"),
-        ({"min_conv": 2, "max_layers": 4}, "max_layers 4 is below 5"),
-        ({"max_features": 0}, "max_features 0"),
+        ({"min_conv": 3, "max_conv": 2}, "min_conv: 3 is not at most max_conv 2"),
+        ({"min_linear": 3, "max_linear": 2}, "min_linear: 3 is not at most max_linear 2"),
+        ({"min_linear": 0}, "min_linear: 0 is not at least 1"),
+        ({"min_conv": -1}, "min_conv: -1 is not at least 0"),
+        ({"min_conv": 2, "max_layers": 4}, "max_layers: 4 is not at least 5"),
+        ({"max_features": 0}, "max_features: 0"),
         ({"channels": ()}, "channels"),
         ({"kernels": (3, 1)}, "ascending"),
         ({"widths": (8, 8)}, "ascending"),

@@ -114,11 +114,11 @@ def test_what_it_cannot_use_is_refused(make):
     predictor = make()
     with pytest.raises(ValueError, match="finite values"):
         predictor.predict([0.5, math.nan, math.inf], 10)
-    with pytest.raises(ValueError, match="horizon 2"):
+    with pytest.raises(ValueError, match="horizon: 2"):
         predictor.predict([0.1, 0.2, 0.3], 2)
-    with pytest.raises(ValueError, match="mode 'up'"):
+    with pytest.raises(ValueError, match="mode: 'up'"):
         predictor.predict([0.1, 0.2, 0.3], 10, mode="up")
-    with pytest.raises(ValueError, match="target 'first'"):
+    with pytest.raises(ValueError, match="target: 'first'"):
         predictor.predict([0.1, 0.2, 0.3], 10, target="first")
 
 

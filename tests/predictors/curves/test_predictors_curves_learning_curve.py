@@ -255,13 +255,13 @@ def test_a_regression_reads_curves_with_missing_epochs():
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: BayesianCurve(bases=1), "bases 1"),
-        (lambda: BayesianCurve(minimum_epochs=1), "minimum_epochs 1"),
-        (lambda: BayesianCurve(least_known=1), "least_known 1"),
-        (lambda: LastValue(minimum_epochs=1), "minimum_epochs 1"),
-        (lambda: RegressionCurve(least_known=5), "least_known 5"),
-        (lambda: RegressionCurve(nu=0.0), "nu 0.0"),
-        (lambda: RegressionCurve(regularization=0.0), "regularization 0.0"),
+        (lambda: BayesianCurve(bases=1), "bases: 1"),
+        (lambda: BayesianCurve(minimum_epochs=1), "minimum_epochs: 1"),
+        (lambda: BayesianCurve(least_known=1), "least_known: 1"),
+        (lambda: LastValue(minimum_epochs=1), "minimum_epochs: 1"),
+        (lambda: RegressionCurve(least_known=5), "least_known: 5"),
+        (lambda: RegressionCurve(nu=0.0), "nu: 0.0"),
+        (lambda: RegressionCurve(regularization=0.0), "regularization: 0.0"),
     ],
 )
 def test_an_argument_out_of_range_is_refused_by_name(make, said):

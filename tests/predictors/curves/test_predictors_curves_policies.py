@@ -171,15 +171,15 @@ def test_patience_counts_epochs_since_the_best():
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: ProbabilityOfImprovement(delta=0.0), r"delta 0\.0 is not between 0 and 1"),
-        (lambda: ProbabilityOfImprovement(delta=1), "delta 1 is not between 0 and 1"),
-        (lambda: ProbabilityOfImprovement(minimum_epochs=0), "minimum_epochs 0"),
-        (lambda: MedianRule(minimum_curves=0), "minimum_curves 0"),
-        (lambda: SuccessiveHalvingRule(reduction_factor=1), "reduction_factor 1"),
-        (lambda: SuccessiveHalvingRule(grace_period=0), "grace_period 0"),
-        (lambda: Hyperband(brackets=0), "brackets 0"),
-        (lambda: Patience(0), "patience 0"),
-        (lambda: Patience(min_delta=-1.0), r"min_delta -1\.0"),
+        (lambda: ProbabilityOfImprovement(delta=0.0), r"delta: 0\.0 is not between 0 and 1"),
+        (lambda: ProbabilityOfImprovement(delta=1), "delta: 1 is not between 0 and 1"),
+        (lambda: ProbabilityOfImprovement(minimum_epochs=0), "minimum_epochs: 0"),
+        (lambda: MedianRule(minimum_curves=0), "minimum_curves: 0"),
+        (lambda: SuccessiveHalvingRule(reduction_factor=1), "reduction_factor: 1"),
+        (lambda: SuccessiveHalvingRule(grace_period=0), "grace_period: 0"),
+        (lambda: Hyperband(brackets=0), "brackets: 0"),
+        (lambda: Patience(0), "patience: 0"),
+        (lambda: Patience(min_delta=-1.0), r"min_delta: -1\.0"),
     ],
 )
 def test_an_argument_out_of_range_is_refused_by_name(make, said):
@@ -253,5 +253,5 @@ def test_objectives_that_do_not_fit_are_refused(arguments, said):
 
 
 def test_a_number_of_samples_below_one_is_refused():
-    with pytest.raises(ValueError, match="samples 0"):
+    with pytest.raises(ValueError, match="samples: 0"):
         probability_not_dominated([0.5], [(0.4,)], (1,), samples=0)

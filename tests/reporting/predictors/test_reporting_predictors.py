@@ -216,10 +216,10 @@ def test_a_predictor_of_ones_own_is_named_by_its_import_path(tmp_path, monkeypat
         (
             60,
             {"predictors": ["forrest"]},
-            "predictor 'forrest' is neither one of size, ensemble, forest, gaussian_process, lstm",
+            "predictor: 'forrest' is not one of size, ensemble, forest, gaussian_process, lstm",
         ),
         (60, {"predictors": ["no.such.Thing"]}, r"predictor no\.such\.Thing: can't be imported"),
-        (60, {"predictors": ["json.loads"]}, "predictor 'json.loads' is neither one of"),
+        (60, {"predictors": ["json.loads"]}, "predictor: 'json.loads' is not one of"),
         (60, {"predictors": [f"{__name__}.Demanding"]}, "Demanding: .*missing 1 required positional argument: 'wish'"),
         (60, {"predictors": ["lstm"]}, "predictor lstm: LSTMPredictor reads a gene that is a sequence"),
         (60, {"predictors": ["zero_cost"]}, "predictor zero_cost: .*synflow.*nothing measures them here"),

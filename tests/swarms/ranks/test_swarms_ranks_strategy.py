@@ -282,8 +282,8 @@ def test_one_particle_is_refused_before_any_process_is_connected(tmp_path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: SwarmStrategy(data="shard"), "data 'shard' is neither 'same' nor 'own'"),
-        (lambda: SwarmStrategy(initialization="zero"), "initialization 'zero' is neither 'own' nor 'same'"),
+        (lambda: SwarmStrategy(data="shard"), "data: 'shard' is not 'same' or 'own'"),
+        (lambda: SwarmStrategy(initialization="zero"), "initialization: 'zero' is not 'own' or 'same'"),
     ],
 )
 def test_bad_settings_are_refused(make: Callable[[], object], message):

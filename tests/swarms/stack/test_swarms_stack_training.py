@@ -365,18 +365,18 @@ def test_particles_are_built_from_a_class_and_what_varies():
     [
         (lambda: ParticleStack([Net()]), "at least two particles, one was given"),
         (lambda: ParticleStack([]), "none was given"),
-        (lambda: ParticleStack(Net, size=1), "size 1 is below 2"),
+        (lambda: ParticleStack(Net, size=1), "size: 1 is not at least 2"),
         (lambda: ParticleStack(Net), "size is missing"),
         (lambda: ParticleStack(Net, size=3, vary={"lr": [0.1, 0.2]}), r"vary.lr has 2 values for 3 particles"),
         (lambda: ParticleStack(Net, vary={"momentum": [0.1, 0.2]}), "vary: momentum is not an argument of Net"),
         (lambda: ParticleStack([Net(), Net()], vary={"lr": [0.1, 0.2]}), "needs particles that are built"),
-        (lambda: ParticleStack([Net(), Net()], size=3), "size 3 is not the number of particles given, 2"),
+        (lambda: ParticleStack([Net(), Net()], size=3), "size: 3 is not the number of particles given, 2"),
         (lambda: ParticleStack([Net(), Net(norm=False)]), r"particles 0 and 1 have different architectures: net\.1 is"),
         (lambda: ParticleStack([Net(), Measured()]), "different architectures"),
         (lambda: ParticleStack([Net(), nn.Linear(2, 2)]), "particle 1 is a Linear, not a LightningModule"),
         (lambda: ParticleStack(Net(), size=3), r"particles is one Net; give its class"),
         (lambda: ParticleStack([Net()] * 2), "particles 0 and 1 are the same module"),
-        (lambda: ParticleStack(modules(2), lowering="vmap"), "lowering 'vmap' is not one of"),
+        (lambda: ParticleStack(modules(2), lowering="vmap"), "lowering: 'vmap' is not one of"),
     ],
 )
 def test_bad_swarms_are_refused(build, message):

@@ -69,11 +69,11 @@ class ZeroResidual(nn.Module):
         hidden = channels if hidden is None else hidden
         for name, number in (("channels", channels), ("hidden", hidden)):
             if number < 1:
-                raise ValueError(f"{name} {number} is not at least 1")
+                raise ValueError(f"{name}: {number!r} is not at least 1")
         if dimensions not in (0, 1, 2, 3):
-            raise ValueError(f"dimensions {dimensions} is none of 0, 1, 2, 3")
+            raise ValueError(f"dimensions: {dimensions!r} is not one of 0, 1, 2, 3")
         if kernel < 1 or kernel % 2 == 0:
-            raise ValueError(f"kernel {kernel} is not odd: maps would not keep their size")
+            raise ValueError(f"kernel: {kernel!r} is not odd; maps would not keep their size")
         layers: list[tuple[str, nn.Module]]
         if dimensions == 0:
             layers = [
@@ -216,7 +216,7 @@ def _plan_convolution(part: Part, layer: str, module: ConvBase, request: StepReq
     request.only("kernel", "norm")
     norm = request.settings.get("norm", "batch")
     if norm not in ("batch", "none"):
-        raise request.refuse(f"norm: {norm!r} is neither 'batch' nor 'none'")
+        raise request.refuse(f"norm: {norm!r} is not 'batch' or 'none'")
     point = insertion_point_after(part, layer)
     activation = point.keeps or "PReLU"
     channels, dimensions = module.out_channels, len(module.kernel_size)

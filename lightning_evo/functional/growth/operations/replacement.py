@@ -149,7 +149,7 @@ def _kernel(part: Part, layer: str, asked: Any) -> tuple[int, ...]:
     now = module.kernel_size
     sizes = (asked,) * len(now) if isinstance(asked, int) else tuple(asked) if isinstance(asked, list | tuple) else ()
     if len(sizes) != len(now) or not all(isinstance(size, int) and size >= 1 for size in sizes):
-        raise GrowthError(f"{path}: kernel {asked!r} is neither a size nor {len(now)} of them")
+        raise GrowthError(f"{path}: kernel: {asked!r} is not a size or {len(now)} of them")
     if any((size - was) % 2 for size, was in zip(sizes, now, strict=True)):
         raise GrowthError(f"{path}: a kernel of {_short(sizes)} has no common centre with the present {_short(now)}")
     if sizes == tuple(now):
@@ -204,7 +204,7 @@ def _plan_activation(part: Part, layer: str, settings: Mapping[str, Any], seed: 
 
 def _check_activation(part: Part, layer: str, requested: Any) -> None:
     if requested not in EXCHANGEABLE:
-        raise GrowthError(f"{part.path(layer)}: activation {requested!r} is none of {', '.join(EXCHANGEABLE)}")
+        raise GrowthError(f"{part.path(layer)}: activation: {requested!r} is not one of {', '.join(EXCHANGEABLE)}")
     if requested == type(part.named[layer]).__name__:
         raise GrowthError(f"{part.path(layer)}: it is {requested} already")
 

@@ -413,9 +413,9 @@ def _check_width(layer: str, group: ChannelGroup, width: Any) -> int:
     if group.why_not_widened:
         raise GrowthError(f"{layer}: {group.why_not_widened}")
     if not isinstance(width, int) or isinstance(width, bool) or width <= group.width:
-        raise GrowthError(f"{layer}: width {width!r} is not an integer above its present {group.width}")
+        raise GrowthError(f"{layer}: width: {width!r} is not an integer above its present {group.width}")
     if (width - group.width) % group.step:
-        raise GrowthError(f"{layer}: width {width} is not {group.width} and a multiple of {group.step}")
+        raise GrowthError(f"{layer}: width: {width!r} is not {group.width} and a multiple of {group.step}")
     return width
 
 
@@ -443,7 +443,7 @@ def _checked_kept(layer: str, group: ChannelGroup, kept: Any) -> list[int]:
     whole = isinstance(kept, list | tuple) and all(isinstance(k, int) and 0 <= k < group.width for k in kept)
     if not whole or list(kept) != sorted(set(kept)) or not 0 < len(kept) < group.width:
         raise GrowthError(
-            f"{layer}: kept {kept!r} are not some, and not all, of 0 to {group.width - 1} in ascending order"
+            f"{layer}: kept: {kept!r} are not some, and not all, of 0 to {group.width - 1} in ascending order"
         )
     size = group.block_size()
     counts = torch.bincount(torch.tensor(kept) // size, minlength=group.pruned_blocks)
