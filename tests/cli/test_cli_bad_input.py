@@ -550,7 +550,7 @@ def test_a_byte_order_mark_and_merge_keys_are_no_errors(tmp_path, capsys):
         file.write(b"\xef\xbb\xbf" + text + b"  workers: {<<: &w {slots: 2}, <<: {threads: 1}}\n")
     with pytest.raises(SystemExit):
         main(arguments)
-    assert "evolution.budget is missing" in capsys.readouterr().err
+    assert "evolution.budget: nothing is set" in capsys.readouterr().err
 
 
 def test_days_of_a_budget_are_not_read_in_base_60(tmp_path, capsys, monkeypatch):

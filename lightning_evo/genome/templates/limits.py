@@ -68,7 +68,8 @@ class Limits:
         least = self.min_conv + self.min_linear + 2
         if self.max_layers is not None and self.max_layers < least:
             raise ValueError(
-                f"max_layers: {self.max_layers!r} is not at least {least}; min_conv {self.min_conv} and min_linear {self.min_linear} layers, GlobalAvgPool and Flatten"
+                f"max_layers: {self.max_layers!r} is not at least {least}; min_conv {self.min_conv} and min_linear "
+                f"{self.min_linear} layers, GlobalAvgPool and Flatten"
             )
         for field in fields(self):
             choices = getattr(self, field.name)

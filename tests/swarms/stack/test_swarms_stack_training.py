@@ -368,7 +368,7 @@ def test_particles_are_built_from_a_class_and_what_varies():
         (lambda: ParticleStack(Net, size=1), "size: 1 is not at least 2"),
         (lambda: ParticleStack(Net), "size is missing"),
         (lambda: ParticleStack(Net, size=3, vary={"lr": [0.1, 0.2]}), r"vary.lr has 2 values for 3 particles"),
-        (lambda: ParticleStack(Net, vary={"momentum": [0.1, 0.2]}), "vary: momentum is not an argument of Net"),
+        (lambda: ParticleStack(Net, vary={"momentum": [0.1, 0.2]}), "vary: 'momentum' is not an argument of Net"),
         (lambda: ParticleStack([Net(), Net()], vary={"lr": [0.1, 0.2]}), "needs particles that are built"),
         (lambda: ParticleStack([Net(), Net()], size=3), "size: 3 is not the number of particles given, 2"),
         (lambda: ParticleStack([Net(), Net(norm=False)]), r"particles 0 and 1 have different architectures: net\.1 is"),
