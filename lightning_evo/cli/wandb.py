@@ -28,6 +28,7 @@ def run(arguments: Sequence[str]) -> None:
     add_trust(parser)
     options = parser.parse_args(list(arguments))
     from lightning_evo.archive import Archive, ArchiveError, read_space
+    from lightning_evo.archive.entries import check_entries
     from lightning_evo.archive.lock import DirectoryLock
     from lightning_evo.reporting.backfill import backfill
     from lightning_evo.reporting.reporter import ReporterError, release_quietly
@@ -38,6 +39,7 @@ def run(arguments: Sequence[str]) -> None:
     )
     try:
         import_own_modules([options.directory], options.trust)
+        check_entries(options.directory)
         with Archive(options.directory) as archive:  # before any login
             read_space(archive, options.trust)
         lock = DirectoryLock(options.directory)

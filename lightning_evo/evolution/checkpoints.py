@@ -12,9 +12,12 @@ from deap import base, tools
 
 from lightning_evo.archive import ArchiveWriter
 from lightning_evo.archive.meta import CheckpointUsage
-from lightning_evo.archive.seals import StoredCheckpoint
+from lightning_evo.archive.seals import CONFIG_FILE, StoredCheckpoint
+from lightning_evo.callbacks.fitness import CURVE_FILE
 from lightning_evo.callbacks.search import Inherited
 from lightning_evo.evolution.errors import SearchError
+from lightning_evo.execution.results import RESULT_FILE
+from lightning_evo.execution.worker import OUTPUT_FILE
 from lightning_evo.genome import COMPLETED, Candidate, Objective, Result
 from lightning_evo.utils.checkpoints import kind_of
 from lightning_evo.utils.files import OutsideError, inside
@@ -23,6 +26,9 @@ __all__ = ["CANDIDATES", "Checkpoints", "look_at", "untrusted"]
 
 CANDIDATES = "candidates"
 """The directory of candidates' own directories."""
+
+_OTHER_FILES = (CONFIG_FILE, CURVE_FILE, OUTPUT_FILE, RESULT_FILE)
+"""What else is in a candidate's directory."""
 
 
 @dataclass
@@ -75,6 +81,8 @@ class Checkpoints:
             inside(self.directory, stored.path)
             if not stored.path.startswith(place := f"{CANDIDATES}/{candidate.id:06d}/"):
                 raise OutsideError(f"{stored.path}: doesn't lie in {place}")
+            if Path(stored.path).name in _OTHER_FILES:
+                raise OutsideError(f"{stored.path}: is no checkpoint")
         except OutsideError as error:
             self.refused.append(
                 f"the checkpoint of candidate {candidate.id} is left alone, and counts as gone: {error}"
@@ -98,7 +106,9 @@ class Checkpoints:
         wanted = {ranked.id for ranked in self._best} | set(needed)
         for id in [id for id in self._stored if id not in wanted]:
             with suppress(OutsideError):  # what doesn't lie in the run's directory isn't the run's to delete
-                inside(self.directory, self._stored.pop(id).path).unlink(missing_ok=True)
+                checkpoint = inside(self.directory, self._stored.pop(id).path)
+                if checkpoint.is_file():
+                    checkpoint.unlink(missing_ok=True)
             writer.update_checkpoint(id, None)
 
     def parent_of(self, candidate: Candidate, ancestor: Callable[[int], Candidate]) -> Inherited | None:

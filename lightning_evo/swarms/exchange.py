@@ -6,6 +6,7 @@ architecture and ancestry that published not long before.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,7 +26,7 @@ from torch import Tensor
 from lightning_evo.functional.mixing import combine
 from lightning_evo.swarms.errors import SwarmError
 from lightning_evo.swarms.swarm import Particles, Swarm
-from lightning_evo.utils.files import write_atomically
+from lightning_evo.utils.files import open_unlinked, write_atomically
 
 __all__ = ["Exchange", "ExchangeSwarm", "Peer"]
 
@@ -52,10 +54,15 @@ class Peer:
     path: Path
 
     def weights(self) -> dict[str, Tensor] | None:
-        """Its particles' tensors, each with the particles along the first axis, on the CPU; ``None`` if it was removed."""
+        """Its particles' tensors, each with the particles along the first axis, on the CPU; ``None`` if they aren't whole.
+
+        The file may have been removed, or is not what was published.
+        """
         try:
             # Read, not mapped: if a mapped file is truncated, a process that accesses it is killed.
-            return load(self.path.read_bytes())
+            with open_unlinked(self.path, "rb") as file:
+                content = file.read()
+            return load(content) if _is_whole(content) else None
         except _UNREADABLE:
             return None
 
@@ -128,7 +135,7 @@ class Exchange:
             self.directory.mkdir(parents=True, exist_ok=True)
             # Copies: safetensors refuses tensors that share memory, as tied weights do.
             tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in weights.items()}
-            write_atomically(self._path, save(tensors, metadata={"about": json.dumps(about)}))
+            write_atomically(self._path, _hashed(save(tensors, metadata={"about": json.dumps(about)})))
         except OSError as error:
             # An earlier publication would be taken for the present one.
             with suppress(OSError):
@@ -253,6 +260,33 @@ class ExchangeSwarm(Swarm):
     def close(self) -> None:
         """Remove what was published from the exchange."""
         self.exchange.close()
+
+
+def _hashed(content: bytes) -> bytes:
+    """The content of a safetensors file with metadata, and its hash added to these."""
+    header, data = _parts(content)
+    header["__metadata__"]["digest"] = _digest(header, data)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def _is_whole(content: bytes) -> bool:
+    """Whether the content is as :func:`_hashed` gave it."""
+    header, data = _parts(content)
+    digest = header["__metadata__"].pop("digest")
+    return bool(digest == _digest(header, data))
+
+
+def _parts(content: bytes) -> tuple[dict[str, Any], bytes]:
+    end = 8 + int.from_bytes(content[:8], "little")
+    return json.loads(content[8:end]), content[end:]
+
+
+def _digest(header: Mapping[str, Any], data: bytes) -> str:
+    hashed = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    hashed.update(data)
+    return hashed.hexdigest()
 
 
 def _unlike(theirs: Tensor | None, ours: Tensor, peer: Peer) -> bool:

@@ -220,15 +220,19 @@ def test_a_replaced_checkpoint_gains_no_trust_though_its_hash_was_written_into_t
         search(directory, 4, "inherit", f"{__name__}.Keeper")
 
 
-def test_a_path_out_of_the_directory_is_neither_read_nor_deleted(run, tmp_path):
+@pytest.mark.parametrize(
+    "path", ["journal.jsonl", "candidates/000001/result.json", "candidates/000000/checkpoint.ckpt"]
+)
+def test_a_path_that_is_not_a_candidates_own_is_neither_read_nor_deleted(run, tmp_path, path):
     directory = run("pbt")
     theirs = tmp_path / "precious.ckpt"
     theirs.write_text("precious")
     with ArchiveWriter(directory) as writer:
         writer.update_checkpoint(0, "../../precious.ckpt", 8)
-        writer.update_checkpoint(1, "journal.jsonl", 8)
+        writer.update_checkpoint(1, path, 8)
     messages = search(directory, 6, keep_checkpoints=0)
     assert sum("is left alone" in message for message in messages) == 2
+    assert (directory / "candidates/000001/result.json").exists()
     assert theirs.read_text() == "precious"
     assert (directory / "journal.jsonl").exists()
     assert {status for _, status, *_ in told(directory)} == {"completed"}

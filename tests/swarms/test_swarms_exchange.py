@@ -103,7 +103,7 @@ def test_files_of_another_kind_are_passed_over(tmp_path, text):
     assert swarm(tmp_path, "a", 1.0).meet(torch.tensor([0.5])).tolist() == [0.5]
 
 
-@pytest.mark.parametrize("end", ["vanish", "tear", "change"])
+@pytest.mark.parametrize("end", ["vanish", "tear", "change", "flip"])
 def test_the_share_of_a_peer_that_is_lost_after_meeting_falls_to_oneself(tmp_path, end):
     theirs, ours = swarm(tmp_path, "b", 3.0), swarm(tmp_path, "a", 1.0)
     theirs.meet(torch.tensor([0.1]))
@@ -112,6 +112,9 @@ def test_the_share_of_a_peer_that_is_lost_after_meeting_falls_to_oneself(tmp_pat
         theirs.close()
     elif end == "tear":
         (tmp_path / "b.safetensors").write_bytes(b"")
+    elif end == "flip":
+        content = (tmp_path / "b.safetensors").read_bytes()
+        (tmp_path / "b.safetensors").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     else:
         Exchange(tmp_path, "b", "another", "0").publish([0.1], {"w": torch.zeros(1, 9)})
     mixed = ours.combine(ours.particles.weights(), torch.tensor([[0.25, 0.75], [0.0, 1.0]]))

@@ -27,6 +27,7 @@ from lightning_evo.reporting.wandb.sweep import (
     run_tags,
     sweep_config,
 )
+from lightning_evo.utils.files import write_atomically
 from lightning_evo.utils.masking import Mask
 from lightning_evo.utils.text import storable, storable_data
 
@@ -252,7 +253,7 @@ class WandbReporter(Reporter):
         about = f"{search.algorithm}, seed {search.seed}; lightning-evo creates the candidates, no agent is needed"
         config = sweep_config(self.name or search.name, about, search.space, search.objectives, self._keys)
         config = storable_data(self._mask.data(config))
-        (service.directory / SWEEP_FILE).write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+        write_atomically(service.directory / SWEEP_FILE, yaml.safe_dump(config, sort_keys=False))
         if self.sweep is not None:
             state.sweep, state.local_sweep = self.sweep, False
             return
