@@ -12,6 +12,7 @@ import copy
 import functools
 import io
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,7 +22,12 @@ from unittest import mock
 
 import yaml
 
+from _faults import Case, kind
+
 SECONDS = 10.0
+
+VARIATIONS = 3200
+"""At least as many as there are of the section."""
 
 CONFIG: dict[str, Any] = {
     "model": {"class_path": "lightning.pytorch.demos.boring_classes.BoringModel"},
@@ -122,7 +128,7 @@ class Outcome:
         code: Its exit code; ``None``: it was about to train.
         said: What it wrote to standard error.
         traceback: An exception that came out.
-        seconds: How long it took.
+        seconds: The CPU time it took, as the machine may be busy.
     """
 
     code: Any
@@ -149,17 +155,17 @@ class Outcome:
             return f"a line of {len(lines[0])} characters: {lines[0][:200]!r}"
         if lines[0].rstrip().endswith(":"):
             return f"no reason: {lines[0]!r}"
-        last = path.rpartition(".")[2]
+        last = re.findall(r"\w+", path)[-1] if path else ""
         said = lines[0].removeprefix("lightning-evo: error: ")
         if ": line " in said:
             return ""  # no YAML
         where = path.partition("(")[0]
         above = where.rpartition(".")[0] if where.count(".") == 2 else where
-        if where not in said and not said.startswith(above):
+        if where not in said and not said.startswith("evolution.budget.candidates: ") and not said.startswith(above):
             return f"doesn't name {path}: {lines[0][:300]!r}"
         if " is refused: " in said:
             return ""  # what the gene yields isn't what its path takes
-        if last.strip("()") not in said:
+        if last not in said:
             return f"doesn't name {last}: {lines[0][:300]!r}"
         return ""
 
@@ -170,7 +176,7 @@ def outcome(arguments: list[str]) -> Outcome:
     from lightning_evo.evolution import evolution
 
     fit = {"fit": EvolutionCLI.subcommands()["fit"]}
-    said, begun = io.StringIO(), time.monotonic()
+    said, begun = io.StringIO(), time.process_time()
     code, traceback = None, ""
     with (
         mock.patch.object(evolution, "make_executor", return_value=contextlib.nullcontext(DryExecutor())),
@@ -193,7 +199,7 @@ def outcome(arguments: list[str]) -> Outcome:
                 frame = frame.tb_next
             where = f"{frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}" if frame else ""
             traceback = f"{type(error).__name__}: {str(error)[:200]} ({where[-60:]})"
-    return Outcome(code, said.getvalue(), traceback, time.monotonic() - begun)
+    return Outcome(code, said.getvalue(), traceback, time.process_time() - begun)
 
 
 # -- variations of the section ------------------------------------------------------------------------------------------
@@ -276,7 +282,7 @@ def places() -> Places:
     for gene in subclasses(Gene):
         base = {"class_path": gene.__name__, "init_args": REQUIRED.get(gene.__name__, {})}
         first = put(("space", PATH), base)
-        for key in new(Gene, arguments_of(gene)):
+        for key in (key for key in arguments_of(gene) if key != "when" or new(Gene, [key])):
             found.append((f"evolution.space.{PATH}({gene.__name__}.{key})", ("space", PATH, "init_args", key), first))
     for algorithm in subclasses(Algorithm):
         base = {"class_path": algorithm.__name__, "init_args": REQUIRED.get(algorithm.__name__, {})}
@@ -296,7 +302,7 @@ def places() -> Places:
 
 @functools.cache
 def variations() -> tuple[Variation, ...]:
-    """All, in an order in which any first part is a fair sample."""
+    """All of the section, in an order in which any first part is a fair sample."""
     made = list(_variations())
     random.Random(0).shuffle(made)
     return tuple(made)
@@ -305,8 +311,29 @@ def variations() -> tuple[Variation, ...]:
 def _variations() -> Iterator[Variation]:
     for path, place, first in places():
         for name in FEWER if "(" in path else VALUES:
-            value = VALUES[name]
-            yield Variation(f"{path}: {name}", _after(first, place, value), path)
+            yield Variation(f"{path}: {name}", _after(first, place, VALUES[name]), path)
+    for path, place in (
+        ("evolution", ()),
+        *((f"evolution.{name}", (name,)) for name in ("budget", "workers", "final")),
+    ):
+        for name in ("unknown", "slotz", "7", "", " ", "class_path", "init_args", "x" * 300, "a.b", "a\0b"):
+            yield Variation(f"{path}: key {name[:20]!r}", put((*place, name), 1), path)
+    for key in (
+        7,
+        None,
+        True,
+        1.5,
+        "",
+        " ",
+        "a\0b",
+        "x" * 5000,
+        ".",
+        "trainer",
+        "trainer..max_epochs",
+        "no.such",
+        "a/b",
+    ):
+        yield Variation(f"evolution.space: key {str(key)[:20]!r}", put(("space", key), GENE), "evolution.space")
 
 
 def _after(first: Callable | None, place: tuple, value: Any) -> Callable[[dict, dict], list[str] | None]:
@@ -334,3 +361,15 @@ def write(folder: Path, variation: Variation) -> list[str]:
 def dumped(config: Any) -> str:
     """As YAML."""
     return yaml.safe_dump(config, allow_unicode=True, sort_keys=False)
+
+
+@kind("bad input: a setting of the section", cases=VARIATIONS)
+def vary_setting(case: Case) -> None:
+    """One setting takes one bad value."""
+    if case.number >= len(variations()):
+        case.skip("there are no more")
+    variation = variations()[case.number]
+    with contextlib.chdir(case.folder):
+        ended = outcome(write(case.folder, variation))
+    fault = ended.fault(variation.path)
+    case.check(not fault, f"{variation.name}: {fault}")

@@ -7,10 +7,16 @@ from lightning_evo.genome import Json, SearchSpace, SpaceError, Value
 __all__ = ["check_at_least", "check_probability", "read_initial"]
 
 
+MOST = 1_000_000
+"""Above it, a number of individuals, draws or rounds is a slip, and loops without end."""
+
+
 def check_at_least(name: str, value: float, least: float) -> None:
-    """Raise ``ValueError`` unless ``value`` is at least ``least``."""
+    """Raise ``ValueError`` unless ``value`` is at least ``least``, and at most a million."""
     if not value >= least:
         raise ValueError(f"{name}: {value!r} is not at least {least}")
+    if value > MOST:
+        raise ValueError(f"{name}: {value!r} is not at most {MOST}")
 
 
 def check_probability(name: str, value: float) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_evo.cli.console import refuse, show
+from lightning_evo.cli.console import CommandParser, refuse, show
 
 if TYPE_CHECKING:
     from lightning_evo.reporting.integrity import Finding
@@ -17,7 +16,7 @@ __all__ = ["run"]
 
 def run(arguments: Sequence[str]) -> None:
     """Run the command with the arguments that follow its name; exit code 1 where something isn't whole."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         "lightning-evo check",
         description="Say whether journal, database, results and checkpoints of a search are whole: exit code 0, else 1.",
     )

@@ -16,6 +16,10 @@ STRICT_YAML = "lightning-evo"
 """The parser mode in which YAML that would lose something is refused, in files and in values alike."""
 
 
+MAX_SECTIONS = 1000
+"""Keys at the top of a config: jsonargparse takes seconds to refuse some thousands."""
+
+
 def _load(text: str, path: str | None = None) -> Any:
     """Text as plain data; ``path`` is given only for whole configs."""
     value = load_yaml_strictly(text)
@@ -31,6 +35,8 @@ class ConfigFile(ActionConfigFile):
     """``--config``: a file, a pipe such as ``<(command)``, or the config itself; an error names the file."""
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        if not values.strip() or "\0" in values:
+            raise TypeError(f"config: {values!r} is not the name of a file")
         text = values
         if values != "-" and _exists(values):
             try:
@@ -44,10 +50,14 @@ class ConfigFile(ActionConfigFile):
             if not isinstance(data, dict):
                 found = "nothing" if data is None else f"a {type(data).__name__}"
                 raise TypeError(f"{values}: holds {found}, not a mapping of settings")
+            if len(data) > MAX_SECTIONS:
+                raise TypeError(f"{values}: holds {len(data)} sections, of which a config has a few")
             if not os.path.isfile(values):
                 values = text  # a pipe is read once
         try:
             super().__call__(parser, cfg, values, option_string)
+        except ConfigFileError as error:
+            raise TypeError(f"config: {error}") from None
         except (ValueError, OSError) as error:  # of text that is looked up as if it were the name of a file
             raise TypeError(f"{_place_of_nul(load_yaml_strictly(text)) or values}: {error}") from None
 

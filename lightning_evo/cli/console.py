@@ -20,6 +20,7 @@ from lightning_evo.utils.text import bounded, printable_lines
 __all__ = [
     "CLOSED_PIPE",
     "INTERRUPTED",
+    "CommandParser",
     "add_trust",
     "add_working_directory",
     "import_own_modules",
@@ -126,6 +127,13 @@ def refuse(error: Exception) -> NoReturn:
     lines = str(error).splitlines() or [""]
     report_to_user("lightning-evo: error: " + "\n".join(bounded(line, _LONGEST_LINE) for line in lines))
     raise SystemExit(2)
+
+
+class CommandParser(ArgumentParser):
+    """The options of a command; what is wrong with them is said in one line, like every other error."""
+
+    def error(self, message: str) -> NoReturn:
+        refuse(ValueError(f"{self.prog.removeprefix('lightning-evo ')}: {message}"))
 
 
 def add_working_directory() -> None:

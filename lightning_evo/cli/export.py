@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_evo.cli.console import add_trust, import_own_modules, refuse, report_to_user, show
+from lightning_evo.cli.console import CommandParser, add_trust, import_own_modules, refuse, report_to_user, show
 from lightning_evo.utils.text import printable
 
 __all__ = ["run"]
@@ -15,7 +14,7 @@ __all__ = ["run"]
 
 def run(arguments: Sequence[str]) -> None:
     """Run the command with the arguments that follow its name."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         "lightning-evo export",
         description="Write a candidate as config.yaml and model.ckpt, which stock Lightning opens without this package; "
         "or export a whole search, even while it is running, for other programs.",

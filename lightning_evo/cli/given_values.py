@@ -71,12 +71,16 @@ def hints_of(kind: type) -> dict[str, tuple[Any, Any]]:
     except (TypeError, ValueError):
         return found  # a class without a signature
     for base in reversed(kind.__mro__):
-        try:
-            hints = typing.get_type_hints(vars(base).get("__init__"))
-        except Exception:
-            # Hints are the user's code: names under TYPE_CHECKING and anything else.
-            continue
-        found |= {name: (hint, parameters[name].default) for name, hint in hints.items() if name in parameters}
+        function = inspect.unwrap(vars(base).get("__init__", object.__init__))
+        for name, hint in getattr(function, "__annotations__", {}).items():
+            if name not in parameters:
+                continue
+            try:
+                # One by one: a name that only type checkers see spoils no other.
+                hint = eval(hint, function.__globals__) if isinstance(hint, str) else hint
+            except Exception:
+                continue
+            found[name] = hint, parameters[name].default
     return found
 
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
-from lightning_evo.cli.console import refuse, show
+from lightning_evo.cli.console import CommandParser, refuse, show
 
 __all__ = ["run"]
 
 
 def run(arguments: Sequence[str]) -> None:
     """Run the command with the arguments that follow its name."""
-    parser = argparse.ArgumentParser(
-        "lightning-evo leaderboard", description="List the candidates of a search, best first."
-    )
+    parser = CommandParser("lightning-evo leaderboard", description="List the candidates of a search, best first.")
     parser.add_argument("directory", help="directory, archive file or database URL of the search")
     parser.add_argument("--top", type=int, default=10, metavar="N", help="number of rows (default: 10; 0: all)")
     parser.add_argument("--sort", metavar="KEY", help="column to sort by; --sort=-KEY reverses the order")

@@ -14,6 +14,7 @@ from lightning_evo.cli.console import (
     add_working_directory,
     interrupts_end_commands,
     prepare_output,
+    refuse,
     show,
 )
 from lightning_evo.utils import __version__
@@ -95,7 +96,14 @@ def _run(arguments: list[str]) -> None:
         show(__version__)
         return
     if arguments[0] in READ_COMMANDS:
-        import_module(f"lightning_evo.cli.{arguments[0]}").run(arguments[1:])
+        command = import_module(f"lightning_evo.cli.{arguments[0]}")
+        try:
+            command.run(arguments[1:])
+        except BrokenPipeError:
+            raise
+        except (OSError, OverflowError, UnicodeError) as error:
+            # Names that no file can have, files that can't be written, numbers that no database takes.
+            refuse(ValueError(f"{arguments[0]}: {error}"))
         return
     add_working_directory()
     from lightning_evo.cli.lightning import run

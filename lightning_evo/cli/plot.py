@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_evo.cli.console import refuse, show
+from lightning_evo.cli.console import CommandParser, refuse, show
 from lightning_evo.utils.text import printable
 
 __all__ = ["run"]
@@ -17,7 +17,7 @@ def run(arguments: Sequence[str]) -> None:
     from lightning_evo.reporting.pictures.kinds import KINDS
 
     kinds = "\n".join(f"  {name:<11} {kind.description}" for name, kind in KINDS.items())
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         "lightning-evo plot",
         usage="lightning-evo plot DIR [DIR ...] KIND --to FILE [options]",
         description=f"Draw a figure of a search for a paper, even while the search is running.\n\nKIND:\n{kinds}",

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_evo.cli.console import add_trust, import_own_modules, refuse, report_to_user, show
+from lightning_evo.cli.console import CommandParser, add_trust, import_own_modules, refuse, report_to_user, show
 
 __all__ = ["run"]
 
 
 def run(arguments: Sequence[str]) -> None:
     """Run the command with the arguments that follow its name."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         "lightning-evo predictor",
         description="Train predictors on the results of searches over one space, and evaluate them on held-out results.",
     )

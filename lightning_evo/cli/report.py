@@ -6,7 +6,7 @@ import argparse
 import webbrowser
 from collections.abc import Sequence
 
-from lightning_evo.cli.console import refuse, show
+from lightning_evo.cli.console import CommandParser, refuse, show
 from lightning_evo.utils.text import printable
 
 __all__ = ["run"]
@@ -14,7 +14,7 @@ __all__ = ["run"]
 
 def run(arguments: Sequence[str]) -> None:
     """Run the command with the arguments that follow its name."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         "lightning-evo report",
         description="Write one HTML page about a search, or one that compares several: progress, leaderboard, genes, "
         "Pareto front, lineage, learning curves, costs. The page is self-contained and needs no network. The search may "

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_evo.cli.console import add_trust, import_own_modules, refuse, show
+from lightning_evo.cli.console import CommandParser, add_trust, import_own_modules, refuse, show
 from lightning_evo.utils.text import printable
 
 __all__ = ["run"]
@@ -14,7 +13,7 @@ __all__ = ["run"]
 
 def run(arguments: Sequence[str]) -> None:
     """Run the command with the arguments that follow its name."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         "lightning-evo wandb",
         description="Upload a search to Weights & Biases from its archive: a sweep with a run per candidate, and a run of "
         "the search itself. What has already been uploaded is skipped.",

@@ -406,6 +406,8 @@ class Bitstring(Gene):
         super().__init__(when)
         if length < 1:
             raise ValueError(f"length: {length!r} is not at least 1")
+        if length > 100_000:
+            raise ValueError(f"length: {length} is not at most 100000")
         if flip is not None and not 0 < flip <= 1:
             raise ValueError(f"flip: {flip!r} is not a probability above 0")
         self.length = length

@@ -79,6 +79,8 @@ class GrowthSteps(Gene):
             raise ValueError(f"operations: {unknown[0]!r} is not one of {', '.join(GROWTH_OPERATIONS)}")
         if max_steps < 1:
             raise ValueError(f"max_steps: {max_steps!r} is not at least 1")
+        if max_steps > 1000:
+            raise ValueError(f"max_steps: {max_steps} is not at most 1000")
         if not 0 <= initial_steps <= max_steps:
             raise ValueError(f"initial_steps: {initial_steps!r} is not from 0 to max_steps, {max_steps}")
         rounded = [round(float(ratio), _DIGITS) for ratio in ratios]

@@ -8,6 +8,10 @@ from dataclasses import dataclass, fields
 __all__ = ["UNLIMITED", "Limits", "check_input"]
 
 
+MOST_LAYERS = 1000
+"""Layers of a kind, or of all, in an architecture."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """What a template must keep to; everything left out is free.
@@ -60,6 +64,10 @@ class Limits:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name}: {value!r} is not at least {least}")
+        for name in ("max_conv", "max_linear", "max_layers"):
+            value = getattr(self, name)
+            if value is not None and value > MOST_LAYERS:
+                raise ValueError(f"{name}: {value} is not at most {MOST_LAYERS}")
         for kind in ("conv", "linear"):
             low, high = getattr(self, f"min_{kind}"), getattr(self, f"max_{kind}")
             if high is not None and low > high:
