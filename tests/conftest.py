@@ -9,6 +9,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 from collections import defaultdict
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch.distributed
+import warm
 
 # Worker processes, DDP ranks and command lines started by tests import `toys` too.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
@@ -131,6 +133,12 @@ def plain_convolutions():
     """Convolutions without oneDNN, which prepares itself for every shape: most of the time of a network that runs once."""
     with torch.backends.mkldnn.flags(enabled=False):
         yield
+
+
+@pytest.fixture
+def warm_programs(monkeypatch):
+    """Let ``subprocess.run`` start Python programs in processes that have imported Lightning already."""
+    monkeypatch.setattr(subprocess, "run", warm.run)
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ import threading
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from multiprocessing import util
 from pathlib import Path
 from typing import IO, Any, Self
@@ -42,8 +43,8 @@ class Popen:
     """A Python program that has begun; leaving ``with`` waits for its end.
 
     Args:
-        command: ``[sys.executable, "-c", code, ...]``, ``[sys.executable, path, ...]``, or a console script's path and
-            its arguments.
+        command: ``[sys.executable, "-c", code, ...]``, ``[sys.executable, "-m", module, ...]``,
+            ``[sys.executable, path, ...]``, or a console script's path and its arguments.
         cwd: Where it runs.
         env: Its environment variables. Default: those of this process.
         stdin: As in :mod:`subprocess`: ``None``, ``PIPE``, ``DEVNULL``, a file or a descriptor.
@@ -304,12 +305,16 @@ def _become(connection: socket.socket, path: Sequence[str]) -> types.CodeType:
     sys.argv = command[1:] if command[0] == sys.executable else command
     main = sys.modules["__main__"] = types.ModuleType("__main__")
     if sys.argv[0] == "-c":
-        first, code, name = "", sys.argv.pop(1), "<string>"
+        sys.path[:] = _path("", path)
+        return compile(sys.argv.pop(1), "<string>", "exec")
+    if sys.argv[0] == "-m":
+        sys.path[:] = _path(os.getcwd(), path)
+        main.__spec__ = find_spec(sys.argv.pop(1))
+        main.__package__, sys.argv[0] = main.__spec__.parent, main.__spec__.origin
     else:
-        name = main.__file__ = os.path.abspath(sys.argv[0])
-        first, code = os.path.dirname(name), Path(name).read_text()
-    sys.path[:] = _path(first, path)
-    return compile(code, name, "exec")
+        sys.path[:] = _path(os.path.dirname(os.path.abspath(sys.argv[0])), path)
+    main.__file__ = os.path.abspath(sys.argv[0])
+    return compile(Path(main.__file__).read_text(), main.__file__, "exec")
 
 
 def _path(first: str, path: Sequence[str]) -> list[str]:

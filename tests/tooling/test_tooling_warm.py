@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import warm
 
+pytestmark = pytest.mark.slow  # the server takes seconds to start
+
 
 def python(code: str, *arguments: str, **how) -> subprocess.CompletedProcess[str]:
     return warm.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60, **how)
@@ -29,6 +31,14 @@ def test_it_finds_itself_in_the_place_that_was_asked_for(tmp_path):
     script = str(tmp_path / "script.py")
     done = warm.run([sys.executable, script, "a"], env={"PYTHONPATH": "/b"}, cwd="/", capture_output=True, text=True)
     assert done.stdout == f"{[script, 'a']} __main__ {script} / ['PYTHONPATH'] {[str(tmp_path), '/b']}\n"
+
+
+def test_a_module_is_run_as_one(tmp_path):
+    (tmp_path / "folder").mkdir()
+    file = tmp_path / "folder" / "module.py"
+    file.write_text("import sys\nprint(sys.argv, __name__, __spec__.name, __package__, __file__, sys.path[0])\n")
+    done = warm.run([sys.executable, "-m", "folder.module", "a"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout == f"{[str(file), 'a']} __main__ folder.module folder {file} {tmp_path}\n"
 
 
 @pytest.mark.parametrize(

@@ -171,6 +171,7 @@ def test_a_candidate_that_a_callback_stops_has_a_predicted_fitness_and_a_checkpo
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_programs")
 def test_two_devices_stop_together(config, tmp_path):
     config["trainer"]["max_epochs"] = 20
     result = train(
@@ -187,6 +188,7 @@ def test_two_devices_stop_together(config, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_programs")
 @pytest.mark.parametrize("misbehave", ["crash-if-wide", "exit"])
 def test_a_crash_on_two_devices_is_a_failed_candidate(misbehave, config, tmp_path):
     config["model"]["init_args"] |= {"misbehave": misbehave, "width": 8}

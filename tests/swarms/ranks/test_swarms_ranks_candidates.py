@@ -10,6 +10,8 @@ from lightning_evo.training import Blueprint, TrainingRequest
 from lightning_evo.training.distributed import train_candidate_distributed
 from toys import ToyNet
 
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_programs")]
+
 
 def train(config, directory, **trainer):
     whole = {"seed_everything": 7, **config, "trainer": {**config["trainer"], **trainer}}
@@ -20,7 +22,6 @@ def train(config, directory, **trainer):
     )
 
 
-@pytest.mark.slow
 def test_by_ddp_each_process_takes_half_of_the_data_and_there_is_one_model(config, tmp_path):
     result = train(config, tmp_path, strategy="ddp")
     assert result.status == "completed", result.error
@@ -28,7 +29,6 @@ def test_by_ddp_each_process_takes_half_of_the_data_and_there_is_one_model(confi
     assert not (tmp_path / "rank1.checkpoint.ckpt").exists()
 
 
-@pytest.mark.slow
 def test_under_strategy_swarm_each_process_takes_all_of_it_for_a_model_of_its_own(config, tmp_path):
     result = train(config, tmp_path, strategy="swarm")
     assert result.status == "completed", result.error
