@@ -1,7 +1,7 @@
 """Bad input: whatever a config, a command line or a file holds, the command ends with code 0, or with one line why not.
 
 Variations are systematic: of a search that runs, each setting of the `evolution:` section (found by asking the parser, those
-of algorithms, genes, callbacks and reporters included) takes every value of a table in turn; keys are misspelt, added,
+of algorithms, genes, callbacks and reporters included) takes every value of a table in turn; keys are misspelled, added,
 repeated; files are damaged as files can be. Searches stop where they would train their first candidate.
 """
 

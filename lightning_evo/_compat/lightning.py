@@ -234,9 +234,9 @@ class ScriptLauncher(_SubprocessScriptLauncher):
 
 
 def synchronize_layers(strategy: DDPStrategy, module: nn.Module) -> nn.Module:
-    """The module with synchronised batch normalisation where the Trainer has ``sync_batchnorm``.
+    """The module with synchronized batch normalization where the Trainer has ``sync_batchnorm``.
 
-    Without it, batch normalisations that growth has added aren't synchronised as the others are.
+    Without it, batch normalizations that growth has added aren't synchronized as the others are.
     """
     layer_sync = strategy._layer_sync
     return module if layer_sync is None else layer_sync.apply(module)

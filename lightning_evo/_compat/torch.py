@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 from torch.utils.data import DataLoader
 
-# Without BatchNormBase, NormBase, ConvBase, ConvTransposeBase and DropoutBase, layers would have to be recognised by lists
+# Without BatchNormBase, NormBase, ConvBase, ConvTransposeBase and DropoutBase, layers would have to be recognized by lists
 # of classes: inheritance, growth and zero-cost proxies would miss those of later versions.
 # Without TorchDispatchMode, the zero-cost proxy `naswot` can't see activations that are functions and not modules.
 # Without the tree functions, nested batches and outputs can't be taken apart.
@@ -132,7 +132,7 @@ def non_persistent_buffers(module: nn.Module) -> set[str]:
 
 
 def compiled_call(module: nn.Module) -> Callable[..., Any] | None:
-    """What ``module.compile()`` has put in place of the module's call; without it, compiled modules aren't recognised."""
+    """What ``module.compile()`` has put in place of the module's call; without it, compiled modules aren't recognized."""
     return module._compiled_call_impl
 
 
@@ -187,7 +187,7 @@ def set_tensors(
 ) -> None:
     """Give a module that was made by ``__new__`` its registries of tensors.
 
-    Without it, ``reset_parameters`` can't initialise tensors of other shapes than the layer has.
+    Without it, ``reset_parameters`` can't initialize tensors of other shapes than the layer has.
     """
     vars(module).update(_parameters=parameters, _buffers=buffers)
 

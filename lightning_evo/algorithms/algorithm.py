@@ -1,4 +1,4 @@
-"""The base of all algorithms: four parts (initialise, select parents, vary, survive) behind ask and tell."""
+"""The base of all algorithms: four parts (initialize, select parents, vary, survive) behind ask and tell."""
 
 from __future__ import annotations
 

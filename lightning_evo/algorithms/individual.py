@@ -17,7 +17,7 @@ class Fitness(base.Fitness):
     """DEAP's fitness, with the weights kept by the instance: it needs no class per set of objectives, and it pickles.
 
     Args:
-        weights: +1.0 for each objective to maximise, -1.0 for each to minimise.
+        weights: +1.0 for each objective to maximize, -1.0 for each to minimize.
         values: One value per objective; empty until the candidate is told.
 
     >>> Fitness((-1.0,), (0.2,)) > Fitness((-1.0,), (0.3,))

@@ -15,7 +15,7 @@ def perturb(gene: Gene, value: Value, factors: Sequence[float], rng: random.Rand
 
     Real numbers are multiplied by a factor; where that changes nothing (0, or an end of the range), they mutate. A whole
     number moves one step; on a logarithmic scale it is multiplied, and moves by at least 1. Unordered values
-    (``Categorical``, ``Boolean``) stay; every other gene mutates, which for an ``Ordinal`` is a step to a neighbour.
+    (``Categorical``, ``Boolean``) stay; every other gene mutates, which for an ``Ordinal`` is a step to a neighbor.
 
     Args:
         gene: The gene.

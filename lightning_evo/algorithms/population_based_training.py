@@ -111,7 +111,7 @@ class PopulationBasedTraining(Algorithm):
         """A changed copy of a donor's genome; it differs wherever the space allows.
 
         Each active gene is drawn anew with :attr:`resample_probability`, else perturbed: real numbers are multiplied by
-        one of :attr:`factors`, ordered choices and whole numbers move to a neighbour (on a logarithmic scale by the
+        one of :attr:`factors`, ordered choices and whole numbers move to a neighbor (on a logarithmic scale by the
         factor), what has no order stays. All within their ranges.
         """
         changed = {}

@@ -18,7 +18,7 @@ Measure = Callable[[Sequence[Genome]], Sequence[Mapping[str, float]]]
 
 
 class Predictor(ABC):
-    """Learns fitness from genomes; higher is better (hand in the negative of what is to be minimised).
+    """Learns fitness from genomes; higher is better (hand in the negative of what is to be minimized).
 
     :mod:`lightning_evo.predictors` has several. One of your own implements :meth:`fit` and :meth:`predict`. :meth:`fit`
     starts afresh every time, and its arguments and :attr:`seed` alone must determine its result, or a resumed search would

@@ -74,7 +74,7 @@ class Prescreen:
 
 @dataclass(frozen=True)
 class _Row:
-    """A result as predictors learn from it: fitness to be maximised, ``None`` where it failed."""
+    """A result as predictors learn from it: fitness to be maximized, ``None`` where it failed."""
 
     genome: Genome
     phenotype: str

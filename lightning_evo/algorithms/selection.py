@@ -106,7 +106,7 @@ def _at_most_all(function: Callable[..., Any], individuals: list[Individual], k:
 
 
 def _proportional(function: Callable[..., Any], individuals: list[Individual], k: int) -> list[Individual]:
-    """Fitness-proportional selection needs positive fitness to maximise; otherwise shares count from the worst.
+    """Fitness-proportional selection needs positive fitness to maximize; otherwise shares count from the worst.
 
     The worst then gets a tenth of the range, so that it can still be drawn.
     """

@@ -128,7 +128,7 @@ class SwarmOptimization(Algorithm):
         """A variation of a genome's own genes, all else as it is.
 
         Each is drawn anew with :attr:`resample_probability`, else mutates: a Gaussian step on its scale, or a step to a
-        neighbour (``mutation`` of the gene says how far).
+        neighbor (``mutation`` of the gene says how far).
         """
         changed = dict(genome)
         for path in self._own(genome):

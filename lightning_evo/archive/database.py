@@ -88,7 +88,7 @@ def inserted_id(connection: Connection, table: Table, values: Mapping[str, Any])
 
 
 def writing(location: ArchiveLocation, folding: bool = True) -> Engine:
-    """An engine whose every transaction takes the write lock at its start: none fails half-way for want of it.
+    """An engine whose every transaction takes the write lock at its start: none fails halfway for want of it.
 
     Args:
         location: Where the database is.

@@ -29,20 +29,7 @@ ColumnNames = set[tuple[str, str]]
 
 _BATCH = 5_000
 
-_INSERTS = {
-    table.name: table.insert()
-    for table in (
-        schema.candidates,
-        schema.parents,
-        schema.predictions,
-        schema.segments,
-        schema.results,
-        schema.curves,
-        schema.weights,
-        schema.meta,
-        schema.columns,
-    )
-}
+_INSERTS = {table.name: table.insert() for table in schema.CONTENT}
 
 
 # -- records <-> events ------------------------------------------------------------------------------------------------

@@ -33,18 +33,6 @@ _OLD_BYTES = 8 << 20
 """The largest journal of an earlier version, without checksums, that every reader compares with its database (a second of
 CPU). A larger one is compared when its search continues, and has checksums from then on."""
 
-_CONTENT = (
-    schema.candidates,
-    schema.parents,
-    schema.predictions,
-    schema.segments,
-    schema.results,
-    schema.curves,
-    schema.weights,
-    schema.meta,
-    schema.columns,
-)
-
 
 class Diagnosis:
     """What is known of a run's database and journal; found out as far as it is asked for.
@@ -247,7 +235,7 @@ def _compare(connection: Connection, run: Row, journal: Journal, state: JournalS
     try:
         replay(engine, state.header, journal.path, events(), run.id)
         with engine.connect() as expected:
-            for table in _CONTENT:
+            for table in schema.CONTENT:
                 if difference := _compare_table(table, connection, expected, run.id):
                     return difference
     finally:

@@ -133,7 +133,7 @@ class Archive:
 
     @property
     def objectives(self) -> list[Objective]:
-        """What the search optimises, from the meta value ``objectives`` (``[{monitor, mode}, ...]``); none where unset."""
+        """What the search optimizes, from the meta value ``objectives`` (``[{monitor, mode}, ...]``); none where unset."""
         return [Objective(**objective) for objective in self.meta.get("objectives", [])]
 
     def counts(self) -> dict[str, int]:

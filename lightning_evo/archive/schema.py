@@ -31,6 +31,7 @@ from lightning_evo.archive.errors import ArchiveError
 from lightning_evo.utils import __version__
 
 __all__ = [
+    "CONTENT",
     "SCHEMA_VERSION",
     "WHOLE",
     "candidates",
@@ -179,6 +180,9 @@ columns = Table(
     Column("name", String(500), primary_key=True),
     Column("position", Integer, nullable=False),
 )
+
+CONTENT = (candidates, parents, predictions, segments, results, curves, weights, meta, columns)
+"""The tables that hold what a run's events say."""
 
 
 def create(connection: Connection) -> None:

@@ -45,6 +45,8 @@ class CostMeter(Callback):
 
     restarts_in_segments = True
 
+    measures_cost = True
+
     def __init__(self) -> None:
         self.cost: dict[str, float] = {"params": 0, "flops": 0, "training_flops": 0, "seconds": 0.0, "epochs": 0}
         self._earlier = {"seconds": 0.0, "epochs": 0.0}

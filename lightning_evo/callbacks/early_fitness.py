@@ -14,7 +14,6 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning_evo._compat.lightning import callbacks_of
 from lightning_evo.archive.ranking import non_domination_ranks
 from lightning_evo.archive.shared_results import SharedResult, SharedResultsReader
-from lightning_evo.callbacks.cost import CostMeter
 from lightning_evo.callbacks.fitness import check_logged, read_metrics
 from lightning_evo.callbacks.records import EarlyFitnessRecord, FitnessInterval
 from lightning_evo.callbacks.search import SearchCallback, SearchContext
@@ -301,8 +300,8 @@ class EarlyFitnessPrediction(SearchCallback, EarlyStopping):
             stale = name in self._validated and not self._validates
             self._curves.setdefault(name, []).append(math.nan if stale else metrics.get(name, math.nan))
         self._validates = False
-        meter = next((callback for callback in callbacks_of(trainer) if isinstance(callback, CostMeter)), None)
-        self._costs = {} if meter is None else dict(meter.cost)
+        meters: list[Any] = [each for each in callbacks_of(trainer) if getattr(each, "measures_cost", False)]
+        self._costs = {name: value for meter in meters for name, value in meter.cost.items()}
         self._decide(trainer)
 
     def _decide(self, trainer: Trainer) -> None:

@@ -45,7 +45,7 @@ class SearchContext:
     Args:
         candidate: Its id.
         seed: Its seed.
-        objectives: What is optimised.
+        objectives: What is optimized.
         fitness_epoch: At which epoch the fitness is read: ``best`` or ``last``.
         directory: Its own directory.
         shared_results: Path of the file of results so far, which grows while others end; ``None`` where nobody writes one.
@@ -153,11 +153,15 @@ class SearchCallback(Callback):
     """Whether its saved state ends with a segment of a training, as what it measures is the segment's own. Any Lightning
     callback may declare it."""
 
+    measures_cost: bool = False
+    """Whether its attribute ``cost`` is what the training has cost so far, by name (``params``, ``seconds``, ...). Any
+    Lightning callback may declare it."""
+
     def check_search(self, objectives: Sequence[Objective], epochs: int | None) -> None:
         """Raise ``ValueError`` if it can't take part in such a search.
 
         Args:
-            objectives: What is optimised.
+            objectives: What is optimized.
             epochs: The fewest epochs that a candidate may train, if known.
         """
 

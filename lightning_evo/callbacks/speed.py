@@ -1,4 +1,4 @@
-"""Throughput of a training, its waiting for data, and the utilisation of its device."""
+"""Throughput of a training, its waiting for data, and the utilization of its device."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lightning_evo.callbacks.cost import batch_size, processes_on_one_model
 __all__ = ["SpeedMeter"]
 
 _SAMPLE_EVERY = 1.0
-"""Seconds between two readings of a GPU's utilisation, which NVML itself averages over up to a second."""
+"""Seconds between two readings of a GPU's utilization, which NVML itself averages over up to a second."""
 
 
 class SpeedMeter(Callback):
@@ -32,7 +32,7 @@ class SpeedMeter(Callback):
       (``torch.get_num_threads()``), at most 1. What worker processes of a ``DataLoader`` compute isn't counted; what other
       trainings in the same process compute is.
 
-    A number that can't be measured is missing. The device is never synchronised: the host runs ahead of a GPU by a few
+    A number that can't be measured is missing. The device is never synchronized: the host runs ahead of a GPU by a few
     steps at most, which an epoch evens out. Works alone in any ``Trainer(callbacks=[SpeedMeter()])``; after a resume the
     parts add up.
 
@@ -137,7 +137,7 @@ class _ProcessorBusy:
 
 
 class _DeviceBusy:
-    """A GPU's own utilisation, read once a second."""
+    """A GPU's own utilization, read once a second."""
 
     def __init__(self, read: Callable[[], float]) -> None:
         self._read = read
@@ -156,7 +156,7 @@ class _DeviceBusy:
 
 
 def _busy_meter(device: torch.device) -> _ProcessorBusy | _DeviceBusy | None:
-    """A meter of a device's utilisation; ``None`` if it can't be measured."""
+    """A meter of a device's utilization; ``None`` if it can't be measured."""
     if device.type == "cpu":
         return _ProcessorBusy()
     if device.type != "cuda":

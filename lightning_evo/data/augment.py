@@ -37,7 +37,7 @@ def random_flip(images: Tensor) -> Tensor:
 
 
 def cutout(images: Tensor, size: int) -> Tensor:
-    """Set a square to 0 in each image, centred on a random pixel and cut at the edges (DeVries and Taylor 2017).
+    """Set a square to 0 in each image, centered on a random pixel and cut at the edges (DeVries and Taylor 2017).
 
     Args:
         images: (N, C, H, W), normalized so that 0 is the mean.

@@ -291,7 +291,7 @@ class Controller:
             self._record(candidate, own)
             for duplicate in self._duplicates.pop(candidate.id, []):
                 self._record(duplicate, answered_by(own, candidate.id))
-            self._stop_if_all_fail_alike(own, self._jobs.place(group))
+            self._stop_if_all_fail_alike(own, self._jobs.directory_of(group))
         left = [candidate for candidate in group if candidate.id in self._unfinished]
         if left:
             reason = result.error_type or "it left no result"

@@ -58,7 +58,7 @@ class Jobs:
         """A candidate's own directory."""
         return self.search.directory / CANDIDATES / f"{candidate.id:06d}"
 
-    def place(self, group: Sequence[Candidate]) -> Path:
+    def directory_of(self, group: Sequence[Candidate]) -> Path:
         """The directory of the job that trains some candidates."""
         if len(group) == 1:
             return self.directory(group[0])
@@ -99,7 +99,7 @@ class Jobs:
             finished: Ids of those that have their results already, and only train along with their swarm.
         """
         search, first = self.search, candidates[0]
-        directory = self.place(candidates)
+        directory = self.directory_of(candidates)
         for stale in (directory, *(self.directory(each) for each in candidates if each.id not in finished)):
             remove_tree(stale)
         request = TrainingRequest(
@@ -208,7 +208,7 @@ class SharedResults:
         algorithm: Says which results may be known (:attr:`Algorithm.visible_before
             <lightning_evo.algorithms.Algorithm.visible_before>`).
         space: Describes genomes as numbers.
-        objectives: What is optimised.
+        objectives: What is optimized.
     """
 
     def __init__(

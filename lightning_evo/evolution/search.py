@@ -25,7 +25,7 @@ class Search:
     Args:
         trainable: What is evolved.
         space: What varies.
-        objectives: What is optimised.
+        objectives: What is optimized.
         algorithm: What breeds candidates.
         budget: When to stop.
         workers: Where candidates train.

@@ -32,7 +32,7 @@ class Executor(Protocol):
         """Queue a job.
 
         Returns:
-            A future that ends in a result, a failed one included, or is cancelled; it never raises a job's exception.
+            A future that ends in a result, a failed one included, or is canceled; it never raises a job's exception.
             Its ``cancel()`` works as long as it isn't done, also while the job runs; its ``running()`` is always false
             (see :attr:`running`).
 

@@ -66,7 +66,7 @@ class Pending:
     def of(cls, job: Job) -> Pending:
         """Promise a result for ``job``; where it can't be pickled, the future already holds the failure."""
         future: Future[Result] = Future()
-        # Without this, wait() and as_completed() would not notice a cancelled future.
+        # Without this, wait() and as_completed() would not notice a canceled future.
         future.add_done_callback(lambda done: done.cancelled() and done.set_running_or_notify_cancel())
         try:
             payload = pickle.dumps((job.function, dict(job.arguments)))
@@ -77,7 +77,7 @@ class Pending:
         return cls(job.priority, next(_order), job, payload, future)
 
     def settle(self, result: Result) -> None:
-        """Keep the promise, unless the job was cancelled meanwhile."""
+        """Keep the promise, unless the job was canceled meanwhile."""
         try:
             self.future.set_result(result)
         except InvalidStateError:

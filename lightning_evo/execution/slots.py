@@ -18,7 +18,7 @@ ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 def plan_slots(
     accelerator: str = "auto", slots: int | None = None, devices_per_candidate: int = 1
 ) -> list[tuple[str, ...]]:
-    """The devices of each slot, without initialising CUDA in this process.
+    """The devices of each slot, without initializing CUDA in this process.
 
     On CUDA a device belongs to one slot; default: as many slots as the visible devices (``CUDA_VISIBLE_DEVICES`` is
     respected, UUIDs included) give groups of ``devices_per_candidate``. On CPU and MPS there is nothing to pin and

@@ -98,7 +98,7 @@ class WarmWorker:
             NeverBegan: If the process could not begin it.
             WorkerDied: If the process died with it; the message says how.
             OutOfTime: If its time was up; the process was killed.
-            CancelledError: If its future was cancelled; the process was killed.
+            CancelledError: If its future was canceled; the process was killed.
         """
         self.ready()
         assert self._pool is not None

@@ -104,7 +104,7 @@ def covariance_entropy(
     log(min(C, N − 1)) if ``normalised``, as no more eigenvalues than that can be above 0. Its exponential is the
     effective rank: 1 where all channels are multiples of one, C where they are uncorrelated and equally strong. The
     activations' scale and means don't matter. From few samples (N not well above C) it is estimated too low in nats,
-    and normalised somewhat too high.
+    and normalized somewhat too high.
 
     Args:
         activations: (N, C, ...), or with the channels elsewhere (``channel``). All further dimensions, such as the
@@ -247,7 +247,7 @@ def shannon_entropy(weights: Tensor, normalised: bool = True) -> Tensor:
         (...): NaN where all weights are 0.
 
     Raises:
-        ValueError: If it shall be normalised and there are fewer than two weights.
+        ValueError: If it shall be normalized and there are fewer than two weights.
 
     >>> shannon_entropy(torch.tensor([[1.0, 1.0], [3.0, 0.0]]))
     tensor([1., 0.])

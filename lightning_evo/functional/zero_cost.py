@@ -62,7 +62,7 @@ def synflow(model: nn.Module, images: Tensor) -> float:
     """How much flows through all paths of weights: the sum of θ ∂R/∂θ over every weight θ.
 
     R is the sum of what the network gives for one input of ones, with the absolute value of every parameter in its
-    place, and without normalisation layers, which would undo the flow. For a network of linear layers (and ReLU, which
+    place, and without normalization layers, which would undo the flow. For a network of linear layers (and ReLU, which
     lets everything positive pass) R = 1ᵀ|W_L|...|W_1|1, and each layer's weights add R once.
 
     Weights are the parameters of two or more dimensions; biases take part in the forward pass alone. Computed in double
@@ -81,7 +81,7 @@ def synflow(model: nn.Module, images: Tensor) -> float:
 
     Source:
         Tanaka et al. 2020, Pruning neural networks without any data by iteratively conserving synaptic flow,
-        arXiv:2006.05467; without batch normalisation and summed over the network as in Abdelfattah et al. 2021,
+        arXiv:2006.05467; without batch normalization and summed over the network as in Abdelfattah et al. 2021,
         Zero-Cost Proxies for Lightweight NAS, arXiv:2101.08134.
     """
     positive = {name: _double(tensor).abs() for name, tensor in model.named_parameters()}
@@ -150,7 +150,7 @@ def flops(model: nn.Module, images: Tensor) -> float:
 
     Args:
         model: Called as ``model(images)``.
-        images: Of shape (N, ...); the first two are used, because batch normalisation may need more than one.
+        images: Of shape (N, ...); the first two are used, because batch normalization may need more than one.
     """
     few = images[:2]
     with _measuring(model, train=True), torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -237,7 +237,7 @@ _NORMALISATION = (NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn
 
 @contextmanager
 def _without_normalisation(model: nn.Module) -> Iterator[None]:
-    """Let every normalisation layer hand on what it gets."""
+    """Let every normalization layer hand on what it gets."""
     layers = [module for module in model.modules() if isinstance(module, _NORMALISATION)]
     before = [module.__dict__.get("forward") for module in layers]
     try:

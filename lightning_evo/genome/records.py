@@ -87,7 +87,7 @@ class Objective:
 
     @property
     def weight(self) -> float:
-        """DEAP's fitness weight: +1.0 to maximise, -1.0 to minimise."""
+        """DEAP's fitness weight: +1.0 to maximize, -1.0 to minimize."""
         return 1.0 if self.mode == "max" else -1.0
 
     @property

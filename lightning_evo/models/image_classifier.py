@@ -67,7 +67,7 @@ def _torchvision_model(name: str, num_classes: int, in_channels: int, small_imag
         raise ValueError(
             f"backbone: {name!r} is not a torchvision classification model; close names: {', '.join(close) or 'none'}"
         )
-    # The two Inception models give auxiliary scores in training and warn unless told how to initialise.
+    # The two Inception models give auxiliary scores in training and warn unless told how to initialize.
     options = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
     network = models.get_model(name, weights=None, num_classes=num_classes, **options)
     if small_images:

@@ -184,15 +184,15 @@ class Exchange:
 class ExchangeSwarm(Swarm):
     """A candidate's particles, and those of its peers as they were last published.
 
-    The candidate's own come first; :attr:`size` changes from one :meth:`meet` to the next. Only weights can be combined, and
-    each candidate changes only its own: if a rule moves several particles, each moves in its own averaging.
+    The candidate's own come first; :attr:`size` changes from one :meth:`synchronize` to the next. Only weights can be
+    combined, and each candidate changes only its own: if a rule moves several particles, each moves in its own averaging.
 
     Args:
         particles: The candidate's particles.
         exchange: Its access to the exchange.
     """
 
-    averages_anything = False
+    combines_all_tensors = False
 
     def __init__(self, particles: Particles, exchange: Exchange) -> None:
         super().__init__(particles)
@@ -201,10 +201,10 @@ class ExchangeSwarm(Swarm):
 
     @property
     def size(self) -> int:
-        """This candidate's particles and those of the peers found by the last :meth:`meet`."""
+        """This candidate's particles and those of the peers found by the last :meth:`synchronize`."""
         return self.particles.count + sum(len(peer.losses) for peer in self._peers)
 
-    def meet(self, losses: Tensor) -> Tensor:
+    def synchronize(self, losses: Tensor) -> Tensor:
         """Publish, and find peers: this candidate's losses, followed by those of its peers."""
         known = [float(loss) for loss in losses.detach().cpu()]
         self.exchange.publish(known, self.particles.weights())

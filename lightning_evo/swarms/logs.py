@@ -16,7 +16,7 @@ from torchmetrics import Metric
 
 from lightning_evo.swarms.errors import SwarmError
 
-__all__ = ["Log", "Logged", "catching", "recording", "stacked"]
+__all__ = ["Log", "Logged", "recording", "redirected_logs", "stacked"]
 
 # Where Lightning logs per step unless told otherwise; everywhere else, per epoch.
 _STEP_HOOKS = frozenset(
@@ -220,12 +220,12 @@ def recording(module: LightningModule, log: Log | None = None) -> Iterator[Log]:
         The log.
     """
     log = Log() if log is None else log
-    with catching([child for child in module.modules() if isinstance(child, LightningModule)], log):
+    with redirected_logs([child for child in module.modules() if isinstance(child, LightningModule)], log):
         yield log
 
 
 @contextmanager
-def catching(holders: Sequence[LightningModule], log: Log) -> Iterator[None]:
+def redirected_logs(holders: Sequence[LightningModule], log: Log) -> Iterator[None]:
     """Redirect ``self.log`` and ``self.log_dict`` of exactly these modules to a log.
 
     Args:

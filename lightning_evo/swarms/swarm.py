@@ -27,7 +27,7 @@ class Swarm:
         particles: Those of this process.
     """
 
-    averages_anything: bool = True
+    combines_all_tensors: bool = True
     """Whether :meth:`combine` takes any tensors of the particles (moments, personal bests), or only their weights."""
 
     def __init__(self, particles: Particles) -> None:
@@ -43,7 +43,7 @@ class Swarm:
         """The particles of this process, of all that are numbered from 0 to ``size - 1``."""
         return range(self.particles.count)
 
-    def meet(self, losses: Tensor) -> Tensor:
+    def synchronize(self, losses: Tensor) -> Tensor:
         """Synchronize before averaging: afterwards ``size`` and ``local`` hold for this averaging.
 
         Args:

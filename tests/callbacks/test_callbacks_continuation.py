@@ -90,7 +90,7 @@ OPTIMIZERS = {
 
 
 class Net(ToyNet):
-    """Dropout, batch normalisation, and a schedule."""
+    """Dropout, batch normalization, and a schedule."""
 
     def __init__(self, lr=0.1, decay=1e-3, dropout=0.3, optimizer="sgd", schedule=None, gamma=None):
         seed_everything(1, verbose=False)

@@ -172,7 +172,7 @@ def specs(draw) -> Spec:
 @st.composite
 def grown(draw, spec: Spec) -> Spec:
     """A larger version of a network, of which it holds that it can compute the same."""
-    # Layer and group normalisation keep their statistics if every width is the same multiple.
+    # Layer and group normalization keep their statistics if every width is the same multiple.
     statistic = spec.head_norm == "layer" or any(block.norm in ("group", "layer") for block in spec.blocks)
     factor = draw(st.sampled_from((1, 2, 3)))
 

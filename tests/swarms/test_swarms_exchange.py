@@ -42,9 +42,9 @@ def swarm(
 
 def test_a_candidate_meets_those_who_have_published(tmp_path):
     first, second = swarm(tmp_path, "a", 1.0), swarm(tmp_path, "b", 3.0)
-    assert first.meet(torch.tensor([0.5])).tolist() == [0.5]
+    assert first.synchronize(torch.tensor([0.5])).tolist() == [0.5]
     assert (first.size, list(first.local)) == (1, [0])
-    assert second.meet(torch.tensor([0.25])).tolist() == [0.25, 0.5]
+    assert second.synchronize(torch.tensor([0.25])).tolist() == [0.25, 0.5]
     assert (second.size, list(second.local)) == (2, [0])
     mixed = second.combine(second.particles.weights(), torch.tensor([[0.5, 0.5], [0.0, 1.0]]))
     assert mixed["w"].tolist() == [[2.0, 2.0]]
@@ -54,16 +54,16 @@ def test_a_candidate_meets_those_who_have_published(tmp_path):
 
 def test_integers_are_taken_from_the_largest_share(tmp_path):
     ours, theirs = swarm(tmp_path, "a", 1.0, batches=3), swarm(tmp_path, "b", 3.0, batches=7)
-    theirs.meet(torch.tensor([0.1]))
-    ours.meet(torch.tensor([0.1]))
+    theirs.synchronize(torch.tensor([0.1]))
+    ours.synchronize(torch.tensor([0.1]))
     assert ours.combine(ours.particles.weights(), torch.tensor([[0.5, 0.5], [0, 1]]))["bn.count"].tolist() == [3]
     assert ours.combine(ours.particles.weights(), torch.tensor([[0.4, 0.6], [0, 1]]))["bn.count"].tolist() == [7]
 
 
 def test_several_particles_of_a_candidate_are_all_there(tmp_path):
     ours, theirs = swarm(tmp_path, "a", 1.0, count=2), swarm(tmp_path, "b", 4.0, count=3)
-    theirs.meet(torch.tensor([0.1, 0.2, math.nan]))
-    losses = ours.meet(torch.tensor([0.3, 0.4]))
+    theirs.synchronize(torch.tensor([0.1, 0.2, math.nan]))
+    losses = ours.synchronize(torch.tensor([0.3, 0.4]))
     assert losses[:4].tolist() == pytest.approx([0.3, 0.4, 0.1, 0.2])
     assert math.isnan(losses[4])
     mixed = ours.combine(ours.particles.weights(), torch.full((5, 5), 0.2))
@@ -72,42 +72,42 @@ def test_several_particles_of_a_candidate_are_all_there(tmp_path):
 
 @pytest.mark.parametrize("other", [{"ancestry": "1"}, {"architecture": "another"}])
 def test_only_those_of_the_same_architecture_and_ancestry_are_peers(tmp_path, other):
-    swarm(tmp_path, "b", 3.0, **other).meet(torch.tensor([0.1]))
+    swarm(tmp_path, "b", 3.0, **other).synchronize(torch.tensor([0.1]))
     ours = swarm(tmp_path, "a", 1.0)
-    assert ours.meet(torch.tensor([0.5])).tolist() == [0.5]
+    assert ours.synchronize(torch.tensor([0.5])).tolist() == [0.5]
 
 
 def test_what_was_published_too_long_ago_is_no_peer(tmp_path):
     theirs = swarm(tmp_path, "b", 3.0)
-    theirs.meet(torch.tensor([0.1]))
+    theirs.synchronize(torch.tensor([0.1]))
     (file,) = tmp_path.glob("*.safetensors")
     os.utime(file, (time.time() - 4000, time.time() - 4000))
-    assert swarm(tmp_path, "a", 1.0).meet(torch.tensor([0.5])).tolist() == [0.5]
-    theirs.meet(torch.tensor([0.2]))
-    assert swarm(tmp_path, "c", 1.0).meet(torch.tensor([0.5]))[1:].tolist() == pytest.approx([0.2])
+    assert swarm(tmp_path, "a", 1.0).synchronize(torch.tensor([0.5])).tolist() == [0.5]
+    theirs.synchronize(torch.tensor([0.2]))
+    assert swarm(tmp_path, "c", 1.0).synchronize(torch.tensor([0.5]))[1:].tolist() == pytest.approx([0.2])
 
 
 @pytest.mark.parametrize("keep", [0, 5, 60, -3])
 def test_torn_files_are_passed_over(tmp_path, keep):
     theirs = swarm(tmp_path, "b", 3.0)
-    theirs.meet(torch.tensor([0.1]))
+    theirs.synchronize(torch.tensor([0.1]))
     (file,) = tmp_path.glob("*.safetensors")
     file.write_bytes(file.read_bytes()[:keep])
     ours = swarm(tmp_path, "a", 1.0)
-    assert ours.meet(torch.tensor([0.5])).tolist() == [0.5]
+    assert ours.synchronize(torch.tensor([0.5])).tolist() == [0.5]
 
 
 @pytest.mark.parametrize("text", [b"", b"not a tensor", b"\x02\0\0\0\0\0\0\0{}", b"\xff" * 64])
 def test_files_of_another_kind_are_passed_over(tmp_path, text):
     (tmp_path / "notes.safetensors").write_bytes(text)
-    assert swarm(tmp_path, "a", 1.0).meet(torch.tensor([0.5])).tolist() == [0.5]
+    assert swarm(tmp_path, "a", 1.0).synchronize(torch.tensor([0.5])).tolist() == [0.5]
 
 
 @pytest.mark.parametrize("end", ["vanish", "tear", "change", "flip"])
 def test_the_share_of_a_peer_that_is_lost_after_meeting_falls_to_oneself(tmp_path, end):
     theirs, ours = swarm(tmp_path, "b", 3.0), swarm(tmp_path, "a", 1.0)
-    theirs.meet(torch.tensor([0.1]))
-    ours.meet(torch.tensor([0.5]))
+    theirs.synchronize(torch.tensor([0.1]))
+    ours.synchronize(torch.tensor([0.5]))
     if end == "vanish":
         theirs.close()
     elif end == "tear":
@@ -123,15 +123,15 @@ def test_the_share_of_a_peer_that_is_lost_after_meeting_falls_to_oneself(tmp_pat
 
 def test_only_peers_with_a_share_are_read(tmp_path):
     theirs, ours = swarm(tmp_path, "b", math.nan), swarm(tmp_path, "a", 1.0)
-    theirs.meet(torch.tensor([math.nan]))
-    ours.meet(torch.tensor([0.5]))
+    theirs.synchronize(torch.tensor([math.nan]))
+    ours.synchronize(torch.tensor([0.5]))
     assert ours.combine(ours.particles.weights(), torch.eye(2))["w"].tolist() == [[1.0, 1.0]]
 
 
 def test_nothing_but_weights_can_be_averaged(tmp_path):
     ours = swarm(tmp_path, "a", 1.0)
-    ours.meet(torch.tensor([0.5]))
-    assert not ours.averages_anything
+    ours.synchronize(torch.tensor([0.5]))
+    assert not ours.combines_all_tensors
     with pytest.raises(SwarmError, match="exchange only weights, not exp_avg:w"):
         ours.combine(ours.particles.moments(), torch.eye(1))
     with pytest.raises(SwarmError, match="only losses and weights"):
@@ -140,8 +140,8 @@ def test_nothing_but_weights_can_be_averaged(tmp_path):
 
 def test_what_was_published_is_removed_at_the_end(tmp_path):
     closed, forgotten = swarm(tmp_path, "a", 1.0), swarm(tmp_path, "b", 1.0)
-    closed.meet(torch.tensor([0.5]))
-    forgotten.meet(torch.tensor([0.5]))
+    closed.synchronize(torch.tensor([0.5]))
+    forgotten.synchronize(torch.tensor([0.5]))
     assert len(list(tmp_path.iterdir())) == 2
     closed.close()
     closed.close()
@@ -154,21 +154,21 @@ def test_a_disk_that_is_full_fails_nothing_and_warns_once(tmp_path):
     (tmp_path / "taken").write_text("a file where the directory should be")
     ours = swarm(tmp_path / "taken", "a", 1.0)
     with pytest.warns(UserWarning, match="the weights can.t be published in .*taken"):
-        assert ours.meet(torch.tensor([0.5])).tolist() == [0.5]
+        assert ours.synchronize(torch.tensor([0.5])).tolist() == [0.5]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert ours.meet(torch.tensor([0.25])).tolist() == [0.25]
+        assert ours.synchronize(torch.tensor([0.25])).tolist() == [0.25]
     assert ours.combine(ours.particles.weights(), torch.eye(1))["w"].tolist() == [[1.0, 1.0]]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_on_a_full_disk_nothing_of_an_earlier_time_stays(tmp_path, monkeypatch):
     ours = swarm(tmp_path, "a", 1.0)
-    ours.meet(torch.tensor([0.5]))
+    ours.synchronize(torch.tensor([0.5]))
     write = Path.write_bytes
     monkeypatch.setattr(Path, "write_bytes", lambda path, data: write(Path("/dev/full"), data))
     with pytest.warns(UserWarning, match="No space left"):
-        ours.meet(torch.tensor([0.25]))
+        ours.synchronize(torch.tensor([0.25]))
     assert list(tmp_path.iterdir()) == []
 
 

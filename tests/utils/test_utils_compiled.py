@@ -1,4 +1,4 @@
-"""Modules under ``torch.compile`` are recognised, and their names are those without it."""
+"""Modules under ``torch.compile`` are recognized, and their names are those without it."""
 
 from __future__ import annotations
 

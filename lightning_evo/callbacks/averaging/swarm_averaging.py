@@ -246,7 +246,7 @@ class SwarmAveraging(SearchCallback):
         self._swarm = swarm = find_swarm(trainer, pl_module, self._context)
         # Candidates that exchange weights draw independently of each other; the processes of one training must draw alike.
         self._salt = self._context.candidate if self._context and isinstance(swarm, ExchangeSwarm) else -1
-        if not swarm.averages_anything:
+        if not swarm.combines_all_tensors:
             check_weights_suffice(self.method, self.soup, self.optimizer_state, self.common_start)
         elif self.subset is not None and self.subset > swarm.size:
             raise SwarmError(f"subset: {self.subset} is larger than the swarm, which has {swarm.size} particles")
@@ -322,7 +322,7 @@ class SwarmAveraging(SearchCallback):
         swarm, step = self._current_swarm(), trainer.global_step
         particles = swarm.particles
         here = particles.losses(outputs)
-        losses = swarm.meet(here)
+        losses = swarm.synchronize(here)
         self._size = swarm.size
         if swarm.size < 2:
             return  # no other candidate is training at this time
@@ -374,7 +374,7 @@ class SwarmAveraging(SearchCallback):
         if self.method != "papa":
             return torch.full((swarm.size,), self.alpha, dtype=torch.float64)
         here = (self.alpha * self._rates.ratios(trainer, swarm.particles.count)).clamp(max=1.0)
-        return swarm.gather(here).double().cpu() if swarm.averages_anything else here.expand(swarm.size)
+        return swarm.gather(here).double().cpu() if swarm.combines_all_tensors else here.expand(swarm.size)
 
     # The soup.
 

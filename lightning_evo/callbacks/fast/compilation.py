@@ -35,14 +35,14 @@ class CompileTrial:
 
     Parts are compiled only within training batches of the usual size: validation, other callbacks' hooks and the last,
     smaller batch see the plain modules, so that nothing is compiled again for them. A part that fails to compile is
-    computed plainly, and all are from then on. The device is synchronised at the ends of the two timings, never per step.
+    computed plainly, and all are from then on. The device is synchronized at the ends of the two timings, never per step.
 
     Args:
         parts: The modules by name.
         backend: Of ``torch.compile``.
         should_compile: Decides whether to try compiling, and whether to keep it.
         always: Compile from the second batch on, without timing.
-        device: Synchronised at the ends of a timing.
+        device: Synchronized at the ends of a timing.
         clock: Returns seconds.
     """
 

@@ -190,7 +190,7 @@ class ExampleBatch:
         """Run one training step that changes nothing but gradients."""
         if self._batch is None or not module.automatic_optimization:
             return None  # a step that runs its optimizer can't be tried
-        from lightning_evo.swarms.logs import catching  # of the swarms nothing else is needed
+        from lightning_evo.swarms.logs import redirected_logs  # of the swarms nothing else is needed
 
         batch = trainer.strategy.batch_to_device(self._batch)
         takes = inspect.signature(module.training_step).parameters
@@ -199,7 +199,7 @@ class ExampleBatch:
         with (
             isolated_random_state(seed=0),
             _undisturbed(module),
-            catching(holders, _Silence()),  # type: ignore[arg-type]
+            redirected_logs(holders, _Silence()),  # type: ignore[arg-type]
             torch.compiler.set_stance("force_eager"),
             trainer.precision_plugin.train_step_context(),
         ):
@@ -274,9 +274,9 @@ class EntropySampler:
     """Samples the entropy of layers' outputs on a few batches of an epoch.
 
     The output of each layer itself is measured, before the activation that follows it (to measure behind it, name the
-    activation, if it is a module): for ``covariance`` the normalised
+    activation, if it is a module): for ``covariance`` the normalized
     :func:`~lightning_evo.functional.entropy.covariance_entropy` of its channels over all sampled batches, for
-    ``histogram`` the normalised :func:`~lightning_evo.functional.entropy.histogram_entropy` of those numbers, from the
+    ``histogram`` the normalized :func:`~lightning_evo.functional.entropy.histogram_entropy` of those numbers, from the
     least to the greatest. Of a tuple of outputs it is the first; a layer that runs more than once counts every time.
 
     Forward hooks are on the layers during the sampled batches alone: the last ``batches`` of an epoch, or the first ones

@@ -118,7 +118,7 @@ def is_compiled(module: nn.Module) -> bool:
 
 def _wrap_again(strategy: DDPStrategy, module: LightningModule) -> None:
     """Wrap the network by DistributedDataParallel anew, which then has the parameters of rank 0 in all ranks."""
-    # New batch normalisations have to be synchronised too, if others are.
+    # New batch normalizations have to be synchronized too, if others are.
     strategy.model = synchronize_layers(strategy, module)
     # The old wrapper's hooks on parameters are removed with it, and it is part of a reference cycle.
     gc.collect()

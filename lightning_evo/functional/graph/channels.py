@@ -34,7 +34,7 @@ class Dimension:
         fixed: Why its channels must not change; empty if they may.
         final: Whether they are the network's outputs.
         blocks: (parent's, child's) numbers of groups of the grouped convolutions on it.
-        statistics: The same of layers that normalise over groups of channels.
+        statistics: The same of layers that normalize over groups of channels.
         same_as: Another dimension that it was unified with.
         made_of: Dimensions whose channels, concatenated, are its own, where it is added to a concatenation.
         index: For each channel the parent's, or ``NEW``.
@@ -176,7 +176,7 @@ def _candidates(dimension: Dimension, new_units: NewUnits, generator: torch.Gene
     if parents and width > parents:
         if new_units == "net2wider" and not dimension.statistics:
             yield from [_block_index(width, parents, *blocks, copies="drawn", generator=generator) for blocks in usable]
-        # Copies keep the mean and variance that layer and group normalisation compute, where all are copied alike: side
+        # Copies keep the mean and variance that layer and group normalization compute, where all are copied alike: side
         # by side for as many groups as before, else one run after the other.
         if width % parents == 0:
             yield torch.arange(parents).repeat_interleave(width // parents)

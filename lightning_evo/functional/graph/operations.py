@@ -37,13 +37,13 @@ __all__ = [
 def kind_of(module: nn.Module) -> str:
     """Return ``linear``, ``conv``, ``transposed``, ``embedding``, ``channelwise``, ``statistic`` or ``other``.
 
-    ``channelwise`` treats each channel by itself (batch and instance normalisation, PReLU), ``statistic`` normalises
-    over channels (layer, group and RMS normalisation).
+    ``channelwise`` treats each channel by itself (batch and instance normalization, PReLU), ``statistic`` normalizes
+    over channels (layer, group and RMS normalization).
     """
     # Subclasses may compute something else (nn.MultiheadAttention's linear layer, spectral norm): exact types alone.
     kind = type(module)
     if isinstance(module, nn.Linear | ConvBase | nn.Embedding) and "weight" not in parameters_dict(module):
-        return "other"  # weight normalisation and its like
+        return "other"  # weight normalization and its like
     if kind in (nn.Linear, nn.LazyLinear):
         return "linear"
     if isinstance(module, ConvTransposeBase):
@@ -71,7 +71,7 @@ def paddings(module: ConvBase) -> tuple[float, ...]:
 def hyperparameters(module: nn.Module) -> tuple:
     """Return all settings of a layer that affect what it computes, except widths and kernel sizes."""
     if isinstance(module, ConvBase):
-        # Where the centre of the kernel begins: this is what a centred kernel keeps.
+        # Where the center of the kernel begins: this is what a centered kernel keeps.
         begins = tuple(
             pad - spread * (size - 1) / 2
             for pad, spread, size in zip(paddings(module), module.dilation, module.kernel_size, strict=True)

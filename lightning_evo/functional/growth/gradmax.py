@@ -54,7 +54,7 @@ def initialise(
         layer: Name of the layer that got new units, linear or a convolution, in ``root.named_modules()``.
         new: The indices of its new outputs; their incoming and outgoing weights are overwritten.
         loss: Returns the loss of a module on a batch. It is called once, in the present mode, without side effects:
-            gradients, statistics of batch normalisation and random state are restored.
+            gradients, statistics of batch normalization and random state are restored.
         whole: The module that ``loss`` is called with, if ``root`` is a part of it.
         seed: Seed of surplus columns.
 

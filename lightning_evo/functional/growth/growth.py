@@ -93,7 +93,7 @@ def plan_step(
         layer: Name of a layer that offers it (:func:`growth_sites`). For ``activation`` the activation, or the layer before
             it.
         ratio: For ``widen``, the factor of the number of channels, above 1 (default 1.5); for ``prune``, the share of them
-            that is kept, below 1 (default 2/3). Rounded up, and to what grouped convolutions and normalisations allow.
+            that is kept, below 1 (default 2/3). Rounded up, and to what grouped convolutions and normalizations allow.
         max_added: How many parameters the step may add at most. New layers and widths are made smaller accordingly.
         settings: Absolute numbers, instead of ``ratio``: ``width``, ``kept``, ``kernel``, ``activation`` and those of
             insertions.
@@ -149,19 +149,19 @@ def grow(
     and are frozen if it is. Optimizers have to follow (:func:`~lightning_evo.functional.grow_optimizer`).
 
     Args:
-        module: The network. Layers that can't be grown safely are refused by name: tied or parametrised weights, shapes
+        module: The network. Layers that can't be grown safely are refused by name: tied or parametrized weights, shapes
             that are written as numbers in ``forward``, outputs of the network.
         step: The step (:func:`plan_step`, :func:`resolve`).
-        new_units: How new units of a widened layer are initialised. ``zero``: like those of a new layer, with outgoing
+        new_units: How new units of a widened layer are initialized. ``zero``: like those of a new layer, with outgoing
             weights of 0. ``net2wider``: as copies of old ones, among which the outgoing weights are divided. ``gradmax``:
             with incoming weights of 0 and the outgoing weights that make their gradient as large as possible; where that
-            isn't possible, as ``zero``, with the reason in :attr:`Growth.notes`. Normalisations over channels (LayerNorm,
+            isn't possible, as ``zero``, with the reason in :attr:`Growth.notes`. Normalizations over channels (LayerNorm,
             GroupNorm) need copies.
         spread: How unequally copies share the outgoing weights, from 0 to below 1 (``net2wider``).
         seed: Seed of everything drawn; the process's random state is neither used nor changed.
         sample: Inputs of the module's ``forward``. The network is run on them before and after, in eval mode. The step is
             undone if shapes differ or, where it is to preserve the function, values: by more than 1e-5 of the largest (3e-2
-            in bfloat16, 4e-3 in float16). New batch normalisations get their statistics from them.
+            in bfloat16, 4e-3 in float16). New batch normalizations get their statistics from them.
         loss: Returns the loss of the module, on a batch of its own; for ``gradmax``.
 
     Returns:
@@ -421,7 +421,7 @@ def _gradmax(
 
 
 def _new_statistics(part: Part, transferred: Inheritance) -> dict[str, Tensor]:
-    """Return the batch normalisations that got new channels, and the indices of these."""
+    """Return the batch normalizations that got new channels, and the indices of these."""
     found = {}
     for unit in part.units:
         plan = transferred.maps.get(unit.path("running_mean"))

@@ -56,12 +56,12 @@ class NewGroup:
 def grow_optimizer(optimizer: Optimizer, growth: Growth, *, rate: float = 1.0) -> tuple[str, ...]:
     """Update an optimizer, in place, after a step of growth; see :func:`grow_optimizers`.
 
-    New parameters whose neighbour (:attr:`Added.beside`) it doesn't hold are ignored.
+    New parameters whose neighbor (:attr:`Added.beside`) it doesn't hold are ignored.
 
     Args:
         optimizer: The optimizer, with any number of parameter groups, before or during training.
         growth: The result of :func:`~lightning_evo.functional.grow`.
-        rate: Learning rate of new parameters, relative to their neighbours'.
+        rate: Learning rate of new parameters, relative to their neighbors'.
 
     Returns:
         The names of the new parameters it now holds.
@@ -97,8 +97,8 @@ def grow_optimizers(
     Parameters are identified by object. A parameter that replaces another takes over its position in its group, its gradient
     and its state: moments follow their weights, and are 0 for new weights; second moments (Adam's ``exp_avg_sq`` and the
     like) of new weights are the mean of the tensor's; counts of steps go on. Removed parameters are dropped. New ones join
-    the end of the group of their neighbour (:attr:`Added.beside`); with another ``rate`` they share an additional group for
-    each group with neighbours, which differs from it in the learning rate. A new parameter whose neighbour no optimizer
+    the end of the group of their neighbor (:attr:`Added.beside`); with another ``rate`` they share an additional group for
+    each group with neighbors, which differs from it in the learning rate. A new parameter whose neighbor no optimizer
     holds joins the group of the nearest parameter of the network that an optimizer holds. What no optimizer held (frozen
     weights) stays without one.
 
@@ -106,7 +106,7 @@ def grow_optimizers(
         optimizers: All optimizers of ``module``.
         growth: The result of :func:`~lightning_evo.functional.grow`.
         module: The network as it is now.
-        rate: Learning rate of new parameters, relative to their neighbours', above 0. If it isn't 1, groups may be added, to
+        rate: Learning rate of new parameters, relative to their neighbors', above 0. If it isn't 1, groups may be added, to
             which schedulers are extended by :func:`~lightning_evo.functional.extend_scheduler`.
 
     Returns:

@@ -128,7 +128,7 @@ class StructureChange:
 
     Args:
         modules: Modules by the name of the one they replace: a new one, or one that contains the old one.
-        tensors: Tensors by the name of the one they replace: parameters and buffers of another shape, freshly initialised.
+        tensors: Tensors by the name of the one they replace: parameters and buffers of another shape, freshly initialized.
         attributes: Attributes to set, by module name.
         index: The channels that a layer keeps, by layer name; other layers keep all.
         moved: For the name of a parameter in a new module, the name of the one it replaces, and the map between the two.

@@ -94,7 +94,7 @@ class Added:
     Args:
         name: Its name.
         new: The parameter.
-        beside: A parameter whose optimizer group it belongs to: the same kind of tensor (weight, bias, normalisation) of the
+        beside: A parameter whose optimizer group it belongs to: the same kind of tensor (weight, bias, normalization) of the
             layer it was added to. ``None`` if there is none.
     """
 
@@ -238,7 +238,7 @@ def inheritance_after(
 ) -> Inheritance:
     """Return what a network has inherited, with the names it has after a step of growth.
 
-    What the step moved is in part the parent's. What it added is initialised so that the network computes the same, and
+    What the step moved is in part the parent's. What it added is initialized so that the network computes the same, and
     counts as identity. No map is kept for a tensor that both inheritance and growth have changed, so that it has no moments.
 
     Args:

@@ -212,11 +212,11 @@ def compare(before: list[Tensor], after: list[Tensor], preserving: bool, where: 
 
 @torch.no_grad()
 def calibrate(part: Part, fresh: dict[str, Tensor], sample: tuple[Any, ...], seed: int) -> None:
-    """Set the statistics of new channels of batch normalisations to those of their input on a sample.
+    """Set the statistics of new channels of batch normalizations to those of their input on a sample.
 
     Args:
         part: The part, changed already.
-        fresh: The new channels by the name of their batch normalisation; their outgoing weights are still 0.
+        fresh: The new channels by the name of their batch normalization; their outgoing weights are still 0.
         sample: Inputs of ``part.module``.
         seed: Seed of random numbers that the network draws.
     """

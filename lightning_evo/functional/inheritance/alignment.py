@@ -125,8 +125,8 @@ class Scoring:
 
     Args:
         name: Score of an equal name.
-        link: Score of matching two neighbours of a block with two neighbours of a block.
-        split: Cost of matching one of two neighbours of a block and not the other.
+        link: Score of matching two neighbors of a block with two neighbors of a block.
+        split: Cost of matching one of two neighbors of a block and not the other.
         split_sequence: The same in a numbered sequence.
         shrunk: Cost of a match whose dimensions shrink.
     """
@@ -157,7 +157,7 @@ def align(child: list[Unit], parent: list[Unit], scoring: Scoring = SCORINGS[0])
 
     Both are read in the order of registration, and that order is kept. Of all such alignments the one with the highest
     score is chosen: equal kind is required; equal shapes, equal names, both the first or both the last layer, and blocks
-    that stay together add to the score. So an inserted layer, which shifts the names of all that follow, is recognised,
+    that stay together add to the score. So an inserted layer, which shifts the names of all that follow, is recognized,
     and heads are matched with heads.
 
     Nothing is aligned if the two are of different families: their first layers differ in kind, or less than half of the
@@ -200,7 +200,7 @@ def _best_moves(
         similarity: Of each unit of the child to each of the parent.
         childs_costs: For each unit of the child, the cost of separating it from the one before.
         parents_costs: The same of the parent.
-        link: Score of not separating two neighbours.
+        link: Score of not separating two neighbors.
     """
     n, m = len(childs_costs), len(parents_costs)
     states = [(a, b) for a in (False, True) for b in (False, True)]
@@ -227,7 +227,7 @@ def _best_moves(
 
 
 def _gap_cost(one: Unit, other: Unit, scoring: Scoring) -> float:
-    """The cost of separating two neighbours."""
+    """The cost of separating two neighbors."""
     (block, _, name), (others_block, _, others_name) = one.name.rpartition("."), other.name.rpartition(".")
     if block != others_block:
         return 0.0

@@ -36,7 +36,7 @@ class Inheritance:
         copied: Equal to the parent's.
         sliced: In part the parent's: wider, narrower, or of another kernel.
         identity: New, and set so that their layer returns its input, or adds nothing.
-        fresh: As they were initialised.
+        fresh: As they were initialized.
         unused: The parent's tensors that have no counterpart.
         parents: For each tensor with a counterpart its name in the parent.
         maps: For each tensor copied or sliced where the parent's numbers went.
@@ -79,12 +79,12 @@ def inherit(
       the outgoing weights of a unit are divided among its copies;
     - a new layer between two others is the identity (Net2Deeper), and a new residual branch ends in a layer of zeros, with
       the rest of it fresh;
-    - kernels are aligned at their centres;
+    - kernels are aligned at their centers;
     - a head with another number of outputs stays fresh;
     - where nothing can be aligned (another family of architecture), everything stays fresh.
 
     Which channels belong together is read from the child's graph (``torch.fx``): all layers along a residual path,
-    depthwise and grouped convolutions, flattening and concatenation use one map. Layers that normalise over channels
+    depthwise and grouped convolutions, flattening and concatenation use one map. Layers that normalize over channels
     (LayerNorm, GroupNorm with as many groups as before) keep their statistics only if all channels are copied equally
     often. A width that is a multiple of the parent's is therefore filled with copies there, with a spread of at least
     0.5 so that they differ after some training.

@@ -229,7 +229,7 @@ class _LayoutBuilder:
             self._note(TracedLayer(unit, source, role, Flow(), Flow()))
             return given
         if isinstance(module, nn.LayerNorm | nn.RMSNorm) and given.kind == "map" and not self.guessed:
-            given = self._unknown([given], unit.name)  # it normalises over positions
+            given = self._unknown([given], unit.name)  # it normalizes over positions
         if role in ("fresh", "zero") or (role == "identity" and (given.parts is None or given.flat)):
             self._note(TracedLayer(unit, source, role, given, given))
             return replace(given, silent=given.silent or role == "zero")
@@ -247,7 +247,7 @@ class _LayoutBuilder:
         return taken.of_kind(kind)
 
     def _require_statistics(self, flow: Flow, groups: int, parents_groups: int, width: int, parents: int) -> None:
-        """Note what a normalisation over groups requires of its input channels."""
+        """Note what a normalization over groups requires of its input channels."""
         size, parts = width // groups, flow.parts or ()
         for part in (part.root for part in parts):
             blocks = (parents_groups, groups) if len(parts) == 1 else (1, 1)

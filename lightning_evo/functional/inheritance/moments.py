@@ -40,7 +40,7 @@ def inherit_optimizer(
 
     Args:
         optimizer: The child's optimizer, which has taken no step yet.
-        child: The module whose parameters it optimises.
+        child: The module whose parameters it optimizes.
         inheritance: The result of :func:`inherit` for the two.
         optimizer_state: ``state_dict()`` of the parent's optimizer.
         parent: ``state_dict()`` of the parent.

@@ -30,7 +30,7 @@ class TensorMap:
         spread: How unequally copies of a column share its weight, from 0 (equally) to below 1.
         seed: Seed of the spread.
 
-    Further axes, those of a kernel, are aligned at their centres: a smaller one is surrounded by zeros, of a larger one the
+    Further axes, those of a kernel, are aligned at their centers: a smaller one is surrounded by zeros, of a larger one the
     middle is taken.
     """
 
@@ -298,7 +298,7 @@ class _Placer:
             ):
                 self.reasons.append(f"{unit.name} ({type(module).__name__}) normalises over new units too")
         for name, tensor in unit.tensors.items():
-            if layer.role == "identity":  # a PReLU of slope 1; of batch normalisation see make_identities
+            if layer.role == "identity":  # a PReLU of slope 1; of batch normalization see make_identities
                 placements.append(Placement(unit.path(name), tensor, "identity", fill=_NEUTRAL[name]))
             elif index is None or name == "num_batches_tracked":
                 found = source.get(name)
@@ -367,7 +367,7 @@ def _by_group(rows: Tensor, taken: Tensor, layer: TracedLayer) -> Tensor:
 
 
 def _centred(width: int, parents: int) -> tuple[slice, slice]:
-    """Return where a kernel's numbers go, and which of them, with both centres aligned."""
+    """Return where a kernel's numbers go, and which of them, with both centers aligned."""
     if width >= parents:
         begin = (width - parents) // 2
         return slice(begin, begin + parents), slice(0, parents)

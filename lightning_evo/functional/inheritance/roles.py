@@ -267,18 +267,18 @@ def _not_quite_identity(unit: Unit) -> str:
     return ""
 
 
-# New batch normalisations
+# New batch normalizations
 
 _POINTS = 512
 
 
 @torch.no_grad()
 def make_identities(graph: fx.Graph, root: nn.Module, new: set[str]) -> None:
-    """Set new batch normalisations to the identity in eval mode, and nearly so in train mode.
+    """Set new batch normalizations to the identity in eval mode, and nearly so in train mode.
 
-    With mean μ, variance v, scale sqrt(v + ε) and shift μ, a normalisation returns its input, whatever μ and v are. In
+    With mean μ, variance v, scale sqrt(v + ε) and shift μ, a normalization returns its input, whatever μ and v are. In
     train mode it does so as far as a batch has that mean and variance. They are estimated from the preceding batch
-    normalisation, whose output is roughly normal with its shift as mean and its scale as standard deviation; activations
+    normalization, whose output is roughly normal with its shift as mean and its scale as standard deviation; activations
     between the two are applied to that distribution. Without a preceding one they are 0 and 1.
 
     Args:
@@ -308,7 +308,7 @@ def expected(
         node: A node of a network's graph.
         modules: The network's modules, by name.
         new: Names of layers that are identities.
-        module: A batch normalisation over as many channels.
+        module: A batch normalization over as many channels.
     """
     steps: list[Callable[[Tensor], Tensor]] = []
     at = node

@@ -13,11 +13,11 @@ _TINY = 1e-12
 
 
 def signal(template: Template) -> dict[str, float]:
-    """Sizes of signals and of what an optimizer's step changes, as decimal logarithms, at torch's initialisation.
+    """Sizes of signals and of what an optimizer's step changes, as decimal logarithms, at torch's initialization.
 
     Two numbers follow an image through the network: the mean square of a value, and the covariance of the values that two
     different images give (as in Poole et al. 2016, arXiv:1606.05340, and Schoenholz et al. 2017, arXiv:1611.01232). Their
-    difference is what tells images apart. torch's default initialisation divides both by 3 in each weight layer and adds
+    difference is what tells images apart. torch's default initialization divides both by 3 in each weight layer and adds
     a bias; activations make images more alike; ``BatchNorm2d`` takes out what they have in common, ``LayerNorm`` only
     rescales. A step of Adam changes every weight alike, so that a layer changes the scores by its number of inputs, times
     the size of what comes in, times the gain of all that follows.

@@ -12,7 +12,7 @@ from lightning_evo.genome.templates.sampling import LayerRanges, draw_activation
 __all__ = ["CROSSOVERS", "MUTATIONS", "splice"]
 
 _JUMP = 0.25
-"""How often an altered number is drawn anew instead of stepping to a neighbour."""
+"""How often an altered number is drawn anew instead of stepping to a neighbor."""
 
 _WEIGHTY = 3.0
 """How much likelier a convolution or linear layer is altered than an auxiliary layer."""
@@ -74,7 +74,7 @@ def swap(ranges: LayerRanges, layers: list[Layer], rng: random.Random) -> list[L
 
 
 def alter(ranges: LayerRanges, layers: list[Layer], rng: random.Random) -> list[Layer] | None:
-    """Change a number, or the kind, of one layer: mostly a step to a neighbour in its range."""
+    """Change a number, or the kind, of one layer: mostly a step to a neighbor in its range."""
     places = [i for i, layer in enumerate(layers[:-1]) if layer.kind not in ("Flatten", "GlobalAvgPool")]
     if not places:
         return None
@@ -179,7 +179,7 @@ def _altered(ranges: LayerRanges, layer: Layer, rng: random.Random) -> Layer:
 
 
 def _stepped(number: float, choices: Sequence, rng: random.Random):
-    """Mostly a neighbour of ``number`` among ``choices``, sometimes any other; itself where there is no other."""
+    """Mostly a neighbor of ``number`` among ``choices``, sometimes any other; itself where there is no other."""
     others = [choice for choice in choices if choice != number]
     if not others:
         return number

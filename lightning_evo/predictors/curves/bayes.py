@@ -49,7 +49,7 @@ class BayesianCurve(CurvePredictor):
     top of which some climb as a learning rate is annealed and some decline in the end. Final level and gain are
     integrated in closed form for every basis, noise and drift (:mod:`~lightning_evo.predictors.curves.posterior`); the
     prediction is the mixture of all, weighted by prior times marginal likelihood. Nothing depends on the metric's unit or
-    origin, and to minimise is to maximise the negative.
+    origin, and to minimize is to maximize the negative.
 
     From the finished curves of the search (at least ``least_known``) it learns how noise changes over the epochs, how
     strong it and the drift are, at which levels candidates end, and further bases: those curves themselves, denoised. It
@@ -222,7 +222,7 @@ class _Mixture:
         return cls(parts, widths, curves[:, -1])
 
     def _flat(self) -> tuple[Floats, Floats, Floats]:
-        """(curves, cells): normalised weights, means and standard deviations."""
+        """(curves, cells): normalized weights, means and standard deviations."""
         count = len(self.last)
         log_weights, means, variances = (
             numpy.concatenate([getattr(cells, name).reshape(count, -1) for _, _, cells in self.parts], axis=1)
@@ -240,7 +240,7 @@ class _Mixture:
         )
 
     def best_tilt(self, truths: Floats) -> float:
-        """The log odds that make the truths most likely, shrunk towards none (stacking, by its posterior's mode)."""
+        """The log odds that make the truths most likely, shrunk toward none (stacking, by its posterior's mode)."""
         weights, means, stds = self._flat()
         density = weights * numpy.exp(-0.5 * ((truths[:, None] - means) / stds) ** 2) / stds
         from_curves = self._empirical()

@@ -80,7 +80,7 @@ class CurvePredictor(ABC):
             curve: The metric so far, one value per epoch from the first; NaN and infinities count as missing.
             horizon: How many epochs the training would have altogether.
             target: ``last``: the value after the last epoch. ``best``: the best of all epochs, those to come included.
-            mode: Whether the metric is maximised or minimised.
+            mode: Whether the metric is maximized or minimized.
             features: The candidate's genome as numbers, as in :class:`KnownCurve`.
 
         Raises:
@@ -232,7 +232,7 @@ class FinalFitness:
         return 1.0 if value > self.high else self._uncensored(value, including=False)
 
     def probability_better(self, value: float, mode: Mode) -> float:
-        """P(final fitness beats ``value``): is above it to maximise, below it to minimise."""
+        """P(final fitness beats ``value``): is above it to maximize, below it to minimize."""
         return self.probability_above(value) if check_mode(mode) == "max" else self.probability_below(value)
 
     def sample(self, n: int, rng: numpy.random.Generator) -> Floats:

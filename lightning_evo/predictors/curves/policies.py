@@ -67,7 +67,7 @@ class CurveContext:
         horizon: How many epochs the training would have altogether.
         known: Curves of other candidates, finished or stopped.
         bar: The fitness to beat; ``None`` while there is none.
-        mode: Whether the metric is maximised or minimised.
+        mode: Whether the metric is maximized or minimized.
         target: Whether the fitness is the ``last`` or the ``best`` value.
         features: The candidate's genome as numbers.
         candidate: The candidate's id.
@@ -325,7 +325,7 @@ def probability_not_dominated(
     Args:
         predictions: Per objective, the final fitness's distribution, or a number where it is known (a cost).
         front: Points reached so far, one value per objective each; dominated points may be among them.
-        weights: Per objective, positive to maximise and negative to minimise.
+        weights: Per objective, positive to maximize and negative to minimize.
         seed: Decides the samples; the same seed gives the same probability.
         samples: Number of samples where several objectives are uncertain (default 4096: a standard error of at most 0.008,
             and of 0.0034 at a probability of 0.05).

@@ -174,7 +174,7 @@ def estimate_prior(
         known: Finished and stopped candidates. Those stopped count with their predicted final fitness: the finished ones
             alone, which are the best, would make the level too high.
         horizon: How many epochs a training has.
-        sign: +1.0 to maximise, −1.0 to minimise.
+        sign: +1.0 to maximize, −1.0 to minimize.
         least: How many finished curves are needed.
         bases: The bank's size.
         seed: The bank's seed.

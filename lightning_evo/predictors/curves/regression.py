@@ -138,7 +138,7 @@ class RegressionCurve(CurvePredictor):
 
         regression = make_pipeline(StandardScaler(), NuSVR(nu=self.nu, C=self.regularization))
         model = TransformedTargetRegressor(regression, transformer=StandardScaler())
-        # Shuffled: neighbours in a search are often relatives.
+        # Shuffled: neighbors in a search are often relatives.
         folds = KFold(_FOLDS, shuffle=True, random_state=0)
         with preserved_random_state():  # libsvm takes a seed, which it doesn't use, from NumPy's global state
             return model.fit(rows, finals), finals - cross_val_predict(model, rows, finals, cv=folds)

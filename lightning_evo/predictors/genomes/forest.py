@@ -1,4 +1,4 @@
-"""Prediction of the fitness by a forest of randomised trees."""
+"""Prediction of the fitness by a forest of randomized trees."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["ForestPredictor"]
 
 
 class ForestPredictor(Predictor):
-    """A forest of extremely randomised trees (scikit-learn) on the features of the genes; for any search space.
+    """A forest of extremely randomized trees (scikit-learn) on the features of the genes; for any search space.
 
     Its features are those of :class:`~lightning_evo.predictors.genomes.features.Features`: one-hot choices, scaled numbers,
     the flat description of an architecture, and the proxies asked for; NaN (a gene that isn't active) is a value of its own.

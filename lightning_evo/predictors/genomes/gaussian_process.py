@@ -24,7 +24,7 @@ class GaussianProcessPredictor(Predictor):
 
     The similarity of two genomes is exp(-Σ_g w_g d_g), where d_g is their distance in a group of features: 0 or 1 for an
     unordered choice, the distance in [0, 1] along a range, the share of bits that differ. The weights w_g, the noise
-    and the signal maximise the posterior (marginal likelihood and weak log-normal priors) by L-BFGS. It learns on the
+    and the signal maximize the posterior (marginal likelihood and weak log-normal priors) by L-BFGS. It learns on the
     scale of ranks (:class:`~lightning_evo.predictors.genomes.results.Scale`). The standard deviation is that of the
     noiseless function.
 
@@ -34,7 +34,7 @@ class GaussianProcessPredictor(Predictor):
         max_results: Most results to learn from (default 400), which bounds the cost of a fit: the best half of that
             number, and an even sample of the rest.
         max_tuned: Most of those to fit the weights on, chosen likewise (default 150).
-        max_steps: Most steps of the optimisation of the weights (default 20).
+        max_steps: Most steps of the optimization of the weights (default 20).
         min_results: How many results :meth:`fit` needs (default 10).
         features: A function of your own, or its import path, from a genome (config path -> value) to numbers, always the
             same number of them; it replaces the features of the genes. Default: none.
@@ -125,7 +125,7 @@ JITTER = 1e-6
 """Added to the kernel's diagonal, which might otherwise not be positive definite in floating-point arithmetic."""
 
 _PRIOR_SIGNAL, _PRIOR_NOISE = (0.0, 1.0), (-2.0, 1.0)
-"""Mean and standard deviation of the logarithms; targets are standardised, distances at most 1."""
+"""Mean and standard deviation of the logarithms; targets are standardized, distances at most 1."""
 
 
 def _prior_weight(groups: int) -> tuple[float, float]:

@@ -25,11 +25,11 @@ Floats = NDArray[numpy.float64]
 
 
 class LSTMPredictor(Predictor):
-    """LSTM that reads a row of bits per layer and predicts the fitness, modelled on the regressor of sophius.
+    """LSTM that reads a row of bits per layer and predicts the fitness, modeled on the regressor of sophius.
 
     It needs a search space with a gene that is a sequence (:class:`~lightning_evo.genome.Layers`). Sequences are packed,
     so that padding is never read; several sequences are concatenated. The features of the genes, and proxies, join the
-    last hidden state as standardised numbers. It learns on the scale of ranks
+    last hidden state as standardized numbers. It learns on the scale of ranks
     (:class:`~lightning_evo.predictors.genomes.results.Scale`).
 
     Each net holds out a fifth of the results of its own, is trained with AdamW on the squared error, keeps the weights that

@@ -72,7 +72,7 @@ class Scale:
 
     Args:
         fitness: The fitness learned from, ascending, each once.
-        scores: Their normal scores, standardised.
+        scores: Their normal scores, standardized.
         errors: Errors on this scale of predictions of results that were not learned from.
 
     Source:
@@ -95,7 +95,7 @@ class Scale:
         return cls(unique, (scores - all_scores.mean()) / (all_scores.std() or 1.0), numpy.zeros(1))
 
     def to(self, fitness: Floats) -> Floats:
-        """Fitness -> scores, standardised, higher is better."""
+        """Fitness -> scores, standardized, higher is better."""
         return numpy.interp(fitness, self.fitness, self.scores)
 
     def learn(self, errors: Floats) -> Self:

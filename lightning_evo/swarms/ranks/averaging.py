@@ -45,7 +45,7 @@ class RankSwarm(Swarm):
         first = sum(self._counts[: self._strategy.global_rank])
         return range(first, first + self.particles.count)
 
-    def meet(self, losses: Tensor) -> Tensor:
+    def synchronize(self, losses: Tensor) -> Tensor:
         """The losses of all ranks' particles."""
         return self.gather(losses.detach().double()).cpu()
 

@@ -18,7 +18,7 @@ from torchmetrics import Metric, MetricCollection
 from lightning_evo._compat.torch import compiled_call, foreach_mul_, tree_flatten, tree_map, tree_unflatten
 from lightning_evo.functional.stacking.stacking import stacked_call
 from lightning_evo.swarms.errors import SwarmError
-from lightning_evo.swarms.logs import Log, Logged, catching, stacked
+from lightning_evo.swarms.logs import Log, Logged, redirected_logs, stacked
 from lightning_evo.swarms.stack.compatibility import NotStackable, guarded, unchanged
 from lightning_evo.swarms.stack.metrics import DeferredValue, MetricCall, StackedMetrics, deferring, metrics_of
 from lightning_evo.utils.random_state_torch import isolated_random_state
@@ -100,7 +100,7 @@ class StackedStep:
         with (
             unchanged(self._template, thorough),
             guarded(self._template, self.differing),
-            catching(self._holders, collector),
+            redirected_logs(self._holders, collector),
             deferring(self._metrics, calls),
         ):
             outputs, values, arguments = stacked_call(

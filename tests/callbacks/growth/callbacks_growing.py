@@ -26,7 +26,7 @@ def images(seed=0, size=48):
 
 
 class ConvNet(LightningModule):
-    """A small convolutional classifier with batch normalisation."""
+    """A small convolutional classifier with batch normalization."""
 
     def __init__(
         self, width: int = 4, optimizer: str = "adam", schedule: str = "", compiled: str = "", dropout: float = 0.0

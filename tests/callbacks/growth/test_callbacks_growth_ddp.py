@@ -109,7 +109,7 @@ def test_ranks_are_identical_after_growth_and_average_the_gradients_of_what_is_n
     check_alike(first, second)
     compared = 0
     for (mine, used), (theirs, others) in zip(first["gradients"], second["gradients"], strict=True):
-        # Batch normalisations of inserted layers aside: what their forward pass before did to them doesn't show in training.
+        # Batch normalizations of inserted layers aside: what their forward pass before did to them doesn't show in training.
         for name, gradient in used.items():
             assert torch.equal(gradient, others[name])
             assert torch.allclose(gradient, (mine[name] + theirs[name]) / 2, atol=1e-6), name

@@ -133,7 +133,7 @@ class Pooled(nn.Module):
 
 
 class Branches(nn.Module):
-    """Two branches of different width, concatenated, normalised and mixed."""
+    """Two branches of different width, concatenated, normalized and mixed."""
 
     def __init__(self, pick: Pick) -> None:
         super().__init__()
@@ -228,7 +228,7 @@ def cases(draw: Any) -> Case:
     """A network, whose statistics have met data, and a batch."""
     torch.manual_seed(draw(st.integers(0, 1000)))
     form = draw(st.sampled_from(["images", *FORMS]))
-    if form == "images":  # blocks: residual, grouped, depthwise, gated, dense; normalised by batch, group or layer
+    if form == "images":  # blocks: residual, grouped, depthwise, gated, dense; normalized by batch, group or layer
         net, shape = Net(draw(specs())), (3, 6, 6)
     else:
         make, shape = FORMS[form]

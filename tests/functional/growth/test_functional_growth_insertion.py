@@ -100,7 +100,7 @@ NETS = {
 
 
 def trained(name: str, seed: int = 0) -> tuple[nn.Module, torch.Tensor]:
-    """A net whose batch normalisations have met data, and inputs."""
+    """A net whose batch normalizations have met data, and inputs."""
     make, shape = NETS[name]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -157,7 +157,7 @@ def test_a_residual_block_is_the_identity_in_train_mode_too(name):
 
 
 def test_an_inserted_convolution_differs_in_train_mode_by_no_more_than_a_batchs_noise():
-    """Batch normalisation knows only the batch: with the very statistics it was given, nothing changes."""
+    """Batch normalization knows only the batch: with the very statistics it was given, nothing changes."""
     net, inputs = trained("functions")
     plain = copy.deepcopy(net).train()
     growth = grow(net, plan_step(net, "insert", "first"), sample=(inputs,))

@@ -28,7 +28,7 @@ def difference(child, parent, mode, shape=(8, 3, 6, 6)):
 
 @torch.no_grad()
 def outputs_of(net, dtype=None):
-    """What a network gives in each mode; in single precision with errors, which some normalisations amplify."""
+    """What a network gives in each mode; in single precision with errors, which some normalizations amplify."""
     dtype = dtype or next(net.parameters()).dtype
     inputs = torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(5)).to(next(net.parameters())).to(dtype)
     copied = copy.deepcopy(net).to(dtype)

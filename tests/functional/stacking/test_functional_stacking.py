@@ -99,7 +99,7 @@ def check(
 
 
 class Mixed(nn.Module):
-    """Convolutions, normalisation, both orders of ReLU and pooling, a skip, a view."""
+    """Convolutions, normalization, both orders of ReLU and pooling, a skip, a view."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -26,7 +26,7 @@ LR = 0.1
 
 
 class Net(LightningModule):
-    """A classifier with a metric object, a plain value and batch normalisation."""
+    """A classifier with a metric object, a plain value and batch normalization."""
 
     def __init__(self, width: int = 4) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ def average(strategy) -> dict:
     ours, theirs = Numbers(0, 1).weights(), Numbers(1, 2).weights()
     everybody = {name: torch.cat([ours[name], theirs[name]]) for name in ours}
     found = {"size": swarm.size, "local": list(swarm.local)}
-    found["losses"] = swarm.meet(torch.arange(particles.count).float() + 10 * strategy.global_rank)
+    found["losses"] = swarm.synchronize(torch.arange(particles.count).float() + 10 * strategy.global_rank)
     for name, matrix in MATRICES.items():
         matrix = torch.tensor(matrix).double()
         found[name] = swarm.combine(particles.weights(), matrix), combine(everybody, matrix)

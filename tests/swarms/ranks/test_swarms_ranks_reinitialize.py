@@ -16,7 +16,7 @@ from toys import ToyNet
 
 
 class Scaled(LightningModule):
-    """Keeps no hyperparameters, and initialises its layer in a way of its own."""
+    """Keeps no hyperparameters, and initializes its layer in a way of its own."""
 
     def __init__(self, width: int, scale: bool = False) -> None:
         super().__init__()

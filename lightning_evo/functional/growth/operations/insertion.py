@@ -42,7 +42,7 @@ NORMS: dict[int, type[nn.Module]] = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn
 class ZeroResidual(nn.Module):
     """``x + branch(x)``, where the branch is exactly 0 until it is trained: the identity in train and in eval mode.
 
-    For maps the branch is convolution - batch normalisation - ReLU - convolution - batch normalisation, whose last scale
+    For maps the branch is convolution - batch normalization - ReLU - convolution - batch normalization, whose last scale
     is 0. For vectors (``dimensions=0``) it is linear - ReLU - linear, whose last weights are 0. The first batch gives these
     parameters a gradient, the second all others.
 
@@ -130,7 +130,7 @@ def plan(
         part: The part that contains the layer.
         operation: ``insert`` or ``residual``.
         layer: Its name in the part.
-        ratio: Not used: an inserted layer's width follows from its neighbours'.
+        ratio: Not used: an inserted layer's width follows from its neighbors'.
         max_added: How many parameters the step may add. To stay below, an intermediate layer or a residual block gets
             fewer units, an inserted convolution a kernel of 1.
         settings: Requested settings. Behind a linear layer ``hidden``, or ``width: same`` for as many units as it has;
@@ -160,7 +160,7 @@ def build(part: Part, step: GrowthStep, sample: tuple[Any, ...] | None = None) -
     Args:
         part: The part that contains the layer; it stays as it is.
         step: The step with all settings, as :func:`plan` returns them.
-        sample: Inputs of ``part.module``, from which new batch normalisations get the statistics of their input. By default
+        sample: Inputs of ``part.module``, from which new batch normalizations get the statistics of their input. By default
             they are estimated.
 
     Raises:
@@ -207,7 +207,7 @@ def _placed(part: Part, point: InsertionPoint, block: list[tuple[str, nn.Module]
     return StructureChange(modules={point.module: line})
 
 
-# Behind a convolution: convolution, batch normalisation, activation
+# Behind a convolution: convolution, batch normalization, activation
 
 
 def _plan_convolution(part: Part, layer: str, module: ConvBase, request: StepRequest) -> dict[str, Any]:
@@ -256,7 +256,7 @@ def _convolution_block(
 
 @torch.no_grad()
 def _make_identity(norm: Any, mean: Tensor, variance: Tensor) -> None:
-    """Set a normalisation to the identity: exactly in eval mode, up to the noise of a batch in train mode."""
+    """Set a normalization to the identity: exactly in eval mode, up to the noise of a batch in train mode."""
     norm.running_mean.copy_(mean)
     norm.running_var.copy_(variance)
     norm.weight.copy_((norm.running_var + norm.eps).sqrt())
@@ -272,9 +272,9 @@ def _statistics(
     Args:
         part: The part.
         point: A point in it.
-        norm: The batch normalisation to be inserted there.
+        norm: The batch normalization to be inserted there.
         sample: Inputs of ``part.module``.
-        rectified: Whether a ReLU is between the point and the normalisation.
+        rectified: Whether a ReLU is between the point and the normalization.
     """
     assert isinstance(norm, BatchNormBase)
     values = _values(part, point, sample) if sample is not None else None
@@ -374,11 +374,11 @@ def why_not_insertable(part: Part, layer: str) -> str:
 
 
 def insertion_point_after(part: Part, layer: str) -> InsertionPoint:
-    """Return the best point behind a layer: after its normalisation and activation, if these are its own.
+    """Return the best point behind a layer: after its normalization and activation, if these are its own.
 
     A module that is called once is wrapped together with what is inserted behind it. If the activation is a function, or is
     shared with other layers, the module that follows it is wrapped, with the new one in front. If there is none either, the
-    point is right behind the layer, or its normalisation.
+    point is right behind the layer, or its normalization.
 
     Args:
         part: The part that contains the layer.

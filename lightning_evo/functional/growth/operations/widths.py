@@ -96,7 +96,7 @@ def plan(
 
 
 def build(part: Part, step: GrowthStep, sample: Any = None) -> StructureChange:
-    """Return freshly initialised tensors of the new shapes, for all layers that share the channels."""
+    """Return freshly initialized tensors of the new shapes, for all layers that share the channels."""
     layer = part.local(step.layer)
     group = channel_group(part, layer)
     if step.operation == "prune":
@@ -114,7 +114,7 @@ def build(part: Part, step: GrowthStep, sample: Any = None) -> StructureChange:
 
 
 def importance(part: Part, layer: str) -> Tensor:
-    """Return the importance of each channel of a layer: the L1 norm of its filter, times the scale of batch normalisation.
+    """Return the importance of each channel of a layer: the L1 norm of its filter, times the scale of batch normalization.
 
     It is summed over all layers with the same output channels, such as those along a residual path. Shape (channels,).
 
@@ -149,11 +149,11 @@ class ChannelGroup:
     Args:
         part: The part that contains the layers.
         dimension: The channels.
-        layers: The layers that have them as input or output, or normalise them.
+        layers: The layers that have them as input or output, or normalize them.
         loose: Tensors of the user's own that scale them, by name, with flow and axis.
-        stateless: Normalisations without tensors, with their inputs.
+        stateless: Normalizations without tensors, with their inputs.
         step: The number can be increased by multiples of this.
-        grows_groups: Whether group normalisations get more groups, rather than larger ones.
+        grows_groups: Whether group normalizations get more groups, rather than larger ones.
         pruned_blocks: When the channels are pruned, equally many of each of so many blocks are kept.
         why_not_widened: Why their number can't be increased, although the layers could be resized.
         why_not_pruned: The same for pruning.
@@ -320,7 +320,7 @@ def _loose_stuck(part: Part, path: str, axis: int) -> str:
 
 
 def _set_steps(group: ChannelGroup, changed: set[Dimension]) -> None:
-    """Set the steps by which a width can change so that grouped convolutions and normalisations compute the same."""
+    """Set the steps by which a width can change so that grouped convolutions and normalizations compute the same."""
     grouped: list[int] = []
     sizes: list[int] = []
     number_of_groups: list[int] = []
@@ -455,7 +455,7 @@ def _checked_kept(layer: str, group: ChannelGroup, kept: Any) -> list[int]:
 
 
 def _scales(part: Part, layer: str, width: int) -> Tensor | float:
-    """Return the scales of a batch normalisation right behind a layer."""
+    """Return the scales of a batch normalization right behind a layer."""
     calls = part.calls(layer)
     users = [user for node in calls for user in node.users]
     norm = part.called(users[0]) if len(users) == 1 else None
@@ -466,7 +466,7 @@ def _scales(part: Part, layer: str, width: int) -> Tensor | float:
 def fresh_tensors(
     module: nn.Module, shapes: Mapping[str, tuple[int, ...]], attributes: Mapping[str, Any]
 ) -> dict[str, Tensor]:
-    """Return a layer's tensors in new shapes, as its class initialises them; the user's own are filled with their mean."""
+    """Return a layer's tensors in new shapes, as its class initializes them; the user's own are filled with their mean."""
     own = {n: t for n, t in [*parameters_dict(module).items(), *buffers_dict(module).items()] if t is not None}
     reset: Callable[[], None] | None = None
     blank_module = type(module).__new__(type(module))
