@@ -6,6 +6,7 @@ import json
 import logging
 import multiprocessing
 import os
+import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -313,6 +314,34 @@ def bare_worker(path: str, count: int) -> None:
     Path(path).write_text(json.dumps(measured))
 
 
+# -- the state of the process ------------------------------------------------------------------------------------------
+
+
+def put_state_back(folder: Path, count: int) -> dict[str, float]:
+    """Milliseconds of CPU in which a worker looks at the state of its process and puts it back, after a bare fit."""
+    import lightning_evo.training.preload  # noqa: F401 - what a worker has imported
+    from lightning_evo.execution.process_state import ProcessState
+
+    be_quiet()
+    process, measured = ProcessState(), []
+    for i in range(WARM_UP + count):
+        spent = 0.0
+        for part in (lambda: process.prepare(["_models"]), process.begin):
+            spent -= time.process_time()
+            part()
+            spent += time.process_time()
+        bare_fit(WIDTHS[i % len(WIDTHS)], 0.1)
+        for part in (process.put_back, process.end_what_runs):
+            spent -= time.process_time()
+            part()
+            spent += time.process_time()
+        if i >= WARM_UP:
+            measured.append(1000 * spent)
+    return {"cpu": statistics.median(measured)}
+
+
+STATE = "state put back"
+
 OURS: dict[str, Callable[[Path, int], dict[str, float]]] = {
     "lightning-evo": evolve_config,
     "lightning-evo, no checkpoints": evolve_without_checkpoints,
@@ -328,6 +357,7 @@ SLEEPERS = "lightning-evo, 2 s each"
 CONTENDERS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
     **OURS,
     **OTHERS,
+    STATE: put_state_back,
     SLEEPERS: evolve_sleepers,
     "bare": bare,
     "bare, alone": bare_alone,

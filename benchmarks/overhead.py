@@ -12,6 +12,9 @@ line `a function` is this package doing no more than they do.
 
 Second part: candidates that sleep for 2 s in the training step, 2 slots. Goal: slots busy at least 95 %.
 
+Third part: what of the first is spent on putting a worker's state back after each candidate, so that nothing of one reaches
+the next: CPU after a bare fit, the median of many in one process. Goal: at most 1 ms.
+
 Every contender runs in a separate process with one thread per candidate, all of them in every round; shown are medians
 over the rounds. Wall-clock times mean little on a busy machine: the load average is printed.
 """
@@ -34,12 +37,13 @@ from typing import Any
 from _processes import family
 
 HERE = Path(__file__).resolve().parent
-GOAL_MS, GOAL_BUSY = 50.0, 0.95
+GOAL_MS, GOAL_BUSY, GOAL_STATE_MS = 50.0, 0.95, 1.0
 BARE = {"bare": "bare fit in 2 processes", "bare, alone": "bare fit in one process"}
 INLINE = "Optuna, in process"
 MODULES = {"Ray Tune": "ray", "DeepHyper": "deephyper", "Optuna, 2 processes": "optuna", INLINE: "optuna"}
 NAMES = ["lightning-evo", "lightning-evo, no checkpoints", "lightning-evo, a function", *MODULES]
 SLEEPERS = "lightning-evo, 2 s each"
+STATE = "state put back"
 HIDDEN = "--contender"
 
 
@@ -152,13 +156,18 @@ def show(rows: dict[str, Any], skipped: dict[str, str], candidates: int) -> None
 
 def main(args: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__.partition("\n")[0], epilog="Names: " + "; ".join([*NAMES, SLEEPERS])
+        description=__doc__.partition("\n")[0], epilog="Names: " + "; ".join([*NAMES, SLEEPERS, STATE])
     )
     parser.add_argument("--candidates", type=int, default=200, help="candidates of one batch (default: %(default)s)")
     parser.add_argument("--sleepers", type=int, default=40, help="candidates of 2 s (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="repetitions (default: %(default)s)")
     parser.add_argument(
-        "--only", nargs="+", choices=[*NAMES, SLEEPERS], default=[*NAMES, SLEEPERS], metavar="NAME", help="contenders"
+        "--only",
+        nargs="+",
+        choices=[*NAMES, SLEEPERS, STATE],
+        default=[*NAMES, SLEEPERS, STATE],
+        metavar="NAME",
+        help="contenders",
     )
     parser.add_argument("--timeout", type=float, default=600, help="seconds for one contender (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="write the numbers here")
@@ -169,7 +178,7 @@ def main(args: Sequence[str] | None = None) -> None:
     load = [os.getloadavg()]
     report: dict[str, Any] = {"candidates": options.candidates, "cores": os.cpu_count()}
     missed: list[str] = []
-    names = [name for name in options.only if name != SLEEPERS]
+    names = [name for name in options.only if name not in (SLEEPERS, STATE)]
     if names:
         rows, skipped = measure(names, options.candidates, options.rounds, options.timeout)
         show(rows, skipped, options.candidates)
@@ -189,6 +198,13 @@ def main(args: Sequence[str] | None = None) -> None:
         )
         if sleepers["busy"] < GOAL_BUSY:
             missed.append(f"slots busy {sleepers['busy']:.1%} of the time is below {GOAL_BUSY:.0%}")
+    if STATE in options.only:
+        print("putting state back", file=sys.stderr, flush=True)
+        report["state"] = run_contender(STATE, options.candidates, options.timeout)
+        spent = report["state"]["cpu"]
+        print(f"Putting a worker's state back: {spent:.2f} ms of CPU per candidate (goal: at most {GOAL_STATE_MS:g}).")
+        if spent > GOAL_STATE_MS:
+            missed.append(f"{spent:.2f} ms for putting state back is above {GOAL_STATE_MS:g}")
     load.append(os.getloadavg())
     print(
         f"Load average over the last minute: {load[0][0]:.1f} before, {load[1][0]:.1f} after, on {os.cpu_count()} cores "

@@ -16,6 +16,7 @@ import threading
 from argparse import Namespace
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from types import CellType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
@@ -41,19 +42,24 @@ _CLASSES = (
 """Modules and packages of libraries whose classes are watched, with the containers and objects that they hold directly."""
 
 _GLOBALS = {
-    *("builtins", "copy", "datetime", "functools", "gc", "io", "itertools", "json", "logging", "math", "os", "pickle"),
-    *("posixpath", "random", "shutil", "signal", "subprocess", "sys", "tempfile", "threading", "time", "warnings"),
-    *("numpy", "numpy.linalg", "numpy.random", "torch", "torch._tensor_str", "torch.autograd", "torch.cuda.amp"),
     *(
-        "torch.functional",
-        "torch.linalg",
-        "torch.nn",
-        "torch.nn.functional",
-        "torch.nn.init",
-        "torch.nn.modules.module",
+        "builtins",
+        "copy",
+        "json",
+        "math",
+        "os",
+        "random",
+        "subprocess",
+        "sys",
+        "tempfile",
+        "threading",
+        "time",
+        "warnings",
     ),
-    *("torch.optim", "torch.optim.lr_scheduler", "torch.optim.optimizer", "torch.random", "torch.serialization"),
-    *("torch.utils.data", "torch.utils.data.dataloader", "lightning.pytorch", "lightning.pytorch.trainer.trainer"),
+    *("numpy.random", "torch", "torch._tensor_str", "torch.autograd", "torch.cuda.amp", "torch.functional"),
+    *("torch.nn", "torch.nn.functional", "torch.nn.init", "torch.nn.modules.module", "torch.optim", "torch.random"),
+    *("torch.optim.lr_scheduler", "torch.optim.optimizer", "torch.utils.data", "torch.utils.data.dataloader"),
+    *("lightning.pytorch", "lightning.pytorch.trainer.trainer"),
     *("pytorch_lightning", "pytorch_lightning.trainer.trainer"),
 }
 """Modules of libraries whose globals are watched."""
@@ -93,7 +99,7 @@ class ModuleState:
 
     def __init__(self) -> None:
         self._seen: dict[int, object] = {}  # keeps them alive, so that ids stay theirs
-        self._mappings: list[tuple[Any, dict[Any, Any], object]] = []  # live, as it was, whose attributes it holds
+        self._groups: list[_Group] = []  # of attributes
         self._containers: list[tuple[Any, Any]] = []  # live, as it was
         self._others: list[tuple[str, Callable[[], Any], Any, Callable[[Any], object] | None]] = []
         self._imported: dict[str, ModuleType] = {}
@@ -118,14 +124,8 @@ class ModuleState:
     def put_back(self) -> list[str]:
         """Put everything back; returns what could not be."""
         self._put_back_imported()
-        # Looked through for each candidate: the common case, that nothing differs, is all that has to be fast.
-        for live, before, owner in self._mappings:
-            try:
-                if live == before:
-                    continue
-            except Exception:  # arrays have no single truth, and a user's __eq__ may raise anything
-                pass
-            _restore_attributes(live, before, owner)
+        for group in self._groups:
+            group.put_back()
         lasting = []
         for live, before in self._containers:
             try:
@@ -149,9 +149,8 @@ class ModuleState:
 
     def accept(self) -> None:
         """Take everything for what it is now."""
-        for live, before, _ in self._mappings:
-            before.clear()
-            before.update(live)
+        for group in self._groups:
+            group.accept()
         self._containers = [
             (live, dict(live) if isinstance(live, dict) else _plain_copy(live)) for live, _ in self._containers
         ]
@@ -178,11 +177,15 @@ class ModuleState:
             owns: Whether the classes and functions of the module of this name are looked into.
             deep: Look into all that is held, not only into classes and the containers that these and the module hold.
         """
+        if id(module) in self._seen:
+            return
         left: list[tuple[str, Any]] = []
         self._imported[module.__name__] = module
+        self._groups.append(_Group())
         if deep or module.__name__ in _GLOBALS:
             self._watch_mapping(module.__name__, vars(module), module, left, dunders=False)
         else:
+            self._remember(module)
             left += [(f"{module.__name__}.{name}", value) for name, value in vars(module).items()]
         while left and len(self._seen) < _MOST:
             name, value = left.pop()
@@ -195,6 +198,7 @@ class ModuleState:
                 self._watch_container(name, value, [])
             elif owns(type(value).__module__) and hasattr(value, "__dict__"):
                 self._watch_mapping(name, vars(value), value, [], dunders=False)
+        self._groups[-1].complete()
 
     def _watch(self, name: str, value: Any, owns: Callable[[str], bool], left: list[tuple[str, Any]]) -> None:
         """Watch one thing that a user's module holds; what it holds in turn goes to ``left``."""
@@ -242,7 +246,7 @@ class ModuleState:
             return
         self._remember(owner)
         before = dict(live)
-        self._mappings.append((live, before, owner))
+        self._groups[-1].members.append((live, before, owner))
         left += [
             (f"{name}.{key}", value)
             for key, value in before.items()
@@ -271,6 +275,36 @@ class ModuleState:
 
     def _remember(self, value: object) -> None:
         self._seen[id(value)] = value
+
+
+class _Group:
+    """The attributes of a module, its classes, functions and objects: compared all at once, as that is done most."""
+
+    def __init__(self) -> None:
+        self.members: list[tuple[Any, dict[Any, Any], object]] = []  # live, as it was, whose attributes it holds
+        self._views: list[Iterable[Any]] = []
+        self._values: list[Any] = []
+
+    def complete(self) -> None:
+        """All members are there, and as they were."""
+        self._views = [live.values() for live, _, _ in self.members]
+        self._values = list(itertools.chain.from_iterable(self._views))
+
+    def put_back(self) -> None:
+        """Bind every name to what it was bound to."""
+        with suppress(Exception):  # arrays have no single truth, and a user's __eq__ may raise anything
+            if list(itertools.chain.from_iterable(self._views)) == self._values:
+                return
+        for live, before, owner in self.members:
+            _restore_attributes(live, before, owner)
+        self.complete()
+
+    def accept(self) -> None:
+        """Take everything for what it is now."""
+        for live, before, _ in self.members:
+            before.clear()
+            before.update(live)
+        self.complete()
 
 
 def _is_library(module: str) -> bool:

@@ -16,6 +16,7 @@ import decimal
 import faulthandler
 import gc
 import importlib
+import itertools
 import locale
 import logging
 import multiprocessing
@@ -225,10 +226,18 @@ def _set_warnings(before: list[Any]) -> None:
         pass  # entering and leaving makes Python look at the filters anew
 
 
+_loggers: list[Any] = []  # how many there were when this was first looked at, and those that are looked at
+
+
 def _logging() -> tuple[int, dict[str, Any]]:
     """What was set of any logger: most are as they were made."""
     manager = logging.root.manager
-    loggers: list[Any] = [logging.root, *manager.loggerDict.values()]
+    if not _loggers:
+        # Most of the hundreds are of single modules of torch and Lightning, and nobody sets those.
+        _loggers.extend(logger for name, logger in manager.loggerDict.items() if name.count(".") < 2)
+        _loggers.insert(0, len(manager.loggerDict))
+    known, *loggers = _loggers
+    loggers += [logging.root, *itertools.islice(manager.loggerDict.values(), known, None)]
     changed = {
         logger.name: (
             logger.level,
