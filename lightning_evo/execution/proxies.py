@@ -17,6 +17,7 @@ from lightning_evo.genome import FAILED, Genome, Result, derive_seed
 from lightning_evo.predictors.genomes.features import check_proxies
 from lightning_evo.training.proxies import UnmeasuredProxies
 from lightning_evo.training.trainable import Trainable
+from lightning_evo.utils.text import printable
 
 __all__ = ["ProxyMeter"]
 
@@ -123,5 +124,5 @@ class ProxyMeter:
         for name, reason in reasons.items():
             if reason not in self._reasons:
                 self._reasons.add(reason)
-                _log.warning("zero-cost proxy %s could not be measured: %s", name, reason)
+                _log.warning("zero-cost proxy %s could not be measured: %s", name, printable(reason))
         return {name: float(result.metrics.get(name, math.nan)) for name in self.names}

@@ -37,12 +37,20 @@ class ConfigError(Exception):
 
 def dump_yaml(config: Any) -> str:
     """Plain data as YAML text, keys in their order."""
-    return yaml.dump(config, Dumper=_Dumper, sort_keys=False)
+    try:
+        return yaml.dump(config, Dumper=_Dumper, sort_keys=False)
+    except UnicodeEncodeError:  # the path of a file whose name isn't UTF-8: libyaml has no escapes for it
+        return yaml.dump(config, Dumper=yaml.SafeDumper, sort_keys=False)
 
 
 def load_yaml(text: str) -> Any:
     """YAML text as plain data."""
-    return yaml.load(text, Loader=_Loader)
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.scanner.ScannerError as error:
+        if "invalid Unicode" not in str(error):
+            raise
+        return yaml.safe_load(text)
 
 
 def gist(error: Exception) -> str:

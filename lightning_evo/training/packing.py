@@ -14,6 +14,7 @@ from lightning.pytorch import LightningModule
 from lightning_evo.callbacks.search import SearchCallback, callbacks_that
 from lightning_evo.training.blueprint import dump_yaml, load_yaml
 from lightning_evo.training.candidate import CONFIG_FILE
+from lightning_evo.utils.checkpoints import can_be_mapped
 from lightning_evo.utils.files import atomic_path, copy_atomically, write_atomically
 from lightning_evo.utils.imports import import_by_name
 from lightning_evo.utils.masking import Mask
@@ -121,12 +122,18 @@ def restore_structure(module: LightningModule, checkpoint: Path, trusted: bool) 
 def _read(checkpoint: Path, trusted: bool) -> dict[str, Any]:
     """A checkpoint, its tensors left on disk until they are needed."""
     try:
-        return cast(dict[str, Any], torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True))
+        return cast(
+            dict[str, Any],
+            torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=can_be_mapped(checkpoint)),
+        )
     except pickle.UnpicklingError:
         if not trusted:
             raise
         # It holds hyperparameters of the user's own classes.
-        return cast(dict[str, Any], torch.load(checkpoint, map_location="cpu", weights_only=False, mmap=True))
+        return cast(
+            dict[str, Any],
+            torch.load(checkpoint, map_location="cpu", weights_only=False, mmap=can_be_mapped(checkpoint)),
+        )
 
 
 def _with_model(config: dict[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,16 +10,23 @@ from weakref import WeakValueDictionary
 
 import torch
 
-__all__ = ["Checkpoint", "Kind", "kind_of", "read_checkpoint"]
+from lightning_evo.utils.text import storable
+
+__all__ = ["Checkpoint", "Kind", "can_be_mapped", "kind_of", "read_checkpoint"]
 
 Kind = Literal["plain", "objects", "damaged"]
 """What a checkpoint holds: tensors and plain data alone, other objects too, or nothing that can be read."""
 
 
+def can_be_mapped(path: str | Path) -> bool:
+    """Whether torch can map a file into memory: it can't where the path isn't UTF-8."""
+    return storable(str(path)) == str(path)
+
+
 def kind_of(path: str | Path) -> Kind:
     """What a checkpoint holds, found out without running any code in it, nor reading its tensors."""
     try:
-        held = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        held = torch.load(path, map_location="cpu", weights_only=True, mmap=can_be_mapped(path))
     except pickle.UnpicklingError:
         return "objects" if zipfile.is_zipfile(path) else "damaged"
     except Exception:  # whatever reading a damaged file raises

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import sys
 
@@ -110,3 +111,8 @@ def test_a_short_class_name_resolves_in_a_process_that_has_imported_no_callback_
     )
     ran = warm.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True)
     assert ran.stdout.splitlines()[-1] == "lightning_evo.callbacks.StructuralGrowth", ran.stderr
+
+
+def test_a_path_that_is_not_utf8_survives_yaml():
+    config = {"data": {"init_args": {"root": os.fsdecode(b"/data/caf\xe9"), "name": "größe 🙂 \x1b"}}}
+    assert load_yaml(dump_yaml(config)) == config

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gc
+import os
 import pickle
 
 import pytest
 import torch
 
-from lightning_evo.utils.checkpoints import read_checkpoint
+from lightning_evo.utils.checkpoints import kind_of, read_checkpoint
 
 
 class Foreign:
@@ -61,3 +62,11 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
         read_checkpoint(tmp_path / "list.ckpt")
     with pytest.raises(FileNotFoundError):
         read_checkpoint(tmp_path / "none.ckpt")
+
+
+def test_a_checkpoint_in_a_directory_whose_name_is_not_utf8_is_read(tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9") / "x.ckpt"
+    path.parent.mkdir()
+    torch.save({"state_dict": {"w": torch.ones(2)}}, path)
+    assert kind_of(path) == "plain"
+    assert read_checkpoint(path)["state_dict"]["w"].tolist() == [1.0, 1.0]

@@ -26,6 +26,7 @@ from lightning_evo.functional.graph.tracing import trace
 from lightning_evo.functional.growth import GrowthError, replay
 from lightning_evo.functional.inheritance.alignment import units_of
 from lightning_evo.functional.inheritance.roles import analyse
+from lightning_evo.utils.checkpoints import can_be_mapped
 from lightning_evo.utils.files import atomic_path, copy_atomically, write_atomically
 from lightning_evo.utils.imports import import_by_name, public_name
 
@@ -154,7 +155,7 @@ def _read(path: Path, map_location: Any, trusted: bool, mmap: bool = False) -> d
     if not path.is_file():
         raise FileNotFoundError(f"{path} {'is a directory' if path.is_dir() else 'does not exist'}")
     try:
-        held = torch.load(path, map_location=map_location, weights_only=not trusted, mmap=mmap)
+        held = torch.load(path, map_location=map_location, weights_only=not trusted, mmap=mmap and can_be_mapped(path))
     except Exception as error:  # a damaged file, or foreign objects in a trusted one, may raise anything
         if isinstance(error, pickle.UnpicklingError) and not trusted and zipfile.is_zipfile(path):
             reason = "holds more than tensors and plain data (trusted=True reads it, and runs whatever code is in it)"

@@ -24,7 +24,7 @@ from lightning_evo._compat.wandb import EXPERIMENTAL_SETTINGS, create_sweep, kil
 from lightning_evo.reporting.reporter import ReporterError
 from lightning_evo.reporting.wandb.state import LOCAL_SUFFIX
 from lightning_evo.utils.masking import Mask
-from lightning_evo.utils.text import storable_data
+from lightning_evo.utils.text import printable, storable_data
 
 __all__ = ["OpenRun", "OuterSweep", "WandbService"]
 
@@ -337,7 +337,7 @@ class WandbService:
                 then(self._finish(opened, exit_code))
             except Exception as error:
                 if not self._closed:
-                    _log.warning("run %s was not ended: %s", opened.run.id, _first_line(error))
+                    _log.warning("run %s was not ended: %s", opened.run.id, printable(_first_line(error)))
             finally:
                 self._upload_slots.release()
 
