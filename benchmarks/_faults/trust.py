@@ -89,8 +89,12 @@ def refused(*arguments: object) -> str:
 
 
 def quietly(*arguments: object) -> None:
-    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-        main([str(argument) for argument in arguments])
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+            main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        raise AssertionError(f"exit code {stop.code}: {said.getvalue()[:200]}") from None
 
 
 @kind("checkpoint: damage that keeps its size", cases=200)
@@ -242,9 +246,9 @@ CHANGES = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir"}
 
 @kind("outputs: a kill at any change of a file", cases=120)
 def kills(case: Case) -> None:
-    run, to = finished(), case.folder / "place" / "out.html"
+    run, name = finished(), case.rng.choice(sorted(OUTPUTS))
+    to = case.folder / "place" / ("out.html" if name == "report" else "out")
     to.parent.mkdir()
-    name = case.rng.choice(sorted(OUTPUTS))
     command = OUTPUTS[name](run, to)
     with key_in(run.with_name("state")):
         if case.rng.random() < 0.5:
