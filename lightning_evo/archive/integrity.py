@@ -15,8 +15,7 @@ from lightning_evo.archive import schema
 from lightning_evo.archive.database import JOURNAL, ArchiveLocation, in_memory, reading, translated
 from lightning_evo.archive.database_sum import SUM, DatabaseSum
 from lightning_evo.archive.errors import ArchiveError, Damaged, Unreadable
-from lightning_evo.archive.events import Event
-from lightning_evo.archive.history import recorded
+from lightning_evo.archive.events import Event, recorded
 from lightning_evo.archive.journal import Journal, JournalState
 from lightning_evo.archive.lock import writer_lives
 from lightning_evo.archive.recovery import replay

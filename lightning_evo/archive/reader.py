@@ -15,13 +15,14 @@ from sqlalchemy import Connection, Row, func, select
 from lightning_evo.archive import schema
 from lightning_evo.archive.database import ArchiveLocation, reading, translated
 from lightning_evo.archive.errors import ArchiveError, Damaged, Unreadable
-from lightning_evo.archive.events import candidate_of, result_of
-from lightning_evo.archive.history import (
+from lightning_evo.archive.events import (
+    candidate_of,
     fetching,
     parsed,
     portions,
     predictions,
     recorded,
+    result_of,
     result_records,
     results_query,
     segments,

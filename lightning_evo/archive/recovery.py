@@ -14,8 +14,7 @@ from lightning_evo.archive import schema
 from lightning_evo.archive.database import ArchiveLocation, in_memory, inserted_id, translated, writing
 from lightning_evo.archive.database_sum import SUM
 from lightning_evo.archive.errors import ArchiveError, Damaged, translated_file
-from lightning_evo.archive.events import Event, apply, known_columns
-from lightning_evo.archive.history import recorded
+from lightning_evo.archive.events import Event, apply, known_columns, recorded
 from lightning_evo.archive.journal import Header, Journal, JournalState
 
 __all__ = ["from_journal", "last_sequence", "rebuild", "reconcile", "replay", "set_aside"]

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, and_, case, select
 
 from lightning_evo.archive import schema
-from lightning_evo.archive.history import parsed, portions, predictions
+from lightning_evo.archive.events import parsed, portions, predictions
 from lightning_evo.archive.ranking import non_domination_ranks, sort_key
 from lightning_evo.genome import COMPLETED, STOPPED, Objective
 
