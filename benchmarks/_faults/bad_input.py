@@ -153,19 +153,19 @@ class Outcome:
             return f"says {lines[0][:200]!r}"
         if len(lines[0]) > 1500:
             return f"a line of {len(lines[0])} characters: {lines[0][:200]!r}"
-        if lines[0].rstrip().endswith(":"):
+        if re.search(r"\w: *$", lines[0]):
             return f"no reason: {lines[0]!r}"
         last = re.findall(r"\w+", path)[-1] if path else ""
         said = lines[0].removeprefix("lightning-evo: error: ")
-        if ": line " in said:
-            return ""  # no YAML
+        if "search.yaml: " in said:
+            return ""  # no YAML, or a key that is none
         where = path.partition("(")[0]
         above = where.rpartition(".")[0] if where.count(".") == 2 else where
         if where not in said and not said.startswith("evolution.budget.candidates: ") and not said.startswith(above):
             return f"doesn't name {path}: {lines[0][:300]!r}"
         if " is refused: " in said:
             return ""  # what the gene yields isn't what its path takes
-        if last not in said:
+        if last not in said and "class that can be imported" not in said:
             return f"doesn't name {last}: {lines[0][:300]!r}"
         return ""
 

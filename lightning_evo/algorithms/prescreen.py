@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy
 from deap import tools
 
+from lightning_evo.algorithms.checks import check_at_least
 from lightning_evo.algorithms.individual import Fitness
 from lightning_evo.algorithms.predictor import Predictor
 from lightning_evo.algorithms.quality import Quality, cross_validate, judge
@@ -64,12 +65,12 @@ class Prescreen:
     def __post_init__(self) -> None:
         if self.pool < 2:
             raise ValueError(f"pool: {self.pool!r} is not at least 2; there would be nothing to choose from")
+        check_at_least("pool", self.pool, 2)
+        check_at_least("rounds", self.rounds, 0)
         if not 0 <= self.explore < 1:
             raise ValueError(f"explore: {self.explore!r} is not a fraction of at least 0 and below 1")
         if not (self.confidence >= 0 and math.isfinite(self.confidence)):
             raise ValueError(f"confidence: {self.confidence!r} is not a finite number of at least 0")
-        if self.rounds < 0:
-            raise ValueError(f"rounds: {self.rounds!r} is not at least 0")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from jsonargparse import ActionConfigFile, get_loader, set_loader
 
 from lightning_evo.utils.config_files import ConfigFileError, load_yaml_strictly, read_config_file
 
-__all__ = ["STRICT_YAML", "ConfigFile"]
+__all__ = ["STRICT_YAML", "ConfigFile", "place_of_nul"]
 
 STRICT_YAML = "lightning-evo"
 """The parser mode in which YAML that would lose something is refused, in files and in values alike."""
@@ -50,6 +50,10 @@ class ConfigFile(ActionConfigFile):
             if not isinstance(data, dict):
                 found = "nothing" if data is None else f"a {type(data).__name__}"
                 raise TypeError(f"{values}: holds {found}, not a mapping of settings")
+            for name, section in (("the file", data), *data.items()):
+                for key in section if isinstance(section, dict) else ():
+                    if not isinstance(key, str) or not key or " " in key:
+                        raise TypeError(f"{values}: the key {key!r} in {name} is not the name of a setting")
             if len(data) > MAX_SECTIONS:
                 raise TypeError(f"{values}: holds {len(data)} sections, of which a config has a few")
             if not os.path.isfile(values):
@@ -59,15 +63,15 @@ class ConfigFile(ActionConfigFile):
         except ConfigFileError as error:
             raise TypeError(f"config: {error}") from None
         except (ValueError, OSError) as error:  # of text that is looked up as if it were the name of a file
-            raise TypeError(f"{_place_of_nul(load_yaml_strictly(text)) or values}: {error}") from None
+            raise TypeError(f"{place_of_nul(load_yaml_strictly(text)) or values}: {error}") from None
 
 
-def _place_of_nul(data: Any, path: str = "") -> str:
+def place_of_nul(data: Any, path: str = "") -> str:
     """The config path of the first text that holds a NUL, which no file's name can; empty if there is none."""
     if isinstance(data, dict):
-        places = (_place_of_nul(value, f"{path}.{key}".lstrip(".")) for key, value in data.items())
+        places = (place_of_nul(value, f"{path}.{key}".lstrip(".")) for key, value in data.items())
     elif isinstance(data, list):
-        places = (_place_of_nul(value, f"{path}[{i}]") for i, value in enumerate(data))
+        places = (place_of_nul(value, f"{path}[{i}]") for i, value in enumerate(data))
     else:
         return path if isinstance(data, str) and "\0" in data else ""
     return next(filter(None, places), "")

@@ -19,7 +19,7 @@ from lightning_evo._compat.lightning import CLIWithHooks, subcommand_arguments, 
 from lightning_evo.algorithms import Algorithm, Predictor
 from lightning_evo.archive import ArchiveError
 from lightning_evo.callbacks.search import SearchCallback
-from lightning_evo.cli.config_files import STRICT_YAML, ConfigFile
+from lightning_evo.cli.config_files import STRICT_YAML, ConfigFile, place_of_nul
 from lightning_evo.cli.console import INTERRUPTED, refuse, report_to_user
 from lightning_evo.cli.given_values import check_value, hints_of
 from lightning_evo.evolution import Evolution, SearchError, SearchInterrupted
@@ -235,6 +235,8 @@ def _instantiate(section: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in rest.items():
         with _config_path(f"{GROUP}.{name}"):
             check_value(f"{GROUP}.{name}", value, *hints[name])
+            if place := place_of_nul(value, f"{GROUP}.{name}"):
+                raise ValueError(f"{place}: holds a NUL character, which neither files nor names can")
         # One by one, so that an error in a constructor can be assigned to its argument.
         with _config_path(f"{GROUP}.{name}"):
             made[name] = parser.instantiate(parser.parse_object({GROUP: {name: value}}))[GROUP][name]

@@ -469,8 +469,10 @@ def _step(at: int, reach: int, top: int, rng: random.Random, floor: int = 0) -> 
     """Move ``at`` by 1..reach up or down within floor..top, never staying where there is another place."""
     if top == floor:
         return at
-    places = [p for p in range(max(floor, at - reach), min(top, at + reach) + 1) if p != at]
-    return rng.choice(places)
+    lowest, highest = max(floor, at - reach), min(top, at + reach)
+    # Drawn as `rng.choice` would from a list of these places, which in a wide range would fill the memory.
+    place = lowest + rng.randrange(highest - lowest)
+    return place if place < at else place + 1
 
 
 def _check_mutation(mutation: float) -> None:

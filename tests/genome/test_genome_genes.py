@@ -7,7 +7,7 @@ from genome_strategies import bitstrings, examples, finite_genes, genes, integer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_evo.genome import Bitstring, Boolean, Categorical, Integer, LogUniform, Ordinal, Uniform
+from lightning_evo.genome import Bitstring, Boolean, Categorical, GrowthSteps, Integer, LogUniform, Ordinal, Uniform
 
 
 def several_values(gene):
@@ -182,3 +182,14 @@ def test_a_range_that_cannot_be_is_refused_by_name(make, message):
 def test_a_value_out_of_range_is_refused_with_what_was_given(gene, value):
     with pytest.raises(ValueError, match=r"not|neither"):
         gene.validate(value)
+
+
+def test_a_mutation_in_a_range_without_measure_takes_no_memory():
+    gene = Integer(-(10**30), 10**30)
+    assert all(gene.validate(gene.mutate(0, random.Random(seed))) is None for seed in range(20))
+
+
+@pytest.mark.parametrize("made", [lambda: Bitstring(10**30), lambda: GrowthSteps(max_steps=10**30)])
+def test_lengths_that_no_memory_holds_are_refused(made):
+    with pytest.raises(ValueError, match="is not at most"):
+        made()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -101,6 +102,8 @@ def check_numbers(**given: float | None) -> None:
                 raise ValueError(f"inertia: {value!r} is not in [0, 1)")
         elif not value >= _LEAST[name]:
             raise ValueError(f"{name}: {value!r} is not at least {_LEAST[name]:g}")
+        elif value == math.inf:
+            raise ValueError(f"{name}: {value!r} is not a finite number")
 
 
 def check_method(

@@ -109,6 +109,8 @@ class FastTraining(SearchCallback):
             raise ValueError(f"precision: {precision!r} is not one of {', '.join(_PRECISIONS)}, false")
         if not 0 < memory_share <= 1:
             raise ValueError(f"memory_share: {memory_share!r} is not above 0 and at most 1")
+        if num_workers is not None and num_workers > 1024:
+            raise ValueError(f"num_workers: {num_workers!r} is not at most 1024")
         if num_workers is not None and num_workers < 0:
             raise ValueError(f"num_workers: {num_workers!r} is not at least 0")
         self.channels_last, self.fused, self.cudnn_benchmark, self.tf32 = channels_last, fused, cudnn_benchmark, tf32
