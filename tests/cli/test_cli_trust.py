@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import write
 
 from lightning_evo.archive import ArchiveWriter
 from lightning_evo.archive.description import claimed
@@ -190,6 +191,14 @@ def test_a_damaged_winner_is_not_exported(tmp_path, capsys):
     assert "final/model.ckpt, is damaged" in refused(capsys, "export", run, "--to", tmp_path / "best")
 
 
+@pytest.mark.parametrize("given", [True, False])
+def test_a_search_is_told_whom_to_trust_by_the_command_line(tmp_path, monkeypatch, given):
+    told = []
+    monkeypatch.setattr("lightning_evo.evolution.Evolution.run", lambda search: told.append(search.trust))
+    main([*write(tmp_path), *(["--trust"] if given else [])])
+    assert told == [given]
+
+
 # -- what outputs may replace ------------------------------------------------------------------------------------------
 
 
@@ -337,18 +346,18 @@ def test_a_kill_at_any_point_leaves_all_of_an_output_or_nothing_of_it(run, tmp_p
         "svg": ["plot", run, "progress", "--to", to],
     }.get(output, ["export", run, f"--{output}", to, "--overwrite"])
 
-    def write():
+    def output_again():
         main([str(argument) for argument in command])
 
     place.mkdir()
-    write()
+    output_again()
     assert is_whole(output, held(to))
     for step in itertools.count():
         if not there:
             shutil.rmtree(place)
             place.mkdir()
         before = held(to)
-        if not killed_at(step, write):
+        if not killed_at(step, output_again):
             break
         assert held(to) == before or is_whole(output, held(to))
     assert step > 1
