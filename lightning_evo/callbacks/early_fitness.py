@@ -187,7 +187,7 @@ class EarlyFitnessPrediction(SearchCallback, EarlyStopping):
                 target=self.target,
                 features=() if context is None else context.features,
                 candidate=0 if context is None else context.candidate,
-                # Not the candidate's own: all candidates must agree on who is in which bracket.
+                # Not the candidate's own: all candidates must agree on which of them is in which bracket.
                 seed=0 if context is None else context.search_seed,
             )
         )

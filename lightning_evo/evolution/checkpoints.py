@@ -112,14 +112,14 @@ class Checkpoints:
             writer.update_checkpoint(id, None)
 
     def parent_of(self, candidate: Candidate, ancestor: Callable[[int], Candidate]) -> Inherited | None:
-        """Whose checkpoint a candidate starts from: its parent's or, where that is gone, the nearest ancestor's.
+        """The checkpoint that a candidate starts from: its parent's or, where that is gone, the nearest ancestor's.
 
         Args:
             candidate: The candidate.
             ancestor: Gives the candidate with an id.
 
         Returns:
-            ``None`` where it inherits from nobody. Where no ancestor has a checkpoint any more, one whose path is empty.
+            ``None`` where it inherits from none. Where no ancestor has a checkpoint any more, one whose path is empty.
         """
         if candidate.inherits is None:
             return None

@@ -61,7 +61,7 @@ class Controller:
         progress: What the user sees.
         interrupts: What the user asks for with Ctrl-C.
         grouping: Which candidates train together.
-        reporting: Who else is told.
+        reporting: The reporters, which are told of every event.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Controller:
         self.algorithm = search.algorithm
         self.state = SearchState(search.objectives, search.budget.limits)
         self._done: queue.SimpleQueue[_Done] = queue.SimpleQueue()
-        self._running: dict[int, list[Candidate]] = {}  # a job's id -> whom it trains
+        self._running: dict[int, list[Candidate]] = {}  # a job's id -> the candidates it trains
         self._begun: list[Candidate] = []  # a swarm that isn't asked for whole yet
         self._alone: dict[int, str] = {}  # why candidates that were to train in a stack are trained by themselves
         self._duplicates: dict[int, list[Candidate]] = {}
@@ -313,7 +313,7 @@ class Controller:
         self._left.update(replaced.left.keys())
 
     def _results(self, group: list[Candidate], result: Result) -> list[tuple[Candidate, Result]]:
-        """Who has a result now that a job has ended with ``result``."""
+        """The candidates that have a result now that a job has ended with ``result``, each with its own."""
         if len(group) == 1:
             return [(group[0], result)]
         waiting = [candidate for candidate in group if candidate.id in self._unfinished]
@@ -446,7 +446,7 @@ class Controller:
 
 @dataclass(frozen=True)
 class AnswerRecord:
-    """Whose result a candidate has that was answered, not trained.
+    """The candidate that gave its result to one that was answered, not trained.
 
     Args:
         original: Id of the candidate it duplicates.

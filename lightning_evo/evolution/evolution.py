@@ -411,7 +411,7 @@ class Evolution:
         return SearchDescription(evolution, self.trainable.complete(earlier.trainable)).to_dict()
 
     def _claim(self, writer: ArchiveWriter, archive: Archive, prior: PriorResults | None = None) -> int:
-        """Write down whose archive this is, and what it starts from; returns the run's seed."""
+        """Record which search the archive belongs to, and what it starts from; return the run's seed."""
         meta, limits = archive.meta, self.budget.limits
         schedule = ScheduleCallback(self.algorithm.schedule_callback)
         if SearchDescription.key in meta:

@@ -156,7 +156,7 @@ class Jobs:
         )
 
     def _stack_context(self, first: Candidate, directory: Path) -> SearchContext:
-        """Of a stack as a whole: what it draws must not depend on who is in it."""
+        """Of a stack as a whole: what it draws must not depend on its members."""
         swarm = self.search.algorithm.swarm(first)
         of = "stack" if swarm is None else f"swarm {swarm}"
         return SearchContext(

@@ -18,7 +18,7 @@ def schedule_of(archive: Archive, candidate: int) -> dict[int, dict[str, Any]]:
 
     Args:
         archive: The search's.
-        candidate: Whose schedule.
+        candidate: The id of the candidate that followed it.
 
     Returns:
         Epoch -> the values that hold from its beginning, by config path: at epoch 0 every gene, later those that changed.

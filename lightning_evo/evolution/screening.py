@@ -94,7 +94,7 @@ class QualityRecord:
     """Records what validations said of the predictors, and says when they are switched on or off.
 
     Args:
-        algorithm: Whose predictors they are.
+        algorithm: The algorithm that has the predictors.
         writer: Where it is recorded, as :class:`~lightning_evo.algorithms.quality.QualityHistory`.
         archive: The same, to read.
         progress: Where it is said.

@@ -85,7 +85,7 @@ def check_stacking(
     """Raise :class:`SearchError` if a search that stacks candidates can't.
 
     Args:
-        algorithm: Who breeds.
+        algorithm: The search's.
         workers: Where candidates train.
         budget: When the search ends.
         kinds: The kinds of callbacks that take part in the search.

@@ -31,7 +31,7 @@ def build_optimizer(
 
     Args:
         name: ``sgd`` (with Nesterov momentum), ``adam``, ``adamw``, ``nadam``, ``radam`` or ``rmsprop``.
-        module: Whose parameters are trained.
+        module: The module to train.
         lr: Base learning rate.
         weight_decay: Weight decay of the weights; biases and the parameters of normalization layers have none.
         momentum: Momentum of ``sgd`` and ``rmsprop``, and beta 1 of the Adam family.
@@ -66,7 +66,7 @@ def build_schedule(optimizer: Optimizer, name: ScheduleName, total_steps: float,
     """Wrap :func:`schedule_factor` as a scheduler to be stepped after every optimizer step.
 
     Args:
-        optimizer: Whose learning rates are scaled.
+        optimizer: The optimizer that has the learning rates.
         name: See :func:`schedule_factor`.
         total_steps: Optimizer steps in the whole training (``trainer.estimated_stepping_batches``).
         warmup: See :func:`schedule_factor`.

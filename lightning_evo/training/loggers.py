@@ -36,7 +36,7 @@ _prepared: set[tuple[str, str]] = set()
 
 
 def name_loggers(config: Mapping[str, Any], directory: str | Path) -> dict[str, Any]:
-    """The config whose loggers know whom they log: those of Lightning, and classes derived from them.
+    """The config with loggers that know which candidate they log: those of Lightning, and classes derived from them.
 
     Where several processes would make MLflow's tables and experiment at once, and all but one fail, they are made here, one
     process after the other.

@@ -86,7 +86,7 @@ def train_stack(
     goes with the share of the seconds, ``waiting`` and ``utilisation`` are the stack's.
 
     All members see the same batches, in an order that ``request.data_seed`` decides, and begin with the weights that
-    their own seeds decide: so a member's result doesn't depend on who else is in the stack, but for rounding, for what is
+    their own seeds decide: so a member's result doesn't depend on the stack's other members, but for rounding, for what is
     drawn while training (dropout), and for callbacks that average.
 
     Trainer, data, callbacks and loggers are built once, from the first member's config. Callbacks see the stack: ``val_acc``

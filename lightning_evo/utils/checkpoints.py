@@ -1,4 +1,4 @@
-"""Reading of Lightning checkpoints: only tensors and plain data unless trusted, and once for all who need the same one."""
+"""Reading of Lightning checkpoints: only tensors and plain data unless trusted, and once for all that need the same one."""
 
 from __future__ import annotations
 
