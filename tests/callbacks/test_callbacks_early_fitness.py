@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 
 from lightning_evo import Budget, Evolution, Workers
 from lightning_evo.archive.shared_results import SharedResult, SharedResultsReader, SharedResultsWriter
@@ -252,6 +252,22 @@ def test_with_several_objectives_a_candidate_ends_that_something_will_dominate(t
     # Nothing that good is as small, so it belongs to the front however it ends.
     assert epochs([(0.9, params + 1)])[0] == len(FLAT)
     assert epochs([])[0] == len(FLAT)
+
+
+class Meter(Callback):
+    """Measures a cost of its own."""
+
+    measures_cost = True
+    cost = {"params": 7.0}  # noqa: RUF012
+
+
+def test_costs_are_those_of_whatever_callback_declares_to_measure_them(tmp_path):
+    SharedResultsWriter(tmp_path / "known.jsonl").add([known(0, (0.9, 6))])
+    callback = EarlyFitnessPrediction(controls=0)
+    objectives = [Objective("score"), Objective("cost/params", "min")]
+    callback.join_search(context(objectives=objectives, known=str(tmp_path / "known.jsonl")))
+    assert fit(callback, tmp_path, others=[Meter()]) < len(FLAT)
+    assert callback.predicted_fitness == (pytest.approx(0.5, abs=0.2), 7)
 
 
 def test_every_logged_objective_is_predicted(tmp_path):
