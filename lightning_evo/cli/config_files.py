@@ -50,7 +50,8 @@ class ConfigFile(ActionConfigFile):
             if not isinstance(data, dict):
                 found = "nothing" if data is None else f"a {type(data).__name__}"
                 raise TypeError(f"{values}: holds {found}, not a mapping of settings")
-            for name, section in (("the file", data), *data.items()):
+            # Only here: other sections may be mappings of the user's own, with any keys.
+            for name, section in (("the file", data), ("evolution", data.get("evolution"))):
                 for key in section if isinstance(section, dict) else ():
                     if not isinstance(key, str) or not key or " " in key:
                         raise TypeError(f"{values}: the key {key!r} in {name} is not the name of a setting")

@@ -15,7 +15,7 @@ from commands import command, write
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch.optim.lr_scheduler import StepLR
 
-from lightning_evo.cli import main
+from lightning_evo.cli import EvolutionCLI, main
 from lightning_evo.utils import config_files
 
 LR, WIDTH = "model.init_args.lr", "model.init_args.width"
@@ -551,6 +551,22 @@ def test_a_byte_order_mark_and_merge_keys_are_no_errors(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(arguments)
     assert "evolution.budget: nothing is set" in capsys.readouterr().err
+
+
+class NamingCLI(EvolutionCLI):
+    """A command line with a mapping of its own."""
+
+    def add_arguments_to_parser(self, parser):
+        parser.add_argument("--names", type=dict[int, str])
+
+
+def test_keys_of_the_users_own_mappings_may_be_anything(tmp_path, capsys):
+    arguments = write(tmp_path, drop("budget"))
+    with (tmp_path / "config.yaml").open("a") as file:
+        file.write("names: {0: zero, 1: one}\n")
+    with pytest.raises(SystemExit):
+        NamingCLI(args=arguments)
+    assert "evolution.budget is missing" in capsys.readouterr().err
 
 
 def test_days_of_a_budget_are_not_read_in_base_60(tmp_path, capsys, monkeypatch):
