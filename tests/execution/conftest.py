@@ -1,7 +1,5 @@
 """What all tests of this folder share: a forkserver with the imports that every worker needs."""
 
-import gc
-
 import pytest
 
 from lightning_evo.execution.isolation import start_forkserver
@@ -11,12 +9,3 @@ from lightning_evo.execution.local import DEFAULT_PRELOAD
 @pytest.fixture(scope="session", autouse=True)
 def _forkserver():
     start_forkserver(DEFAULT_PRELOAD, {"OMP_NUM_THREADS": "1"})
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _fast_garbage_collection():
-    """Jobs in threads collect garbage in this process, which holds all that pytest and other tests imported."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
