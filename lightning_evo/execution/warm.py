@@ -86,7 +86,9 @@ class WarmWorker:
                 raise BrokenProcessPool("it died immediately")
         except (OSError, RuntimeError, EOFError) as error:  # BrokenProcessPool is a RuntimeError
             self.stop(kill=True)
-            raise NeverBegan(f"the worker process could not be started: {error!r}") from error
+            # Pebble's own exceptions say nothing; what they come from does.
+            cause = error if str(error) or error.__cause__ is None else error.__cause__
+            raise NeverBegan(f"the worker process could not be started: {cause!r}") from error
 
     def run(self, pending: Pending, attempt: int) -> str:
         """Run a job to its end, whatever that is.
