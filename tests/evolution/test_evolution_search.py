@@ -238,10 +238,10 @@ def test_a_users_own_algorithm_and_gene_run_like_ours(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"space": {}}, "evolution.space is empty"),
-        ({"objectives": []}, "evolution.objectives is empty"),
+        ({"space": {}}, "evolution.space: nothing is set"),
+        ({"objectives": []}, "evolution.objectives: nothing is set"),
         ({"objectives": [Objective("value"), Objective("value")]}, "names a metric twice"),
-        ({"budget": None}, "evolution.budget is missing"),
+        ({"budget": None}, "evolution.budget: nothing is set"),
         ({"keep_checkpoints": -1}, "keep_checkpoints: -1 is not at least 0"),
         ({"config": {}}, "either config .* or function"),
         ({"function": None}, "either config .* or function"),
