@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -44,6 +45,8 @@ def check_value(path: str, value: Any, hint: Any, default: Any = _NO_VALUE) -> N
         if {int, float} & set(options) and not {bool, object} & set(options):
             raise ValueError(f"{path}: {str(value).lower()} is not a number")
         return
+    if isinstance(value, float) and math.isnan(value):
+        raise ValueError(f"{path}: nan is not a number")
     if isinstance(value, Mapping) and isinstance(value.get("class_path"), str):
         _check_class(path, value)
     elif isinstance(value, Mapping):

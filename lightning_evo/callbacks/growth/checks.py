@@ -75,6 +75,8 @@ def check_above_zero(**numbers: float) -> None:
     for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
             raise GrowthError(f"{name}: {value!r} is not above 0")
+        if value == float("inf"):
+            raise GrowthError(f"{name}: {value!r} is not a finite number")
 
 
 def check_whole(**numbers: int) -> None:
