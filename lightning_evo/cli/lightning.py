@@ -262,7 +262,11 @@ def _config_path(path: str) -> Iterator[None]:
         yield
     except (ArgumentError, ValueError, TypeError) as error:
         text = gist(error)
-        text = text if text.startswith(path) else f"{path}: {text.removeprefix('gene').lstrip(':. ')}"
+        if not text.startswith(path):
+            text = text.removeprefix("gene").lstrip(":. ")
+            # What a plain section refuses begins with the key; what a class refuses, with the name of an argument.
+            names_key = path.removeprefix(f"{GROUP}.") in _PLAIN_SECTIONS and re.match(r"\w+: ", text)
+            text = f"{path}.{text}" if names_key else f"{path}: {text}"
         raise SearchError(_with_choices(text)) from None
 
 
@@ -289,5 +293,8 @@ def _subclasses(kind: type) -> set[type]:
     below: list[type] = kind.__subclasses__()
     return {found for cls in below for found in {cls, *_subclasses(cls)}}
 
+
+_PLAIN_SECTIONS = ("budget", "workers", "final")
+"""The sections whose keys are the arguments themselves, without ``class_path`` and ``init_args``."""
 
 _NOT_IN_SECTION: set[str | int] = {"space", "config", "function", "executor", "progress"}

@@ -97,7 +97,7 @@ CASES = {
     "no space": (drop("space"), "evolution.space: nothing is set; give at least one config path with a gene"),
     "no budget": (drop("budget"), "evolution.budget: nothing is set; give candidates, epochs or wall_time"),
     "no objectives": (drop("objectives"), "evolution.objectives: nothing is set; name at least one metric"),
-    "budget 0": (put("budget", "candidates", value=0), "evolution.budget: candidates: 0 is not above 0"),
+    "budget 0": (put("budget", "candidates", value=0), "evolution.budget.candidates: 0 is not above 0"),
     "a budget without end": (
         put("budget", "wall_time", value=float("nan")),
         "evolution.budget.wall_time: nan is not a number",
@@ -152,7 +152,7 @@ CASES = {
     ),
     "budget of words": (
         put("budget", "wall_time", value="soon"),
-        "evolution.budget: wall_time: 'soon' is not a number of seconds or DD:HH:MM:SS",
+        "evolution.budget.wall_time: 'soon' is not a number of seconds or DD:HH:MM:SS",
     ),
     "unknown key in the section": (put("bugdet", value=1), "does not accept option 'evolution.bugdet'"),
     "unknown key deeper": (put("budget", "candidats", value=1), "evolution.budget: Option 'candidats' is not accepted"),
@@ -292,12 +292,12 @@ CASES = {
     ),
     "a stack of one": (
         put("workers", "stack", value=1),
-        "evolution.workers: stack: 1 is not 'auto' or a number of at least 2",
+        "evolution.workers.stack: 1 is not 'auto' or a number of at least 2",
     ),
     "a stack of no number": (put("workers", "stack", value="many"), "evolution.workers.stack: "),
     "a stack across devices": (
         put("workers", value={"stack": 4, "devices_per_candidate": 2}),
-        "evolution.workers: stack: 4 with devices_per_candidate 2: a stack trains several candidates on one device; leave "
+        "evolution.workers.stack: 4 with devices_per_candidate 2: a stack trains several candidates on one device; leave "
         "one of the two out",
     ),
     "early stopping in a stack": (
@@ -340,7 +340,7 @@ CASES = {
         put("callbacks", value=[gene("SwarmAveraging", every_n_steps=4, every_n_epochs=1)]),
         "evolution.callbacks: every_n_steps",
     ),
-    "slots 0": (put("workers", "slots", value=0), "evolution.workers: slots: 0 is not at least 1"),
+    "slots 0": (put("workers", "slots", value=0), "evolution.workers.slots: 0 is not at least 1"),
     "more devices than exist": (
         lambda config, whole: (
             config["trainer"].update(accelerator="gpu"),
