@@ -28,7 +28,7 @@ os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="lightning-evo-state-")
 
 DURATIONS = Path(__file__).parent / "durations.txt"
 """The test functions that take long, one per line: seconds of all cases together, and the function."""
-LONG = 2.0
+LONG = 1.0
 """Seconds from which on a test function, all its cases together, is left out of a fast run."""
 
 
