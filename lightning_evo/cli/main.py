@@ -101,7 +101,7 @@ def _run(arguments: list[str]) -> None:
             command.run(arguments[1:])
         except BrokenPipeError:
             raise
-        except (OSError, OverflowError, UnicodeError) as error:
+        except (OSError, OverflowError, ValueError) as error:
             # Names that no file can have, files that can't be written, numbers that no database takes.
             refuse(ValueError(f"{arguments[0]}: {error}"))
         return
