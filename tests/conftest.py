@@ -19,12 +19,17 @@ from pathlib import Path
 import pytest
 import torch.distributed
 import warm
+from hypothesis import settings
 
 # Worker processes, DDP ranks and command lines started by tests import `toys` too.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The key by which runs are told to be one's own: not the developer's.
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="lightning-evo-state-")
+
+# How long an example takes is the machine's affair.
+settings.register_profile("ours", deadline=None)
+settings.load_profile("ours")
 
 DURATIONS = Path(__file__).parent / "durations.txt"
 """The test functions that take long, one per line: seconds of all cases together, and the function."""

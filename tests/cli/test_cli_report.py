@@ -120,7 +120,7 @@ def test_watching_serves_the_page_until_ctrl_c_and_ends_without_a_word(run):
             data = json.loads(gzip.decompress(answer.read()))
         assert data["runs"][0]["candidates"]["id"] == [0, 1, 2]
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=120)
     finally:
         process.kill()
         process.wait()

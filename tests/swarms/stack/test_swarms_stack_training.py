@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import inspect
 import io
 import pickle
 from functools import cache
@@ -406,6 +407,10 @@ def test_frozen_and_manual_particles_are_named():
         ParticleStack(Stepping, size=2)
 
 
+@pytest.mark.skipif(
+    "add_dataloader_idx and" not in inspect.getsource(L.LightningModule.log),
+    reason="this version of Lightning lets nobody log under the names that it gives values of several loaders",
+)
 @pytest.mark.parametrize("lowering", LOWERINGS)
 def test_several_validation_loaders_keep_their_names(lowering):
     class Several(Net):
