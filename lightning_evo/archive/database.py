@@ -57,11 +57,13 @@ class ArchiveLocation:
                 name of a file.
         """
         if isinstance(location, str) and "://" in location:
+            shown = location
             try:
                 url = make_url(location)
+                shown = url.render_as_string(hide_password=True)
                 url.get_dialect().import_dbapi()
             except (ArgumentError, NoSuchModuleError, ImportError) as error:
-                raise ArchiveError(f"{location}: not a database URL that SQLAlchemy can open: {error}") from error
+                raise ArchiveError(f"{shown}: not a database URL that SQLAlchemy can open: {error}") from error
             if url.get_backend_name() != "sqlite":
                 return cls(None, url)
             if not url.database or url.database == ":memory:":
