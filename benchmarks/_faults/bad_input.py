@@ -163,7 +163,7 @@ class Outcome:
         above = where.rpartition(".")[0] if where.count(".") == 2 else where
         if where not in said and not said.startswith("evolution.budget.candidates: ") and not said.startswith(above):
             return f"doesn't name {path}: {lines[0][:300]!r}"
-        if " is refused: " in said:
+        if " is not accepted: " in said:
             return ""  # what the gene yields isn't what its path takes
         if last not in said and "class that can be imported" not in said:
             return f"doesn't name {last}: {lines[0][:300]!r}"
