@@ -79,7 +79,8 @@ def _longest_first(items, seconds, workers):
     files = defaultdict(list)
     for item in items:
         files[item.path].append(item)
-    functions = {path: {_function(item.nodeid) for item in tests} for path, tests in files.items()}
+    # Each function once and in order: sums that differ in their last bit would be another order in each worker.
+    functions = {path: list(dict.fromkeys(_function(item.nodeid) for item in tests)) for path, tests in files.items()}
     lasts = {path: sum(seconds.get(name, 0.0) for name in names) for path, names in functions.items()}
     shares, takes = [[] for _ in range(workers)], [0.0] * workers
     room = [(len(items) + n) // workers for n in range(workers)]
