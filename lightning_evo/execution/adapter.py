@@ -51,6 +51,7 @@ class FuturesExecutor:
         self._closed = False
         self._lock = threading.RLock()
         self._filling = False
+        self._broken: BrokenExecutor | None = None
 
     @property
     def slots(self) -> int:
@@ -121,6 +122,8 @@ class FuturesExecutor:
                         slot = min(set(range(self._slots)) - self._running.keys())
                         self._running[slot] = pending
                         try:
+                            if self._broken is not None:
+                                raise self._broken
                             self._start(pending, slot)
                         except Exception as error:
                             # A broken or closed executor refuses; which exceptions say so is the executor's own affair.
@@ -142,6 +145,10 @@ class FuturesExecutor:
             result = _lost(RuntimeError("the executor canceled the job"), slot)
         elif (error := inner.exception()) is not None:
             result = _lost(error, slot)
+            if isinstance(error, BrokenExecutor):
+                # Not to be asked again: while a process pool tells of its end, it holds a lock that submitting waits for
+                # (from Python 3.12 on).
+                self._broken = error
         else:
             result = decode_result(inner.result()[0])
         with self._lock:

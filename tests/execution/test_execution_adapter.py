@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import multiprocessing
+import threading
 
 import execution_jobs as jobs
 import pytest
@@ -32,6 +33,24 @@ class Losing(concurrent.futures.Executor):
         else:
             future.set_exception(self.error)
         return future
+
+
+class BreakingUnderLock(concurrent.futures.Executor):
+    """Tells of its end while it holds the lock that submitting takes, as process pools do from Python 3.12 on."""
+
+    def __init__(self):
+        self.lock, self.futures = threading.Lock(), []
+
+    def submit(self, function, /, *args, **kwargs):
+        assert self.lock.acquire(timeout=5), "submitting would wait forever"
+        self.futures.append(concurrent.futures.Future())
+        self.lock.release()
+        return self.futures[-1]
+
+    def end(self):
+        with self.lock:
+            for future in self.futures:
+                future.set_exception(concurrent.futures.BrokenExecutor("a worker died"))
 
 
 @pytest.fixture
@@ -83,6 +102,18 @@ def test_a_broken_process_pool_is_fatal(job):
             result = future.result()
             assert (result.status, result.fatal) == (FAILED, True)
             assert result.error_type.startswith("WorkerDied: BrokenProcessPool")
+
+
+def test_a_pool_that_is_breaking_is_given_no_more_jobs(job):
+    pool = BreakingUnderLock()
+    with FuturesExecutor(pool, 1) as executor:
+        futures = [executor.submit(job(i, jobs.succeed)) for i in range(3)]
+        pool.end()
+        results = [future.result(timeout=10) for future in futures]
+    assert len(pool.futures) == 1
+    assert {(result.status, result.fatal, result.error_type) for result in results} == {
+        (FAILED, True, "WorkerDied: BrokenExecutor: a worker died")
+    }
 
 
 def test_a_closed_executor_is_fatal(job):
