@@ -142,7 +142,7 @@ def test_a_harvest_of_templates_is_learned_from(tmp_path, monkeypatch):
         (["{harvest}", "--predictor", "own.Gone"], "predictor own.Gone: can't be imported (No module named 'own')"),
         (["{harvest}", "--plot", "plot.gif"], "plot: plot.gif does not end in one of .html, .png, .svg, .pdf"),
         (["{harvest}", "--repeats", "0"], "repeats: 0 is not at least 1"),
-        (["{harvest}", "--json", "nowhere/told.json"], "No such file or directory: 'nowhere/told.json'"),
+        (["{harvest}", "--json", "nowhere/told.json"], "--json nowhere/told.json: the directory "),
     ],
 )
 def test_bad_input_gets_one_clear_error(arguments, message, harvest, tmp_path, capsys, monkeypatch):

@@ -34,8 +34,9 @@ from lightning.pytorch import LightningModule, Trainer
 
 from lightning_evo.genome import COMPLETED, Result
 
-logging.getLogger("imported").setLevel(logging.ERROR)
-torch.set_printoptions(precision=3)
+if multiprocessing.parent_process() is not None:  # in a worker, not where the tests are
+    logging.getLogger("imported").setLevel(logging.ERROR)
+    torch.set_printoptions(precision=3)
 
 count = 0
 cache = {}

@@ -528,7 +528,7 @@ def test_validation_that_is_missing_is_refused_before_training(tmp_path):
 def test_a_metric_that_is_not_logged_is_found_at_the_first_validation(tmp_path):
     stack = swarm(2)
     with pytest.raises(
-        SwarmError, match=r"monitor: val_acc is not among what ParticleStack logs in validation: .*val_loss"
+        SwarmError, match=r"monitor: 'val_acc' is not among what ParticleStack logs in validation: .*val_loss"
     ):
         fit(stack, SwarmAveraging(soup="greedy", monitor="val_acc", mode="max"), tmp_path)
     assert stack.trainer.global_step == 0

@@ -434,14 +434,15 @@ def test_several_runs_are_refused_where_one_is_shown(run):
 
 
 def test_a_file_that_cannot_be_written_leaves_what_was_there(run, tmp_path, monkeypatch):
-    (tmp_path / "x.pdf").write_text("before")
+    before = b"%PDF-1.7 before"
+    (tmp_path / "x.pdf").write_bytes(before)
 
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pathlib.Path.replace", full)
     assert "the disk is full" in refusal(run, "costs", to=tmp_path / "x.pdf")
-    assert (tmp_path / "x.pdf").read_text() == "before"
+    assert (tmp_path / "x.pdf").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["x.pdf"]
 
 
