@@ -20,7 +20,7 @@ class SurerPrediction(EarlyFitnessPrediction):
     def __init__(self, in_a_row: int = 2, **settings) -> None:
         super().__init__(**settings)
         if in_a_row < 1:
-            raise ValueError(f"in_a_row {in_a_row!r} is not at least 1")
+            raise ValueError(f"in_a_row: {in_a_row!r} is not at least 1")
         self.in_a_row = in_a_row
 
     def should_stop(

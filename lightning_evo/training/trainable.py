@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -386,6 +388,23 @@ class FunctionTrainable(Trainable):
         return Task(_evaluate, arguments, (self.function.__module__,))
 
 
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed the global random states for the block, and put them back, where no other candidate runs in this process.
+
+    Threads share them: each would draw from what another has seeded, and two that read torch's at once can lock each other
+    out for ever (it is locked while Python's garbage collector may run and change threads).
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    with isolated_random_state(devices=()):
+        random.seed(seed)
+        numpy.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+        yield
+
+
 def _evaluate(
     function: Callable[..., Mapping[str, float]],
     genome: Genome,
@@ -395,10 +414,7 @@ def _evaluate(
 ) -> Result:
     started = time.time()
     try:
-        with isolated_random_state(devices=()):
-            random.seed(seed)
-            numpy.random.seed(seed % 2**32)
-            torch.manual_seed(seed)
+        with _seeded(seed):
             returned = function(genome, seed=seed, directory=directory)
         metrics = {name: float(value) for name, value in returned.items()}
         monitors = [objective.monitor for objective in objectives]

@@ -17,6 +17,7 @@ from commands import command, write
 
 from lightning_evo import Archive
 from lightning_evo.archive import ArchiveError
+from lightning_evo.archive.seals import SealRecord
 from lightning_evo.cli import main
 
 EARLY = {"class_path": "EarlyFitnessPrediction", "init_args": {"controls": 0.2}}
@@ -55,7 +56,9 @@ def remembered(directory: Path) -> list[dict]:
         rows = [{name: row.get(name) for name in columns} for row in archive.candidates()]
         for row in rows:
             result = archive.result(row["id"])
-            row |= {"curve": [point["val_loss"] for point in result.curve], "extra": dict(result.extra)}
+            # A checkpoint's hash is that of a file, which also says where and when it was written.
+            extra = {key: value for key, value in result.extra.items() if key != SealRecord.key}
+            row |= {"curve": [point["val_loss"] for point in result.curve], "extra": extra}
         return rows
 
 

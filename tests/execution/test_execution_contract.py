@@ -103,7 +103,7 @@ def test_leaves_the_result_in_the_directory(executor, job):
         (jobs.raise_value_error, {}, "ValueError: too bad"),
         (jobs.raise_value_error, {"message": ""}, "ValueError"),
         (jobs.raise_unpicklable, {}, "Local: kept inside"),
-        (jobs.raise_unprintable, {}, "RuntimeError: Unprintable, whose message raises RuntimeError"),
+        (jobs.raise_unprintable, {}, "Unprintable: (its message can't be shown: __str__ raises)"),
         (jobs.interrupt, {}, "KeyboardInterrupt"),
         (jobs.leave, {"code": 0}, "SystemExit: 0"),
         (jobs.run_out_of_memory, {}, "MemoryError: unable to allocate 1 PiB"),
