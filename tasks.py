@@ -7,7 +7,7 @@
 
 Variants of ``test``, which can be combined:
 
-    test --fast                      without the tests that take long: what most changes need, in about two minutes
+    test --fast                      without the tests that take long: what most changes need, in under three minutes
     test ROOM ...                    the tests of these rooms alone, such as ``genome`` or ``swarms``, without linters
     test --lowest                    the fast tests on Python 3.11 with the lowest supported versions, in .venv-lowest
     test --python 3.13               the fast tests on another Python, in .venv-3.13; skipped where it isn't installed

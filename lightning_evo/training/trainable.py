@@ -357,7 +357,8 @@ class ConfigTrainable(Trainable):
 class FunctionTrainable(Trainable):
     """A Python function that evaluates a genome.
 
-    The global random states of Python, NumPy and torch are seeded with the candidate's seed before each call.
+    The global random states of Python, NumPy and torch are seeded with the candidate's seed before each call, but not where
+    an executor calls it in threads, which share them.
 
     Args:
         function: Called as ``function(genome, seed=..., directory=...)`` with a mapping config path -> value, the

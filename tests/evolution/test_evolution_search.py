@@ -18,6 +18,7 @@ from lightning_evo.algorithms import (
     RandomSearch,
     RegularizedEvolution,
 )
+from lightning_evo.archive import ArchiveWriter
 from lightning_evo.evolution import SearchError
 from lightning_evo.genome import Boolean, Categorical, Uniform
 from toys import sphere
@@ -268,18 +269,21 @@ def test_two_searches_never_write_one_directory(tmp_path):
             first.join()
 
 
+def killed_after_the_first(directory, archive):
+    """A search whose controller was killed when candidate 0 had ended: asked, not told. Returns the candidate's directory."""
+    search = evolution(directory, None)
+    with ArchiveWriter(directory) as writer, Archive(directory) as reader:
+        search._claim(writer, reader)
+        writer.record_candidate(archive.candidate(0), queued=0.0)
+    place = directory / "candidates" / "000000"
+    place.mkdir(parents=True)
+    return place
+
+
 def test_a_result_the_controller_could_not_record_is_adopted(tmp_path):
     with threads() as pool:
         archive = evolution(tmp_path / "a", pool).run()
-    # A candidate that had ended when the controller was killed: asked, not told, its result in its directory.
-    from lightning_evo.archive import ArchiveWriter
-
-    search = evolution(tmp_path / "b", None)
-    with ArchiveWriter(tmp_path / "b") as writer, Archive(tmp_path / "b") as reader:
-        search._claim(writer, reader)
-        writer.record_candidate(archive.candidate(0), queued=0.0)
-    place = tmp_path / "b" / "candidates" / "000000"
-    place.mkdir(parents=True)
+    place = killed_after_the_first(tmp_path / "b", archive)
     (place / "result.json").write_text(json.dumps(archive.result(0).to_dict() | {"extra": {"adopted": True}}))
     with threads() as pool:
         resumed = evolution(tmp_path / "b", pool).run()
@@ -291,16 +295,9 @@ def test_a_result_the_controller_could_not_record_is_adopted(tmp_path):
     "content", ['{"status": "completed", "fitness": [NaN]}', "[]", '{"status": "completed"}', None]
 )
 def test_the_candidate_of_a_result_that_is_wrong_is_trained_again(tmp_path, content):
-    from lightning_evo.archive import ArchiveWriter
-
     with threads() as pool:
         archive = evolution(tmp_path / "a", pool).run()
-    search = evolution(tmp_path / "b", None)
-    with ArchiveWriter(tmp_path / "b") as writer, Archive(tmp_path / "b") as reader:
-        search._claim(writer, reader)
-        writer.record_candidate(archive.candidate(0), queued=0.0)
-    place = tmp_path / "b" / "candidates" / "000000"
-    place.mkdir(parents=True)
+    place = killed_after_the_first(tmp_path / "b", archive)
     # Another candidate's is as whole as can be.
     other = (tmp_path / "a" / "candidates" / "000001" / "result.json").read_text()
     (place / "result.json").write_text(other if content is None else content)
