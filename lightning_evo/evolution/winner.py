@@ -126,9 +126,11 @@ class Finisher:
 
         Left out is what compares it with other candidates, or averages it with them: here there are none.
         """
-        alone = (callback for callback in self.search.callbacks if isinstance(callback, SearchCallback))
-        others = {id(callback) for callback in alone if callback.ends_trainings or callback.averages_weights}
-        return [callback for callback in self.search.callbacks if id(callback) not in others]
+        return [
+            callback
+            for callback in self.search.callbacks
+            if not (isinstance(callback, SearchCallback) and (callback.ends_trainings or callback.averages_weights))
+        ]
 
     def _context(self, winner: Candidate, directory: Path) -> SearchContext:
         """What the callbacks may know: the search's objectives and the winner's genome, but no parent and no others."""

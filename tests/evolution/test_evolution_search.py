@@ -270,7 +270,7 @@ def test_two_searches_never_write_one_directory(tmp_path):
 
 
 def killed_after_the_first(directory, archive):
-    """A search whose controller was killed when candidate 0 had ended: asked, not told. Returns the candidate's directory."""
+    """A search whose controller was killed when candidate 0 had ended: asked, not told. Returns its directory."""
     search = evolution(directory, None)
     with ArchiveWriter(directory) as writer, Archive(directory) as reader:
         search._claim(writer, reader)
