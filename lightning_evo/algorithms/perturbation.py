@@ -29,7 +29,7 @@ def perturb(gene: Gene, value: Value, factors: Sequence[float], rng: random.Rand
     if isinstance(gene, (Categorical, Boolean)):
         return value
     if isinstance(gene, Uniform):
-        moved = min(gene.high, max(gene.low, value * rng.choice(factors)))
+        moved = gene.snap(value * rng.choice(factors))
         return moved if moved != value else gene.mutate(value, rng)
     if isinstance(gene, Integer):
         return _perturb_integer(gene, value, rng.choice(factors))
@@ -38,10 +38,11 @@ def perturb(gene: Gene, value: Value, factors: Sequence[float], rng: random.Rand
 
 def _perturb_integer(gene: Integer, value: int, factor: float) -> int:
     direction = 1 if factor > 1 else -1
-    distance = max(1, abs(round(value * factor) - value)) if gene.log else gene.step
+    steps = max(1, round(abs(round(value * factor) - value) / gene.step)) if gene.log else 1
+    distance = steps * gene.step
     moved = value + direction * distance
     if not gene.low <= moved <= gene.high:
         # Inwards at an end, as a mutation does; in between, up to the end.
-        inwards = value - direction * (1 if gene.log else gene.step)
+        inwards = value - direction * gene.step
         moved = inwards if value in (gene.low, gene.high) else min(gene.high, max(gene.low, moved))
     return min(gene.high, max(gene.low, moved))

@@ -25,6 +25,7 @@ from lightning_evo.cli.given_values import check_value, hints_of
 from lightning_evo.evolution import Evolution, SearchError, SearchInterrupted
 from lightning_evo.functional.growth.steps import GrowthError
 from lightning_evo.genome import Gene, Json
+from lightning_evo.genome.shorthand import flattened, is_full_form
 from lightning_evo.predictors.curves.learning_curve import CurvePredictor
 from lightning_evo.predictors.curves.policies import StoppingPolicy
 from lightning_evo.reporting.reporter import Reporter
@@ -240,7 +241,11 @@ def _instantiate(section: Mapping[str, Any]) -> dict[str, Any]:
         # One by one, so that an error in a constructor can be assigned to its argument.
         with _config_path(f"{GROUP}.{name}"):
             made[name] = parser.instantiate(parser.parse_object({GROUP: {name: value}}))[GROUP][name]
-    made["space"] = {path: _gene(path, gene) for path, gene in (section["space"] or {}).items()}
+    try:
+        space = flattened(section["space"] or {})
+    except ValueError as error:
+        raise SearchError(f"{GROUP}.space.{error}") from None
+    made["space"] = {path: _gene(path, gene) if is_full_form(gene) else gene for path, gene in space.items()}
     return made
 
 
@@ -248,8 +253,6 @@ def _gene(path: str, config: Any) -> Gene:
     parser = ArgumentParser(exit_on_error=False, parser_mode=STRICT_YAML)
     parser.add_subclass_arguments(Gene, "gene", required=True)
     with _config_path(f"{GROUP}.space.{path}"):
-        if not isinstance(config, (str, Mapping)) or not config:
-            raise ValueError(f"{config!r} is not a gene; give its class_path and init_args")
         parsed = parser.parse_object({"gene": config})
         check_value(f"{GROUP}.space.{path}", parsed.as_dict()["gene"], Gene)
         return parser.instantiate(parsed).gene

@@ -6,7 +6,7 @@ import concurrent.futures
 import json
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -44,7 +44,8 @@ from lightning_evo.evolution.stacking import (
 )
 from lightning_evo.evolution.winner import Finisher, ScheduleCallback
 from lightning_evo.execution import Executor
-from lightning_evo.genome import COMPLETED, STOPPED, Gene, Objective, SearchSpace, SpaceError
+from lightning_evo.genome import COMPLETED, STOPPED, Gene, Objective, SearchSpace, SpaceError, read_gene
+from lightning_evo.genome.shorthand import flattened
 from lightning_evo.reporting.progress import HarmlessProgress, ProgressDisplay, make_progress
 from lightning_evo.reporting.reporter import Reporter, ReporterDispatcher, ReporterError, SearchInfo, release_quietly
 from lightning_evo.training import ConfigError, ConfigTrainable, FunctionTrainable, Trainable
@@ -64,7 +65,8 @@ class Evolution:
     Running the same search again in the same directory continues it.
 
     Args:
-        space: Config path -> gene.
+        space: Config path -> gene, or what :func:`~lightning_evo.genome.read_gene` reads as one: a list of choices, or a
+            mapping such as ``{"low": 1, "high": 8}``.
         algorithm: Decides which candidates to train next (default
             :class:`~lightning_evo.algorithms.RegularizedEvolution`).
         objectives: What to optimize, one or more; several objectives give a Pareto search.
@@ -98,7 +100,7 @@ class Evolution:
 
     def __init__(
         self,
-        space: dict[str, Gene] | None = None,
+        space: Mapping[str, Gene | Sequence[Any] | Mapping[str, Any]] | None = None,
         objectives: list[Objective] | None = None,
         budget: Budget | None = None,
         algorithm: Algorithm | None = None,
@@ -133,7 +135,7 @@ class Evolution:
             raise SearchError(f"evolution.objectives: {monitors} names a metric twice")
         check_arguments(directory, database, seed, fitness_epoch, keep_checkpoints)
         try:
-            self.space = SearchSpace(space)
+            self.space = SearchSpace(_genes(space))
         except SpaceError as error:
             raise SearchError(f"evolution.space: {error}") from None
         self.objectives = tuple(objectives)
@@ -444,6 +446,23 @@ class Evolution:
         """What earlier searches found that the algorithm's predictor is to learn from."""
         prescreen = self.algorithm.prescreen
         return PriorResults() if prescreen is None else load_prior(prescreen.archives, self.space, self.objectives)
+
+
+def _genes(space: Mapping[str, Any]) -> dict[str, Gene]:
+    """The genes of a space as it is written."""
+    if not isinstance(space, Mapping):
+        raise SearchError(f"evolution.space: {space!r} is not a mapping from config paths to genes")
+    try:
+        flat = flattened(space)
+    except ValueError as error:
+        raise SearchError(f"evolution.space.{error}") from None
+    genes = {}
+    for path, written in flat.items():
+        try:
+            genes[path] = read_gene(written)
+        except ValueError as error:
+            raise SearchError(f"evolution.space.{path}: {error}") from None
+    return genes
 
 
 def _trainable(config: Trainable | Mapping[str, Any] | str | Path | None) -> Trainable:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         Status,
         derive_seed,
     )
+    from lightning_evo.genome.shorthand import read_gene
     from lightning_evo.genome.space import SearchSpace, SpaceError
     from lightning_evo.genome.templates import Layers, SequenceGene, Template
 
@@ -64,6 +65,7 @@ __all__ = [
     "Uniform",
     "Value",
     "derive_seed",
+    "read_gene",
 ]
 
 _HOME = {
@@ -94,6 +96,7 @@ _HOME = {
     "Uniform": "genes",
     "Value": "genes",
     "derive_seed": "records",
+    "read_gene": "shorthand",
 }
 
 if not TYPE_CHECKING:  # or every name would be there, as Any

@@ -211,7 +211,7 @@ class Integer(Gene):
     Args:
         low: Smallest value.
         high: Largest value, at least ``low``.
-        step: Distance between neighboring values (default 1), counted from ``low``. Not with ``log``.
+        step: Distance between neighboring values (default 1), counted from ``low``.
         log: Sample and mutate on a logarithmic scale; requires ``low`` >= 1.
         mutation: Maximum step of a mutation, as a fraction of the range (default 0.2); at least one step.
         when: See :class:`Gene`.
@@ -233,15 +233,14 @@ class Integer(Gene):
             raise ValueError(f"step: {step!r} is not at least 1")
         if log and low < 1:
             raise ValueError(f"low: {low!r} is not at least 1, which a logarithmic range needs")
-        if log and step != 1:
-            raise ValueError(f"step: {step} cannot be combined with log: true; leave one of them out")
         _check_mutation(mutation)
         self.low, self.step, self.log, self.mutation = low, step, log, mutation
         self.high = low + (high - low) // step * step
 
     def sample(self, rng: random.Random) -> int:
         if self.log:
-            return self._snap(_exp_between(self.low - 0.5, self.high + 0.5, rng.random()))
+            half = self.step / 2
+            return self._snap(_exp_between(max(self.low - half, self.low / 2), self.high + half, rng.random()))
         return rng.randrange(self.low, self.high + 1, self.step)
 
     def mutate(self, value: Value, rng: random.Random) -> int:
@@ -249,10 +248,13 @@ class Integer(Gene):
             return self.low
         if self.log:
             moved = self.decode([self.encode(value)[0] + rng.uniform(-self.mutation, self.mutation)])
-            return moved if moved != value else _step(value, 1, self.high, rng, floor=self.low)
+            return moved if moved != value else self._neighbor(value, 1, rng)
         count = (self.high - self.low) // self.step
-        at = (value - self.low) // self.step
-        return self.low + self.step * _step(at, max(1, round(self.mutation * count)), count, rng)
+        return self._neighbor(value, max(1, round(self.mutation * count)), rng)
+
+    def _neighbor(self, value: int, reach: int, rng: random.Random) -> int:
+        at, count = (value - self.low) // self.step, (self.high - self.low) // self.step
+        return self.low + self.step * _step(at, reach, count, rng)
 
     def validate(self, value: Value) -> None:
         if isinstance(value, bool) or not isinstance(value, int):
@@ -277,7 +279,8 @@ class Integer(Gene):
         return self.low + self.step * round(at * (self.high - self.low) / self.step)
 
     def _snap(self, number: float) -> int:
-        return min(self.high, max(self.low, round(number)))
+        nearest = self.low + self.step * round((number - self.low) / self.step)
+        return min(self.high, max(self.low, nearest))
 
 
 class Uniform(Gene):
@@ -289,6 +292,7 @@ class Uniform(Gene):
         mutation: Standard deviation of a mutation's Gaussian step, as a fraction of the range (default 0.2); steps are
             reflected at the ends.
         when: See :class:`Gene`.
+        step: Distance between neighboring values, counted from ``low``. ``None`` (default): any number in the range.
     """
 
     def __init__(
@@ -297,6 +301,7 @@ class Uniform(Gene):
         high: float,
         mutation: float = 0.2,
         when: Mapping[str, Sequence[Json]] | None = None,
+        step: float | None = None,
     ) -> None:
         super().__init__(when)
         for name, bound in (("low", low), ("high", high)):
@@ -305,19 +310,28 @@ class Uniform(Gene):
         if low >= high:
             raise ValueError(f"low: {low!r} is not below high {high}")
         _check_mutation(mutation)
-        self.low, self.high, self.mutation = float(low), float(high), mutation
+        self.low, self.high, self.mutation, self.step = float(low), float(high), mutation, step
+        if step is not None:
+            if not 0 < step <= high - low:
+                raise ValueError(f"step: {step!r} is not above 0 and at most high - low, {high - low:.12g}")
+            self.high = self._at(math.floor((high - low) / step * (1 + 1e-12)))
 
     def sample(self, rng: random.Random) -> float:
         return self.decode([rng.random()])
 
     def mutate(self, value: Value, rng: random.Random) -> float:
-        return self.decode([_reflect(self.encode(value)[0] + rng.gauss(0.0, self.mutation))])
+        moved = self.decode([_reflect(self.encode(value)[0] + rng.gauss(0.0, self.mutation))])
+        if self.step is None or moved != value:
+            return moved
+        return self._at(_step(self._count(value), 1, self._count(self.high), rng))
 
     def validate(self, value: Value) -> None:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ValueError(f"{value!r} is not a number")
         if not self.low <= value <= self.high:
             raise ValueError(f"{value!r} is not between {self.low} and {self.high}")
+        if self.step is not None and not math.isclose(self._at(self._count(value)), value, abs_tol=1e-6 * self.step):
+            raise ValueError(f"{value!r} is not in {self.low}..{self.high} in steps of {self.step}")
 
     def extremes(self) -> list[Value]:
         return [self.low, self.high]
@@ -326,7 +340,20 @@ class Uniform(Gene):
         return [(value - self.low) / (self.high - self.low)]
 
     def decode(self, numbers: Sequence[float]) -> float:
-        return min(self.high, max(self.low, self.low + _clamp(numbers[0]) * (self.high - self.low)))
+        return self.snap(self.low + _clamp(numbers[0]) * (self.high - self.low))
+
+    def snap(self, number: float) -> float:
+        """The value in range that is nearest to a number."""
+        inside = min(self.high, max(self.low, number))
+        return inside if self.step is None else self._at(self._count(inside))
+
+    def _count(self, value: float) -> int:
+        assert self.step is not None
+        return round((value - self.low) / self.step)
+
+    def _at(self, count: int) -> float:
+        assert self.step is not None
+        return max(self.low, float(f"{self.low + count * self.step:.15g}"))  # 0.3, not 0.30000000000000004
 
 
 class LogUniform(Uniform):
@@ -337,6 +364,7 @@ class LogUniform(Uniform):
         high: Upper end, above ``low``.
         mutation: Standard deviation of a mutation's step, as a fraction of the logarithmic range (default 0.2).
         when: See :class:`Gene`.
+        step: See :class:`Uniform`.
     """
 
     def __init__(
@@ -345,8 +373,9 @@ class LogUniform(Uniform):
         high: float,
         mutation: float = 0.2,
         when: Mapping[str, Sequence[Json]] | None = None,
+        step: float | None = None,
     ) -> None:
-        super().__init__(low, high, mutation, when)
+        super().__init__(low, high, mutation, when, step)
         if low <= 0:
             raise ValueError(f"low: {low!r} is not above 0, which a logarithmic range needs")
 
@@ -354,7 +383,7 @@ class LogUniform(Uniform):
         return [math.log(value / self.low) / math.log(self.high / self.low)]
 
     def decode(self, numbers: Sequence[float]) -> float:
-        return min(self.high, max(self.low, _exp_between(self.low, self.high, _clamp(numbers[0]))))
+        return self.snap(_exp_between(self.low, self.high, _clamp(numbers[0])))
 
 
 class Boolean(Gene):

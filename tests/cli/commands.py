@@ -19,7 +19,7 @@ CONFIG = {
 SEARCH = {
     "space": {
         "model.init_args.lr": {"class_path": "LogUniform", "init_args": {"low": 1e-3, "high": 1.0}},
-        "model.init_args.width": {"class_path": "Ordinal", "init_args": {"choices": [2, 4, 8]}},
+        "model.init_args.width": [2, 4, 8],
     },
     "algorithm": {"class_path": "GenerationalEvolution", "init_args": {"population_size": 4}},
     "objectives": [{"monitor": "val_acc", "mode": "max"}],

@@ -133,6 +133,14 @@ CASES = {
         f"evolution.workers: slots: {10**30} of 1 process(es) each are more than the 4096",
     ),
     "a gene that is no mapping": (put("space", LR, value=0.1), f"evolution.space.{LR}: 0.1 is not a gene"),
+    "a gene without bounds": (
+        put("space", LR, value={"distribution": "normal", "mu": 0, "sigma": 1}),
+        f"evolution.space.{LR}: distribution: 'normal' is not supported, as genes have bounds or choices; accepted are",
+    ),
+    "a gene given twice": (
+        put("space", "model", value={"parameters": {"init_args.lr": [0.1, 0.2]}}),
+        f"evolution.space.{LR}: is given twice, once under parameters",
+    ),
     "a gene that is nothing": (put("space", LR, value=None), f"evolution.space.{LR}: None is not a gene"),
     "a gene without a path": (
         put("space", 7, value=gene("Boolean")),

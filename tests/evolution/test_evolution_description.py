@@ -77,7 +77,21 @@ def test_arguments_that_a_subclass_passes_on_are_described():
         "high": 1.0,
         "mutation": describe(LogUniform(0.1, 1.0))["init_args"]["mutation"],
         "when": {},
+        "step": None,
     }
+
+
+def test_a_search_in_few_words_is_that_of_the_long_form(tmp_path):
+    with threads(1) as pool:
+        long, short = search(tmp_path, pool), search(tmp_path, pool)
+    lr = {"distribution": "log_uniform_values", "min": 0.001, "max": 1}
+    short.space = Evolution(
+        space={"parameters": {"model.init_args": {"parameters": {"lr": lr}}}},
+        objectives=list(long.objectives),
+        budget=long.budget,
+        config=long.trainable,
+    ).space
+    assert short.describe() == long.describe()
 
 
 def test_a_search_goes_on_where_classes_take_more_arguments_than_they_did(forget, tmp_path):

@@ -27,11 +27,13 @@ GENES: dict[str, Gene] = {
     "integer": Integer(-3, 9, step=4, mutation=0.5),
     "integer of one value": Integer(5, 5),
     "logarithmic integer": Integer(1, 64, log=True),
+    "logarithmic integer in steps": Integer(32, 256, step=8, log=True),
     "layers": Layers([3, 16, 16], 10, max_conv=4, max_linear=2),
     "layers of a vector": Layers([1, 1, 1], 2, max_conv=1, norm_probability=0.0, residual_probability=0.0),
     "log uniform": LogUniform(1e-5, 1e-1),
     "ordinal": Ordinal([16, 32, 64]),
     "uniform": Uniform(-1, 1, mutation=0.1),
+    "uniform in steps": Uniform(0.0, 0.5, step=0.1),
     "uniform under a condition": Uniform(0, 2, when={"switch": [True]}),
 }
 

@@ -46,7 +46,7 @@ def integers(draw: st.DrawFn, when: dict | None = None) -> Integer:
     log = draw(st.booleans())
     low = draw(st.integers(1 if log else -50, 200))
     high = low + draw(st.integers(0, 2000))
-    step = 1 if log else draw(st.integers(1, 7))
+    step = draw(st.integers(1, 7))
     return Integer(low, high, step=step, log=log, mutation=draw(st.floats(0.001, 1.0)), when=when)
 
 
@@ -54,7 +54,8 @@ def integers(draw: st.DrawFn, when: dict | None = None) -> Integer:
 def reals(draw: st.DrawFn, when: dict | None = None) -> Uniform:
     low, width = draw(st.floats(1e-6, 1e3)), draw(st.floats(1e-3, 1e3))
     kind = draw(st.sampled_from([Uniform, LogUniform]))
-    return kind(low, low + width, mutation=draw(st.floats(0.01, 1.0)), when=when)
+    step = draw(st.one_of(st.none(), st.floats(0.01, 1.0).map(lambda part: part * width)))
+    return kind(low, low + width, mutation=draw(st.floats(0.01, 1.0)), when=when, step=step)
 
 
 def bitstrings(when: dict | None = None) -> st.SearchStrategy[Bitstring]:

@@ -173,10 +173,11 @@ class _Genes:
 def _parameter(gene: Gene) -> tuple[BaseDistribution, Callable[[Any], Any]] | None:
     """A gene's distribution and the conversion of its values; by its exact class, as a subclass may have other values."""
     if type(gene) is Integer:
-        return IntDistribution(gene.low, gene.high, log=gene.log, step=gene.step), int
+        return IntDistribution(gene.low, gene.high, log=gene.log, step=1 if gene.log else gene.step), int
     if type(gene) in (Uniform, LogUniform):
         assert isinstance(gene, Uniform)
-        return FloatDistribution(gene.low, gene.high, log=type(gene) is LogUniform), float
+        log = type(gene) is LogUniform  # which Optuna has without steps
+        return FloatDistribution(gene.low, gene.high, log=log, step=None if log else gene.step), float
     if type(gene) is Boolean:
         return CategoricalDistribution([False, True]), bool
     if type(gene) in (Categorical, Ordinal):

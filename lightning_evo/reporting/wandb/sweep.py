@@ -103,10 +103,10 @@ def sweep_config(
 
 
 def _parameter(gene: Gene) -> dict[str, Any]:
-    if isinstance(gene, LogUniform):
-        return {"distribution": "log_uniform_values", "min": gene.low, "max": gene.high}
     if isinstance(gene, Uniform):
-        return {"distribution": "uniform", "min": gene.low, "max": gene.high}
+        kind = "log_uniform_values" if isinstance(gene, LogUniform) else "uniform"
+        steps = {} if gene.step is None else {"q": gene.step}
+        return {"distribution": f"q_{kind}" if steps else kind, "min": gene.low, "max": gene.high, **steps}
     if isinstance(gene, Integer) and gene.step == 1 and not gene.log:
         return {"distribution": "int_uniform", "min": gene.low, "max": gene.high}
     if isinstance(gene, Integer) and gene.log:

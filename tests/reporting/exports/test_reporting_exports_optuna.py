@@ -162,11 +162,11 @@ def test_steps_scales_and_choices_that_python_takes_for_equal_are_kept(tmp_path)
     space = SearchSpace(
         {
             "a": Integer(2, 10, step=4),
-            "b": Integer(1, 100, log=True),
+            "b": Integer(1, 100, step=2, log=True),
             "c": Categorical([1, True, 1.0, None]),
             "d": Ordinal([[1], [2]]),
-            "e": Uniform(0, 1),
-            "f": LogUniform(1, 2),
+            "e": Uniform(0, 1, step=0.25),
+            "f": LogUniform(1, 2, step=0.5),
             "g": Boolean(),
         }
     )
@@ -179,7 +179,9 @@ def test_steps_scales_and_choices_that_python_takes_for_equal_are_kept(tmp_path)
             writer.record_result(id, Result("completed", (0.5,), started=CREATED, ended=CREATED + 1))
     trials = load(export_optuna(tmp_path / "run", tmp_path / "out.log")).trials
     assert trials[0].distributions["a"] == IntDistribution(2, 10, step=4)
-    assert trials[0].distributions["b"] == IntDistribution(1, 100, log=True)
+    assert trials[0].distributions["b"] == IntDistribution(1, 99, log=True)  # Optuna has no steps there
+    assert trials[0].distributions["e"] == FloatDistribution(0, 1, step=0.25)
+    assert trials[0].distributions["f"] == FloatDistribution(1, 2, log=True)
     assert [trial.params["c"] for trial in trials] == ["1", "true", "1.0", "null"]
     assert trials[0].params["d"] == "[2]"
     assert [trials[0].params[name] for name in "abefg"] == [6, 3, 0, 1.5, True]

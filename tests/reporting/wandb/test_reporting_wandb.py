@@ -31,6 +31,7 @@ from lightning_evo.genome import (
     Result,
     SearchSpace,
     Uniform,
+    read_gene,
 )
 from lightning_evo.reporting.wandb.reporter import WandbReporter
 from lightning_evo.reporting.wandb.state import WandbState, search_token
@@ -251,6 +252,7 @@ def test_every_kind_of_gene_is_a_parameter_that_a_sweep_accepts():
             "depth": Integer(1, 6),
             "step": Integer(0, 8, step=2),
             "batch": Integer(16, 256, log=True),
+            "dropout": Uniform(0.0, 0.5, step=0.1),
             "width": Ordinal([16, 32]),
             "norm": Boolean(),
             "kind": Categorical([None, {"class_path": "a.B", "init_args": {"c": 1}}]),
@@ -265,6 +267,7 @@ def test_every_kind_of_gene_is_a_parameter_that_a_sweep_accepts():
     assert parameters["width"] == {"values": [16, 32]}
     assert parameters["norm"] == {"values": [False, True]}
     assert parameters["kind"]["values"][0] is None
+    assert all(repr(read_gene(parameters[name])) == repr(space[name]) for name in space if name != "kind")
     assert config["metric"]["goal"] == "maximize"
     assert create_sweep_command_args({"args": {name: {"value": 1} for name in parameters}})["args"]
 
