@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import random
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from growth_nets import IMAGES, OPERATIONS, POINTS, Picture, cases, cnn, evaluat
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from lightning_evo.functional.growth import (
     Growth,
@@ -83,29 +85,56 @@ def check_modules(net: nn.Module, before: Picture, mode: bool, operation: str) -
     assert all(module.training is mode for module in net.modules())
 
 
-def trained(net: nn.Module, inputs: tuple[Tensor, ...], seed: int) -> tuple[list[float], set[int]]:
-    """Losses on one batch with targets of its own, and which parameters got a gradient in the first two steps.
-
-    All of them, if a ReLU is 0 on the whole batch: what is before it then gets none, however the network has grown.
-    """
+def trained(net: nn.Module, inputs: tuple[Tensor, ...], seed: int, steps: int = STEPS) -> list[float]:
+    """Train on one batch with targets of its own; return the losses."""
     generator = torch.Generator().manual_seed(seed)
     targets = [torch.randn(o.shape, generator=generator, dtype=torch.float64).to(o) for o in evaluated(net, inputs)]
     optimizer = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], lr=1e-3, fused=True)
-    losses, reached, dead = [], set(), []
-    relus = [module for module in net.modules() if isinstance(module, nn.ReLU)]
-    handles = [relu.register_forward_hook(lambda _, inputs, output: dead.append(not output.any())) for relu in relus]
-    for at in range(STEPS):
+    losses = []
+    for _ in range(steps):
         optimizer.zero_grad()
         loss = sum(F.mse_loss(o, t) for o, t in zip(outputs_of(net, inputs), targets, strict=True))
         loss.backward()
-        if at < 2:
-            reached |= {id(p) for p in net.parameters() if p.grad is not None and p.grad.any()}
         optimizer.step()
         losses.append(loss.item())
     optimizer.zero_grad()
-    for handle in handles:
-        handle.remove()
-    return losses, {id(parameter) for parameter in net.parameters()} if any(dead) else reached
+    return losses
+
+
+class Unsaturated(TorchFunctionMode):
+    """ReLUs with a slope below 0, so that no unit is dead because of the numbers that a random network happens to hold.
+
+    At 0 itself the slope stays 0: a unit that growth left at 0 for every input would never learn.
+    """
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function in (torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.relu, F.hardtanh):
+            return torch.where(args[0] == 0, args[0].detach(), F.leaky_relu(args[0], 0.1))
+        return function(*args, **(kwargs or {}))
+
+
+def check_reached(net: nn.Module, inputs: tuple[Tensor, ...], growth: Growth, seed: int) -> None:
+    """Whatever is new gets a gradient in the first two steps: each parameter, and each new unit's weights on both sides."""
+    reached = {name: torch.zeros_like(parameter) for name, parameter in net.named_parameters()}
+
+    def note(parameter: Tensor, name: str) -> None:
+        reached[name] += parameter.grad.abs()
+
+    for name, parameter in net.named_parameters():
+        if parameter.requires_grad:
+            parameter.register_post_accumulate_grad_hook(partial(note, name=name))
+    with Unsaturated():
+        trained(net, inputs, seed, steps=2)
+    for one in (*growth.moved, *growth.added):
+        # The slope of a PReLU is the one parameter that gets no gradient where no value is below 0.
+        if one.new.requires_grad and one.new.numel() > 1:
+            assert reached[one.name].any(), one.name
+    for one in growth.moved:
+        if one.new.requires_grad and one.new.ndim > 1:
+            for axis, index in zip(one.map.axes, (one.map.rows, one.map.columns), strict=True):
+                if index is not None and (index.ndim == 1 or len(index) == 1):
+                    units = reached[one.name].transpose(0, axis).flatten(1)[index.flatten() < 0]
+                    assert units.any(1).all(), (one.name, axis)
 
 
 def check_sequence(data: st.DataObject) -> None:
@@ -144,12 +173,9 @@ def check_sequence(data: st.DataObject) -> None:
                 assert (new - old).abs().max() <= TOLERANCE * old.abs().max()
         grow(twin, step, **chosen)
         assert all(torch.equal(value, twin.state_dict()[name]) for name, value in net.state_dict().items())
-        losses, reached = trained(net, inputs, seed=at)
+        check_reached(twin, inputs, growth, seed=at)
+        losses = trained(net, inputs, seed=at)
         assert losses[-1] < losses[0]
-        new = [one for one in (*growth.moved, *growth.added) if one.new.requires_grad]
-        # The slope of a PReLU is the one parameter that gets no gradient where no value is below 0.
-        unreached = [one.name for one in new if one.new.numel() > 1 and id(one.new) not in reached]
-        assert not unreached, unreached
         steps.append(step)
     with torch.no_grad():
         for parameter in first.parameters():
