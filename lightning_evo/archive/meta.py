@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Self, TypeVar
 
 from lightning_evo.archive.seals import SealRecord
+from lightning_evo.genome.links import Link
 from lightning_evo.genome.records import ExtraEntry
 from lightning_evo.utils.records import known_fields
 
@@ -45,7 +46,8 @@ class SearchDescription:
     """Everything that decides which candidates come and how they fare; two searches are the same if theirs are equal.
 
     Args:
-        evolution: The search's settings: ``space``, ``algorithm``, ``objectives``, ``fitness_epoch``, ``callbacks``.
+        evolution: The search's settings: ``space``, ``algorithm``, ``objectives``, ``fitness_epoch``, ``callbacks``,
+            ``links``.
         trainable: What is evolved: ``config`` and ``cli``, or ``function``.
     """
 
@@ -65,6 +67,12 @@ class SearchDescription:
         """The algorithm's ``class_path`` and ``init_args``; empty where it isn't known."""
         algorithm = self.evolution.get("algorithm")
         return algorithm if isinstance(algorithm, Mapping) else {}
+
+    @property
+    def links(self) -> tuple[Link, ...]:
+        """Which values follow others."""
+        written = self.evolution.get("links") or ()
+        return tuple(Link(link["from"], link["to"], f"evolution.links[{i}]") for i, link in enumerate(written))
 
     @property
     def config(self) -> Mapping[str, Any] | None:

@@ -15,6 +15,7 @@ from lightning_evo.callbacks.search import SearchCallback, callbacks_that
 from lightning_evo.evolution.errors import SearchError
 from lightning_evo.execution import Job, LocalExecutor
 from lightning_evo.genome import FAILED, Objective, SearchSpace
+from lightning_evo.genome.links import expanded, origin
 from lightning_evo.training import Trainable
 from lightning_evo.training.request import FitnessEpoch
 from lightning_evo.training.structure import StructureComparison
@@ -104,7 +105,8 @@ def _configured(config: Mapping[str, Any]) -> list[type[SearchCallback]]:
 def _fewest_epochs(trainable: Trainable, space: SearchSpace) -> int | None:
     """The fewest epochs that a candidate may train; ``None`` if unknown."""
     config = (trainable.config or {}).get("trainer") or {}
-    said = space[EPOCHS].extremes() if EPOCHS in space else [config.get("max_epochs")]
+    gene = origin(EPOCHS, trainable.links)
+    said = space[gene].extremes() if gene in space else [config.get("max_epochs")]
     numbers = [number for number in said if isinstance(number, int) and number > 0]
     return min(numbers, default=None)
 
@@ -121,8 +123,8 @@ def check_continuing(
     name = type(algorithm).__name__
     if not trainable.trains_modules:
         raise SearchError(f"evolution.algorithm: {name} continues trainings of a LightningCLI config, not a function")
-    if EPOCHS in space:
-        raise SearchError(f"evolution.space.{EPOCHS}: {name} trains all members equally long, so this can't be a gene")
+    if (gene := origin(EPOCHS, trainable.links)) in space:
+        raise SearchError(f"evolution.space.{gene}: {name} trains all members equally long, so this can't be a gene")
     whole = ((trainable.config or {}).get("trainer") or {}).get("max_epochs")
     if not isinstance(whole, int) or whole < 1:
         raise SearchError(f"{EPOCHS}: {whole!r} is not a valid length for {name}: give the epochs of a whole training")
@@ -133,7 +135,7 @@ def check_continuing(
         )
     try:
         # What is found must be a schedule that can be followed.
-        import_by_name(algorithm.schedule_callback)({0: dict.fromkeys(space)})
+        import_by_name(algorithm.schedule_callback)({0: expanded(dict.fromkeys(space), trainable.links)})
     except ValueError as error:
         raise SearchError(f"evolution.space: {name} finds a schedule of hyperparameters: {error}") from None
     for kind in kinds:

@@ -45,6 +45,7 @@ from lightning_evo.evolution.stacking import (
 from lightning_evo.evolution.winner import Finisher, ScheduleCallback
 from lightning_evo.execution import Executor
 from lightning_evo.genome import COMPLETED, STOPPED, Gene, Objective, SearchSpace, SpaceError, read_gene
+from lightning_evo.genome.links import read_links, with_single_paths
 from lightning_evo.genome.shorthand import flattened
 from lightning_evo.reporting.progress import HarmlessProgress, ProgressDisplay, make_progress
 from lightning_evo.reporting.reporter import Reporter, ReporterDispatcher, ReporterError, SearchInfo, release_quietly
@@ -86,6 +87,8 @@ class Evolution:
             :class:`~lightning_evo.reporting.wandb.WandbReporter`.
         trust: Whether to unpickle checkpoints in ``directory`` that were not made by you on this machine, which runs code
             that they hold (default ``False``). Those of tensors and plain data need no trust.
+        links: Which values of the config follow others: mappings with ``from`` and ``to``, config paths. The gene at
+            ``"a, b"`` is one at ``a`` which ``b`` follows.
         config: A LightningCLI config, as a path or plain data, or a :class:`~lightning_evo.training.Trainable`.
         function: Instead of ``config``: a function from genome to metrics, see
             :class:`~lightning_evo.training.FunctionTrainable`.
@@ -114,6 +117,7 @@ class Evolution:
         callbacks: list[Callback] | None = None,
         reporters: list[Reporter] | None = None,
         trust: bool = False,
+        links: list[dict[str, str]] | None = None,
         *,
         config: Trainable | Mapping[str, Any] | str | Path | None = None,
         function: Callable[..., Mapping[str, float]] | None = None,
@@ -135,7 +139,8 @@ class Evolution:
             raise SearchError(f"evolution.objectives: {monitors} names a metric twice")
         check_arguments(directory, database, seed, fitness_epoch, keep_checkpoints)
         try:
-            self.space = SearchSpace(_genes(space))
+            genes, beside = with_single_paths(_genes(space))
+            self.space = SearchSpace(genes)
         except SpaceError as error:
             raise SearchError(f"evolution.space: {error}") from None
         self.objectives = tuple(objectives)
@@ -152,6 +157,11 @@ class Evolution:
         self.reporters = tuple(reporters or ())
         self.trust = trust
         self.trainable: Trainable = FunctionTrainable(function) if function is not None else _trainable(config)
+        try:
+            if found := read_links(links or (), self.space, beside):
+                self.trainable = self.trainable.linked(found)
+        except SpaceError as error:
+            raise SearchError(str(error)) from None
         self.seed = seed if seed is not None else self.trainable.seed
         self._executor = executor
         self._progress = progress
@@ -195,6 +205,7 @@ class Evolution:
                 "objectives": describe(self.objectives),
                 "fitness_epoch": self.fitness_epoch,
                 **({"callbacks": describe(self.callbacks)} if self.callbacks else {}),
+                **({"links": [link.to_dict() for link in self.trainable.links]} if self.trainable.links else {}),
             },
             **self.trainable.describe(),
         }
@@ -304,9 +315,9 @@ class Evolution:
         stackable = read_meta(archive.meta, StackableGenes)
         if stackable is None:
             comparison = StructureComparison()
-            if "" in fixed_genes(self.space, comparison).values():
+            if "" in fixed_genes(self.space, comparison, self.trainable.links).values():
                 comparison = compare_in_worker(self.trainable, self.space)
-            stackable = StackableGenes(fixed_genes(self.space, comparison))
+            stackable = StackableGenes(fixed_genes(self.space, comparison, self.trainable.links))
             self._notes += comparison.notes(path for path, reason in stackable.reasons.items() if not reason)
             uncompared = UncomparedGenes(comparison.uncompared)
             found = (stackable, uncompared) if uncompared.reasons else (stackable,)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from lightning_evo.archive import Archive
+from lightning_evo.archive.meta import SearchDescription, read_meta
 from lightning_evo.callbacks.records import ContinuationRecord
 from lightning_evo.genome import Candidate
+from lightning_evo.genome.links import expanded
 
 __all__ = ["schedule_of"]
 
@@ -29,11 +31,13 @@ def schedule_of(archive: Archive, candidate: int) -> dict[int, dict[str, Any]]:
         ArchiveError: If there is no such candidate.
     """
     steps = _lineage(archive, candidate)
+    links = (read_meta(archive.meta, SearchDescription) or SearchDescription()).links
     schedule: dict[int, dict[str, Any]] = {}
     before: dict[str, Any] = {}
     for epoch, segment in steps:
-        changed = {path: value for path, value in segment.genome.items() if path not in before or before[path] != value}
-        before = dict(segment.genome)
+        values = expanded(segment.genome, links)
+        changed = {path: value for path, value in values.items() if path not in before or before[path] != value}
+        before = values
         if changed:
             schedule[epoch] = changed
     return schedule

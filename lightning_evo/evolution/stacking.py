@@ -17,6 +17,7 @@ from lightning_evo.evolution.settings import Budget, Workers
 from lightning_evo.execution import read_result
 from lightning_evo.genome import FAILED, Candidate, Result, SearchSpace
 from lightning_evo.genome.genes import identity
+from lightning_evo.genome.links import Link, followers
 from lightning_evo.training import Trainable
 from lightning_evo.training.structure import StructureComparison
 from lightning_evo.utils.imports import import_by_name
@@ -132,19 +133,16 @@ def default_averaging(algorithm: Algorithm, kinds: Sequence[type[SearchCallback]
     return callback
 
 
-def fixed_genes(space: SearchSpace, comparison: StructureComparison) -> dict[str, str]:
+def fixed_genes(space: SearchSpace, comparison: StructureComparison, links: Sequence[Link] = ()) -> dict[str, str]:
     """For each gene why candidates of one stack must have the same value of it; empty text where they needn't.
 
     Args:
         space: The genes.
         comparison: What networks that differ by nothing but one gene's extremes were found to differ in.
+        links: What follows other values.
     """
     reasons = {
-        path: f"belongs to {path.partition('.')[0]}, which a stack shares"
-        if path.partition(".")[0] not in SECTIONS
-        else ""
-        if is_numeric(gene)
-        else f"is a {type(gene).__name__}, not a number"
+        path: _shared(path, links) or ("" if is_numeric(gene) else f"is a {type(gene).__name__}, not a number")
         for path, gene in space.items()
     }
     for path in [path for path, reason in reasons.items() if not reason]:
@@ -153,6 +151,17 @@ def fixed_genes(space: SearchSpace, comparison: StructureComparison) -> dict[str
         elif path in comparison.unbuilt:
             reasons[path] = f"could not be built to be compared: {comparison.unbuilt[path]}"
     return reasons
+
+
+def _shared(path: str, links: Sequence[Link]) -> str:
+    """Why a gene can't differ within a stack wherever it lies, or what follows it."""
+    for changed in (path, *followers(path, links)):
+        if (section := changed.partition(".")[0]) not in SECTIONS:
+            what = (
+                f"belongs to {section}" if changed == path else f"is followed by {changed}, which belongs to {section}"
+            )
+            return f"{what}, which a stack shares"
+    return ""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["apply_genome", "changes_class"]
+__all__ = ["apply_genome", "changes_class", "value_at"]
 
 
 def apply_genome(config: Mapping[str, Any], genome: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,6 +32,28 @@ def apply_genome(config: Mapping[str, Any], genome: Mapping[str, Any]) -> dict[s
 def changes_class(path: str) -> bool:
     """Whether a gene at ``path`` chooses a class, so that the arguments beside it may no longer fit."""
     return path.rpartition(".")[2] == "class_path"
+
+
+def value_at(config: Mapping[str, Any], path: str) -> Any:
+    """The value at a path of a config, which is written as for :func:`apply_genome`.
+
+    Raises:
+        KeyError: If there is none.
+
+    >>> value_at({"trainer": {"callbacks": [{"class_path": "EarlyStopping"}]}}, "trainer.callbacks.EarlyStopping.class_path")
+    'EarlyStopping'
+    """
+    at: Any = config
+    parts = path.split(".")
+    for depth, part in enumerate(parts):
+        if isinstance(at, list):
+            at = at[_element(at, part, ".".join(parts[:depth]))]
+        elif isinstance(at, Mapping) and part in at:
+            at = at[part]
+        else:
+            have = f"; there are {', '.join(map(str, at))}" if isinstance(at, Mapping) and at else ""
+            raise KeyError(f"there is no {'.'.join(parts[: depth + 1])}{have}")
+    return at
 
 
 _LISTS = ("trainer.callbacks",)

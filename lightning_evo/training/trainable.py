@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy
 import torch
 
 from lightning_evo.genome import COMPLETED, Candidate, Genome, Objective, Result, SearchSpace, SpaceError
+from lightning_evo.genome.links import Link, expanded
 from lightning_evo.training.blueprint import Blueprint, ConfigError
 from lightning_evo.training.candidate import COSTS, train_candidate
 from lightning_evo.training.distributed import train_candidate_distributed
 from lightning_evo.training.final import finish_candidate
-from lightning_evo.training.overrides import apply_genome, changes_class
+from lightning_evo.training.overrides import apply_genome, changes_class, value_at
 from lightning_evo.training.proxies import measure_candidate
 from lightning_evo.training.request import TrainingRequest
 from lightning_evo.training.stacks import Member, train_stack
@@ -66,6 +68,8 @@ class Trainable(Protocol):
     (:meth:`stack_task`), and their structures can be compared (:meth:`structure_task`)."""
     measures_proxies: bool = False
     """Whether zero-cost proxies of candidates can be measured (:meth:`proxy_task`)."""
+    links: tuple[Link, ...] = ()
+    """Which values follow others; set by :meth:`linked`."""
     has_winner: bool = False
     """Whether the winner is retrained, tested and written where others open it (:meth:`final_config`,
     :meth:`final_task`)."""
@@ -77,6 +81,14 @@ class Trainable(Protocol):
     def complete(self, earlier: Mapping[str, Any]) -> Mapping[str, Any]:
         """Complete what :meth:`describe` once gave by what it would give besides now, where that was never asked for."""
         return earlier
+
+    def linked(self, links: Sequence[Link]) -> Self:
+        """The same, where values follow others, each link after those that it depends on.
+
+        Raises:
+            SpaceError: If it knows of no links.
+        """
+        raise SpaceError(f"{links[0].place}: {type(self).__name__} knows of no links")
 
     def check(self, space: SearchSpace, objectives: Sequence[Objective]) -> None:
         """Raise :class:`SpaceError` if some value of a gene can't be built, or an objective can't be measured."""
@@ -181,8 +193,17 @@ def _updated(stored: Any, defaults: Any, config: Any) -> Any:
     return stored
 
 
+def _with_links(trainable: _T, links: Sequence[Link]) -> _T:
+    linked = copy.copy(trainable)  # another search may be over the same
+    linked.links = tuple(links)
+    return linked
+
+
 def _cannot(trainable: Trainable, method: str) -> NotImplementedError:
     return NotImplementedError(f"{type(trainable).__name__} has no {method}, which what it declares asks for")
+
+
+_T = TypeVar("_T", bound=Trainable)
 
 
 class ConfigTrainable(Trainable):
@@ -230,8 +251,28 @@ class ConfigTrainable(Trainable):
             return earlier  # what is required now wasn't there then
         return {**earlier, "config": _updated(stored, defaults, self.config)}
 
+    def linked(self, links: Sequence[Link]) -> Self:
+        """The same, where values of the config follow others."""
+        return _with_links(self, links)
+
     def resolve(self, genome: Mapping[str, Any]) -> dict[str, Any]:
         """The config of one candidate: plain data, complete but for the defaults of classes a gene chose."""
+        # What follows a gene is a gene's value too: a class, for example, whose arguments are others.
+        return self._follow(self._resolve(expanded(genome, self.links)), self.links)
+
+    def _follow(self, config: dict[str, Any], links: Sequence[Link]) -> dict[str, Any]:
+        """``config`` with the values at the links' targets; a link whose source isn't there has no effect."""
+        for link in links:
+            try:
+                value = value_at(config, link.source)
+            except KeyError:
+                continue
+            if _at(config, link.target) != value:
+                put = self._with_class if changes_class(link.target) else _with_value
+                config = put(config, link.target, value)
+        return config
+
+    def _resolve(self, genome: Mapping[str, Any]) -> dict[str, Any]:
         chosen = {path: value for path, value in genome.items() if changes_class(path)}
         key = repr(sorted(chosen.items()))
         if key not in self._variants:
@@ -270,16 +311,50 @@ class ConfigTrainable(Trainable):
             if cost != objective.monitor and cost not in COSTS:
                 known = ", ".join(f"cost/{name}" for name in COSTS)
                 raise SpaceError(f"evolution.objectives: {objective.monitor!r} is not measured; there are {known}")
+        self._check_links(space)
         for path, gene in space.items():
             for value in gene.extremes():
                 switched = {**switches(space, path), path: value}
                 try:
                     self.blueprint.check(self.resolve(switched))
-                except KeyError as error:
-                    raise SpaceError(f"evolution.space.{path}: {error.args[0]}") from None
-                except ConfigError as error:
+                except (ConfigError, KeyError) as error:
+                    self._blame(switched)
+                    if isinstance(error, KeyError):
+                        raise SpaceError(f"evolution.space.{path}: {error.args[0]}") from None
                     message = f"evolution.space.{path}: {value!r} is not accepted: {error}"
                     raise SpaceError(f"{message}{_siblings(self.config, path)}") from None
+
+    def _check_links(self, space: SearchSpace) -> None:
+        for i, link in enumerate(self.links):
+            if not any(link.source.startswith(f"{gene}.") or gene == link.source for gene in space):
+                try:
+                    held = self._follow(self.config, self.links[:i])
+                except (ConfigError, KeyError):
+                    break  # an earlier one is to blame
+                try:
+                    value_at(held, link.source)
+                except KeyError as error:
+                    raise SpaceError(f"{link.place}: {link.source}: {error.args[0]}") from None
+        if all(link.source not in space for link in self.links):
+            self._blame_link({})
+
+    def _blame(self, genome: Mapping[str, Any]) -> None:
+        """:meth:`_blame_link`, where the parser takes the genome without links."""
+        try:
+            self.blueprint.check(self._resolve(genome))
+        except (ConfigError, KeyError):
+            return
+        self._blame_link(genome)
+
+    def _blame_link(self, genome: Mapping[str, Any]) -> None:
+        """Raise :class:`SpaceError` if it is a link that makes of a genome what the parser refuses."""
+        for i, link in enumerate(self.links):
+            held = self.links[: i + 1]
+            try:
+                self.blueprint.check(self._follow(self._resolve(expanded(genome, held)), held))
+            except (ConfigError, KeyError) as error:
+                said = f"{link.place}: {link.target} can't follow {link.source}: {error.args[0]}"
+                raise SpaceError(f"{said}{_siblings(self.config, link.target)}") from None
 
     def epochs(self, candidate: Candidate) -> int | None:
         """The Trainer's ``max_epochs``."""
@@ -334,8 +409,11 @@ class ConfigTrainable(Trainable):
         return Task(measure_candidate, arguments, _modules(arguments["config"]))
 
     def final_config(self, candidate: Candidate, overrides: Mapping[str, Any]) -> dict[str, Any]:
-        """The candidate's config with the overrides."""
-        return apply_genome(self._seeded(candidate), overrides) if overrides else self._seeded(candidate)
+        """The candidate's config with the overrides; what follows an overridden value follows it there too."""
+        if not overrides:
+            return self._seeded(candidate)
+        links = [link for link in self.links if link.target not in overrides]
+        return self._follow(apply_genome(self._seeded(candidate), overrides), links)
 
     def check_overrides(self, overrides: Mapping[str, Any]) -> None:
         """Dry-run each override through the parser."""
@@ -377,16 +455,31 @@ class FunctionTrainable(Trainable):
         """The function's import path."""
         return {"function": public_name(self.function)}
 
+    def linked(self, links: Sequence[Link]) -> Self:
+        """The same, where the function is given the values that follow a gene's beside it."""
+        return _with_links(self, links)
+
+    def check(self, space: SearchSpace, objectives: Sequence[Objective]) -> None:
+        """Raise :class:`SpaceError` if a link follows nothing."""
+        _check_sources(self.links, space)
+
     def task(self, candidate: Candidate, request: TrainingRequest) -> Task:
         """Call the function."""
         arguments = {
             "function": self.function,
-            "genome": candidate.genome,
+            "genome": Genome(expanded(candidate.genome, self.links)) if self.links else candidate.genome,
             "seed": candidate.seed,
             "directory": request.directory,
             "objectives": tuple(request.objectives),
         }
         return Task(_evaluate, arguments, (self.function.__module__,))
+
+
+def _check_sources(links: Sequence[Link], space: SearchSpace) -> None:
+    """Refuse links that follow neither a gene nor what follows one: a function has nothing else."""
+    for i, link in enumerate(links):
+        if link.source not in (*space, *(earlier.target for earlier in links[:i])):
+            raise SpaceError(f"{link.place}: {link.source!r} is not a gene of the space, which has {', '.join(space)}")
 
 
 @contextlib.contextmanager
@@ -471,6 +564,10 @@ def _siblings(config: Mapping[str, Any], path: str) -> str:
             return f"; there are {', '.join(at)}"
         at = at[part]
     return ""
+
+
+def _with_value(config: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    return apply_genome(config, {path: value})
 
 
 def _at(config: Mapping[str, Any], path: str) -> Any:

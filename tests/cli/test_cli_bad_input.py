@@ -137,6 +137,14 @@ CASES = {
         put("space", LR, value={"distribution": "normal", "mu": 0, "sigma": 1}),
         f"evolution.space.{LR}: distribution: 'normal' is not supported, as genes have bounds or choices; accepted are",
     ),
+    "a link that is none": (
+        put("links", value=[{"source": LR, "target": WIDTH}]),
+        "evolution.links[0]: {'source': 'model.init_args.lr', 'target': 'model.init_args.width'} is not a link; give {from:",
+    ),
+    "a link to a gene": (
+        put("links", value=[{"from": "data.init_args.size", "to": WIDTH}]),
+        f"evolution.links[0]: {WIDTH} can't follow data.init_args.size: it has a gene, {WIDTH}",
+    ),
     "a gene given twice": (
         put("space", "model", value={"parameters": {"init_args.lr": [0.1, 0.2]}}),
         f"evolution.space.{LR}: is given twice, once under parameters",

@@ -71,13 +71,23 @@ def test_the_same_command_again_trains_nothing(finished, capsys):
 
 
 def test_one_merged_file_works_as_well(tmp_path, capsys):
-    write(tmp_path, lambda config, whole: whole["evolution"]["budget"].update(candidates=2))
+    def change(config, whole):
+        whole["evolution"]["budget"].update(candidates=2)
+        whole["evolution"]["space"] = {"model.init_args.width, data.init_args.size": [8, 16]}
+        whole["evolution"]["links"] = [{"from": "data.init_args.size", "to": "data.init_args.batch_size"}]
+
+    write(tmp_path, change)
     merged = yaml.safe_load((tmp_path / "config.yaml").read_text()) | yaml.safe_load(
         (tmp_path / "search.yaml").read_text()
     )
     (tmp_path / "merged.yaml").write_text(yaml.safe_dump(merged))
     main(["fit", "--config", str(tmp_path / "merged.yaml")])
-    assert len(rows_of(tmp_path / "run")) == 2
+    with Archive(tmp_path / "run") as archive:
+        genomes = [archive.candidate(id).genome for id in range(2)]
+    for id, genome in enumerate(genomes):
+        config = yaml.safe_load((tmp_path / f"run/candidates/{id:06d}/config.yaml").read_text())
+        data, width = config["data"]["init_args"], genome["model.init_args.width"]
+        assert (config["model"]["init_args"]["width"], data["size"], data["batch_size"]) == (width,) * 3
 
 
 def test_the_command_line_overrides_the_section(tmp_path, capsys):

@@ -35,6 +35,10 @@ def test_every_gene_holds_from_epoch_0_and_later_what_changed(tmp_path):
     with recorded(tmp_path, LINEAGE) as archive:
         assert schedule_of(archive, 4) == {0: {"lr": 0.1, "p": 0.5}, 4: {"lr": 0.08}, 6: {"p": 0.4}}
         assert schedule_of(archive, 2) == {0: {"lr": 0.1, "p": 0.5}}
+    with ArchiveWriter(tmp_path) as writer:
+        writer.set_meta("search", {"evolution": {"links": [{"from": "p", "to": "q"}]}})
+    with Archive(tmp_path) as archive:
+        assert schedule_of(archive, 4)[6] == {"p": 0.4, "q": 0.4}
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,21 @@ def two_goals(genome, seed, directory):
     return {"near": -abs(genome["x"]), "far": abs(genome["x"] - 1)}
 
 
+def test_a_function_is_given_what_follows_a_gene_and_the_archive_holds_the_gene(tmp_path):
+    settings = {"space": {"x, a": Uniform(-1, 1)}, "links": [{"from": "a", "to": "b"}], "budget": Budget(candidates=1)}
+    with threads() as pool, evolution(tmp_path, pool, **settings).run() as archive:
+        [row] = archive.candidates()
+        assert row["value"] == pytest.approx(-3 * row["x"] ** 2)
+        assert archive.candidate(0).genome.keys() == {"x"}
+    with (
+        threads() as pool,
+        pytest.raises(SearchError, match=r"evolution\.links\.1\.from: 'a' in the archive, 'x' given"),
+    ):
+        evolution(tmp_path, pool, **settings | {"links": [{"from": "x", "to": "b"}]}).run()
+    with pytest.raises(SearchError, match=r"links\[0\]: 'y' is not a gene of the space, which has x"):
+        evolution(tmp_path, pool, **settings | {"links": [{"from": "y", "to": "b"}]}).run()
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda a: type(a).__name__)
 def test_a_search_spends_its_budget_and_finds_better_candidates(algorithm, tmp_path):
     with threads() as pool:

@@ -25,7 +25,9 @@ from lightning_evo.genome import (
     SearchSpace,
     Uniform,
 )
+from lightning_evo.genome.links import read_links
 from lightning_evo.training import ConfigTrainable
+from lightning_evo.training.structure import StructureComparison
 from toys import ToyNet, sphere
 
 LR, WIDTH = "model.init_args.lr", "model.init_args.width"
@@ -118,6 +120,9 @@ def test_each_gene_that_must_not_differ_says_why():
     assert reasons["data.init_args.batch_size"] == "belongs to data, which a stack shares"
     assert reasons["trainer.gradient_clip_val"] == "belongs to trainer, which a stack shares"
     assert reasons["model.init_args.features"].startswith("changes the structure")
+    links = read_links([{"from": LR, "to": "data.init_args.size"}], space)
+    followed = fixed_genes(space, StructureComparison(), links)[LR]
+    assert followed == "is followed by data.init_args.size, which belongs to data, which a stack shares"
 
 
 # -- a search ----------------------------------------------------------------------------------------------------------

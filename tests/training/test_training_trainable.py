@@ -7,6 +7,7 @@ import pytest
 from lightning_evo.evolution import Workers
 from lightning_evo.evolution.executors import plan
 from lightning_evo.genome import Candidate, Categorical, Genome, Integer, Objective, SearchSpace, SpaceError, Uniform
+from lightning_evo.genome.links import read_links
 from lightning_evo.training import ConfigTrainable, FunctionTrainable, Task, Trainable, TrainingRequest
 from toys import sphere
 
@@ -70,6 +71,65 @@ def test_a_callbacks_argument_is_a_gene(config):
     trainable = ConfigTrainable(config)
     trainable.check(SearchSpace({path: Integer(1, 5)}), [])
     assert trainable.resolve({path: 5})["trainer"]["callbacks"][0]["init_args"]["patience"] == 5
+
+
+def linked(config, *links, genes=()):
+    written = [{"from": source, "to": target} for source, target in links]
+    return ConfigTrainable(config).linked(read_links(written, genes))
+
+
+def test_what_follows_a_gene_a_class_or_the_config_has_its_value(config):
+    size, width = "data.init_args.size", "model.init_args.width"
+    config["trainer"]["callbacks"] = [{"class_path": "EarlyStopping", "init_args": {"monitor": "val_loss"}}]
+    patience = "trainer.callbacks.EarlyStopping.init_args.patience"
+    trainable = linked(config, (width, size), ("trainer.max_epochs", patience), (size, "data.init_args.batch_size"))
+    resolved = trainable.resolve({width: 8})
+    assert resolved["data"]["init_args"]["size"] == resolved["data"]["init_args"]["batch_size"] == 8
+    assert resolved["trainer"]["callbacks"][0]["init_args"]["patience"] == config["trainer"]["max_epochs"]
+    assert trainable.resolve({})["data"]["init_args"]["size"] == 4
+    final = trainable.final_config(Candidate(0, Genome({width: 8})), {width: 16, "data.init_args.batch_size": 2})
+    assert final["data"]["init_args"]["size"] == 16
+    assert final["data"]["init_args"]["batch_size"] == 2
+
+    config = {**config, "optimizer": ADAMW, "model": {"class_path": "toys.WideNet", "init_args": {"width": 6}}}
+    trainable = linked(config, ("model.class_path", "data.class_path"), ("model.init_args.extra", size))
+    with pytest.raises(SpaceError, match=r"links\[0\]: data.class_path can't follow model.class_path: "):
+        trainable.check(SearchSpace({"model.init_args.lr": Uniform(0.1, 1)}), [])
+    trainable = linked(config, ("model.init_args.extra", size))
+    assert trainable.resolve({"model.init_args.extra": 3})["data"]["init_args"]["size"] == 3
+    bare = trainable.resolve({"model": {"class_path": "toys.ToyNet"}})
+    assert bare["data"]["init_args"]["size"] == trainable.config["data"]["init_args"]["size"]  # no `extra` there
+
+
+@pytest.mark.parametrize(
+    ("link", "said"),
+    [
+        (
+            ("model.init_args.wdth", "data.init_args.size"),
+            r"links\[0\]: model.init_args.wdth: there is no model.init_args.wdth; there",
+        ),
+        (
+            ("model.init_args.depth", "data.init_args.sze"),
+            r"data.init_args.sze can't follow model.init_args.depth: .*there are size,",
+        ),
+        (
+            ("model.init_args.width", "data.init_args.sze"),
+            r"data.init_args.sze can't follow model.init_args.width: .*there are size,",
+        ),
+        (
+            ("model.init_args.activation", "data.init_args.size"),
+            r"data.init_args.size can't follow model.init_args.activation",
+        ),
+        (
+            ("model.init_args.width", "trainer.callbacks.3.x"),
+            r"trainer.callbacks.3.x can't follow model.init_args.width: ",
+        ),
+    ],
+)
+def test_a_link_that_the_parser_refuses_is_named(config, link, said):
+    genes = {"model.init_args.width": Integer(1, 8)}
+    with pytest.raises(SpaceError, match=said):
+        linked(config, link, genes=genes).check(SearchSpace(genes), [])
 
 
 def test_describing_leaves_out_the_seed(config):
