@@ -41,28 +41,23 @@ _CLASSES = (
 )
 """Modules and packages of libraries whose classes are watched, with the containers and objects that they hold directly."""
 
+_STANDARD_CLASSES = {"json.decoder", "json.encoder", "pathlib", "random", "subprocess", "tempfile", "threading"}
+"""Modules of the standard library whose classes are watched, without what these hold."""
+
 _GLOBALS = {
-    *(
-        "builtins",
-        "copy",
-        "json",
-        "math",
-        "os",
-        "random",
-        "subprocess",
-        "sys",
-        "tempfile",
-        "threading",
-        "time",
-        "warnings",
-    ),
-    *("numpy.random", "torch", "torch._tensor_str", "torch.autograd", "torch.cuda.amp", "torch.functional"),
-    *("torch.nn", "torch.nn.functional", "torch.nn.init", "torch.nn.modules.module", "torch.optim", "torch.random"),
-    *("torch.optim.lr_scheduler", "torch.optim.optimizer", "torch.utils.data", "torch.utils.data.dataloader"),
-    *("lightning.pytorch", "lightning.pytorch.trainer.trainer"),
+    *_STANDARD_CLASSES,
+    *("builtins", "copy", "functools", "glob", "json", "logging", "math", "os", "pickle", "shutil", "sys", "time"),
+    *("numpy", "numpy.linalg", "numpy.random", "torch", "torch._tensor_str", "torch.amp", "torch.autograd"),
+    *("torch.cuda", "torch.cuda.amp", "torch.fft", "torch.functional", "torch.linalg", "torch.nn", "torch.nn.init"),
+    *("torch.nn.functional", "torch.nn.modules.module", "torch.nn.utils", "torch.optim", "torch.optim.lr_scheduler"),
+    *("torch.optim.optimizer", "torch.random", "torch.special", "torch.utils.data", "torch.utils.data.dataloader"),
+    *("lightning.pytorch", "lightning.pytorch.trainer.trainer", "warnings"),
     *("pytorch_lightning", "pytorch_lightning.trainer.trainer"),
 }
 """Modules of libraries whose globals are watched."""
+
+_BLOCK = 4096
+"""Attributes that are compared at once: all of them at once is slower, as is each module alone."""
 
 _LARGE = 2000
 """Of a container with more elements the length alone is compared."""
@@ -90,6 +85,9 @@ _PYTHONS_OWN = {
 _NOBODYS = {__name__.partition(".")[0], "lightning", "pytorch_lightning", "torch"}
 """Packages that aren't the user's, wherever they lie and whoever names them."""
 
+_Member = tuple[Any, dict[Any, Any], object]
+"""Attributes as they live and as they were, and what has them."""
+
 _CHANGEABLE_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: of other classes no attribute can be set
 _MISSING = object()
 
@@ -99,8 +97,10 @@ class ModuleState:
 
     def __init__(self) -> None:
         self._seen: dict[int, object] = {}  # keeps them alive, so that ids stay theirs
-        self._groups: list[_Group] = []  # of attributes
-        self._containers: list[tuple[Any, Any]] = []  # live, as it was
+        self._blocks = {False: [_Block()], True: [_Block()]}  # of attributes: of libraries, of the user's modules
+        self._changing: list[_Member] = []  # attributes that a job has changed: the next does as well, as a rule
+        self._live: list[Any] = []  # containers
+        self._before: list[Any] = []  # what they held
         self._others: list[tuple[str, Callable[[], Any], Any, Callable[[Any], object] | None]] = []
         self._imported: dict[str, ModuleType] = {}
         self._count = len(sys.modules)
@@ -117,23 +117,21 @@ class ModuleState:
             if not isinstance(module, ModuleType) or not isinstance(name, str):
                 continue  # anything may stand in sys.modules
             if name in _GLOBALS or name.startswith(_CLASSES):
-                self._walk(module, _is_library, deep=False)
+                # torch.Tensor says that it is torch's, as do a hundred classes that nobody patches.
+                owns = _is_tensors if name == "torch._tensor" else _is_library
+                self._walk(module, owns, deep=False)
             elif _lies_with_user(module) or (name in users and name.partition(".")[0] not in _NOBODYS):
                 self._walk(module, _in_package_of(name), deep=True)
 
     def put_back(self) -> list[str]:
         """Put everything back; returns what could not be."""
         self._put_back_imported()
-        for group in self._groups:
-            group.put_back()
+        for member in self._changing:
+            _restore_attributes(*member)
+        for block in itertools.chain.from_iterable(self._blocks.values()):
+            self._changing += block.put_back()
+        self._put_back_containers()
         lasting = []
-        for live, before in self._containers:
-            try:
-                if live == before:
-                    continue
-            except Exception:
-                pass
-            _restore_container(live, before)
         for name, read, before, put_back in self._others:
             try:
                 if read() == before:
@@ -149,17 +147,26 @@ class ModuleState:
 
     def accept(self) -> None:
         """Take everything for what it is now."""
-        for group in self._groups:
-            group.accept()
-        self._containers = [
-            (live, dict(live) if isinstance(live, dict) else _plain_copy(live)) for live, _ in self._containers
-        ]
+        for block in itertools.chain.from_iterable(self._blocks.values()):
+            block.accept()
+        for member in self._changing:
+            _accept(member)
+        self._before = [_plain_copy(live) for live in self._live]
+
+    def _put_back_containers(self) -> None:
+        with suppress(Exception):  # arrays have no single truth, and a user's __eq__ may raise anything
+            if self._live == self._before:
+                return
+        for live, before in zip(self._live, self._before, strict=True):
+            with suppress(Exception):
+                if live == before:
+                    continue
+            _restore_container(live, before)
 
     def _put_back_imported(self) -> None:
         """Have what is watched in ``sys.modules`` again, and no stand-ins for packages; what is imported since stays."""
-        for name, module in self._imported.items():
-            if sys.modules.get(name) is not module:
-                sys.modules[name] = module
+        if list(map(sys.modules.get, self._imported)) != list(self._imported.values()):
+            sys.modules.update(self._imported)
         new = len(sys.modules) - self._count
         if new > 0:
             for name, module in list(itertools.islice(reversed(sys.modules.items()), new)):
@@ -181,9 +188,8 @@ class ModuleState:
             return
         left: list[tuple[str, Any]] = []
         self._imported[module.__name__] = module
-        self._groups.append(_Group())
         if deep or module.__name__ in _GLOBALS:
-            self._watch_mapping(module.__name__, vars(module), module, left, dunders=False)
+            self._watch_mapping(module.__name__, vars(module), module, left, deep)
         else:
             self._remember(module)
             left += [(f"{module.__name__}.{name}", value) for name, value in vars(module).items()]
@@ -191,14 +197,15 @@ class ModuleState:
             name, value = left.pop()
             if isinstance(value, type):
                 if owns(value.__module__) and value.__flags__ & _CHANGEABLE_TYPE:
-                    self._watch_mapping(name, value.__dict__, value, left, dunders=deep)
+                    self._watch_mapping(name, value.__dict__, value, left, deep)
+                elif value.__module__ in _STANDARD_CLASSES and not deep:
+                    self._watch_mapping(name, value.__dict__, value, [], deep)
             elif deep:
                 self._watch(name, value, owns, left)
             elif owns(module.__name__) and isinstance(value, (dict, list, set, deque)):
                 self._watch_container(name, value, [])
             elif owns(type(value).__module__) and hasattr(value, "__dict__"):
-                self._watch_mapping(name, vars(value), value, [], dunders=False)
-        self._groups[-1].complete()
+                self._watch_mapping(name, vars(value), value, [], deep)
 
     def _watch(self, name: str, value: Any, owns: Callable[[str], bool], left: list[tuple[str, Any]]) -> None:
         """Watch one thing that a user's module holds; what it holds in turn goes to ``left``."""
@@ -239,18 +246,22 @@ class ModuleState:
                     left.append((f"{name}.{slot}", held))
 
     def _watch_mapping(
-        self, name: str, live: Any, owner: object, left: list[tuple[str, Any]], dunders: bool = True
+        self, name: str, live: Any, owner: object, left: list[tuple[str, Any]], deep: bool = True
     ) -> None:
-        """Watch the attributes of a module, class, function or object."""
+        """Watch the attributes of a module, class, function or object; what they are goes to ``left``."""
         if id(owner) in self._seen:
             return
         self._remember(owner)
         before = dict(live)
-        self._groups[-1].members.append((live, before, owner))
+        blocks = self._blocks[deep]
+        if len(blocks[-1]) > _BLOCK:
+            blocks.append(_Block())
+        blocks[-1].add((live, before, owner))
+        inner = deep and not isinstance(owner, ModuleType)
         left += [
             (f"{name}.{key}", value)
             for key, value in before.items()
-            if not (isinstance(value, ModuleType) or (isinstance(key, str) and key.startswith("__") and not dunders))
+            if not (isinstance(value, ModuleType) or (isinstance(key, str) and key.startswith("__") and not inner))
         ]
 
     def _watch_container(self, name: str, value: Any, left: list[tuple[str, Any]]) -> None:
@@ -260,8 +271,9 @@ class ModuleState:
         if len(value) > _LARGE:
             self._others.append((name, lambda: len(value), len(value), None))
             return
-        before = dict(value) if isinstance(value, dict) else _plain_copy(value)
-        self._containers.append((value, before))
+        before = _plain_copy(value)
+        self._live.append(value)
+        self._before.append(before)
         if not isinstance(value, bytearray):
             left += [(name, part) for part in (before.values() if isinstance(before, dict) else before)]
 
@@ -277,38 +289,57 @@ class ModuleState:
         self._seen[id(value)] = value
 
 
-class _Group:
-    """The attributes of a module, its classes, functions and objects: compared all at once, as that is done most."""
+class _Block:
+    """The attributes of modules, classes, functions and objects: compared all at once, as that is done most."""
 
     def __init__(self) -> None:
-        self.members: list[tuple[Any, dict[Any, Any], object]] = []  # live, as it was, whose attributes it holds
+        self._members: list[_Member] = []
         self._views: list[Iterable[Any]] = []
         self._values: list[Any] = []
 
-    def complete(self) -> None:
-        """All members are there, and as they were."""
-        self._views = [live.values() for live, _, _ in self.members]
-        self._values = list(itertools.chain.from_iterable(self._views))
+    def __len__(self) -> int:
+        return len(self._values)
 
-    def put_back(self) -> None:
-        """Bind every name to what it was bound to."""
+    def add(self, member: _Member) -> None:
+        """Watch further attributes, which are as they were."""
+        self._members.append(member)
+        self._views.append(member[0].values())
+        self._values += member[1].values()
+
+    def put_back(self) -> list[_Member]:
+        """Bind every name to what it was bound to; the members of which some weren't leave the block, and are returned."""
         with suppress(Exception):  # arrays have no single truth, and a user's __eq__ may raise anything
             if list(itertools.chain.from_iterable(self._views)) == self._values:
-                return
-        for live, before, owner in self.members:
-            _restore_attributes(live, before, owner)
-        self.complete()
+                return []
+        changed = [member for member in self._members if _restore_attributes(*member)]
+        gone = set(map(id, changed))
+        self._members = [member for member in self._members if id(member) not in gone]
+        self._complete()
+        return changed
 
     def accept(self) -> None:
         """Take everything for what it is now."""
-        for live, before, _ in self.members:
-            before.clear()
-            before.update(live)
-        self.complete()
+        for member in self._members:
+            _accept(member)
+        self._complete()
+
+    def _complete(self) -> None:
+        self._views = [live.values() for live, _, _ in self._members]
+        self._values = list(itertools.chain.from_iterable(self._views))
+
+
+def _accept(member: _Member) -> None:
+    live, before, _ = member
+    before.clear()
+    before.update(live)
+
+
+def _is_tensors(module: str) -> bool:
+    return module == "torch" or _is_library(module)
 
 
 def _is_library(module: str) -> bool:
-    return module == "torch" or module.startswith(_CLASSES)
+    return module.startswith(_CLASSES)
 
 
 def _in_package_of(module: str) -> Callable[[str], bool]:
@@ -412,19 +443,22 @@ def _fill(cell: CellType, value: Any) -> None:
 
 
 def _plain_copy(value: Any) -> Any:
-    """A list, set, deque or bytearray of the same elements, of no subclass."""
+    """A dict, list, set, deque or bytearray of the same elements, of no subclass."""
     if isinstance(value, deque):
         return deque(value, value.maxlen)
-    return next(kind for kind in (list, set, bytearray) if isinstance(value, kind))(value)
+    return next(kind for kind in (dict, list, set, bytearray) if isinstance(value, kind))(value)
 
 
-def _restore_attributes(live: Any, before: dict[Any, Any], owner: object) -> None:
-    """Bind the names of a module, class, function or object to what they were bound to."""
+def _restore_attributes(live: Any, before: dict[Any, Any], owner: object) -> bool:
+    """Bind the names of a module, class, function or object to what they were bound to; returns whether some weren't."""
+    changed = False
     for name in [name for name in live if name not in before]:
         value = live[name]
         if name in _PYTHONS_OWN or (isinstance(owner, ModuleType) and isinstance(value, ModuleType)):
             before[name] = value  # a module that was imported since then
-        elif isinstance(owner, type):
+            continue
+        changed = True
+        if isinstance(owner, type):
             type.__delattr__(owner, name)
         else:
             del live[name]
@@ -432,10 +466,13 @@ def _restore_attributes(live: Any, before: dict[Any, Any], owner: object) -> Non
         if live.get(name, _MISSING) is not value:
             if name in _PYTHONS_OWN:
                 before[name] = live.get(name)
-            elif isinstance(owner, type):
+                continue
+            changed = True
+            if isinstance(owner, type):
                 type.__setattr__(owner, name, value)
             else:
                 live[name] = value
+    return changed
 
 
 def _restore_container(live: Any, before: Any) -> None:

@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import decimal
 import faulthandler
+import functools
 import gc
 import importlib
 import itertools
 import locale
 import logging
 import multiprocessing
+import operator
 import os
 import random
 import signal
@@ -153,11 +155,14 @@ _MANY_FILES = 1000
 
 def _files_run_out() -> bool:
     """Whether so many files were left open that later jobs may find no place for theirs, by and by."""
+    if resource is None:
+        return False
     try:
-        opened = len(os.listdir("/proc/self/fd"))
+        next_one = os.open(os.devnull, os.O_RDONLY)  # the lowest number that is free
     except OSError:
-        return False  # not Linux
-    return opened > min(_MANY_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] / 2)
+        return True
+    os.close(next_one)
+    return next_one > min(_MANY_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] / 2)
 
 
 def _streams() -> list[Any]:
@@ -227,6 +232,8 @@ def _set_warnings(before: list[Any]) -> None:
 
 
 _loggers: list[Any] = []  # how many there were when this was first looked at, and those that are looked at
+_settings_of = operator.attrgetter("level", "disabled", "propagate", "handlers", "filters")
+_AS_MADE = (logging.NOTSET, False, True, [], [])
 
 
 def _logging() -> tuple[int, dict[str, Any]]:
@@ -234,21 +241,21 @@ def _logging() -> tuple[int, dict[str, Any]]:
     manager = logging.root.manager
     if not _loggers:
         # Most of the hundreds are of single modules of torch and Lightning, and nobody sets those.
-        _loggers.extend(logger for name, logger in manager.loggerDict.items() if name.count(".") < 2)
+        every = manager.loggerDict.items()
+        _loggers.extend(one for name, one in every if name.count(".") < 2 and isinstance(one, logging.Logger))
         _loggers.insert(0, len(manager.loggerDict))
     known, *loggers = _loggers
-    loggers += [logging.root, *itertools.islice(manager.loggerDict.values(), known, None)]
+    loggers.append(logging.root)
+    new = itertools.islice(manager.loggerDict.values(), known, None)
+    loggers += [one for one in new if isinstance(one, logging.Logger)]
     changed = {
         logger.name: (
-            logger.level,
-            logger.disabled,
-            logger.propagate,
-            list(logger.filters),
-            [(handler, handler.level, handler.formatter, list(handler.filters)) for handler in logger.handlers],
+            *settings[:3],
+            [(handler, handler.level, handler.formatter, list(handler.filters)) for handler in settings[3]],
+            list(settings[4]),
         )
-        for logger in loggers
-        if isinstance(logger, logging.Logger)
-        and (logger.level or logger.handlers or logger.disabled or logger.filters or not logger.propagate)
+        for logger, settings in zip(loggers, map(_settings_of, loggers), strict=True)
+        if settings != _AS_MADE
     }
     return manager.disable, changed
 
@@ -258,7 +265,7 @@ def _set_logging(before: tuple[int, dict[str, Any]]) -> None:
     logging.disable(disabled)
     for name in {*loggers, *_logging()[1]}:
         logger = logging.root if name == "root" else logging.getLogger(name)
-        level, off, propagate, filters, handlers = loggers.get(name, (logging.NOTSET, False, True, [], []))
+        level, off, propagate, handlers, filters = loggers.get(name, _AS_MADE)
         logger.setLevel(level)
         logger.disabled, logger.propagate, logger.filters[:] = off, propagate, filters
         logger.handlers[:] = [handler for handler, *_ in handlers]
@@ -398,6 +405,7 @@ _SWITCHES = (
 """Of ``torch.backends``: what reads, what sets."""
 
 
+@functools.cache
 def _at(path: str) -> Any:
     found = _torch().backends
     for name in path.split("."):

@@ -377,6 +377,15 @@ KINDS = {
     ),
     "patched standard library": (lambda: setattr(time, "sleep", hook), lambda: str(time.sleep)),
     "patched builtin": (lambda: setattr(sys.modules["builtins"], "open", hook), lambda: str(open)),
+    "patched class of the standard library": (
+        lambda: setattr(sys.modules["json"].JSONEncoder, "default", lambda self, value: str(value)),
+        lambda: sys.modules["json"].JSONEncoder.default.__qualname__,
+    ),
+    "a new name in NumPy": (lambda: setattr(numpy, "left", int), lambda: hasattr(numpy, "left")),
+    "patched twice": (
+        lambda: [setattr(kind, "step", hook) for kind in (torch.optim.SGD, torch.optim.Adam)],
+        lambda: [kind.step == hook for kind in (torch.optim.SGD, torch.optim.Adam)],
+    ),
     "a global": (set_global("count", 1), lambda: count),
     "a new global": (set_global("left", 1), lambda: "left" in globals()),
     "a cache": (lambda: cache.update(a=1), lambda: dict(cache)),
