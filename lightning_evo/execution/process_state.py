@@ -233,7 +233,7 @@ def _set_warnings(before: list[Any]) -> None:
 
 _loggers: list[Any] = []  # how many there were when this was first looked at, and those that are looked at
 _settings_of = operator.attrgetter("level", "disabled", "propagate", "handlers", "filters")
-_AS_MADE = (logging.NOTSET, False, True, [], [])
+_AS_MADE: tuple[int, bool, bool, list[Any], list[Any]] = (logging.NOTSET, False, True, [], [])
 
 
 def _logging() -> tuple[int, dict[str, Any]]:
