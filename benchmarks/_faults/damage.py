@@ -12,6 +12,7 @@ from _faults import Case, kind, shared_folder
 from _faults._searches import evaluate, rows_of, search
 from lightning_evo.archive import ArchiveError
 from lightning_evo.genome import Genome
+from lightning_evo.reporting.integrity import inspect_run, repair_run
 
 FILES = ("archive.sqlite", "archive.sqlite-wal", "journal.jsonl")
 
@@ -39,7 +40,7 @@ def interrupted() -> State:
 def evaluate_and_copy(genome: Genome, seed: int, directory: str) -> dict[str, float]:
     """Evaluate, and copy the run's directory as it is while candidate 9 is evaluated: what a kill would leave."""
     run = Path(directory).parents[1]
-    if Path(directory).name == "000009":
+    if Path(directory).name == "000009" and not run.with_name("killed").exists():
         shutil.copytree(run, run.with_name("killed"))
     return evaluate(genome, seed, directory)
 
@@ -90,3 +91,42 @@ for _state in (finished, interrupted):
                 try_reading(case, state(), harm, name)
 
             kind(f"read: {_harm.__name__} in {_name}, {_state.__name__}", cases=40)(_try)
+
+
+def try_continuing(case: Case, state: State, harm: Callable[[Case, Path], None]) -> None:
+    """Harm one of the files, and continue the search; `check` must notice what `--repair` then mends."""
+    original, _ = state
+    run = case.folder / "run"
+    shutil.copytree(original, run)
+    there = [name for name in FILES if (run / name).exists() and (run / name).stat().st_size]
+    name = case.rng.choice(there)
+    harm(case, run / name)
+    if case.rng.random() < 0.5:
+        try:
+            repair_run(run)
+        except ArchiveError:
+            return
+        broken = [str(finding) for finding in inspect_run(run) if not finding.whole]
+        case.check(not broken, f"{name}: after a repair {broken}")
+    try:
+        search(run, candidates=14, function=evaluate_and_copy if state == interrupted() else evaluate).close()
+    except ArchiveError:
+        return
+    case.check(rows_of(run) == uninterrupted(), f"{name}: the continued search differs")
+
+
+@functools.cache
+def uninterrupted() -> list:
+    """What the search records when nothing happens to it."""
+    run = shared_folder("damage-uninterrupted") / "run"
+    search(run, candidates=14).close()
+    return rows_of(run)
+
+
+for _state in (finished, interrupted):
+    for _harm in (flip_bit, truncate, zero):
+
+        def _try_continuing(case: Case, state=_state, harm=_harm) -> None:
+            try_continuing(case, state(), harm)
+
+        kind(f"continue: {_harm.__name__} in any file, {_state.__name__}", cases=60)(_try_continuing)
