@@ -21,6 +21,7 @@ from lightning_evo.callbacks.records import ContinuationRecord
 from lightning_evo.callbacks.search import Inherited, SearchCallback, SearchContext
 from lightning_evo.functional.optimizers import OptimizerSettings, change_settings, optimizer_settings
 from lightning_evo.genome import Segment
+from lightning_evo.utils.checkpoints import check_whole
 
 __all__ = ["Continuation", "loaders", "schedulers", "steps_per_epoch"]
 
@@ -145,6 +146,9 @@ class Continuation(SearchCallback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if self._segment is None:
             return
+        if self._parent is not None:
+            # Lightning has just read it: what is whole now was so before.
+            check_whole(self._parent.checkpoint, self._parent.digest)
         for callback in callbacks_of(trainer):
             # A candidate's curve and cost are those of its own segment.
             if getattr(callback, "restarts_in_segments", False):

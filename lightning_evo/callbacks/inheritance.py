@@ -20,7 +20,7 @@ from lightning_evo.callbacks.search import SearchCallback, SearchContext
 from lightning_evo.functional import Inheritance, Structure, inherit, inherit_optimizer, structure_of
 from lightning_evo.functional.graph.channels import NewUnits
 from lightning_evo.functional.growth.steps import Growth, inheritance_after
-from lightning_evo.utils.checkpoints import read_checkpoint
+from lightning_evo.utils.checkpoints import DamagedCheckpoint, read_checkpoint
 
 __all__ = ["CheckpointFitting", "WeightInheritance"]
 
@@ -215,7 +215,9 @@ class WeightInheritance(SearchCallback):
         parent = self._context.parent if self._context is not None else None
         trusted = self.trusted if self.trusted is not None else parent is not None and parent.trusted
         try:
-            return self._parts(read_checkpoint(path, trusted), path)
+            return self._parts(read_checkpoint(path, trusted, "" if parent is None else parent.digest), path)
+        except DamagedCheckpoint:
+            raise  # the search has the candidate start from another
         except FileNotFoundError:
             return {}, f"{path} does not exist"
         except Exception as error:  # unpickling a damaged file, or foreign objects, may raise anything

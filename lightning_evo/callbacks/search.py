@@ -29,6 +29,7 @@ class Inherited:
         asked: The id recorded as ``Candidate.inherits``.
         why: Why ``candidate`` isn't ``asked``; empty if it is.
         trusted: Whether it may be unpickled, which runs code that it holds: it is the user's own, or the user said so.
+        digest: The hash of what is in it, which whoever reads it compares; empty where none is known.
     """
 
     candidate: int
@@ -36,6 +37,7 @@ class Inherited:
     asked: int
     why: str = ""
     trusted: bool = False
+    digest: str = ""
 
 
 @dataclass(frozen=True)

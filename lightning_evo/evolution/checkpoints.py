@@ -18,11 +18,11 @@ from lightning_evo.callbacks.search import Inherited
 from lightning_evo.evolution.errors import SearchError
 from lightning_evo.execution.results import RESULT_FILE
 from lightning_evo.execution.worker import OUTPUT_FILE
-from lightning_evo.genome import COMPLETED, Candidate, Objective, Result
-from lightning_evo.utils.checkpoints import kind_of
+from lightning_evo.genome import COMPLETED, FAILED, Candidate, Objective, Result
+from lightning_evo.utils.checkpoints import DamagedCheckpoint, kind_of
 from lightning_evo.utils.files import OutsideError, inside
 
-__all__ = ["CANDIDATES", "Checkpoints", "look_at", "untrusted"]
+__all__ = ["CANDIDATES", "Checkpoints", "look_at", "lost_its_start", "untrusted"]
 
 CANDIDATES = "candidates"
 """The directory of candidates' own directories."""
@@ -129,13 +129,18 @@ class Checkpoints:
             for id in generation:
                 fault, trusted = self._look_at(id)
                 if not fault:
-                    path = self.directory / self._stored[id].path
-                    return Inherited(id, str(path.absolute()), candidate.inherits, why, trusted)
+                    stored = self._stored[id]
+                    path, digest = self.directory / stored.path, "" if stored.seal is None else stored.seal.digest
+                    return Inherited(id, str(path.absolute()), candidate.inherits, why, trusted, digest)
                 why = why or f"the checkpoint of candidate {id} {fault}"
             seen.update(generation)
             older = [parent for id in generation for parent in ancestor(id).parents]
             generation = [id for id in dict.fromkeys(older) if id not in seen]
         return Inherited(candidate.inherits, "", candidate.inherits, why)
+
+    def look_again(self) -> None:
+        """Take none for whole because it was so before."""
+        self._looked_at.clear()
 
     def _look_at(self, id: int) -> tuple[str, bool]:
         """What is wrong with a candidate's checkpoint, and whether it may be unpickled; read once unless it changes."""
@@ -177,6 +182,11 @@ def look_at(directory: Path, stored: StoredCheckpoint, trust: bool) -> tuple[str
     if kind == "objects" and not trust:
         raise SearchError(untrusted(directory / stored.path))
     return ("is damaged", False) if kind == "damaged" else ("", trust)
+
+
+def lost_its_start(result: Result) -> bool:
+    """Whether a training failed because the checkpoint that it starts from was damaged after it was looked at."""
+    return result.status == FAILED and (result.error_type or "").startswith(f"{DamagedCheckpoint.__name__}:")
 
 
 def untrusted(checkpoint: Path) -> str:

@@ -14,7 +14,7 @@ from typing import ClassVar, Self
 from lightning_evo.archive import Archive, ArchiveWriter, DiskFull
 from lightning_evo.archive.meta import CheckpointUsage, read_meta
 from lightning_evo.archive.seals import sealed
-from lightning_evo.evolution.checkpoints import Checkpoints
+from lightning_evo.evolution.checkpoints import Checkpoints, lost_its_start
 from lightning_evo.evolution.errors import Interrupts, SearchError, SearchInterrupted
 from lightning_evo.evolution.jobs import Jobs, SharedResults
 from lightning_evo.evolution.screening import QualityRecord
@@ -36,6 +36,9 @@ FAILURES_ALIKE = 3
 
 DUPLICATES_IN_A_ROW = 200
 """The search space counts as exhausted when this many candidates in a row had all been asked before."""
+
+_MOST_DAMAGED = 3
+"""How often a candidate starts again because what it starts from was damaged meanwhile."""
 
 TICK = 0.5
 """Seconds between two looks at signals and the display while nothing else happens."""
@@ -88,6 +91,7 @@ class Controller:
         self._running: dict[int, list[Candidate]] = {}  # a job's id -> the candidates it trains
         self._begun: list[Candidate] = []  # a swarm that isn't asked for whole yet
         self._alone: dict[int, str] = {}  # why candidates that were to train in a stack are trained by themselves
+        self._damaged: Counter[int] = Counter()  # how often a job's start was damaged after it was looked at
         self._duplicates: dict[int, list[Candidate]] = {}
         self._duplicates_in_a_row = 0
         self._quality = QualityRecord(self.algorithm, writer, archive, progress)
@@ -122,7 +126,7 @@ class Controller:
             self.progress.message(f"continuing: {self.state.summary()}; {len(self._unfinished)} unfinished")
         for candidate in list(self._unfinished.values()):
             adopted = self._left_behind(candidate)
-            if adopted is not None and not adopted.fatal:
+            if adopted is not None and not adopted.fatal and not lost_its_start(adopted):
                 # It had finished, and the controller was killed before it could record it.
                 self._record(candidate, adopted, adopted=True)
         for remark in self._checkpoints.refused:
@@ -277,6 +281,11 @@ class Controller:
             result = done.future.result()
         except CancelledError:
             return  # stays unfinished in the archive, and is trained when the search continues
+        if lost_its_start(result) and self._damaged[done.job] < _MOST_DAMAGED:
+            self._damaged[done.job] += 1
+            self._checkpoints.look_again()
+            self._submit(group)
+            return
         self._count_replaced(done.job, result)
         ended = self._results(group, result)
         if result.fatal:

@@ -14,7 +14,7 @@ from lightning_evo.archive import Archive, ArchiveWriter
 from lightning_evo.archive.meta import FINAL_CHECKPOINT, FinalOutcome, FinalRequest, read_meta
 from lightning_evo.archive.seals import SealRecord, StoredCheckpoint
 from lightning_evo.callbacks.search import SearchCallback, SearchContext
-from lightning_evo.evolution.checkpoints import look_at
+from lightning_evo.evolution.checkpoints import look_at, lost_its_start
 from lightning_evo.evolution.errors import Interrupts, SearchError, SearchInterrupted
 from lightning_evo.evolution.schedule import schedule_of
 from lightning_evo.evolution.search import Search
@@ -98,10 +98,14 @@ class Finisher:
             callbacks=(*self._replaying(archive, winner), *self._callbacks()),
             context=self._context(winner, target),
             trusted=trusted or retrain,
+            digest="" if stored is None or stored.seal is None else stored.seal.digest,
         )
         task = search.trainable.final_task(config, training, checkpoint, final.test)
         job = Job(winner.id, task.function, task.arguments, str(target), modules=task.modules)
         result = _wait(executor.submit(job), interrupts)
+        if lost_its_start(result) and not retrain:
+            self.finish(winner, final, writer, archive, executor, progress, interrupts)  # which finds it damaged
+            return
         if result.status == FAILED:
             raise SearchError(f"final: candidate {winner.id} failed: {result.error_type}; see {target}/output.log")
         (target / "checkpoint.ckpt").unlink(missing_ok=True)

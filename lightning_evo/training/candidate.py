@@ -29,6 +29,7 @@ from lightning_evo.genome.records import LeftOutRecord
 from lightning_evo.training.blueprint import Blueprint, dump_yaml
 from lightning_evo.training.loggers import log_genes, name_loggers
 from lightning_evo.training.request import TrainingRequest
+from lightning_evo.utils.checkpoints import DamagedCheckpoint, check_whole
 from lightning_evo.utils.files import open_unlinked
 from lightning_evo.utils.random_state_torch import isolated_random_state
 
@@ -101,10 +102,23 @@ def train_candidate(blueprint: Blueprint, config: Mapping[str, Any], request: Tr
             options = loading(parent is not None and parent.trusted)
             parts.trainer.fit(parts.model, datamodule=parts.datamodule, ckpt_path=resume_from, **options)
     except Exception as raised:
-        error = raised
+        error = _reason(raised, context)
     extra = {name: value for callback in taking_part for name, value in callback.extra.items()}
     predicted = next((fitness for one in taking_part if (fitness := one.predicted_fitness) is not None), None)
     return conclude(recorder, meter.cost | speed.cost, request, started, extra, error=error, predicted=predicted)
+
+
+def _reason(raised: Exception, context: SearchContext | None) -> Exception:
+    """Why a training failed: its parent's checkpoint is damaged, or else what was raised."""
+    parent = None if context is None else context.parent
+    if parent is not None and parent.checkpoint:
+        try:
+            check_whole(parent.checkpoint, parent.digest)
+        except DamagedCheckpoint as damaged:
+            return damaged
+        except OSError:
+            pass
+    return raised
 
 
 def loading(trusted: bool) -> dict[str, Any]:

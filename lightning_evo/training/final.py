@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Self
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
+from lightning_evo.callbacks.fitness import CHECKPOINT_FILE
 from lightning_evo.genome import COMPLETED, Result
 from lightning_evo.training.blueprint import Blueprint, Parts, dump_yaml
 from lightning_evo.training.candidate import isolated, loading, train_candidate, trainer_overrides
@@ -19,6 +20,8 @@ from lightning_evo.training.distributed import train_candidate_distributed
 from lightning_evo.training.packing import pack, restore_structure
 from lightning_evo.training.request import TrainingRequest
 from lightning_evo.training.tested import known_test, remember_test
+from lightning_evo.utils.checkpoints import check_whole
+from lightning_evo.utils.files import copy_atomically
 from lightning_evo.utils.records import known_fields
 
 __all__ = ["WinnerRecord", "finish_candidate"]
@@ -52,6 +55,17 @@ class WinnerRecord:
         return cls(**known_fields(cls, record))
 
 
+def _taken_over(checkpoint: Path, request: TrainingRequest) -> str:
+    """A copy of a checkpoint in the directory where the winner is tested: nothing damages it between two looks at it.
+
+    Raises:
+        DamagedCheckpoint: If it isn't what its candidate left.
+    """
+    copy = copy_atomically(checkpoint, Path(request.directory) / CHECKPOINT_FILE)
+    check_whole(copy, request.digest)
+    return str(copy)
+
+
 def finish_candidate(
     blueprint: Blueprint, config: Mapping[str, Any], request: TrainingRequest, checkpoint: str | None, test: bool
 ) -> Result:
@@ -76,6 +90,11 @@ def finish_candidate(
             return trained
         assert trained.checkpoint is not None
         checkpoint = str(Path(directory) / trained.checkpoint)
+    else:
+        try:
+            checkpoint = _taken_over(Path(checkpoint), request)
+        except Exception as error:
+            return Result.failure(error, started=started, ended=time.time())
     trusted = trained is not None or request.trusted
     metrics = dict(trained.metrics) if trained else {}
     why_not = "" if test else "not asked for"

@@ -33,6 +33,7 @@ class TrainingRequest:
         data_seed: Seed of everything random from the training's beginning on, such as the order of the data. The initial
             weights stay those of the config's seed. Default: the config's seed decides all.
         trusted: Whether the checkpoint that is tested (of the winner) may be unpickled, which runs code that it holds.
+        digest: The hash of that checkpoint; empty where none is known.
     """
 
     directory: str
@@ -44,6 +45,7 @@ class TrainingRequest:
     context: SearchContext | None = None
     data_seed: int | None = None
     trusted: bool = False
+    digest: str = ""
 
     @property
     def is_segment(self) -> bool:

@@ -194,13 +194,15 @@ def remove_tree(directory: Path) -> None:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def digest_of(path: Path) -> str:
-    """The SHA-256 of a file's content, after the name of that hash and a colon.
+def digest_of(content: Path | bytes) -> str:
+    """The SHA-256 of some bytes or of a file's content, after the name of that hash and a colon.
 
     Of those in ``hashlib`` it is the fastest on processors of the last years, which have instructions for it.
 
     Raises:
         OSError: If the file can't be read, or is a symbolic link.
     """
-    with open(path, "rb", opener=_no_follow) as file:
+    if isinstance(content, bytes):
+        return f"sha256:{hashlib.sha256(content).hexdigest()}"
+    with open(content, "rb", opener=_no_follow) as file:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,32 @@ def test_children_of_damaged_checkpoints_begin_elsewhere_and_that_is_said(run, k
     assert not any("is damaged" in message for message in search(directory, 4, kind))  # the same command trains nothing
 
 
+class Late(ThreadPoolExecutor):
+    """Damages checkpoints when the first job comes, which the search has looked at by then."""
+
+    def __init__(self, damage, directory):
+        super().__init__(1)
+        self.damages = [lambda: damage(checkpoints(directory))]
+
+    def submit(self, function, /, *arguments, **named):
+        if self.damages:
+            self.damages.pop()()
+        return super().submit(function, *arguments, **named)
+
+
+@pytest.mark.parametrize(("kind", "damage"), [("pbt", exchanged), ("pbt", zeroed), ("inherit", flipped)])
+def test_damage_between_the_searchs_look_and_the_workers_is_found_by_the_worker(run, kind, damage):
+    directory = run(kind)
+    with Late(damage, directory) as pool:
+        messages = search(directory, 3, kind, executor=pool)
+    assert any("is damaged" in message and "from scratch" in message for message in messages)
+    record = told(directory)[2]
+    assert record[1] == "completed"
+    name = "continuation" if kind == "pbt" else "inheritance"
+    assert record[-1][name]["from"] is None
+    assert "is damaged" in record[-1][name]["why"]
+
+
 @pytest.mark.parametrize("kind", ["pbt", "inherit"])
 def test_where_checkpoints_are_whole_children_begin_with_them(run, kind):
     directory = run(kind)
@@ -286,9 +313,9 @@ def test_a_winner_that_was_damaged_is_made_again_and_not_tested_again(begun, tmp
         messages = search(directory, 2, "inherit", model, final=Final())
         assert any("it is made again" in message for message in messages)
         assert path.read_bytes() == whole
-    zeroed(checkpoints(directory))
     path.unlink()
-    messages = search(directory, 2, "inherit", model, final=Final())
+    with Late(flipped, directory) as pool:
+        messages = search(directory, 2, "inherit", model, final=Final(), executor=pool)
     assert any("is damaged: it is trained again" in message for message in messages)
     assert Tested.times == 1
     with Archive(directory) as archive:

@@ -231,11 +231,16 @@ def read_parent(context: SearchContext | None) -> Checkpoint | None:
     parent = context.parent if context is not None else None
     if parent is None or not Path(parent.checkpoint).is_file():
         return None
-    try:
-        from lightning_evo.utils.checkpoints import read_checkpoint  # outside a search there is no parent
+    from lightning_evo.utils.checkpoints import (
+        DamagedCheckpoint,
+        read_checkpoint,
+    )  # outside a search there is no parent
 
-        checkpoint = read_checkpoint(parent.checkpoint, parent.trusted)
+    try:
+        checkpoint = read_checkpoint(parent.checkpoint, parent.trusted, parent.digest)
         recipe_in(checkpoint)
+    except DamagedCheckpoint:
+        raise  # the search has the candidate start from another
     except Exception as error:  # unpickling a damaged file may raise anything
         rank_zero_warn(f"StructuralGrowth: {parent.checkpoint} cannot be read, so its growth isn't repeated: {error}")
         return None
