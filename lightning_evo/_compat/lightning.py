@@ -32,7 +32,9 @@ __all__ = [
     "data_sources",
     "datamodule_of",
     "dump_checkpoint",
+    "forget_given_batch_size",
     "forget_resuming",
+    "given_batch_size",
     "hparams_name",
     "init_optimizers",
     "is_compiled_by_lightning",
@@ -87,6 +89,37 @@ def trainer_of(module: LightningModule) -> Trainer | None:
 def log_every_n_steps(trainer: Trainer) -> int:
     """The Trainer's setting of that name, which is set undeclared."""
     return cast(Any, trainer).log_every_n_steps
+
+
+class _Given:
+    """The last ``batch_size`` that a training step gave to ``self.log``."""
+
+    size: int | None = None
+
+
+def forget_given_batch_size(trainer: Trainer) -> None:
+    """Wait for the next ``self.log(..., batch_size=...)`` of a training step.
+
+    Without it, batches that only the module can tell the size of (of graphs, say) are counted by their first tensor.
+    """
+    results = trainer.fit_loop.epoch_loop._results
+    noted = getattr(results, "given_batch_size", None)
+    if noted is None:
+        noted, log = _Given(), results.log
+
+        def noting(*args: Any, batch_size: int | None = None, **kwargs: Any) -> None:
+            if batch_size is not None:
+                noted.size = int(batch_size)
+            log(*args, batch_size=batch_size, **kwargs)
+
+        vars(results).update(log=noting, given_batch_size=noted)
+    noted.size = None
+
+
+def given_batch_size(trainer: Trainer) -> int | None:
+    """Return the last one since :func:`forget_given_batch_size`; ``None`` if there was none."""
+    noted = getattr(trainer.fit_loop.epoch_loop._results, "given_batch_size", None)
+    return None if noted is None else noted.size
 
 
 def loops_state(trainer: Trainer) -> dict[str, Any]:

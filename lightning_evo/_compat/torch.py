@@ -8,6 +8,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch._ops import HigherOrderOperator
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNormBase
 from torch.nn.modules.batchnorm import _NormBase as NormBase
 from torch.nn.modules.conv import _ConvNd as ConvBase
@@ -20,7 +21,9 @@ from torch.utils.data import DataLoader
 
 # Without BatchNormBase, NormBase, ConvBase, ConvTransposeBase and DropoutBase, layers would have to be recognized by lists
 # of classes: inheritance, growth and zero-cost proxies would miss those of later versions.
-# Without TorchDispatchMode, the zero-cost proxy `naswot` can't see activations that are functions and not modules.
+# Without TorchDispatchMode, the zero-cost proxy `naswot` can't see activations that are functions and not modules,
+# and the FLOPs of many layers (LSTMs, attention on a CPU) are 0.
+# Without HigherOrderOperator, a training that uses FlexAttention fails while its FLOPs are counted.
 # Without the tree functions, nested batches and outputs can't be taken apart.
 __all__ = [
     "AMP_SCALING",
@@ -37,6 +40,7 @@ __all__ = [
     "ConvTransposeBase",
     "DropoutBase",
     "FollowsTensors",
+    "HigherOrderOperator",
     "NormBase",
     "TorchDispatchMode",
     "add_batch_dim",

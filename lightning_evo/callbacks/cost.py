@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.data import extract_batch_size
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch.utils.flop_counter import FlopCounterMode
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-__all__ = ["CostMeter", "batch_size", "processes_on_one_model"]
+from lightning_evo.callbacks.batches import begin_batch, samples_in
+from lightning_evo.functional.flop_counter import FlopCounter
+from lightning_evo.genome.records import UncountedFlopsRecord
+
+__all__ = ["CostMeter", "processes_on_one_model"]
 
 
 class CostMeter(Callback):
@@ -24,8 +26,9 @@ class CostMeter(Callback):
 
     - ``params``: number of parameters at the end of training, frozen ones included;
     - ``flops``: floating-point operations per training sample, forward and backward, counted in train mode on the first
-      training step with ``torch.utils.flop_counter`` (operations it knows: convolution, matrix product, attention), and
-      counted again after the network changes its structure;
+      training step, and again after the network changes its structure. Counted are matrix products of all kinds,
+      convolutions, recurrent layers, attention, distances and Fourier transforms; whatever works element by element
+      is 0. :attr:`uncounted` names the rest;
     - ``training_flops``: FLOPs of the whole training: per sample times the training samples seen, summed over the
       structures that the network had; without validation;
     - ``seconds``: wall-clock time from ``on_fit_start`` to the end, validation included, setting up excluded;
@@ -33,9 +36,8 @@ class CostMeter(Callback):
       start (Linux; absent elsewhere);
     - ``epochs``: training epochs finished.
 
-    Works alone in any ``Trainer(callbacks=[CostMeter()])``; after a resume the parts add up. FLOPs are not counted on a
-    step that ``torch.compile`` captures whole (``flops`` is then 0): the counter sees only operations that PyTorch
-    dispatches.
+    Works alone in any ``Trainer(callbacks=[CostMeter()])``; after a resume the parts add up. Compiled code runs eagerly in
+    the step that is counted. Code that passes by PyTorch's dispatcher, such as a kernel called directly, isn't seen.
 
     Example:
         >>> meter = CostMeter()
@@ -47,16 +49,29 @@ class CostMeter(Callback):
 
     measures_cost = True
 
+    warns = True
+    """Whether to warn of operations that aren't counted; a search says it once for all candidates."""
+
     def __init__(self) -> None:
         self.cost: dict[str, float] = {"params": 0, "flops": 0, "training_flops": 0, "seconds": 0.0, "epochs": 0}
+        self.uncounted: dict[str, int] = {}
+        """Operations that ``flops`` leaves out, as no formula is known of them, with their calls in the step counted.
+
+        ``torch.utils.flop_counter.register_flop_formula`` adds one.
+        """
         self._earlier = {"seconds": 0.0, "epochs": 0.0}
         self._epochs_at_start = 0
         self._started: float | None = None
         self._memory_at_start: int | None = None
-        self._counter: FlopCounterMode | None = None
+        self._counter: FlopCounter | None = None
         self._counted = False
         self._flops_before = 0.0
         self._samples = 0
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """What ``flops`` leaves out, as an entry of ``Result.extra``; empty where everything is counted."""
+        return {UncountedFlopsRecord.key: dict(self.uncounted)} if self.uncounted else {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started = time.perf_counter()
@@ -71,17 +86,20 @@ class CostMeter(Callback):
         self._epochs_at_start = _epochs_processed(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        begin_batch(trainer)
         if not self._counted:
-            self._counter = FlopCounterMode(display=False)
+            self._counter = FlopCounter()
             self._counter.__enter__()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        size = batch_size(batch)
+        size = samples_in(trainer, batch, batch_idx)
         if self._counter is not None:
             self._stop_counting()
-            self.cost["flops"] = self._flops / max(1, size)
+            if self.uncounted and self.warns:
+                rank_zero_warn(f"CostMeter: {UncountedFlopsRecord(self.uncounted)}")
+            self.cost["flops"] = self._flops / size
         self._samples += size * processes_on_one_model(trainer)
         self.cost["training_flops"] = self._flops_before + self.cost["flops"] * self._samples
 
@@ -103,20 +121,21 @@ class CostMeter(Callback):
         self._measure(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"cost": dict(self.cost), "counted": self._counted}
+        return {"cost": dict(self.cost), "counted": self._counted, "uncounted": dict(self.uncounted)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.cost = dict(state_dict["cost"])
         self._earlier = {name: self.cost[name] for name in ("seconds", "epochs")}
         self._counted = state_dict["counted"]
         # Checkpoints of earlier versions lack them.
+        self.uncounted = dict(state_dict.get("uncounted", {}))
         self.cost.setdefault("training_flops", 0)
         self._flops_before, self._samples = self.cost["training_flops"], 0
 
     def _stop_counting(self) -> None:
         assert self._counter is not None
         self._counter.__exit__(None, None, None)
-        self._flops = self._counter.get_total_flops()
+        self._flops, self.uncounted = self._counter.total, dict(self._counter.uncounted)
         self._counter, self._counted = None, True
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -147,15 +166,6 @@ def _materialised(module: LightningModule) -> list[torch.nn.Parameter]:
 def processes_on_one_model(trainer: Trainer) -> int:
     """Number of processes that train the same model on a share of the data each: ranks of DDP, not of a swarm."""
     return (trainer.distributed_sampler_kwargs or {}).get("num_replicas", 1)
-
-
-def batch_size(batch: Any) -> int:
-    """Number of samples in a batch; 1 where Lightning can't tell."""
-    try:
-        return extract_batch_size(batch)
-    except (MisconfigurationException, RecursionError):
-        # A batch without tensors has no size that Lightning can tell: the count is then per step.
-        return 1
 
 
 def _reset_peak_resident_memory() -> int | None:

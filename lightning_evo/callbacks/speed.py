@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_evo.callbacks.cost import batch_size, processes_on_one_model
+from lightning_evo.callbacks.batches import begin_batch, samples_in
+from lightning_evo.callbacks.cost import processes_on_one_model
 
 __all__ = ["SpeedMeter"]
 
@@ -75,6 +76,7 @@ class SpeedMeter(Callback):
         self._go_on()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        begin_batch(trainer)
         self._batch_started = time.perf_counter()
 
     def on_train_batch_end(
@@ -84,7 +86,7 @@ class SpeedMeter(Callback):
         if self._mark is None:
             return
         kind = "first_" if self._first else ""
-        totals[f"{kind}samples"] += batch_size(batch) * processes_on_one_model(trainer)
+        totals[f"{kind}samples"] += samples_in(trainer, batch, batch_idx) * processes_on_one_model(trainer)
         totals[f"{kind}seconds"] += now - self._mark
         if not self._first:
             totals["waited"] += self._batch_started - self._mark

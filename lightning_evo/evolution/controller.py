@@ -23,7 +23,7 @@ from lightning_evo.evolution.stacking import ALONE, Grouping, member_results
 from lightning_evo.execution import Executor, find_result
 from lightning_evo.execution.results import RESULT_FILE, ReplacedWorker
 from lightning_evo.genome import FAILED, Candidate, Result
-from lightning_evo.genome.records import StackRecord
+from lightning_evo.genome.records import StackRecord, UncountedFlopsRecord
 from lightning_evo.reporting.progress import ProgressDisplay, RunningCandidate, SearchState
 from lightning_evo.reporting.reporter import ReporterDispatcher
 from lightning_evo.training.candidate import read_curve
@@ -90,6 +90,7 @@ class Controller:
         self._done: queue.SimpleQueue[_Done] = queue.SimpleQueue()
         self._running: dict[int, list[Candidate]] = {}  # a job's id -> the candidates it trains
         self._begun: list[Candidate] = []  # a swarm that isn't asked for whole yet
+        self._uncounted: set[str] = set()  # operations whose FLOPs aren't counted, of which it was said
         self._alone: dict[int, str] = {}  # why candidates that were to train in a stack are trained by themselves
         self._damaged: Counter[int] = Counter()  # how often a job's start was damaged after it was looked at
         self._duplicates: dict[int, list[Candidate]] = {}
@@ -378,6 +379,10 @@ class Controller:
         self._tell(candidate, result)
         self._drop_checkpoints()
         self.progress.told(candidate, result, self.state)
+        uncounted = result.entry(UncountedFlopsRecord)
+        if uncounted is not None and not set(uncounted.calls) <= self._uncounted:
+            self._uncounted |= set(uncounted.calls)
+            self.progress.message(str(uncounted))
 
     def _tell(self, candidate: Candidate, result: Result) -> None:
         """Bring everything up to date with a recorded result: counts, checkpoints, the algorithm, what others know."""

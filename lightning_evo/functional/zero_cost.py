@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.parameter import UninitializedParameter
-from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_evo._compat.torch import PRELU_KERNEL, DropoutBase, NormBase, TorchDispatchMode
+from lightning_evo.functional.flop_counter import FlopCounter
 from lightning_evo.utils.random_state_torch import isolated_random_state
 
 __all__ = ["flops", "gradient_norm", "naswot", "parameters", "synflow"]
@@ -144,18 +144,17 @@ def parameters(model: nn.Module) -> int:
 def flops(model: nn.Module, images: Tensor) -> float:
     """Floating-point operations of the forward pass of one image, in train mode.
 
-    A multiplication with an addition counts as two. Counted are the operations ``torch.utils.flop_counter`` knows:
-    convolution, matrix product, attention. (``cost/flops`` of a trained candidate has the backward pass as well, about
-    three times as much.)
+    A multiplication with an addition counts as two; what works element by element is 0, as in ``cost/flops``. (That has the
+    backward pass as well, about three times as much.)
 
     Args:
         model: Called as ``model(images)``.
         images: Of shape (N, ...); the first two are used, because batch normalization may need more than one.
     """
     few = images[:2]
-    with _measuring(model, train=True), torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with _measuring(model, train=True), torch.no_grad(), FlopCounter() as counter:
         _call(model, few)
-    return counter.get_total_flops() / len(few)
+    return counter.total / len(few)
 
 
 class _Codes(TorchDispatchMode):

@@ -35,6 +35,7 @@ __all__ = [
     "Segment",
     "StackRecord",
     "Status",
+    "UncountedFlopsRecord",
     "derive_seed",
     "known_fields",
 ]
@@ -386,6 +387,40 @@ class StackRecord:
     def from_dict(cls, record: Mapping[str, Any]) -> Self:
         """Read what :meth:`to_dict` gave."""
         return cls(**known_fields(cls, record))
+
+
+@dataclass(frozen=True)
+class UncountedFlopsRecord:
+    """Operations that ``cost/flops`` leaves out, because no formula is known of them.
+
+    Args:
+        calls: How often each ran in the training step that was counted.
+
+    >>> print(UncountedFlopsRecord({"aten::linalg_qr": 2}))
+    cost/flops leaves out aten::linalg_qr (2 calls per step): torch.utils.flop_counter.register_flop_formula adds a formula
+    """
+
+    key: ClassVar[str] = "uncounted_flops"
+
+    calls: Mapping[str, int]
+
+    def __str__(self) -> str:
+        named = [f"{name} ({count} call{'s' * (count != 1)} per step)" for name, count in self.calls.items()]
+        more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+        said = f"cost/flops leaves out {', '.join(named[:_NAMED])}{more}"
+        return f"{said}: torch.utils.flop_counter.register_flop_formula adds a formula"
+
+    def to_dict(self) -> dict[str, int]:
+        """As JSON: calls by name."""
+        return dict(self.calls)
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, int]) -> Self:
+        """Read what :meth:`to_dict` gave."""
+        return cls(dict(record))
+
+
+_NAMED = 5
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,7 @@ def train_candidate(blueprint: Blueprint, config: Mapping[str, Any], request: Tr
     directory, context = request.directory, request.context
     recorder = recorder_of(request)
     meter, speed = CostMeter(), SpeedMeter()
+    meter.warns = False
     taking_part: list[SearchCallback] = []
     error: Exception | None = None
     try:
@@ -103,7 +104,7 @@ def train_candidate(blueprint: Blueprint, config: Mapping[str, Any], request: Tr
             parts.trainer.fit(parts.model, datamodule=parts.datamodule, ckpt_path=resume_from, **options)
     except Exception as raised:
         error = _reason(raised, context)
-    extra = {name: value for callback in taking_part for name, value in callback.extra.items()}
+    extra = meter.extra | {name: value for callback in taking_part for name, value in callback.extra.items()}
     predicted = next((fitness for one in taking_part if (fitness := one.predicted_fitness) is not None), None)
     return conclude(recorder, meter.cost | speed.cost, request, started, extra, error=error, predicted=predicted)
 

@@ -12,13 +12,13 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
-from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_evo.callbacks import CostMeter, FitnessRecorder
-from lightning_evo.callbacks.cost import batch_size
+from lightning_evo.callbacks.batches import samples_in
 from lightning_evo.callbacks.fitness import MetricNotLogged
 from lightning_evo.callbacks.search import StackedModule
 from lightning_evo.callbacks.speed import SpeedMeter
+from lightning_evo.functional.flop_counter import FlopCounter
 from lightning_evo.genome import COMPLETED, Result
 from lightning_evo.genome.records import StackRecord
 from lightning_evo.swarms import stack_particles
@@ -141,7 +141,7 @@ def train_stack(
             seed_everything(data_seed, workers=True, verbose=False)
             parts.trainer.fit(stack, datamodule=parts.datamodule)
         record = StackRecord(members[0].candidate, len(particles), stack.lowering, stack.reason or "")
-        extra = {name: value for callback in taking_part for name, value in callback.extra.items()}
+        extra = meter.extra | {name: value for callback in taking_part for name, value in callback.extra.items()}
     except MetricNotLogged as error:
         # Nobody logs it, alone or not.
         for particle in particles:
@@ -203,14 +203,15 @@ class _Shares(CostMeter):
         # The first step of a stack contains its choice of how to compute; a copy of one particle shows what one needs.
         alone = pl_module.particle(0)
         alone.trainer = trainer
-        counter = FlopCounterMode(display=False)
+        counter = FlopCounter()
         place = (batch_idx,) if is_param_in_hook_signature(alone.training_step, "batch_idx", min_args=2) else ()
         with isolated_random_state(), recording(alone), counter:
             with trainer.precision_plugin.train_step_context():
                 outputs: Any = alone.training_step(copy.deepcopy(batch), *place)
             loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs
             loss.backward()
-        self.cost["flops"] = counter.get_total_flops() / max(1, batch_size(batch))
+        self.cost["flops"] = counter.total / samples_in(trainer, batch, batch_idx)
+        self.uncounted = dict(counter.uncounted)
 
     def share(self, position: int, speed: Mapping[str, float]) -> dict[str, float]:
         """The costs of one particle, given how fast the stack trained."""

@@ -20,7 +20,7 @@ from lightning_evo._compat import lightning as compat
 from toys import ToyData, ToyNet
 
 
-def trained(*callbacks: Callback, epochs: int = 1) -> Trainer:
+def trained(*callbacks: Callback, epochs: int = 1, model: LightningModule | None = None) -> Trainer:
     trainer = Trainer(
         max_epochs=epochs,
         accelerator="cpu",
@@ -30,7 +30,7 @@ def trained(*callbacks: Callback, epochs: int = 1) -> Trainer:
         enable_model_summary=False,
         callbacks=list(callbacks),
     )
-    trainer.fit(ToyNet(), datamodule=ToyData())
+    trainer.fit(model or ToyNet(), datamodule=ToyData())
     return trainer
 
 
@@ -241,6 +241,27 @@ def devices() -> None:
     assert other.device == torch.device("meta")
 
 
+def given_batch_sizes() -> None:
+    seen = []
+
+    class Logs(ToyNet):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            if batch_idx == 0:
+                self.log("loss", loss, batch_size=3)
+            return loss
+
+    class Asks(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            compat.forget_given_batch_size(trainer)
+
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            seen.append(compat.given_batch_size(trainer))
+
+    trained(Asks(), model=Logs())
+    assert seen == [3, None]
+
+
 def process_strategies() -> None:
     class Started(compat.ProcessStrategy):
         def make_launcher(self):
@@ -315,6 +336,7 @@ TABLE = [
         "optimizers can't be compared or made anew outside trainer.fit",
         optimizers,
     ),
+    Row("_results", "batches whose size only the module knows are counted by their first tensor", given_batch_sizes),
     Row("_hparams_name", "a module that takes its hyperparameters together can't be rebuilt", names_of_hyperparameters),
     Row("_compiler_ctx", "growth doesn't know that compiled code has to be dropped", compiled),
     Row("_layer_sync", "batch normalisations that growth has added aren't synchronised", synchronised),

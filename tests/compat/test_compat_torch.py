@@ -136,6 +136,11 @@ def seen_by_a_dispatch_mode(function) -> set:
     return seen
 
 
+def higher_order_operators() -> None:
+    assert isinstance(torch.ops.higher_order.cond, compat.HigherOrderOperator)
+    assert torch.ops.higher_order.cond.name() == "cond"
+
+
 def dispatch_modes() -> None:
     assert torch.ops.aten.relu in seen_by_a_dispatch_mode(torch.relu)
 
@@ -366,6 +371,7 @@ TABLE = [
             compat.DropoutBase, {nn.Dropout: True, nn.Dropout2d: True, nn.AlphaDropout: True, nn.ReLU: False}
         ),
     ),
+    Row("_ops", "a training that uses FlexAttention fails while its FLOPs are counted", higher_order_operators),
     Row("_python_dispatch", "the zero-cost proxy naswot misses activations that are functions", dispatch_modes),
     Row("_pytree", "nested batches and outputs can't be taken apart", trees),
     Row("_parameters", "growth can't exchange parameters for others of another shape", live_parameters),

@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+import torch
 from searching import Recorded, evolution, threads, told
 
 from lightning_evo import Archive, Budget, Evolution, Objective, SearchSpace, Workers
@@ -20,8 +21,10 @@ from lightning_evo.algorithms import (
 )
 from lightning_evo.archive import ArchiveWriter
 from lightning_evo.evolution import SearchError
-from lightning_evo.genome import Boolean, Categorical, Uniform
-from toys import sphere
+from lightning_evo.genome import Boolean, Categorical, Integer, Uniform
+from lightning_evo.genome.records import UncountedFlopsRecord
+from lightning_evo.reporting.views.snapshot import read_snapshot
+from toys import ToyNet, sphere
 
 ALGORITHMS = [GenerationalEvolution(population_size=4), RegularizedEvolution(population_size=4), RandomSearch()]
 
@@ -346,3 +349,36 @@ def test_a_search_runs_in_worker_processes_by_default(tmp_path):
     archive = search.run()
     assert archive.counts()["completed"] == 4
     assert isinstance(SearchSpace(search.space), SearchSpace)
+
+
+class Rotates(ToyNet):
+    """Computes what no formula is known of."""
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx) + 0 * torch.linalg.qr(torch.eye(2))[0].sum()
+
+
+def test_what_flops_leave_out_is_said_once(tmp_path, config):
+    config = {
+        **config,
+        "model": {"class_path": f"{__name__}.Rotates"},
+        "trainer": {"max_steps": 2, "accelerator": "cpu"},
+    }
+    progress = Recorded()
+    with threads(1) as pool:
+        settings = {
+            "space": {"model.init_args.width": Integer(2, 9)},
+            "budget": Budget(candidates=2),
+            "progress": progress,
+        }
+        evolution(
+            tmp_path, pool, 1, function=None, config=config, objectives=[Objective("val_loss", "min")], **settings
+        ).run()
+    assert [text for text in progress.messages if "cost/flops" in text] == [
+        "cost/flops leaves out aten::linalg_qr (1 call per step): "
+        "torch.utils.flop_counter.register_flop_formula adds a formula"
+    ]
+    with Archive(tmp_path) as archive:
+        remark = {id: str(entry) for id, entry in archive.entries(UncountedFlopsRecord).items()}
+        assert list(remark) == [0, 1]
+        assert read_snapshot(archive).uncounted[1].calls == {"aten::linalg_qr": 1}

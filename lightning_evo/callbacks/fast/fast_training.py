@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import nn
 from torch.optim import LBFGS
 
-from lightning_evo.callbacks.cost import batch_size
+from lightning_evo.callbacks.batches import begin_batch, samples_in
 from lightning_evo.callbacks.fast.choices import (
     PrecisionName,
     choose_benchmark,
@@ -213,8 +213,9 @@ class FastTraining(SearchCallback):
         self._trial = self._new_trial(trainer, pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        begin_batch(trainer)
         if self._trial is not None:
-            self._trial.enter(batch_size(batch))
+            self._trial.enter(samples_in(trainer, batch, batch_idx))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

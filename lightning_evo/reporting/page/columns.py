@@ -159,6 +159,8 @@ def _remark(snapshot: RunSnapshot, id: int) -> str:
     if id in snapshot.stacked:
         stacked = snapshot.stacked[id]
         parts.append(stack_remark(stacked) + (f": {stacked.reason}" if stacked.lowering == "alone" else ""))
+    if id in snapshot.uncounted:
+        parts.append(str(snapshot.uncounted[id]))
     return "; ".join(parts)
 
 

@@ -18,7 +18,7 @@ from lightning_evo.archive.lock import writer_lives
 from lightning_evo.archive.meta import FinalOutcome
 from lightning_evo.callbacks.records import ContinuationRecord, EarlyFitnessRecord, GrowthRecord, InheritanceRecord
 from lightning_evo.genome import COMPLETED, STOPPED, Objective
-from lightning_evo.genome.records import ExtraEntry, StackRecord
+from lightning_evo.genome.records import ExtraEntry, StackRecord, UncountedFlopsRecord
 from lightning_evo.reporting.outgoing import mask_of, masked_row
 from lightning_evo.utils.masking import Mask
 
@@ -54,6 +54,7 @@ class RunSnapshot:
         continued: Records of continued trainings, by id.
         grown: Records of growth with at least one step, by id.
         stacked: ``Result.extra["stack"]``, by id.
+        uncounted: Operations whose FLOPs aren't counted, by id.
         mask: What masked its secrets, for texts that are read later.
     """
 
@@ -69,6 +70,7 @@ class RunSnapshot:
     continued: Mapping[int, ContinuationRecord] = field(default_factory=dict)
     grown: Mapping[int, GrowthRecord] = field(default_factory=dict)
     stacked: Mapping[int, StackRecord] = field(default_factory=dict)
+    uncounted: Mapping[int, UncountedFlopsRecord] = field(default_factory=dict)
     mask: Mask = field(default_factory=Mask)
 
     @cached_property
@@ -199,6 +201,7 @@ def read_snapshot(archive: Archive) -> RunSnapshot:
         continued=entries(ContinuationRecord),
         grown={id: entry for id, entry in entries(GrowthRecord).items() if entry.steps},
         stacked=entries(StackRecord),
+        uncounted=entries(UncountedFlopsRecord),
         mask=mask,
     )
 
