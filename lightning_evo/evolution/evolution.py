@@ -55,6 +55,7 @@ from lightning_evo.training.request import FitnessEpoch
 from lightning_evo.training.structure import StructureComparison
 from lightning_evo.utils import __version__
 from lightning_evo.utils.config_files import ConfigFileError, load_yaml_strictly, read_config_file
+from lightning_evo.utils.masking import Mask
 from lightning_evo.utils.output import open_standard_files
 
 __all__ = ["Evolution"]
@@ -224,7 +225,9 @@ class Evolution:
         open_standard_files()
         try:
             return self._run()
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, SearchError):  # it may name what a candidate raised, and is shown to the user
+                error.args = (Mask(self.describe()).text(str(error)),)
             for reporter in self.reporters:  # one may hold on to something since its check
                 release_quietly(reporter)
             raise
@@ -237,7 +240,7 @@ class Evolution:
         prior = None if self.directory.exists() else self._load_prior()
         with self._open() as writer, writer.archive() as archive:
             seed = self._claim(writer, archive, prior)
-            progress = HarmlessProgress(make_progress(self._progress))
+            progress = HarmlessProgress(make_progress(self._progress), Mask(archive.meta))
             grouping = self._group(writer, archive) if stacking else Grouping()
             with (
                 make_meter(self.algorithm, self.trainable, seed) as measure,

@@ -15,9 +15,9 @@ from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
 from lightning_evo.execution.children import end_orphans
 from lightning_evo.execution.isolation import WorkerSettings, isolate, kill_group
-from lightning_evo.execution.job import Pending
-from lightning_evo.execution.worker import JobState, run_job
-from lightning_evo.utils.output import settle_output
+from lightning_evo.execution.job import Job, Pending
+from lightning_evo.execution.worker import OUTPUT_FILE, JobState, run_job
+from lightning_evo.utils.output import bound_output, settle_output
 
 __all__ = ["NeverBegan", "OutOfTime", "WarmWorker", "WorkerDied", "remedy"]
 
@@ -115,7 +115,7 @@ class WarmWorker:
             raise NeverBegan(f"the worker process died while idle: {error}") from error
         pending.future.add_done_callback(lambda _: inner.cancel())
         try:
-            text, fit = self._wait(inner, job.time_limit)
+            text, fit = self._wait(inner, job)
         except (CancelledError, OutOfTime):
             self.stop(kill=True)
             raise
@@ -124,6 +124,8 @@ class WarmWorker:
             if self.began is None:
                 raise NeverBegan(f"the worker process died before it began the job: {error}") from error
             raise WorkerDied(_cause(error.exitcode if isinstance(error, ProcessExpired) else None)) from error
+        finally:
+            self._bound_output(job)
         self.jobs += 1
         if not fit:
             self.stop()
@@ -157,7 +159,8 @@ class WarmWorker:
         if self._state.pid:
             end_orphans(self._state.parent, {worker._state.pid for worker in list(_every) if worker is not self})
 
-    def _wait(self, inner: ProcessFuture[tuple[str, bool]], time_limit: float | None) -> tuple[str, bool]:
+    def _wait(self, inner: ProcessFuture[tuple[str, bool]], job: Job) -> tuple[str, bool]:
+        time_limit = job.time_limit
         while True:
             wait = _LOOK
             if time_limit is not None and self.began is not None:
@@ -169,8 +172,14 @@ class WarmWorker:
             except TimeoutError:
                 if wait <= 0:
                     raise OutOfTime from None
+                self._bound_output(job)
                 if not inner.done() and not self._alive():
                     raise BrokenProcessPool("the worker process is gone") from None
+
+    def _bound_output(self, job: Job) -> None:
+        """Look whether a job prints without end. Its process can't be relied on for that, nor can those it starts."""
+        if self.redirect_output:
+            bound_output(os.path.join(job.directory, OUTPUT_FILE))
 
     def _alive(self) -> bool:
         assert self._pool is not None

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from lightning_evo.archive import Archive
-from lightning_evo.genome import Candidate, Genome, Result
+from lightning_evo.genome import Candidate, Categorical, Gene, Genome, Ordinal, Result, SearchSpace
 from lightning_evo.utils.masking import Mask
 
-__all__ = ["mask_of", "masked_candidate", "masked_result", "masked_row"]
+__all__ = ["mask_of", "masked_candidate", "masked_result", "masked_row", "masked_space"]
 
 
 def mask_of(archive: Archive) -> Mask:
@@ -32,6 +33,20 @@ def masked_candidate(candidate: Candidate, mask: Mask) -> Candidate:
     if masked == dict(candidate.genome):
         return candidate
     return replace(candidate, genome=Genome(masked, candidate.genome.rates))
+
+
+def masked_space(space: SearchSpace, mask: Mask) -> SearchSpace:
+    """A search space whose genes choose among masked texts, so that it describes masked candidates."""
+
+    def masked(path: str, gene: Gene) -> Gene:
+        when = mask.data(gene.when)
+        if type(gene) in (Categorical, Ordinal):
+            return type(gene)(mask.data(gene.choices, path), when)
+        other = copy.copy(gene)
+        other.when = when
+        return other
+
+    return SearchSpace({path: masked(path, gene) for path, gene in space.items()})
 
 
 def masked_result(result: Result, mask: Mask) -> Result:

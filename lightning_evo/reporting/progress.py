@@ -19,6 +19,8 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_evo.genome import COMPLETED, FAILED, STOPPED, Candidate, Objective, Result
+from lightning_evo.reporting.outgoing import masked_candidate, masked_result
+from lightning_evo.utils.masking import Mask
 from lightning_evo.utils.output import settle_output
 from lightning_evo.utils.text import bounded, printable, printable_lines, traceback_of
 
@@ -274,14 +276,15 @@ class LiveProgress(ProgressDisplay):
 
 
 class HarmlessProgress(ProgressDisplay):
-    """Shows what another display shows, and doesn't let its failures reach the search.
+    """Shows what another display shows, without secrets, and doesn't let its failures reach the search.
 
     Args:
         display: The display, whichever exceptions it raises.
+        mask: What masks secrets.
     """
 
-    def __init__(self, display: ProgressDisplay) -> None:
-        self.display = display
+    def __init__(self, display: ProgressDisplay, mask: Mask) -> None:
+        self.display, self._mask = display, mask
         self._warned = False
 
     def due(self) -> bool:
@@ -293,11 +296,13 @@ class HarmlessProgress(ProgressDisplay):
 
     def told(self, candidate: Candidate, result: Result, state: SearchState) -> None:
         """Pass on a candidate's result."""
-        self._call(self.display.told, candidate, result, state)
+        if result.error is not None or result.error_type is not None:
+            result = masked_result(result, self._mask)
+        self._call(self.display.told, masked_candidate(candidate, self._mask), result, state)
 
     def message(self, text: str) -> None:
         """Pass on a line of text."""
-        self._call(self.display.message, text)
+        self._call(self.display.message, self._mask.text(text))
 
     def __enter__(self) -> HarmlessProgress:
         self._call(self.display.__enter__)
@@ -314,7 +319,7 @@ class HarmlessProgress(ProgressDisplay):
         except (Exception, SystemExit) as error:  # rich exits where a pipe is closed
             if not self._warned and not isinstance(error, OSError):
                 self._warned = True
-                text = printable_lines(traceback_of(error))
+                text = printable_lines(self._mask.text(traceback_of(error)))
                 _log.warning("%s failed; the search goes on\n%s", type(self.display).__name__, text)
             return None
 

@@ -17,7 +17,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from lightning_evo.genome import Candidate, Objective, Result, SearchSpace
+from lightning_evo.reporting.outgoing import masked_candidate, masked_result, masked_space
 from lightning_evo.reporting.progress import RunningCandidate, SearchState
+from lightning_evo.utils.masking import Mask
 from lightning_evo.utils.text import first_line_of, printable_lines, traceback_of
 
 if TYPE_CHECKING:  # DEAP takes a while to import
@@ -49,6 +51,9 @@ class ReporterError(ValueError):
 class SearchInfo:
     """What a reporter receives about a search when it starts or is resumed.
 
+    Secrets in ``space``, ``description`` and ``config`` are masked, as they are in all that a reporter receives of candidates,
+    unless the user wants them shown. ``location`` isn't: it may be the URL of a database, with its password.
+
     Args:
         name: The run's name.
         location: What :class:`~lightning_evo.Archive` opens to read everything recorded.
@@ -64,6 +69,7 @@ class SearchInfo:
         resumed: Whether the search was started earlier. Everything recorded before is then reported again, in order,
             before anything new.
         notify: Shows a line to the user; may be called from any thread.
+        mask: Masks the secrets in what a reporter reads from the archive by itself; ``None``: it isn't known yet.
     """
 
     name: str
@@ -79,6 +85,7 @@ class SearchInfo:
     config: Mapping[str, Any] | None
     resumed: bool
     notify: Callable[[str], None] = lambda line: None
+    mask: Mask | None = None
 
 
 @dataclass(frozen=True)
@@ -188,15 +195,25 @@ class ReporterDispatcher:
         presses: Callable[[], int] = lambda: 0,
     ) -> None:
         self._search, self._curve, self._notify, self._presses = search, curve, notify, presses
-        self._channels = [_Channel(each, SearchState(search.objectives, search.limits)) for each in reporters]
+        self._mask = Mask(search.description, search.config)
+        self._channels = [
+            _Channel(each, SearchState(search.objectives, search.limits), self._mask) for each in reporters
+        ]
         self._outcome: Outcome = "finished"
 
     def __enter__(self) -> ReporterDispatcher:
+        search = replace(
+            self._search,
+            space=masked_space(self._search.space, self._mask),
+            description=self._mask.data(self._search.description),
+            config=self._mask.data(self._search.config),
+            mask=self._mask,
+        )
         for channel in self._channels:
             # A daemon: the interpreter doesn't wait for a server that never answers.
             channel.thread = threading.Thread(target=channel.work, name=channel.name, daemon=True)
             channel.thread.start()
-            channel.events.put(partial(channel.reporter.start, replace(self._search, notify=channel.messages.put)))
+            channel.events.put(partial(channel.reporter.start, replace(search, notify=channel.messages.put)))
         return self
 
     def __exit__(
@@ -208,6 +225,9 @@ class ReporterDispatcher:
 
     def asked(self, candidate: Candidate) -> None:
         """Report a candidate that was recorded, in this run or an earlier one."""
+        if not self._channels:
+            return
+        candidate = masked_candidate(candidate, self._mask)
 
         def report(channel: _Channel) -> None:
             channel.state.asked += 1
@@ -227,6 +247,7 @@ class ReporterDispatcher:
             return
         # A copy: the algorithm changes its list while reporters, in their threads, are still being called.
         ids = tuple(individual.id for individual in population)
+        candidate, result = masked_candidate(candidate, self._mask), masked_result(result, self._mask)
 
         def report(channel: _Channel) -> None:
             channel.state.add_result(candidate, result)
@@ -285,7 +306,11 @@ class ReporterDispatcher:
             for slot, group in trainings.items()
             if group
         }
-        active = [ActiveTraining(each, slot, self._curve(each)) for slot, group in trainings.items() for each in group]
+        active = [
+            ActiveTraining(masked_candidate(each, self._mask), slot, self._curve(each))
+            for slot, group in trainings.items()
+            for each in group
+        ]
         channel.reporter.running(active, state)
 
     def _show_messages(self, channels: Sequence[_Channel] | None = None) -> None:
@@ -300,6 +325,7 @@ class _Channel:
 
     reporter: Reporter
     state: SearchState
+    mask: Mask
     events: queue.SimpleQueue[Callable[[], None] | None] = field(default_factory=queue.SimpleQueue)
     messages: queue.SimpleQueue[str] = field(default_factory=queue.SimpleQueue)
     polled: float = 0.0
@@ -318,7 +344,7 @@ class _Channel:
             except Exception as error:  # the search must go on, whatever it is
                 if self.stopped:
                     return
-                _log.warning("%s failed\n%s", self.name, printable_lines(traceback_of(error)))
+                _log.warning("%s failed\n%s", self.name, printable_lines(self.mask.text(traceback_of(error))))
                 self.messages.put(
                     f"evolution.reporters: {self.name} failed and was stopped: {first_line_of(error)}; "
                     "the search continues and its archive is complete"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lightning_evo.reporting.reporter import Reporter
 from toys import ToyNet
 
 KEY = "kk-6f1e2d3c4b5a"
@@ -30,3 +31,23 @@ class SecretNet(ToyNet):
         assert api_key == KEY
         assert PASSWORD in url
         assert access_token in CHOICES
+
+
+class Listener(Reporter):
+    """Writes down whatever a user's own reporter is told."""
+
+    def start(self, search):
+        self._write(search.description, search.config, search.space)
+
+    def asked(self, candidate):
+        self._write(candidate)
+
+    def running(self, trainings, state):
+        self._write(trainings, state)
+
+    def told(self, candidate, result, state):
+        self._write(candidate, result, state.best)
+
+    def _write(self, *told):
+        with open("told.txt", "a") as file:
+            print(*map(repr, told), file=file)

@@ -33,7 +33,7 @@ def _search(config, whole):
             "model.init_args.width": {"class_path": "Ordinal", "init_args": {"choices": [2, 4, 8]}},
         },
         "algorithm": {"class_path": "RandomSearch"},
-        "reporters": [{"class_path": "TensorBoardReporter"}],
+        "reporters": [{"class_path": "TensorBoardReporter"}, {"class_path": "secretive.Listener"}],
         "budget": {"candidates": 8},
         "final": None,
         "seed": 1,
@@ -53,7 +53,7 @@ def search(tmp_path_factory):
     directory = tmp_path_factory.mktemp("secrets")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(directory)
-        shown(*write(directory, _search))
+        (directory / "said.txt").write_text(shown(*write(directory, _search)))
     counts = Archive(directory / "run").counts()
     assert counts["completed"]
     assert counts["failed"]
@@ -94,6 +94,14 @@ def test_nothing_that_leaves_the_directory_has_a_secret(search, tmp_path):
     for path in [*(search / "run" / "tensorboard").rglob("*"), *(search / "logs").rglob("hparams.yaml")]:
         if path.is_file() and path.suffix != ".yaml":
             assert not any(secret.encode() in path.read_bytes() for secret in SECRETS), path
+
+
+def test_neither_the_terminal_nor_a_users_own_reporter_is_told_a_secret(search):
+    for name, looked_for in (("said.txt", "failed: "), ("told.txt", "Result(")):
+        text = (search / name).read_text()
+        assert looked_for in text
+        assert "***masked-" in text, name
+        assert not any(secret in text for secret in SECRETS), name
 
 
 def test_what_is_exported_says_what_to_fill_in_and_the_rest_is_as_it_was(search, tmp_path):

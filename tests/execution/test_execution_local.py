@@ -271,6 +271,19 @@ def test_what_a_job_prints_goes_to_its_directory(shared, job, tmp_path, capfd):
         assert {f"python {text}", f"error {text}", f"child {text}"} <= set(printed)
 
 
+def test_what_a_job_and_its_children_print_without_end_is_cut_in_the_middle_however_it_ends(shared, job, tmp_path):
+    path = tmp_path / "job1" / "output.log"
+    assert shared.submit(job(1, jobs.print_without_end, ends=True)).result().status == COMPLETED
+    text = path.read_text()
+    assert (text.startswith("first\n"), text.endswith("last\n")) == (True, True)
+    assert "bytes of output left out here" in text
+    assert len(text) < 3 * 2**20
+    with LocalExecutor(1, max_retries=0) as executor:
+        assert executor.submit(job(1, jobs.print_without_end, ends=False)).result().error_type == "WorkerDied"
+    assert path.read_text().endswith("last\n")
+    assert path.stat().st_size < 3 * 2**20
+
+
 def test_output_can_be_left_alone(job, tmp_path):
     with LocalExecutor(1, redirect_output=False) as executor:
         executor.submit(job(1, jobs.succeed)).result()

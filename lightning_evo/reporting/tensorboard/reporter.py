@@ -70,7 +70,7 @@ class TensorBoardReporter(Reporter):
         files.retire_event_files(self._root / "search", *(self._root / "candidates").glob("*"))
         self._monitors = [objective.monitor for objective in search.objectives]
         names = short_names(list(search.space), taken=["generation", *self._monitors])
-        mask = Mask(search.description, search.config)
+        mask = search.mask or Mask(search.description, search.config)
         self._genes = [files.Hyperparameter(path, gene, names[path], mask) for path, gene in search.space.items()]
         self._sessions: dict[int, _Session] = {}
         self._recent: deque[tuple[float, ...]] = deque(maxlen=WINDOW)

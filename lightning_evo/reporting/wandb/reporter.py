@@ -115,7 +115,7 @@ class WandbReporter(Reporter):
         if service is None:
             return
         self._search, self._archive = search, Archive(search.location, search.name)
-        self._mask = Mask(search.description, search.config)
+        self._mask = search.mask or Mask(search.description, search.config)
         self._keys = gene_keys(list(search.space))
         self._open: dict[int, OpenRun] = {}
         # An agent's run is in the agent's project, which is in the environment.
