@@ -40,7 +40,7 @@ def masked_space(space: SearchSpace, mask: Mask) -> SearchSpace:
 
     def masked(path: str, gene: Gene) -> Gene:
         when = mask.data(gene.when)
-        if type(gene) in (Categorical, Ordinal):
+        if isinstance(gene, (Categorical, Ordinal)) and type(gene) in (Categorical, Ordinal):
             return type(gene)(mask.data(gene.choices, path), when)
         other = copy.copy(gene)
         other.when = when

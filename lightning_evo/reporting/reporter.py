@@ -51,8 +51,8 @@ class ReporterError(ValueError):
 class SearchInfo:
     """What a reporter receives about a search when it starts or is resumed.
 
-    Secrets in ``space``, ``description`` and ``config`` are masked, as they are in all that a reporter receives of candidates,
-    unless the user wants them shown. ``location`` isn't: it may be the URL of a database, with its password.
+    Secrets in ``space``, ``description`` and ``config`` are masked, as they are in all that a reporter receives of
+    candidates, unless the user wants them shown. ``location`` isn't: it may be the URL of a database, with its password.
 
     Args:
         name: The run's name.
