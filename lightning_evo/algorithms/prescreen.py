@@ -110,12 +110,14 @@ class Screen:
         self.settings, self.space, self.objectives, self.seed = settings, setup.space, setup.objectives, setup.seed
         self._measure = setup.measure
         self._proxies: dict[str, Mapping[str, float]] = {}
-        self.predictors = [
-            copy.deepcopy(settings.predictor).bind(
-                self.space, derive_seed(self.seed, "predictor", i), None if setup.measure is None else self._measured
-            )
-            for i in range(len(self.objectives))
-        ]
+        measure = None if setup.measure is None else self._measured
+        try:
+            self.predictors = [
+                copy.deepcopy(settings.predictor).bind(self.space, derive_seed(self.seed, "predictor", i), measure)
+                for i in range(len(self.objectives))
+            ]
+        except ValueError as error:
+            raise ValueError(f"prescreen.predictor: {error}") from None
         self.needs = needed(max(predictor.min_results for predictor in self.predictors))
         self.quality = []
         self._rows: list[_Row] = []

@@ -13,7 +13,7 @@ from typing import Any, Literal, Union
 from lightning_evo.utils.imports import import_by_name
 from lightning_evo.utils.signatures import constructor_parameters
 
-__all__ = ["check_value", "hints_of"]
+__all__ = ["check_value", "hint_of_elements", "hints_of", "options"]
 
 _NO_VALUE = inspect.Parameter.empty
 
@@ -33,16 +33,16 @@ def check_value(path: str, value: Any, hint: Any, default: Any = _NO_VALUE) -> N
     Raises:
         ValueError: If it is refused; the message begins with the path.
     """
-    options = _options(hint)
-    if Any in options or any(isinstance(option, typing.TypeVar) for option in options):
+    kinds = options(hint)
+    if Any in kinds or any(isinstance(kind, typing.TypeVar) for kind in kinds):
         return
     if value is None:
-        if not {None, type(None), object} & set(options):
+        if not {None, type(None), object} & set(kinds):
             shown = "" if default is _NO_VALUE else f"; leave it out for the default, {default!r}"
-            raise ValueError(f"{path}: null is not accepted{shown or f': give {_described(options)}'}")
+            raise ValueError(f"{path}: null is not accepted{shown or f': give {_described(kinds)}'}")
         return
     if isinstance(value, bool):
-        if {int, float} & set(options) and not {bool, object} & set(options):
+        if {int, float} & set(kinds) and not {bool, object} & set(kinds):
             raise ValueError(f"{path}: {str(value).lower()} is not a number")
         return
     if isinstance(value, float) and math.isnan(value):
@@ -50,20 +50,25 @@ def check_value(path: str, value: Any, hint: Any, default: Any = _NO_VALUE) -> N
     if isinstance(value, Mapping) and isinstance(value.get("class_path"), str):
         _check_class(path, value)
     elif isinstance(value, Mapping):
-        for kind in options:
+        for kind in kinds:
             if dataclasses.is_dataclass(kind) and isinstance(kind, type):
                 _check_arguments(path, kind, value)
             elif typing.get_origin(kind) in (dict, Mapping) and len(typing.get_args(kind)) == 2:
                 for key, element in value.items():
                     check_value(f"{path}.{key}", element, typing.get_args(kind)[1])
     elif isinstance(value, list):
-        inner = [typing.get_args(kind)[0] for kind in options if typing.get_origin(kind) in _LISTS]
-        if len(inner) == 1:
-            for i, element in enumerate(value):
-                check_value(f"{path}[{i}]", element, inner[0])
+        inner = hint_of_elements(hint)
+        for i, element in enumerate(value):
+            check_value(f"{path}[{i}]", element, inner)
 
 
 _LISTS = (list, tuple, typing.get_origin(typing.Sequence[int]))
+
+
+def hint_of_elements(hint: Any) -> Any:
+    """The type hint of a list's elements; ``Any`` where there is none, or several."""
+    inner = [typing.get_args(kind)[0] for kind in options(hint) if typing.get_origin(kind) in _LISTS]
+    return inner[0] if len(inner) == 1 else Any
 
 
 def hints_of(kind: type) -> dict[str, tuple[Any, Any]]:
@@ -94,7 +99,7 @@ def _check_class(path: str, value: Mapping[str, Any]) -> None:
         return  # the parser says it better
     arguments = value.get("init_args")
     if isinstance(kind, type) and isinstance(arguments, Mapping):
-        _check_arguments(f"{path}.init_args", kind, arguments)
+        _check_arguments(path, kind, arguments)
 
 
 def _check_arguments(path: str, kind: type, arguments: Mapping[str, Any]) -> None:
@@ -104,17 +109,17 @@ def _check_arguments(path: str, kind: type, arguments: Mapping[str, Any]) -> Non
             check_value(f"{path}.{name}", value, *hints[name])
 
 
-def _options(hint: Any) -> list[Any]:
-    """The members of a union; the kinds of a literal's values."""
+def options(hint: Any) -> list[Any]:
+    """Return the members of a union; the kinds of a literal's values."""
     origin = typing.get_origin(hint)
     if origin in (Union, types.UnionType):
-        return [option for member in typing.get_args(hint) for option in _options(member)]
+        return [option for member in typing.get_args(hint) for option in options(member)]
     if origin is Literal:
         return [type(value) for value in typing.get_args(hint)]
     if origin is typing.Annotated:
-        return _options(typing.get_args(hint)[0])
+        return options(typing.get_args(hint)[0])
     return [hint]
 
 
-def _described(options: list[Any]) -> str:
-    return " or ".join(getattr(option, "__name__", str(option)) for option in options)
+def _described(kinds: list[Any]) -> str:
+    return " or ".join(getattr(option, "__name__", str(option)) for option in kinds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import sys
 import warnings
@@ -18,10 +19,12 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning_evo._compat.lightning import CLIWithHooks, subcommand_arguments, subcommand_parser
 from lightning_evo.algorithms import Algorithm, Predictor
 from lightning_evo.archive import ArchiveError
+from lightning_evo.callbacks.growth.triggers import GrowthTrigger
 from lightning_evo.callbacks.search import SearchCallback
 from lightning_evo.cli.config_files import STRICT_YAML, ConfigFile, place_of_nul
 from lightning_evo.cli.console import INTERRUPTED, refuse, report_to_user
 from lightning_evo.cli.given_values import check_value, hints_of
+from lightning_evo.cli.refusals import find_refused
 from lightning_evo.evolution import Evolution, SearchError, SearchInterrupted
 from lightning_evo.functional.growth.steps import GrowthError
 from lightning_evo.genome import Gene, Json
@@ -116,12 +119,27 @@ class EvolutionCLI(CLIWithHooks):
     def instantiate_classes(self) -> None:
         self.subcommand = self.config.get("subcommand")
         if not self._has_section or not self.searching:
-            super().instantiate_classes()
+            try:
+                super().instantiate_classes()
+            except Exception as error:
+                bad_setting = isinstance(root_of(error), (ValueError, TypeError, MisconfigurationException))
+                if bad_setting and (refused := self._refused_by_trainer()):
+                    refuse(ValueError(refused))
+                raise
             return
         # The controller builds nothing: each candidate is built in its own process.
         self.config_init = self.config
         self.model, self.datamodule = None, None
         self.trainer: Any = self.trainer_class
+
+    def _refused_by_trainer(self) -> str | None:
+        """What a callback, logger or other class of the Trainer's says of its arguments, if that is what went wrong."""
+        if not self._has_section or self.subcommand is None:
+            return None
+        parser = subcommand_parser(self, self.subcommand)
+        config = load_yaml(parser.dump(self.config[self.subcommand], skip_unset=False, skip_link_targets=True))
+        found = (find_refused(f"trainer.{name}", value, Any) for name, value in config["trainer"].items())
+        return next((message for message in found if message is not None), None)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         try:
@@ -234,13 +252,14 @@ def _instantiate(section: Mapping[str, Any]) -> dict[str, Any]:
     made = {}
     hints = hints_of(Evolution)
     for name, value in rest.items():
-        with _config_path(f"{GROUP}.{name}"):
-            check_value(f"{GROUP}.{name}", value, *hints[name])
-            if place := place_of_nul(value, f"{GROUP}.{name}"):
+        path = f"{GROUP}.{name}"
+        with _config_path(path):
+            check_value(path, value, *hints[name])
+            if place := place_of_nul(value, path):
                 raise ValueError(f"{place}: holds a NUL character, which neither files nor names can")
-        # One by one, so that an error in a constructor can be assigned to its argument.
-        with _config_path(f"{GROUP}.{name}"):
-            made[name] = parser.instantiate(parser.parse_object({GROUP: {name: value}}))[GROUP][name]
+        # One by one, so that an error in a constructor can be assigned to its argument. Parsing changes what it is given.
+        with _config_path(path, value, hints[name][0]):
+            made[name] = parser.instantiate(parser.parse_object({GROUP: {name: copy.deepcopy(value)}}))[GROUP][name]
     try:
         space = flattened(section["space"] or {})
     except ValueError as error:
@@ -252,34 +271,44 @@ def _instantiate(section: Mapping[str, Any]) -> dict[str, Any]:
 def _gene(path: str, config: Any) -> Gene:
     parser = ArgumentParser(exit_on_error=False, parser_mode=STRICT_YAML)
     parser.add_subclass_arguments(Gene, "gene", required=True)
-    with _config_path(f"{GROUP}.space.{path}"):
+    place = f"{GROUP}.space.{path}"
+    with _config_path(place, parsed_as="gene"):
         parsed = parser.parse_object({"gene": config})
-        check_value(f"{GROUP}.space.{path}", parsed.as_dict()["gene"], Gene)
+        value = parsed.as_dict()["gene"]
+        check_value(place, value, Gene)
+    with _config_path(place, value, Gene):
         return parser.instantiate(parsed).gene
 
 
 @contextmanager
-def _config_path(path: str) -> Iterator[None]:
-    """Turn errors of the block into a ``SearchError`` with their config path."""
+def _config_path(path: str, value: Any = None, hint: Any = None, parsed_as: str = "") -> Iterator[None]:
+    """Turn errors of the block into a ``SearchError`` with their config path.
+
+    Args:
+        path: The config path.
+        value: What constructors are called with, as plain data, if the block calls any.
+        hint: Its type hint.
+        parsed_as: The name that the parser has for the path.
+    """
     try:
         yield
     except (ArgumentError, ValueError, TypeError) as error:
         text = gist(error)
         if not text.startswith(path):
-            text = text.removeprefix("gene").lstrip(":. ")
-            # What a plain section refuses begins with the key; what a class refuses, with the name of an argument.
-            names_key = path.removeprefix(f"{GROUP}.") in _PLAIN_SECTIONS and re.match(r"\w+: ", text)
-            text = f"{path}.{text}" if names_key else f"{path}: {text}"
+            below = text.removeprefix(parsed_as)
+            text = find_refused(path, value, hint) or path + (below if below[:1] in ":.[" else f": {below}")
         raise SearchError(_with_choices(text)) from None
 
 
 def _with_choices(message: str) -> str:
     """The message; where it is about an unknown class, with the available classes."""
+    below = r"[\w.\[\]]*"
     places = (
-        (rf"{GROUP}\.algorithm[\w.]*\.predictor", Predictor),
+        (rf"{GROUP}\.algorithm{below}\.predictor", Predictor),
         (rf"{GROUP}\.algorithm", Algorithm),
-        (rf"{GROUP}\.callbacks[\w.]*\.predictor", CurvePredictor),
-        (rf"{GROUP}\.callbacks[\w.]*\.policy", StoppingPolicy),
+        (rf"{GROUP}\.callbacks{below}\.predictor", CurvePredictor),
+        (rf"{GROUP}\.callbacks{below}\.policy", StoppingPolicy),
+        (rf"{GROUP}\.callbacks{below}\.triggers", GrowthTrigger),
         (rf"{GROUP}\.callbacks", SearchCallback),
         (rf"{GROUP}\.reporters", Reporter),
         (rf"{GROUP}\.space", Gene),
@@ -296,8 +325,5 @@ def _subclasses(kind: type) -> set[type]:
     below: list[type] = kind.__subclasses__()
     return {found for cls in below for found in {cls, *_subclasses(cls)}}
 
-
-_PLAIN_SECTIONS = ("budget", "workers", "final")
-"""The sections whose keys are the arguments themselves, without ``class_path`` and ``init_args``."""
 
 _NOT_IN_SECTION: set[str | int] = {"space", "config", "function", "executor", "progress"}

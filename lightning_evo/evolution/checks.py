@@ -130,7 +130,7 @@ def check_continuing(
         raise SearchError(f"{EPOCHS}: {whole!r} is not a valid length for {name}: give the epochs of a whole training")
     if algorithm.epochs is not None and algorithm.epochs > whole:
         raise SearchError(
-            f"evolution.algorithm.init_args.epochs: {algorithm.epochs} is more than {EPOCHS}, {whole}, "
+            f"evolution.algorithm.epochs: {algorithm.epochs} is more than {EPOCHS}, {whole}, "
             "on which schedules are based"
         )
     try:

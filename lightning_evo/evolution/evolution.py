@@ -57,6 +57,7 @@ from lightning_evo.utils import __version__
 from lightning_evo.utils.config_files import ConfigFileError, load_yaml_strictly, read_config_file
 from lightning_evo.utils.masking import Mask
 from lightning_evo.utils.output import open_standard_files
+from lightning_evo.utils.signatures import at_argument
 
 __all__ = ["Evolution"]
 
@@ -475,7 +476,8 @@ def _genes(space: Mapping[str, Any]) -> dict[str, Gene]:
         try:
             genes[path] = read_gene(written)
         except ValueError as error:
-            raise SearchError(f"evolution.space.{path}: {error}") from None
+            keys = written if isinstance(written, Mapping) else ()
+            raise SearchError(at_argument(f"evolution.space.{path}", str(error), keys)) from None
     return genes
 
 

@@ -17,6 +17,7 @@ from lightning_evo.execution.proxies import ProxyMeter
 from lightning_evo.genome import Genome, Objective, SearchSpace, SpaceError
 from lightning_evo.reporting.progress import ProgressDisplay
 from lightning_evo.training import Trainable
+from lightning_evo.utils.signatures import at_argument, constructor_parameters
 
 __all__ = ["PriorResults", "QualityRecord", "check_binding", "load_prior", "make_meter"]
 
@@ -47,7 +48,7 @@ def load_prior(locations: Sequence[str], space: SearchSpace, objectives: Sequenc
     """
     rows: list[tuple[Genome, tuple[float, ...]]] = []
     for i, location in enumerate(locations):
-        where = f"evolution.algorithm: archives[{i}] {location}"
+        where = f"evolution.algorithm.prescreen.archives[{i}]: {location}"
         try:
             with Archive(location) as archive:
                 if archive.objectives != list(objectives):
@@ -87,7 +88,9 @@ def check_binding(
     try:
         algorithm.bind(SearchSetup(space, objectives, measure=measure))
     except ValueError as error:
-        raise SearchError(f"evolution.algorithm: {error}") from None
+        raise SearchError(
+            at_argument("evolution.algorithm", str(error), constructor_parameters(type(algorithm)))
+        ) from None
 
 
 class QualityRecord:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import pickle
 import re
@@ -62,18 +63,49 @@ def gist(error: Exception) -> str:
     """
     path: list[str] = []
     said: list[str] = []
+    unfit: list[str] = []
     left_out: list[str] = []
-    for line in (_spoken(line).removeprefix("- ") for line in str(error).splitlines()):
+    for line in (_spoken(line).removeprefix("- ") for line in _with_indices(str(error).splitlines())):
         if key := re.fullmatch(r'Parser key "(.*)":', line):
             path.append(key[1])
         elif line.startswith("Given value:") and said and "alue" not in said[-1] and not _NESTED.search(line):
             said.append(line)
         elif line and not line.startswith(_NOISE):
-            (left_out if "NoneType" in line else said).append(re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", line))
-    text = ". ".join(dict.fromkeys(said or left_out)).replace(
+            where = left_out if "NoneType" in line else unfit if line.startswith("Not a valid subclass") else said
+            where.append(re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", line))
+    text = ". ".join(dict.fromkeys(said or unfit or left_out)).replace(
         "dot import path string:", "class that can be imported, not"
     )
     return bounded(": ".join(part for part in (".".join(path), text) if part), _LONGEST)
+
+
+def _with_indices(lines: list[str]) -> list[str]:
+    """Return a parser's nested message, in which the elements of lists are named by their index.
+
+    The parser names only the list. It shows the list's value, though, in which the elements before the refused one are
+    parsed already.
+    """
+    found = list(lines)
+    for i, line in enumerate(lines):
+        key = re.fullmatch(r'( *)Parser key "(.*)":', line)
+        if key is None:
+            continue
+        given = f"{key[1]}  Given value: ["
+        shown = next((below for below in lines[i + 1 :] if below.startswith(given)), None)
+        if shown is not None and (index := _first_unparsed(shown.partition(": ")[2])) is not None:
+            found[i] = f'{key[1]}Parser key "{key[2]}[{index}]":'
+    return found
+
+
+def _first_unparsed(shown: str) -> int | None:
+    """Return the index of a shown list's first element that isn't parsed; ``None`` if there is none."""
+    try:
+        elements = ast.parse(shown, mode="eval").body
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return None
+    if not isinstance(elements, ast.List):
+        return None
+    return next((i for i, one in enumerate(elements.elts) if not isinstance(one, ast.Call)), None)
 
 
 def _spoken(line: str) -> str:

@@ -1,10 +1,12 @@
-"""The parameters of a constructor, as a caller sees them."""
+"""The parameters of a constructor, as a caller sees them, and errors that name them."""
 
 from __future__ import annotations
 
 import inspect
+import re
+from collections.abc import Iterable
 
-__all__ = ["constructor_parameters"]
+__all__ = ["at_argument", "constructor_parameters"]
 
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
@@ -34,3 +36,20 @@ def constructor_parameters(kind: type) -> dict[str, inspect.Parameter]:
             break
     found.pop("self", None)
     return found
+
+
+def at_argument(path: str, message: str, names: Iterable[str]) -> str:
+    """Return a constructor's message behind the config path of what is built; an argument it begins with continues the path.
+
+    Args:
+        path: The config path.
+        message: What the constructor says.
+        names: Names of its arguments.
+
+    >>> at_argument("evolution.space.model.depth", "low: 3 is not below high 2", ["low", "high"])
+    'evolution.space.model.depth.low: 3 is not below high 2'
+    >>> at_argument("evolution.space.model.depth", "nothing is between 3 and 2", ["low", "high"])
+    'evolution.space.model.depth: nothing is between 3 and 2'
+    """
+    first = re.match(r"(\w+)[\w.\[\]]*: ", message)
+    return f"{path}{'.' if first and first[1] in names else ': '}{message}"

@@ -68,15 +68,15 @@ CASES = {
     ),
     "empty range": (
         put("space", WIDTH, value=gene("Categorical", choices=[])),
-        f"evolution.space.{WIDTH}: choices: [] is not a non-empty list of values",
+        f"evolution.space.{WIDTH}.choices: [] is not a non-empty list of values",
     ),
     "low above high": (
         put("space", LR, value=gene("LogUniform", low=0.1, high=0.01)),
-        f"evolution.space.{LR}: low: 0.1 is not below high 0.01",
+        f"evolution.space.{LR}.low: 0.1 is not below high 0.01",
     ),
     "log range with 0": (
         put("space", LR, value=gene("LogUniform", low=0, high=0.01)),
-        f"evolution.space.{LR}: low: 0.0 is not above 0, which a logarithmic range needs",
+        f"evolution.space.{LR}.low: 0.0 is not above 0, which a logarithmic range needs",
     ),
     "unknown gene": (
         put("space", LR, value=gene("LogUnform", low=1, high=2)),
@@ -88,7 +88,7 @@ CASES = {
     ),
     "wrong type in a gene": (
         put("space", LR, value=gene("LogUniform", low="a", high=2)),
-        f"evolution.space.{LR}: low: Expected a float. Got value: a",
+        f"evolution.space.{LR}.low: Expected a float. Got value: a",
     ),
     "condition on no gene": (
         put("space", LR, "init_args", "when", value={"model.init_args.kind": ["conv"]}),
@@ -114,7 +114,7 @@ CASES = {
     ),
     "a population that is null": (
         put("algorithm", value=gene("RegularizedEvolution", population_size=None)),
-        "evolution.algorithm.init_args.population_size: null is not accepted; leave it out for the default, 16",
+        "evolution.algorithm.population_size: null is not accepted; leave it out for the default, 16",
     ),
     "a population that is true": (
         put("algorithm", value=gene("RegularizedEvolution", population_size=True)),
@@ -135,7 +135,7 @@ CASES = {
     "a gene that is no mapping": (put("space", LR, value=0.1), f"evolution.space.{LR}: 0.1 is not a gene"),
     "a gene without bounds": (
         put("space", LR, value={"distribution": "normal", "mu": 0, "sigma": 1}),
-        f"evolution.space.{LR}: distribution: 'normal' is not supported, as genes have bounds or choices; accepted are",
+        f"evolution.space.{LR}.distribution: 'normal' is not supported, as genes have bounds or choices; accepted are",
     ),
     "a link that is none": (
         put("links", value=[{"source": LR, "target": WIDTH}]),
@@ -175,7 +175,7 @@ CASES = {
     "unknown key at the top": (lambda config, whole: whole.update(evolutoin=1), "does not accept option 'evolutoin'"),
     "unknown mode": (
         put("objectives", value=[{"monitor": "val_acc", "mode": "up"}]),
-        "evolution.objectives.mode: Expected a typing.Literal['max', 'min']. Got value: up",
+        "evolution.objectives[0].mode: Expected a typing.Literal['max', 'min']. Got value: up",
     ),
     "unknown cost": (
         put("objectives", value=[{"monitor": "cost/parms", "mode": "min"}]),
@@ -189,7 +189,7 @@ CASES = {
     ),
     "population 0": (
         put("algorithm", value=gene("RegularizedEvolution", population_size=0)),
-        "evolution.algorithm: population_size: 0 is not at least 1",
+        "evolution.algorithm.population_size: 0 is not at least 1",
     ),
     "shared argument misspelt": (
         put("algorithm", value=gene("RegularizedEvolution", duplicate_retris=3)),
@@ -201,7 +201,7 @@ CASES = {
     ),
     "unknown operator": (
         put("algorithm", "init_args", "select", value={"name": "selTornament"}),
-        "evolution.algorithm: 'selTornament' is not an operator; did you mean 'selTournament'?",
+        "evolution.algorithm.select: 'selTornament' is not an operator; did you mean 'selTournament'?",
     ),
     "unknown predictor": (
         put("algorithm", "init_args", "prescreen", value={"predictor": gene("ForrestPredictor")}),
@@ -214,7 +214,7 @@ CASES = {
     ),
     "pool 1": (
         put("algorithm", "init_args", "prescreen", value={"predictor": "ForestPredictor", "pool": 1}),
-        "evolution.algorithm: pool: 1 is not at least 2",
+        "evolution.algorithm.prescreen.pool: 1 is not at least 2",
     ),
     "unknown key in the prescreen": (
         put("algorithm", "init_args", "prescreen", value={"predictor": "ForestPredictor", "pol": 1}),
@@ -222,19 +222,19 @@ CASES = {
     ),
     "unknown proxy": (
         put("algorithm", "init_args", "prescreen", value={"predictor": gene("ForestPredictor", proxies=["nas"])}),
-        "evolution.algorithm: proxies: 'nas' is not one of naswot, synflow, gradient_norm, params, flops",
+        "evolution.algorithm.prescreen.predictor.proxies: 'nas' is not one of naswot, synflow, gradient_norm, params, flops",
     ),
     "a predictor of layers without layers": (
         put("algorithm", "init_args", "prescreen", value={"predictor": "LSTMPredictor"}),
-        "evolution.algorithm: LSTMPredictor",
+        "evolution.algorithm.prescreen.predictor: LSTMPredictor",
     ),
     "an earlier search that isn't there": (
         put("algorithm", "init_args", "prescreen", value={"predictor": "ForestPredictor", "archives": ["nowhere"]}),
-        "evolution.algorithm: archives[0] nowhere: no archive here",
+        "evolution.algorithm.prescreen.archives[0]: nowhere: no archive here",
     ),
     "delta 0": (
         put("callbacks", value=[gene("EarlyFitnessPrediction", delta=0)]),
-        "evolution.callbacks: delta: 0.0 is not between 0 and 1 (both excluded)",
+        "evolution.callbacks[0].delta: 0.0 is not between 0 and 1 (both excluded)",
     ),
     "fewer epochs than a prediction needs": (
         put("callbacks", value=[gene("EarlyFitnessPrediction")]),
@@ -248,20 +248,20 @@ CASES = {
     ),
     "unknown callback": (
         put("callbacks", value=[gene("EarlyFitnessPredicton")]),
-        "evolution.callbacks: Expected a class that can be imported, not EarlyFitnessPredicton; choose from "
+        "evolution.callbacks[0]: Expected a class that can be imported, not EarlyFitnessPredicton; choose from "
         "Continuation, EarlyFitnessPrediction, ",
     ),
     "unknown mode of W&B": (
         put("reporters", value=[gene("WandbReporter", mode="onlin")]),
-        "evolution.reporters.mode: Expected a typing.Literal['online', 'offline', 'disabled']",
+        "evolution.reporters[0].mode: Expected a typing.Literal['online', 'offline', 'disabled']",
     ),
     "unknown option of W&B": (
         put("reporters", value=[gene("WandbReporter", projekt="nets")]),
-        "evolution.reporters: Option 'projekt' is not accepted",
+        "evolution.reporters[0]: Option 'projekt' is not accepted",
     ),
     "no name for a project": (
         put("reporters", value=[gene("WandbReporter", project="a/b", mode="offline")]),
-        "evolution.reporters: project: 'a/b' is not a valid name: at most 128 characters, none of / \\ # ? % :",
+        "evolution.reporters[0].project: 'a/b' is not a valid name: at most 128 characters, none of / \\ # ? % :",
     ),
     "unknown predictor of curves": (
         put("callbacks", value=[gene("EarlyFitnessPrediction", predictor="BayesCurve")]),
@@ -269,8 +269,24 @@ CASES = {
     ),
     "unknown policy": (
         put("callbacks", value=[gene("EarlyFitnessPrediction", policy="Median")]),
-        "evolution.callbacks.policy: Expected a class that can be imported, not Median. Given value: Median; choose from "
+        "evolution.callbacks[0].policy: Expected a class that can be imported, not Median. Given value: Median; choose from "
         "Hyperband, MedianRule, ",
+    ),
+    "a policy of the second callback": (
+        put(
+            "callbacks",
+            value=["FastTraining", gene("EarlyFitnessPrediction", policy=gene("MedianRule", minimum_epochs=-1))],
+        ),
+        "evolution.callbacks[1].policy.minimum_epochs: -1 is not at least 1",
+    ),
+    "a trigger within a trigger": (
+        put(
+            "callbacks",
+            value=[
+                gene("StructuralGrowth", triggers=[gene("AllOf", triggers=["Plateau", gene("Plateau", horizon=-1)])])
+            ],
+        ),
+        "evolution.callbacks[0].triggers[0].triggers[1].horizon: -1 is not",
     ),
     "a population whose training has no end": (
         lambda config, whole: (
@@ -281,7 +297,7 @@ CASES = {
     ),
     "a population that trains longer than the Trainer": (
         put("algorithm", value=gene("PopulationBasedTraining", epochs=9)),
-        "evolution.algorithm.init_args.epochs: 9 is more than trainer.max_epochs, 2, on which schedules are based",
+        "evolution.algorithm.epochs: 9 is more than trainer.max_epochs, 2, on which schedules are based",
     ),
     "early stopping of a population": (
         lambda config, whole: whole["evolution"].update(
@@ -336,7 +352,7 @@ CASES = {
     ),
     "a swarm of one particle": (
         put("algorithm", value=gene("SwarmOptimization", particles=1)),
-        "evolution.algorithm: particles: 1 is not at least 2; one particle is no swarm",
+        "evolution.algorithm.particles: 1 is not at least 2; one particle is no swarm",
     ),
     "a swarm larger than the budget": (
         put("algorithm", value=gene("SwarmOptimization")),
@@ -350,11 +366,11 @@ CASES = {
     ),
     "alpha 1": (
         put("callbacks", value=[gene("SwarmAveraging", alpha=1.0)]),
-        "evolution.callbacks: alpha: 1.0 is not above 0 and below 1",
+        "evolution.callbacks[0].alpha: 1.0 is not above 0 and below 1",
     ),
     "two intervals": (
         put("callbacks", value=[gene("SwarmAveraging", every_n_steps=4, every_n_epochs=1)]),
-        "evolution.callbacks: every_n_steps",
+        "evolution.callbacks[0].every_n_steps",
     ),
     "slots 0": (put("workers", "slots", value=0), "evolution.workers.slots: 0 is not at least 1"),
     "more devices than exist": (
@@ -455,7 +471,7 @@ GROWTH = {
     ),
     "an operation that isn't known": (
         a_growing_fit(triggers=FIXED, operations=["shrink"]),
-        "trainer.callbacks.operations: Expected a typing.Literal['insert', 'widen', 'residual', 'prune', 'kernel', "
+        "trainer.callbacks[0].operations: Expected a typing.Literal['insert', 'widen', 'residual', 'prune', 'kernel', "
         "'activation']. Got value: shrink",
     ),
     "an operation that no layer offers": (
@@ -466,7 +482,10 @@ GROWTH = {
         a_growing_fit(triggers=FIXED, max_parameters=10),
         "max_parameters: 10 is below the 22 parameters that the network has",
     ),
-    "no share to grow by": (a_growing_fit(triggers=FIXED, expand_ratio=0.0), "expand_ratio: 0.0 is not above 0"),
+    "no share to grow by": (
+        a_growing_fit(triggers=FIXED, expand_ratio=0.0),
+        "trainer.callbacks[0].expand_ratio: 0.0 is not above 0",
+    ),
     "no epochs between steps": (
         a_growing_fit(triggers=FIXED, min_epochs_between=0),
         "min_epochs_between: 0 is not an integer of at least 1",
@@ -478,11 +497,11 @@ GROWTH = {
     ),
     "a number of a trigger in a list": (
         a_growing_fit(triggers=[{"class_path": "FixedInterval", "init_args": {"epochs": 0}}]),
-        "epochs: 0 is not an integer of at least 1",
+        "trainer.callbacks[0].triggers[0].epochs: 0 is not an integer of at least 1",
     ),
     "a trigger's number": (
         a_growing_fit(triggers={"class_path": "FixedInterval", "init_args": {"epochs": 0}}),
-        "epochs: 0 is not an integer of at least 1",
+        "trainer.callbacks[0].triggers.epochs: 0 is not an integer of at least 1",
     ),
 }
 

@@ -117,7 +117,7 @@ def test_an_archive_of_another_search_is_refused_before_anything_runs(tmp_path, 
         search = prescreened(
             tmp_path / "next", executor, algorithm=algorithm, space=space, objectives=[Objective(objective)]
         )
-        with pytest.raises(SearchError, match=r"evolution.algorithm: archives\[0\] .*" + message):
+        with pytest.raises(SearchError, match=r"evolution.algorithm.prescreen.archives\[0\]: .*" + message):
             search.run()
     assert not (tmp_path / "next" / "candidates").exists()
 
@@ -125,14 +125,16 @@ def test_an_archive_of_another_search_is_refused_before_anything_runs(tmp_path, 
 def test_an_archive_that_is_not_there_is_refused(tmp_path):
     with threads() as executor:
         algorithm = RandomSearch(prescreen=forest(archives=[str(tmp_path / "nowhere")]))
-        with pytest.raises(SearchError, match=r"archives\[0\] .*nowhere: no archive here"):
+        with pytest.raises(SearchError, match=r"archives\[0\]: .*nowhere: no archive here"):
             prescreened(tmp_path / "next", executor, algorithm=algorithm).run()
 
 
 def test_proxies_of_a_plain_function_are_refused_before_anything_runs(tmp_path):
     with threads() as executor:
         algorithm = RandomSearch(prescreen=Prescreen(ZeroCostPredictor("naswot")))
-        with pytest.raises(SearchError, match=r"evolution.algorithm: .*zero-cost proxies \(naswot\)"):
+        with pytest.raises(
+            SearchError, match=r"evolution.algorithm.prescreen.predictor: .*zero-cost proxies \(naswot\)"
+        ):
             prescreened(tmp_path, executor, algorithm=algorithm).run()
 
 
