@@ -26,7 +26,7 @@ from _faults import Case, kind
 
 SECONDS = 10.0
 
-VARIATIONS = 3200
+VARIATIONS = 3300
 """At least as many as there are of the section."""
 
 CONFIG: dict[str, Any] = {

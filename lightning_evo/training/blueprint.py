@@ -54,7 +54,7 @@ def load_yaml(text: str) -> Any:
         return yaml.safe_load(text)
 
 
-def gist(error: Exception) -> str:
+def gist(error: BaseException) -> str:
     """What a parser's nested message says, in one line: the config path, and what is wrong there.
 
     >>> nested = ['Parser key "trainer.max_epochs":', "  Errors:", "    - Expected a <class 'int'>", "  Given value: two"]
