@@ -70,7 +70,7 @@ class _Child:
 
 
 class Algorithm(ABC):
-    """Proposes candidates and receives their results; subclasses define parent selection, variation and survival.
+    """Proposes candidates and receives their results; subclasses define survival, and may define the other parts.
 
     A complete custom algorithm (steady state: it breeds on every ask, and never makes a slot wait):
 
@@ -138,6 +138,12 @@ class Algorithm(ABC):
     """Epochs of a whole training, for an algorithm that ``continues``; ``None``: :attr:`SearchSetup.max_epochs`."""
     swarm_size: int | None = None
     """Number of consecutive candidates that form a swarm and train together; ``None``: each trains by itself."""
+    tournament_size: int = 3
+    """Individuals in each tournament of the default operator ``select``, where there is one objective."""
+    crossover_probability: float = 0.0
+    """Probability of two parents in place of one, in the default :meth:`select_parents`."""
+    mutation_probability: float = 1.0
+    """Probability that a child of two parents mutates, in the default :meth:`vary`."""
     survival_draws: bool = True
     """Whether :meth:`survive` needs random numbers; ``False`` saves a steady-state algorithm 0.15 ms per tell."""
 
@@ -214,13 +220,16 @@ class Algorithm(ABC):
         """Make a genome without parents; by default drawn from the whole space."""
         return self.space.sample(self.rng)
 
-    @abstractmethod
     def select_parents(self) -> list[Individual]:
-        """Choose the parents of one child from :attr:`population`, which holds at least one individual."""
+        """Choose the parents of one child from :attr:`population`, which holds at least one individual.
 
-    @abstractmethod
+        By default two with :attr:`crossover_probability`, else one.
+        """
+        return self.toolbox.select(self.population, 2 if self.rng.random() < self.crossover_probability else 1)
+
     def vary(self, parents: list[Individual]) -> Genome:
-        """Make one child's genome."""
+        """Make one child's genome; by default with :meth:`recombine` and :attr:`mutation_probability`."""
+        return self.recombine(parents, self.mutation_probability)
 
     @abstractmethod
     def survive(self, population: list[Individual]) -> list[Individual]:
@@ -272,8 +281,9 @@ class Algorithm(ABC):
     def default_operators(self) -> dict[Role, Operator]:
         """The operators used unless the user names others; :attr:`objectives` are set by then."""
         several = len(self.objectives) > 1
+        tournament = Operator("selTournament", {"tournsize": self.tournament_size})
         return {
-            "select": Operator("selTournamentDCD") if several else Operator("selTournament", {"tournsize": 3}),
+            "select": Operator("selTournamentDCD") if several else tournament,
             "mate": Operator("uniform"),
             "mutate": Operator("per_gene"),
             "survive": Operator("selNSGA2") if several else Operator("selBest"),

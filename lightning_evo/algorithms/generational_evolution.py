@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from lightning_evo.algorithms.algorithm import Algorithm
 from lightning_evo.algorithms.checks import check_at_least, check_probability
 from lightning_evo.algorithms.individual import Individual
-from lightning_evo.algorithms.operators import Operator, Role
-from lightning_evo.genome import Genome
+from lightning_evo.algorithms.operators import Operator
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -99,18 +98,6 @@ class GenerationalEvolution(Algorithm):
     @property
     def generation_size(self) -> int:
         return self.offspring
-
-    def default_operators(self) -> dict[Role, Operator]:
-        operators = super().default_operators()
-        if len(self.objectives) == 1:
-            operators["select"] = Operator("selTournament", {"tournsize": self.tournament_size})
-        return operators
-
-    def select_parents(self) -> list[Individual]:
-        return self.toolbox.select(self.population, 2 if self.rng.random() < self.crossover_probability else 1)
-
-    def vary(self, parents: list[Individual]) -> Genome:
-        return self.recombine(parents, self.mutation_probability)
 
     def survive(self, population: list[Individual]) -> list[Individual]:
         if self.strategy == "mu+lambda":

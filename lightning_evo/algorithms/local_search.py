@@ -9,7 +9,6 @@ from lightning_evo.algorithms.checks import check_at_least
 from lightning_evo.algorithms.individual import Individual
 from lightning_evo.algorithms.operators import Operator, Role
 from lightning_evo.algorithms.search_setup import SearchSetup
-from lightning_evo.genome import Genome
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -69,9 +68,6 @@ class LocalSearch(Algorithm):
 
     def select_parents(self) -> list[Individual]:
         return self.population
-
-    def vary(self, parents: list[Individual]) -> Genome:
-        return self.recombine(parents)
 
     def survive(self, population: list[Individual]) -> list[Individual]:
         *best, newcomer = population

@@ -8,7 +8,6 @@ from lightning_evo.algorithms.algorithm import Algorithm
 from lightning_evo.algorithms.checks import check_probability
 from lightning_evo.algorithms.individual import Individual
 from lightning_evo.algorithms.operators import Operator, Role
-from lightning_evo.genome import Genome
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -69,12 +68,6 @@ class NSGA2(Algorithm):
     def default_operators(self) -> dict[Role, Operator]:
         pareto: dict[Role, Operator] = {"select": Operator("selTournamentDCD"), "survive": Operator("selNSGA2")}
         return {**super().default_operators(), **pareto}
-
-    def select_parents(self) -> list[Individual]:
-        return self.toolbox.select(self.population, 2 if self.rng.random() < self.crossover_probability else 1)
-
-    def vary(self, parents: list[Individual]) -> Genome:
-        return self.recombine(parents, self.mutation_probability)
 
     def survive(self, population: list[Individual]) -> list[Individual]:
         return self.toolbox.survive(population, self.population_size)

@@ -8,7 +8,7 @@ from lightning_evo.algorithms.individual import Individual
 from lightning_evo.algorithms.operators import Operator
 from lightning_evo.algorithms.predictor import Predictor
 from lightning_evo.algorithms.prescreen import Prescreen
-from lightning_evo.genome import Genome, Json
+from lightning_evo.genome import Json
 
 __all__ = ["PredictorSearch"]
 
@@ -74,9 +74,6 @@ class PredictorSearch(Algorithm):
     def select_parents(self) -> list[Individual]:
         best = self.toolbox.survive(self.population, min(self.parents, len(self.population)))
         return [self.rng.choice(best)]
-
-    def vary(self, parents: list[Individual]) -> Genome:
-        return self.recombine(parents)
 
     def survive(self, population: list[Individual]) -> list[Individual]:
         return self.toolbox.survive(population, self.population_size)

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from lightning_evo.algorithms.algorithm import Algorithm
 from lightning_evo.algorithms.checks import check_at_least
 from lightning_evo.algorithms.individual import Individual
-from lightning_evo.algorithms.operators import Operator, Role
-from lightning_evo.genome import Genome
+from lightning_evo.algorithms.operators import Operator
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -59,17 +58,8 @@ class RegularizedEvolution(Algorithm):
         check_at_least("tournament_size", tournament_size, 1)
         self.tournament_size = tournament_size
 
-    def default_operators(self) -> dict[Role, Operator]:
-        operators = super().default_operators()
-        if len(self.objectives) == 1:
-            operators["select"] = Operator("selTournament", {"tournsize": self.tournament_size})
-        return operators
-
     def select_parents(self) -> list[Individual]:
         return self.toolbox.select(self.population, 1)
-
-    def vary(self, parents: list[Individual]) -> Genome:
-        return self.recombine(parents)
 
     def survive(self, population: list[Individual]) -> list[Individual]:
         return population[-self.population_size :]

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from lightning_evo.algorithms.algorithm import Algorithm
 from lightning_evo.algorithms.checks import check_at_least, check_probability
 from lightning_evo.algorithms.individual import Individual
-from lightning_evo.algorithms.operators import Operator, Role
+from lightning_evo.algorithms.operators import Operator
 from lightning_evo.algorithms.randomness import streams
 from lightning_evo.algorithms.search_setup import SearchSetup
 from lightning_evo.genome import Candidate, Gene, Genome, Json, SpaceError, Value, derive_seed
@@ -136,19 +136,6 @@ class SwarmOptimization(Algorithm):
             anew = self.rng.random() < self.resample_probability
             changed[path] = gene.sample(self.rng) if anew else gene.mutate(genome[path], self.rng)
         return self.space.complete(changed, self.rng, genome.rates)
-
-    def default_operators(self) -> dict[Role, Operator]:
-        operators = super().default_operators()
-        if len(self.objectives) == 1:
-            operators["select"] = Operator("selTournament", {"tournsize": self.tournament_size})
-        return operators
-
-    def select_parents(self) -> list[Individual]:
-        """The best particles of one or two of the swarms alive."""
-        return self.toolbox.select(self.population, 2 if self.rng.random() < self.crossover_probability else 1)
-
-    def vary(self, parents: list[Individual]) -> Genome:
-        return self.recombine(parents, self.mutation_probability)
 
     def survive(self, population: list[Individual]) -> list[Individual]:
         """The best particle of each of the best swarms."""

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
+import threading
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from lightning_evo.cli.console import CommandParser, refuse, show
 from lightning_evo.utils.text import printable
@@ -31,7 +35,7 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--watch",
         action="store_true",
-        help="serve the page on this machine and keep it up to date, instead of writing a file",
+        help="serve the page on this machine and keep it up to date, instead of writing a file; Ctrl-C or SIGTERM ends it",
     )
     parser.add_argument("--port", type=int, metavar="N", help="with --watch: the port (default: 0, any free port)")
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
@@ -52,7 +56,7 @@ def run(arguments: Sequence[str]) -> None:
     except (ArchiveError, ValueError) as error:
         refuse(error)
     except KeyboardInterrupt:
-        raise SystemExit(0 if options.watch else 130) from None  # Ctrl-C is the normal end of --watch
+        raise SystemExit(0 if options.watch else 130) from None  # Ctrl-C, or SIGTERM, is the normal end of --watch
 
 
 def _write(options: argparse.Namespace) -> None:
@@ -67,8 +71,23 @@ def _write(options: argparse.Namespace) -> None:
 def _watch(options: argparse.Namespace) -> None:
     from lightning_evo.reporting.page import WatchServer
 
-    with WatchServer(options.directory, options.port or 0, options.run) as server:
-        show(f"{server.url} (press Ctrl-C to stop)")
+    # Where Ctrl-C is ignored, as under nohup and in the background of a script, SIGTERM is the only way to stop it.
+    ends = f"kill {os.getpid()}" if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else "press Ctrl-C"
+    with WatchServer(options.directory, options.port or 0, options.run) as server, _ended_by_sigterm():
+        show(f"{server.url} ({ends} to stop)")
         if options.open:
             webbrowser.open(server.url)
         server.serve()
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Have SIGTERM do what Ctrl-C does, in the block."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

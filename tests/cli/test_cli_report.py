@@ -107,19 +107,26 @@ assert not {{"torch", "lightning"}} & set(sys.modules), "imported"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120, capture_output=True)
 
 
-def test_watching_serves_the_page_until_ctrl_c_and_ends_without_a_word(run):
+@pytest.mark.parametrize(
+    ("disposition", "ended_by", "hint"),
+    [("SIG_DFL", signal.SIGINT, "press Ctrl-C"), ("SIG_IGN", signal.SIGTERM, r"kill \d+")],
+    ids=["in a terminal", "under nohup"],
+)
+def test_watching_serves_the_page_until_it_is_stopped_and_ends_without_a_word(run, disposition, ended_by, hint):
+    arguments = command("report", str(run), "--watch")
+    start = f"signal.signal(signal.SIGINT, signal.{disposition}); os.execv({arguments[0]!r}, {arguments!r})"
     process = subprocess.Popen(
-        command("report", str(run), "--watch"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", f"import os, signal; {start}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
-        found = re.fullmatch(r"(http://127\.0\.0\.1:\d+/) \(press Ctrl-C to stop\)\n", line)
+        found = re.fullmatch(rf"(http://127\.0\.0\.1:\d+/) \({hint} to stop\)\n", line)
         assert found, process.stderr.read() if process.poll() is not None else line
         with urllib.request.urlopen(f"{found[1]}data", timeout=60) as answer:
             data = json.loads(gzip.decompress(answer.read()))
         assert data["runs"][0]["candidates"]["id"] == [0, 1, 2]
-        process.send_signal(signal.SIGINT)
+        process.send_signal(ended_by)
         out, err = process.communicate(timeout=120)
     finally:
         process.kill()
