@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from enum import Enum
+from pathlib import PurePath
 from typing import Any, get_args
 
 from lightning.pytorch import LightningModule, Trainer
@@ -20,6 +23,8 @@ from lightning_evo.callbacks.search import SearchCallback, SearchContext
 from lightning_evo.functional import Inheritance, Structure, inherit, inherit_optimizer, structure_of
 from lightning_evo.functional.graph.channels import NewUnits
 from lightning_evo.functional.growth.steps import Growth, inheritance_after
+from lightning_evo.functional.inheritance.alignment import plain_names
+from lightning_evo.functional.inheritance.family import Family, family_of, why_another_family
 from lightning_evo.utils.checkpoints import DamagedCheckpoint, read_checkpoint
 
 __all__ = ["CheckpointFitting", "WeightInheritance"]
@@ -34,6 +39,10 @@ class WeightInheritance(SearchCallback):
     otherwise it is ``checkpoint``. Only weights, buffers and, optionally, optimizer moments are inherited:
     hyperparameters, epoch and schedules are the model's own. A resumed run doesn't inherit again. The model's graph is
     stored in its checkpoints, to determine whether inheritance preserves the function (``inheritance["preserving"]``).
+
+    Only networks of one family inherit: at least half of their layers must correspond, and where the parent's checkpoint
+    comes from a training with this callback, both are of one class, or their backbones are. A network that comes with
+    pretrained weights keeps them, unless the parent started from pretrained weights of the same shapes.
 
     A checkpoint that is missing, damaged, or doesn't match isn't an error: the model trains from scratch, with one
     warning, and :attr:`inheritance` records the reason.
@@ -51,6 +60,8 @@ class WeightInheritance(SearchCallback):
         optimizer: Whether to also inherit the optimizer's moments: kept for copied weights, 0 for new slices.
         trusted: Whether to unpickle a checkpoint that contains more than tensors and plain data, which can run
             arbitrary code. Default: only if the search provided it, and trusts it.
+        cross_architecture: Whether to inherit from another class of module or backbone as well, as far as layers
+            correspond.
 
     Raises:
         ValueError: If ``new_units`` or ``spread`` is out of its range.
@@ -69,6 +80,7 @@ class WeightInheritance(SearchCallback):
         spread: float = 0.0,
         optimizer: bool = False,
         trusted: bool | None = None,
+        cross_architecture: bool = False,
     ) -> None:
         if new_units not in get_args(NewUnits):
             raise ValueError(f"new_units: {new_units!r} is not 'zero' or 'net2wider'")
@@ -76,8 +88,10 @@ class WeightInheritance(SearchCallback):
             raise ValueError(f"spread: {spread!r} is not in [0, 1)")
         self.checkpoint, self.new_units, self.spread = checkpoint, new_units, spread
         self.optimizer, self.trusted = optimizer, trusted
+        self.cross_architecture = cross_architecture
         self._record: InheritanceRecord | None = None
         self._structure: dict[str, Any] = {}
+        self._family: Family | None = None
         self._inherited_early: Inheritance | None = None
         self._context: SearchContext | None = None
         self._fitting: CheckpointFitting | None = None
@@ -121,6 +135,7 @@ class WeightInheritance(SearchCallback):
         # Here the optimizers exist, and under DDP all ranks have the same fresh weights. Weights are written in place,
         # so that optimizers and wrappers keep hold of them.
         self._note_structure(pl_module)
+        self._note_family(pl_module)
         parent = self._context.parent if self._context is not None else None
         if self._fitting is not None:
             self._record_restructuring(self._fitting, trainer)
@@ -138,7 +153,8 @@ class WeightInheritance(SearchCallback):
             problem = self._inherit(loaded, trainer, pl_module)
         if problem:
             self._record = replace(self._record, parent=None, why=problem, fresh=list(pl_module.state_dict()))
-            rank_zero_warn(f"WeightInheritance: training from scratch: {problem}")
+            start = "keeping its own pretrained weights" if problem.startswith(_PRETRAINED) else "training from scratch"
+            rank_zero_warn(f"WeightInheritance: {start}: {problem}")
 
     def inherit_early(self, pl_module: LightningModule, checkpoint: Mapping[str, Any]) -> bool:
         """Inherit already before ``fit`` starts, from the search's parent, whose structure the model still has.
@@ -153,7 +169,9 @@ class WeightInheritance(SearchCallback):
         Returns:
             Whether it has inherited; if not, it's tried again at the start of ``fit``.
         """
+        self._note_family(pl_module)
         loaded, problem = self._parts(checkpoint, "")
+        problem = problem or self._refusal(loaded, pl_module)
         with suppress(ValueError):  # lazy or sharded parameters
             done = None if problem else self._written(pl_module, loaded)
             self._inherited_early = done if done is not None and done.maps else None
@@ -177,17 +195,48 @@ class WeightInheritance(SearchCallback):
         self._note_structure(pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"inheritance": self.inheritance, "structure": self._structure}
+        family = {"family": self._family.to_dict()} if self._family is not None else {}
+        return {"inheritance": self.inheritance, "structure": self._structure, **family}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # By now the module holds trained weights, whatever it started from.
+        self._family = Family.from_dict(state_dict["family"]) if "family" in state_dict else None
         if self._continues_training:
-            return  # that was another candidate's
+            return  # the rest was another candidate's
         inherited = state_dict["inheritance"]
         self._record = InheritanceRecord.from_dict(inherited) if inherited else None
 
     def _note_structure(self, pl_module: LightningModule) -> None:
         with suppress(ValueError):  # lazy or sharded parameters: children will do without
             self._structure = structure_of(pl_module).to_dict()
+
+    def _note_family(self, pl_module: LightningModule) -> None:
+        if self._family is None:
+            genes = self._context.genes if self._context is not None else {}
+            self._family = family_of(pl_module, _asks_for_weights(pl_module.hparams) or _asks_for_weights(genes))
+
+    def _refusal(self, loaded: Mapping[str, Any], pl_module: LightningModule) -> str:
+        """Why the module is not to inherit; empty if it may."""
+        own = self._family
+        parents = Family.from_dict(loaded["family"]) if loaded["family"] else None
+        if own is None:
+            return ""
+        if parents is not None and not self.cross_architecture and (why := why_another_family(own, parents)):
+            return f"{why} (cross_architecture: true inherits what corresponds)"
+        mine, theirs = (
+            {name: tensor.shape for name, tensor in plain_names(state).items() if hasattr(tensor, "shape")}
+            for state in (pl_module.state_dict(), loaded["state_dict"])
+        )
+        for part in own.pretrained:
+            called = f"{_PRETRAINED}{f' of {part}' if part else ''}"
+            if parents is not None and part not in parents.pretrained:
+                return f"{called} are better than weights that began from scratch"
+            here, there = (
+                {n: s for n, s in all.items() if n.startswith(f"{part}." if part else "")} for all in (mine, theirs)
+            )
+            if here != there:
+                return f"{called} don't have the shapes of the parent's"
+        return ""
 
     def _arguments(self, pl_module: LightningModule) -> dict[str, Any]:
         """How weights are inherited, as arguments of ``inherit``."""
@@ -231,13 +280,14 @@ class WeightInheritance(SearchCallback):
             return {}, f"{path} is not a Lightning checkpoint: it has no state_dict"
         states = with_names(loaded) if self.optimizer else []
         theirs = [state for state in loaded.get("callbacks", {}).values() if isinstance(state, dict)]
-        structure: dict[str, Any] = next(
-            (state["structure"] for state in theirs if {"inheritance", "structure"} <= set(state)), {}
-        )
-        return {"state_dict": dict(loaded["state_dict"]), "optimizer_states": states, "structure": structure}, ""
+        ours = next((state for state in theirs if {"inheritance", "structure"} <= set(state)), {})
+        known = {"structure": ours.get("structure", {}), "family": ours.get("family", {})}
+        return {"state_dict": dict(loaded["state_dict"]), "optimizer_states": states, **known}, ""
 
     def _inherit(self, loaded: Mapping[str, Any], trainer: Trainer, pl_module: LightningModule) -> str:
         """Inherit; returns why nothing could be."""
+        if self._inherited_early is None and (refusal := self._refusal(loaded, pl_module)):
+            return refusal
         try:
             done = self._inherited_early or self._written(pl_module, loaded)
         except ValueError as error:  # lazy or sharded parameters
@@ -247,6 +297,9 @@ class WeightInheritance(SearchCallback):
         optimizer = self._inherit_optimizers(loaded, trainer, pl_module, done) if self.optimizer else "none"
         assert self._record is not None
         self._record = _completed(self._record, done, optimizer)
+        if self._family is not None and loaded["family"]:
+            trained = {*self._family.pretrained, *Family.from_dict(loaded["family"]).pretrained}
+            self._family = replace(self._family, pretrained=tuple(sorted(trained)))
         return ""
 
     def _written(self, pl_module: LightningModule, loaded: Mapping[str, Any]) -> Inheritance:
@@ -267,6 +320,25 @@ class WeightInheritance(SearchCallback):
             rank_zero_warn(f"WeightInheritance: optimizers are reset: {error}")
             return f"fresh: {error}"
         return "kept"
+
+
+_PRETRAINED = "the pretrained weights"
+_WEIGHTS = re.compile(r"(?:\w+_)?pretrained(?:_\w+)?|weights(?:_backbone|_path|_file)?|backbone_weights")
+"""Arguments that ask for trained weights."""
+
+
+def _asks_for_weights(arguments: Mapping[Any, Any]) -> bool:
+    return any(
+        _asks_for_weights(value)
+        if isinstance(value, Mapping)
+        else _WEIGHTS.fullmatch(str(path).rpartition(".")[2])
+        and isinstance(value, bool | str | Enum | PurePath)
+        and str(value).lower() not in _NO_WEIGHTS
+        for path, value in arguments.items()
+    )
+
+
+_NO_WEIGHTS = ("", "none", "null", "false", "random", "scratch")
 
 
 def _completed(record: InheritanceRecord, done: Inheritance, optimizer: str) -> InheritanceRecord:

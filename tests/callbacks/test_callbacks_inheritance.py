@@ -294,3 +294,63 @@ def test_two_processes_inherit_the_same(parent, tmp_path):
     assert all(torch.equal(first[1][name], second[1][name]) for name in first[1])
     assert first[2] == second[2]
     assert first[2]["optimizer"] == "kept"
+
+
+class Body(nn.Sequential):
+    """A backbone."""
+
+
+class Other(nn.Sequential):
+    """Another one, of the same layers."""
+
+
+class Backbone(Watched):
+    """Comes with trained weights where it is told to, as a network of a model zoo does."""
+
+    def __init__(self, width=4, kind="Body", pretrained=0.0):
+        super().__init__()
+        self.net = {"Body": Body, "Other": Other}[kind](
+            nn.Linear(2, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, 2)
+        )
+        if pretrained:
+            self.net[1].running_mean += pretrained
+            nn.init.constant_(self.net[0].weight, pretrained)
+        self.began = self.net[0].weight.detach().clone()
+
+
+@pytest.mark.parametrize(
+    ("parents", "childs", "reason"),
+    [
+        ({}, {}, ""),
+        ({}, {"width": 6}, ""),
+        ({}, {"kind": "Other"}, "its backbone is test_callbacks_inheritance.Other"),
+        ({"pretrained": 1.0}, {}, ""),
+        ({"pretrained": 1.0}, {"pretrained": 1.0}, ""),
+        ({"pretrained": 1.0}, {"pretrained": 1.0, "width": 6}, "don't have the shapes of the parent's"),
+        ({}, {"pretrained": 1.0}, "better than weights that began from scratch"),
+    ],
+)
+def test_a_family_inherits_and_pretrained_weights_are_left_alone(parents, childs, reason, tmp_path):
+    parent = Backbone(**parents)
+    fit(parent, tmp_path, WeightInheritance()).save_checkpoint(tmp_path / "parent.ckpt")
+    child, callback = Backbone(**childs), WeightInheritance(str(tmp_path / "parent.ckpt"))
+    fit(child, tmp_path, callback, epochs=0)
+    assert reason in callback.inheritance["why"]
+    assert bool(callback.inheritance["copied"]) != bool(reason)
+    assert torch.equal(child.net[0].weight, child.began) == bool(reason)
+    if "backbone" in reason:
+        asked = WeightInheritance(str(tmp_path / "parent.ckpt"), cross_architecture=True)
+        fit(child, tmp_path, asked, epochs=0)
+        assert asked.inheritance["copied"]
+
+
+def test_a_network_without_normalizations_is_pretrained_if_its_arguments_say_so(tmp_path):
+    for arguments, pretrained in (
+        ({"backbone": {"init_args": {"weights": "DEFAULT"}}}, True),
+        ({"pretrained": True}, True),
+        ({"pretrained": False, "weights": None, "class_weights": "x", "freeze": True}, False),
+    ):
+        module, callback = Watched(), WeightInheritance()
+        module.save_hyperparameters(arguments)
+        fit(module, tmp_path, callback, epochs=0)
+        assert bool(callback.state_dict()["family"]["pretrained"]) == pretrained

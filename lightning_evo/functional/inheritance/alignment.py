@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -161,7 +162,8 @@ def align(child: list[Unit], parent: list[Unit], scoring: Scoring = SCORINGS[0])
     and heads are matched with heads.
 
     Nothing is aligned if the two are of different families: their first layers differ in kind, or less than half of the
-    smaller one's layers have a counterpart.
+    smaller one's layers have a counterpart that corresponds, by its place in the network or by its shape. (Almost any two
+    convolutional networks can be aligned somehow.)
 
     Source:
         Needleman and Wunsch 1970, A general method applicable to the search for similarities in the amino acid
@@ -291,4 +293,21 @@ def _related(child: list[Unit], parent: list[Unit], pairs: Mapping[str, Unit]) -
     first, other = layers[0], others[0]
     if not _compatible(first, other):
         return False
-    return 2 * sum(u.name in pairs for u in layers) >= min(len(layers), len(others))
+    corresponding = sum(u.name in pairs and _corresponds(u, pairs[u.name]) for u in layers)
+    return 2 * corresponding >= min(len(layers), len(others))
+
+
+def _corresponds(child: Unit, parent: Unit) -> bool:
+    """Whether two units are the same layer by where they are, but for numbers and a wrapper around them, or by shape."""
+    if child.shapes == parent.shapes:
+        return True
+    shorter, longer = sorted((_place(child.name), _place(parent.name)), key=len)
+    if shorter in ((), ("#",)):
+        return len(longer) <= 2
+    return longer[-len(shorter) :] == shorter
+
+
+def _place(name: str) -> tuple[str, ...]:
+    """A path without its numbers: ``layer1.0.conv2`` is ``layer.#.conv``, and ``blocks.0.1`` is ``blocks.#``."""
+    parts = [re.sub(r"\d+", "", part) or "#" for part in name.split(".") if part]
+    return tuple(part for part, before in zip(parts, ["", *parts], strict=False) if not part == before == "#")

@@ -28,6 +28,9 @@ from lightning_evo.utils.compiled import plain_name
 __all__ = ["Inheritance", "Structure", "inherit", "read_structure", "structure_of", "transfer_weights"]
 
 
+NO_MATCH = "no layer of the child matches one of the parent's, or too few do: they are of different families"
+
+
 @dataclass(frozen=True)
 class Inheritance:
     """The outcome for each of a child's tensors, by name in its state dict.
@@ -283,7 +286,7 @@ def _draft(task: _Task, pairs: Mapping[str, Unit]) -> _Draft:
     """Return the draft that follows from an alignment."""
     if not pairs:
         fresh = [Placement(unit.path(name), tensor) for unit in task.units for name, tensor in unit.tensors.items()]
-        return _Draft(chain([]), {}, fresh, ["no layer of the child matches one of the parent's"])
+        return _Draft(chain([]), {}, fresh, [NO_MATCH])
     graph, roles, layout, why_not = _plan(task, pairs)
     generator = torch.Generator().manual_seed(task.seed)
     for name, index in task.index.items():

@@ -71,16 +71,19 @@ class InheritanceSavings:
         inherited: Candidates that did.
         scratch: Candidates that were meant to, and started from scratch (checkpoint deleted, no tensors in common).
         older: Candidates that started from an older ancestor than requested.
-        share: Average share of their tensors that were inherited (copied or sliced).
+        share: Average share of their tensors that were copied whole.
+        sliced: Average share of their tensors of which a part was taken over.
     """
 
     inherited: int
     scratch: int
     older: int
     share: float
+    sliced: float = 0.0
 
     def __str__(self) -> str:
-        text = f"inheritance: {self.inherited} started from a parent's weights ({self.share:.0%} of their tensors)"
+        tensors = f"{self.share:.0%} of their tensors copied, {self.sliced:.0%} sliced"
+        text = f"inheritance: {self.inherited} started from a parent's weights ({tensors})"
         rest = {"from an older ancestor": self.older, "from scratch instead": self.scratch}
         return ", ".join([text, *(f"{count} {what}" for what, count in rest.items() if count)])
 
@@ -193,15 +196,15 @@ def _covered(row: Mapping[str, Any], record: EarlyFitnessRecord) -> bool:
 def _inheritance(records: Sequence[InheritanceRecord]) -> InheritanceSavings:
     took = [record.parent is not None and bool(record.copied or record.sliced) for record in records]
     taken = [record for record, inherits in zip(records, took, strict=True) if inherits]
-    shares = [_share(record) for record in taken]
     return InheritanceSavings(
         inherited=len(taken),
         scratch=sum(r.asked is not None for r, inherits in zip(records, took, strict=True) if not inherits),
         older=sum(record.parent != record.asked for record in taken),
-        share=sum(shares) / len(shares) if shares else 0.0,
+        share=_share(taken, "copied"),
+        sliced=_share(taken, "sliced"),
     )
 
 
-def _share(record: InheritanceRecord) -> float:
-    counts = record.counts
-    return (counts["copied"] + counts["sliced"]) / max(1, sum(counts.values()))
+def _share(records: Sequence[InheritanceRecord], name: str) -> float:
+    shares = [record.counts[name] / max(1, sum(record.counts.values())) for record in records]
+    return sum(shares) / max(1, len(shares))

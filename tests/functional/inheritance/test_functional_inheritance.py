@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import itertools
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -233,13 +234,50 @@ def test_a_shallower_child_says_what_it_lost():
     assert "2 of the parent has no counterpart" in result.why_not
 
 
+class Residual(nn.Module):
+    """Named as in a ResNet."""
+
+    def __init__(self, width: int = 6) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, width, 3), nn.BatchNorm2d(width)
+        self.layer1 = nn.Sequential(*(nn.Conv2d(width, width, 3, padding=1) for _ in range(3)))
+        self.fc = nn.Linear(width, 2)
+
+    def forward(self, images):
+        maps = self.bn1(self.conv1(images))
+        return self.fc((maps + self.layer1(maps)).mean((2, 3)))
+
+
+def mobile(width: int = 4) -> nn.Module:
+    """Named as a MobileNet: its convolutions can be aligned with those of any other network."""
+    layers = [nn.Conv2d(3, width, 3), nn.ReLU(), *(nn.Conv2d(width, width, 3) for _ in range(4))]
+    pooled = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(OrderedDict(features=nn.Sequential(*layers, *pooled), classifier=nn.Linear(width, 2)))
+
+
 def test_layers_of_another_family_stay_fresh():
-    for parent, child in ((mlp(3, 4, 2), convs(2, 3)), (convs(2, 3), mlp(3, 4, 2))):
+    families = [
+        (mlp(3, 4, 2), convs(2, 3)),
+        (convs(2, 3), mlp(3, 4, 2)),
+        (mobile(), Residual()),
+        (Residual(), mobile()),
+    ]
+    for parent, child in families:
         fresh = copy.deepcopy(child.state_dict())
         result = inherit(child, parent.state_dict())
         assert list(result.fresh) == list(fresh)
         assert not result.preserving
         assert all(torch.equal(child.state_dict()[name], tensor) for name, tensor in fresh.items())
+
+
+def test_a_network_of_one_family_inherits_by_other_names_widths_and_depths():
+    wrapped = nn.Sequential(OrderedDict(body=Residual(8)))
+    assert inherit(wrapped, Residual(6).state_dict()).sliced
+    assert inherit(mobile(6), mobile(4).state_dict()).sliced
+    renamed = nn.Sequential(OrderedDict(stem=nn.Conv2d(3, 6, 3), rest=nn.Conv2d(6, 6, 3), head=nn.Conv2d(6, 9, 1)))
+    assert inherit(
+        renamed, nn.Sequential(nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3), nn.Conv2d(6, 2, 1)).state_dict()
+    ).copied
 
 
 def test_an_identity_is_only_promised_where_the_activation_allows():

@@ -99,7 +99,8 @@ def test_who_inherited_is_counted(tmp_path):
         )
     ).inheritance
     assert (found.inherited, found.older, found.scratch) == (2, 1, 1)
-    assert found.share == pytest.approx((3 / 4 + 1) / 2)
+    assert found.share == pytest.approx((3 / 4 + 1 / 2) / 2)
+    assert found.sliced == pytest.approx((0 + 1 / 2) / 2)
 
 
 def test_the_leaderboard_says_it_below_the_table_and_only_where_there_is_something(tmp_path):
@@ -107,7 +108,7 @@ def test_the_leaderboard_says_it_below_the_table_and_only_where_there_is_somethi
     said = leaderboard(archived(tmp_path / "a", ONE, stopped, ("completed", (0.8,), 10, inherited(0, 0, copied=1))))
     lines = said.splitlines()[-3:]
     assert lines[0].startswith("early stopping: 1 stopped, 7 of 10 epochs saved (70%)")
-    assert lines[1] == "inheritance: 1 started from a parent's weights (100% of their tensors)"
+    assert lines[1] == "inheritance: 1 started from a parent's weights (100% of their tensors copied, 0% sliced)"
     assert lines[2] == "checkpoints: 3 kept, 2.0 MB on disk, 5.0 MB at most"
     plain = leaderboard(archived(tmp_path / "b", ONE, ("completed", (0.8,), 10, {})))
     assert "checkpoints" not in plain

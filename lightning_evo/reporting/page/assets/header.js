@@ -88,7 +88,7 @@ function drawTotals() {
     cards.push(total("Started from a parent's weights", number(inheritance.inherited ?? 0),
       inheritance.share === null
         || inheritance.share === undefined ? "candidates"
-        : `candidates, ${percent(inheritance.share)} of their tensors`));
+        : `candidates; tensors: ${percent(inheritance.share)} copied, ${percent(inheritance.sliced ?? 0)} sliced`));
   }
   byId("totals").replaceChildren(...cards);
 }
