@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, cast
 
+from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -15,6 +17,7 @@ from lightning.pytorch.core.optimizer import (
     _configure_schedulers_automatic_opt,
     _init_optimizers_and_lr_schedulers,
 )
+from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.types import LRSchedulerConfig
@@ -43,7 +46,10 @@ __all__ = [
     "no_given_hyperparameters",
     "overfit_batches_of",
     "parse_optimizers",
+    "profiler_of",
+    "redirect_checkpoints",
     "reload_data",
+    "set_callbacks",
     "set_datamodule",
     "set_device",
     "subcommand_arguments",
@@ -69,6 +75,26 @@ CLASS_PATH_KEY = "_class_path"
 def callbacks_of(trainer: Trainer) -> list[Callback]:
     """The Trainer's callbacks, in the order in which they are called: ``trainer.callbacks``, which is set undeclared."""
     return cast(Any, trainer).callbacks
+
+
+def profiler_of(trainer: Trainer) -> Profiler:
+    """The Trainer's profiler: ``trainer.profiler``, which is set undeclared."""
+    return cast(Any, trainer).profiler
+
+
+def set_callbacks(trainer: Trainer, callbacks: list[Callback]) -> None:
+    """Give a Trainer other callbacks, also in the middle of a hook, which goes on with those it began with."""
+    cast(Any, trainer).callbacks = callbacks
+
+
+def redirect_checkpoints(callback: Callback, directory: Path) -> None:
+    """Have a callback with a ``dirpath`` save to a directory of this machine.
+
+    Without it, one whose ``dirpath`` is a URL goes on writing by that file system.
+    """
+    vars(callback)["dirpath"] = str(directory)
+    if hasattr(callback, "_fs"):
+        vars(callback)["_fs"] = get_filesystem(directory)
 
 
 def datamodule_of(trainer: Trainer) -> LightningDataModule | None:

@@ -13,9 +13,12 @@ from lightning_evo.utils.files import OutsideError, digest_of, inside
 from lightning_evo.utils.ownership import is_own, mark
 from lightning_evo.utils.records import known_fields
 
-__all__ = ["CONFIG_FILE", "SealRecord", "StoredCheckpoint", "sealed"]
+__all__ = ["CHECKPOINTS", "CONFIG_FILE", "SealRecord", "StoredCheckpoint", "sealed"]
 
 CONFIG_FILE = "config.yaml"
+
+CHECKPOINTS = "checkpoints"
+"""The directory, in a candidate's, of what the checkpoint callbacks of its config save."""
 """A candidate's config, in its directory."""
 
 

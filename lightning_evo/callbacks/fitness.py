@@ -96,6 +96,29 @@ class FitnessRecorder(Checkpoint):
         path = self._directory / CHECKPOINT_FILE if self.directory is not None else None
         return path if path is not None and path.is_file() else None
 
+    # What modules ask of `trainer.checkpoint_callback`, which in a fit without one of the user's is Lightning's own.
+
+    @property
+    def best_model_path(self) -> str:
+        """:attr:`checkpoint_path` as text; empty while there is none."""
+        return str(self.checkpoint_path or "")
+
+    @property
+    def last_model_path(self) -> str:
+        """The same: there is one checkpoint."""
+        return self.best_model_path
+
+    @property
+    def best_model_score(self) -> torch.Tensor | None:
+        """The monitored metric at the selected epoch, if it was logged."""
+        value = None if self.monitor is None else self.point.get(self.monitor)
+        return None if value is None else torch.tensor(value)
+
+    @property
+    def dirpath(self) -> str | None:
+        """The directory of the checkpoint."""
+        return self.directory
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self.directory is None:
             self.directory = trainer.default_root_dir

@@ -12,7 +12,7 @@ from deap import base, tools
 
 from lightning_evo.archive import ArchiveWriter
 from lightning_evo.archive.meta import CheckpointUsage
-from lightning_evo.archive.seals import CONFIG_FILE, StoredCheckpoint
+from lightning_evo.archive.seals import CHECKPOINTS, CONFIG_FILE, StoredCheckpoint
 from lightning_evo.callbacks.fitness import CURVE_FILE
 from lightning_evo.callbacks.search import Inherited
 from lightning_evo.evolution.errors import SearchError
@@ -20,7 +20,7 @@ from lightning_evo.execution.results import RESULT_FILE
 from lightning_evo.execution.worker import OUTPUT_FILE
 from lightning_evo.genome import COMPLETED, FAILED, Candidate, Objective, Result
 from lightning_evo.utils.checkpoints import DamagedCheckpoint, kind_of
-from lightning_evo.utils.files import OutsideError, inside
+from lightning_evo.utils.files import OutsideError, inside, remove_tree
 
 __all__ = ["CANDIDATES", "Checkpoints", "look_at", "lost_its_start", "untrusted"]
 
@@ -60,6 +60,7 @@ class Checkpoints:
         self._fitness: Any = type("Fitness", (base.Fitness,), {"weights": weights})
         self._best: list[_Ranked] = []
         self._stored: dict[int, StoredCheckpoint] = {}
+        self._more: dict[int, tuple[int, int]] = {}  # files of other checkpoints, and their bytes
         self.refused: list[str] = []
         """Checkpoints that the archive names and that aren't the run's own: neither read nor deleted."""
         self._looked_at: dict[tuple[int, ...], tuple[str, bool]] = {}
@@ -70,12 +71,14 @@ class Checkpoints:
     @property
     def bytes(self) -> int:
         """What they take on disk."""
-        return sum(stored.bytes or 0 for stored in self._stored.values())
+        own = sum(stored.bytes or 0 for stored in self._stored.values())
+        return own + sum(size for _, size in self._more.values())
 
     def add(self, candidate: Candidate, result: Result) -> None:
         """Take in a recorded result that has a checkpoint of its own."""
         stored = StoredCheckpoint.of(result)
         if stored is None or result.fitness is None or candidate.duplicate_of is not None:
+            self._remove_others(candidate.id)
             return
         try:
             inside(self.directory, stored.path)
@@ -89,6 +92,8 @@ class Checkpoints:
             )
             return
         self._stored[candidate.id] = stored
+        if others := self._others(candidate.id):
+            self._more[candidate.id] = (len(others), sum(others))
         self.peak_bytes = max(self.peak_bytes, self.bytes)
         if result.status != COMPLETED:
             return  # its fitness is predicted: it is no winner, though others may inherit from it
@@ -109,6 +114,7 @@ class Checkpoints:
                 checkpoint = inside(self.directory, self._stored.pop(id).path)
                 if checkpoint.is_file():
                     checkpoint.unlink(missing_ok=True)
+            self._remove_others(id)
             writer.update_checkpoint(id, None)
 
     def parent_of(self, candidate: Candidate, ancestor: Callable[[int], Candidate]) -> Inherited | None:
@@ -159,7 +165,25 @@ class Checkpoints:
     @property
     def usage(self) -> CheckpointUsage:
         """How many there are and what they take."""
-        return CheckpointUsage(len(self), self.bytes, self.peak_bytes)
+        kept = len(self) + sum(count for count, _ in self._more.values())
+        return CheckpointUsage(kept, self.bytes, self.peak_bytes)
+
+    def _others(self, id: int) -> list[int]:
+        """Bytes of each file that the checkpoint callbacks of a candidate's own config have saved."""
+        with suppress(OSError):
+            found = [file for file in self._place_of_others(id).rglob("*") if file.is_file() and not file.is_symlink()]
+            return [file.lstat().st_size for file in found]
+        return []
+
+    def _remove_others(self, id: int) -> None:
+        self._more.pop(id, None)
+        with suppress(OSError, OutsideError):
+            place = self._place_of_others(id)
+            if place.is_dir():
+                remove_tree(inside(self.directory, f"{CANDIDATES}/{id:06d}/{CHECKPOINTS}"))
+
+    def _place_of_others(self, id: int) -> Path:
+        return self.directory / CANDIDATES / f"{id:06d}" / CHECKPOINTS
 
 
 def look_at(directory: Path, stored: StoredCheckpoint, trust: bool) -> tuple[str, bool]:

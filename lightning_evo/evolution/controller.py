@@ -13,7 +13,7 @@ from typing import ClassVar, Self
 
 from lightning_evo.archive import Archive, ArchiveWriter, DiskFull
 from lightning_evo.archive.meta import CheckpointUsage, read_meta
-from lightning_evo.archive.seals import sealed
+from lightning_evo.archive.seals import CHECKPOINTS, sealed
 from lightning_evo.evolution.checkpoints import Checkpoints, lost_its_start
 from lightning_evo.evolution.errors import Interrupts, SearchError, SearchInterrupted
 from lightning_evo.evolution.jobs import Jobs, SharedResults
@@ -26,8 +26,9 @@ from lightning_evo.genome import FAILED, Candidate, Result
 from lightning_evo.genome.records import StackRecord, UncountedFlopsRecord
 from lightning_evo.reporting.progress import ProgressDisplay, RunningCandidate, SearchState
 from lightning_evo.reporting.reporter import ReporterDispatcher
+from lightning_evo.training.adaptation import AdaptationRecord
 from lightning_evo.training.candidate import read_curve
-from lightning_evo.utils.files import OutsideError, inside
+from lightning_evo.utils.files import OutsideError, inside, remove_tree
 
 __all__ = ["DUPLICATES_IN_A_ROW", "FAILURES_ALIKE", "AnswerRecord", "Controller"]
 
@@ -106,6 +107,7 @@ class Controller:
         self._grouping = grouping
         self._jobs = Jobs(search, archive, self._checkpoints, self._shared, grouping, progress.message)
         self._unfinished: dict[int, Candidate] = {}
+        self._noted: set[str] = set()  # what was said of candidates' configs
         self._left: Counter[str] = Counter()  # how often workers were replaced, by what a job had left behind
         self._started = time.monotonic()
         self._elapsed_before = float(archive.meta.get("elapsed", 0.0))
@@ -298,10 +300,13 @@ class Controller:
                 f"Fix this and run the same command again: the search continues, and no finished candidate is lost."
             )
         for candidate, own in ended:
+            self._tell_adapted(own)
             self._record(candidate, own)
             for duplicate in self._duplicates.pop(candidate.id, []):
                 self._record(duplicate, answered_by(own, candidate.id))
             self._stop_if_all_fail_alike(own, self._jobs.directory_of(group))
+        if len(group) > 1:
+            remove_tree(self._jobs.directory_of(group) / CHECKPOINTS)  # of the stack as a whole, which nobody continues
         left = [candidate for candidate in group if candidate.id in self._unfinished]
         if left:
             reason = result.error_type or "it left no result"
@@ -309,6 +314,14 @@ class Controller:
             for candidate in left:
                 self._alone[candidate.id] = reason
                 self._submit([candidate])
+
+    def _tell_adapted(self, result: Result) -> None:
+        """Say, once for each, what of the config is left out or redirected in candidates."""
+        adapted = result.entry(AdaptationRecord)
+        for note in () if adapted is None else adapted.notes:
+            if note not in self._noted:
+                self._noted.add(note)
+                self.progress.message(f"{note} (said once)")
 
     def _count_replaced(self, job: int, result: Result) -> None:
         """Say, once for each kind, that a worker was replaced because of what its job left behind."""

@@ -8,9 +8,10 @@ import pickle
 import re
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import yaml
@@ -19,6 +20,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.cli import LightningCLI
 
 from lightning_evo._compat.lightning import CLIWithHooks
+from lightning_evo.training.adaptation import Adaptation, without_bars
 from lightning_evo.utils.lazy import load_all
 from lightning_evo.utils.text import bounded
 
@@ -172,6 +174,7 @@ class Blueprint:
         config: Mapping[str, Any],
         trainer: Mapping[str, Any] | None = None,
         callbacks: Sequence[Callback] = (),
+        adaptation: Adaptation | None = None,
     ) -> Parts:
         """Instantiate everything that ``config`` describes.
 
@@ -179,12 +182,14 @@ class Blueprint:
             config: A complete config.
             trainer: Trainer arguments that override the config's; they are not part of the candidate.
             callbacks: More callbacks, after the config's own.
+            adaptation: What fits the Trainer to a candidate; without it, progress bars alone are left out, where
+                ``trainer`` switches them off.
 
         Raises:
             ConfigError: If the parser refuses the config.
         """
         with _LOCK:
-            return self._cli().build(config, dict(trainer or {}), list(callbacks))
+            return self._cli().build(config, dict(trainer or {}), list(callbacks), adaptation)
 
     def _cli(self) -> _CandidateCLI:
         key = pickle.dumps(self)
@@ -261,16 +266,24 @@ class _CandidateCLI(CLIWithHooks):
             except ArgumentError as error:
                 raise ConfigError(gist(error)) from error
 
-    def build(self, config: Mapping[str, Any], trainer: Mapping[str, Any], callbacks: Sequence[Callback]) -> Parts:
+    def build(
+        self,
+        config: Mapping[str, Any],
+        trainer: Mapping[str, Any],
+        callbacks: Sequence[Callback],
+        adaptation: Adaptation | None,
+    ) -> Parts:
         self.config = self.parse(config)
         # LightningCLI keeps the first config's dump for the checkpoint's hyperparameters: give it this candidate's.
         self.config_dump = load_yaml(
             self.parser.dump(self.config, skip_unset=False, skip_validation=True, skip_link_targets=False)
         )
-        own_defaults = self.trainer_defaults
+        own_class, own_defaults = self.trainer_class, self.trainer_defaults
         own = own_defaults.get("callbacks", [])
         try:
             self._overrides = trainer
+            # Whichever way callbacks come in, here they are together.
+            self.trainer_class = cast(Any, partial(_made_by, own_class, adaptation))
             # Callbacks given to the CLI's constructor are instances: a candidate must not get another one's state.
             fresh = copy.deepcopy(own if isinstance(own, list) else [own])
             self.trainer_defaults = {**own_defaults, "callbacks": [*fresh, *callbacks]}
@@ -283,11 +296,22 @@ class _CandidateCLI(CLIWithHooks):
                     raise root_of(error) from None
             return Parts(self.model, self.datamodule, self.trainer)
         finally:
-            self.trainer_defaults = own_defaults
+            self.trainer_class, self.trainer_defaults = own_class, own_defaults
             self._overrides = None
             # Keep no reference: the next candidate needs the memory.
             for name in ("model", "datamodule", "trainer", "config_init"):
                 self.__dict__.pop(name, None)
+
+
+def _made_by(make: Callable[..., Trainer], adaptation: Adaptation | None, **arguments: Any) -> Trainer:
+    """The Trainer of the arguments, as far as they fit together."""
+    if adaptation is None:
+        without_bars(arguments)
+        return make(**arguments)
+    adaptation.before(arguments)
+    trainer = make(**arguments)
+    adaptation.after(trainer)
+    return trainer
 
 
 def root_of(error: BaseException) -> BaseException:

@@ -26,8 +26,9 @@ from lightning_evo.callbacks.search import SearchCallback, SearchContext
 from lightning_evo.callbacks.speed import SpeedMeter
 from lightning_evo.genome import COMPLETED, STOPPED, Objective, Result
 from lightning_evo.genome.records import LeftOutRecord
+from lightning_evo.training.adaptation import Adaptation
 from lightning_evo.training.blueprint import Blueprint, dump_yaml
-from lightning_evo.training.loggers import log_genes, name_loggers
+from lightning_evo.training.loggers import SilentLogger, ended_runs, log_genes, name_loggers
 from lightning_evo.training.request import TrainingRequest
 from lightning_evo.utils.checkpoints import DamagedCheckpoint, check_whole
 from lightning_evo.utils.files import open_unlinked
@@ -83,16 +84,18 @@ def train_candidate(blueprint: Blueprint, config: Mapping[str, Any], request: Tr
     recorder = recorder_of(request)
     meter, speed = CostMeter(), SpeedMeter()
     meter.warns = False
+    adaptation = Adaptation(directory, config)
     taking_part: list[SearchCallback] = []
     error: Exception | None = None
     try:
         Path(directory).mkdir(parents=True, exist_ok=True)
         (Path(directory) / CONFIG_FILE).write_text(dump_yaml(dict(config)), encoding="utf-8")
-        with isolated(config):
+        with isolated(config), ended_runs() as loggers:
             first, given = copies_of(request.callbacks)
             named = name_loggers(config, directory)
             own = [*given, meter, speed, recorder]
-            parts = blueprint.build(named, trainer_overrides(config, directory, request.devices), own)
+            parts = blueprint.build(named, trainer_overrides(config, directory, request.devices), own, adaptation)
+            loggers += parts.trainer.loggers
             taking_part = join(parts.trainer, context, first)
             log_genes(parts.trainer.loggers, {} if context is None else context.genes)
             if request.data_seed is not None:
@@ -104,7 +107,8 @@ def train_candidate(blueprint: Blueprint, config: Mapping[str, Any], request: Tr
             parts.trainer.fit(parts.model, datamodule=parts.datamodule, ckpt_path=resume_from, **options)
     except Exception as raised:
         error = _reason(raised, context)
-    extra = meter.extra | {name: value for callback in taking_part for name, value in callback.extra.items()}
+    extras = [meter.extra, adaptation.extra, *(callback.extra for callback in taking_part)]
+    extra = {name: value for each in extras for name, value in each.items()}
     predicted = next((fitness for one in taking_part if (fitness := one.predicted_fitness) is not None), None)
     return conclude(recorder, meter.cost | speed.cost, request, started, extra, error=error, predicted=predicted)
 
@@ -225,8 +229,8 @@ def trainer_overrides(config: Mapping[str, Any], directory: str, devices: int) -
         "enable_checkpointing": True,
     }
     # Lightning's default logger would write next to what the archive already keeps; a logger that was asked for stays.
-    if asked.get("logger") in (None, True):
-        overrides["logger"] = False
+    if asked.get("logger") is None:
+        overrides["logger"] = SilentLogger(directory)
     strategy = asked.get("strategy", "auto")
     if devices > 1 and strategy == "auto":
         overrides["strategy"] = "ddp"

@@ -14,9 +14,11 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lightning_evo.callbacks.fitness import CHECKPOINT_FILE
 from lightning_evo.genome import COMPLETED, Result
+from lightning_evo.training.adaptation import Adaptation
 from lightning_evo.training.blueprint import Blueprint, Parts, dump_yaml
 from lightning_evo.training.candidate import isolated, loading, train_candidate, trainer_overrides
 from lightning_evo.training.distributed import train_candidate_distributed
+from lightning_evo.training.loggers import ended_runs, name_loggers
 from lightning_evo.training.packing import pack, restore_structure
 from lightning_evo.training.request import TrainingRequest
 from lightning_evo.training.tested import known_test, remember_test
@@ -103,10 +105,13 @@ def finish_candidate(
         if known is not None:
             metrics |= known
         elif test:
-            with isolated(config):
-                parts = blueprint.build(config, {**trainer_overrides(config, directory, 1), "logger": False})
+            with isolated(config), ended_runs() as loggers:
+                named = name_loggers(config, directory, "test" if trained else "")
+                overrides = trainer_overrides(config, directory, 1)
+                parts = blueprint.build(named, overrides, adaptation=Adaptation(directory, config))
                 why_not = _untestable(parts)
                 if not why_not:
+                    loggers += parts.trainer.loggers
                     restore_structure(parts.model, Path(checkpoint), trusted)
                     run = partial(parts.trainer.test, datamodule=parts.datamodule, ckpt_path=checkpoint, verbose=False)
                     run(parts.model, **loading(trusted))

@@ -23,6 +23,7 @@ from lightning_evo.genome import COMPLETED, Result
 from lightning_evo.genome.records import StackRecord
 from lightning_evo.swarms import stack_particles
 from lightning_evo.swarms.logs import recording
+from lightning_evo.training.adaptation import Adaptation
 from lightning_evo.training.blueprint import Blueprint, dump_yaml
 from lightning_evo.training.candidate import (
     CONFIG_FILE,
@@ -34,7 +35,7 @@ from lightning_evo.training.candidate import (
     recorder_of,
     trainer_overrides,
 )
-from lightning_evo.training.loggers import name_loggers
+from lightning_evo.training.loggers import ended_runs, name_loggers
 from lightning_evo.training.overrides import apply_genome
 from lightning_evo.training.request import TrainingRequest
 from lightning_evo.utils.files import remove_tree
@@ -129,19 +130,22 @@ def train_stack(
         if len(particles) < 2:
             raise NotStacked(f"of {len(members)} candidates {len(particles)} could be built")
         config = particles[0].member.config
-        with isolated({"seed_everything": data_seed}):
+        adaptation = Adaptation(directory, config)
+        with isolated({"seed_everything": data_seed}), ended_runs() as loggers:
             stack = stack_particles([particle.model for particle in particles])
             recorders = _Recorders([particle.recorder for particle in particles])
             first, given = copies_of(request.callbacks)
             named = name_loggers(config, directory)
             own = [*given, meter, speed, recorders]
-            parts = blueprint.build(named, trainer_overrides(config, directory, 1), own)
+            parts = blueprint.build(named, trainer_overrides(config, directory, 1), own, adaptation)
+            loggers += parts.trainer.loggers
             taking_part = join(parts.trainer, request.context, first)
             # Building drew random numbers too, as many as there are weights.
             seed_everything(data_seed, workers=True, verbose=False)
             parts.trainer.fit(stack, datamodule=parts.datamodule)
         record = StackRecord(members[0].candidate, len(particles), stack.lowering, stack.reason or "")
-        extra = meter.extra | {name: value for callback in taking_part for name, value in callback.extra.items()}
+        extras = [meter.extra, adaptation.extra, *(callback.extra for callback in taking_part)]
+        extra = {name: value for each in extras for name, value in each.items()}
     except MetricNotLogged as error:
         # Nobody logs it, alone or not.
         for particle in particles:

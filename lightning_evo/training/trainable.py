@@ -311,6 +311,8 @@ class ConfigTrainable(Trainable):
             if cost != objective.monitor and cost not in COSTS:
                 known = ", ".join(f"cost/{name}" for name in COSTS)
                 raise SpaceError(f"evolution.objectives: {objective.monitor!r} is not measured; there are {known}")
+        if (self.config.get("trainer") or {}).get("barebones"):
+            raise SpaceError("trainer.barebones: True logs nothing that a search could optimize; set it to false")
         self._check_links(space)
         for path, gene in space.items():
             for value in gene.extremes():

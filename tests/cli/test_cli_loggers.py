@@ -53,7 +53,8 @@ def test_mlflow_has_a_run_for_every_candidate_with_its_genes_and_metrics(tmp_pat
     client = mlflow.MlflowClient(uri)
     experiment = client.get_experiment_by_name("toys")
     runs = {found.info.run_name: found for found in client.search_runs([experiment.experiment_id])}
-    assert sorted(runs) == [f"run-{id:06d}" for id in range(4)]
+    assert sorted(runs) == [*(f"run-{id:06d}" for id in range(4)), "run-final"]
+    assert "test_acc" in runs["run-final"].data.metrics
     for candidate, result in candidates(tmp_path):
         found = runs[f"run-{candidate.id:06d}"]
         assert result.status == "completed", result.error
@@ -64,7 +65,7 @@ def test_mlflow_has_a_run_for_every_candidate_with_its_genes_and_metrics(tmp_pat
         assert logged == pytest.approx([point["val_acc"] for point in result.curve])
 
 
-def test_files_are_below_each_candidates_name_and_a_name_of_ones_own_stays(tmp_path):
+def test_files_are_below_each_candidates_name_also_where_the_config_gives_one(tmp_path):
     there = str(tmp_path / "logs")
     loggers = [
         logger("CSVLogger", save_dir=there, name="csv"),
@@ -72,10 +73,11 @@ def test_files_are_below_each_candidates_name_and_a_name_of_ones_own_stays(tmp_p
         logger("CSVLogger", save_dir=f"{tmp_path}/mine", name="csv", version="one"),
     ]
     assert main(write(tmp_path, logging_to(*loggers, candidates=3))) in (0, None)
-    names = {"run-000000", "run-000001", "run-000002"}
+    names = {"run-000000", "run-000001", "run-000002", "run-final"}
     for kind in ("csv", "tensorboard"):
         assert {path.name for path in Path(there, kind).iterdir()} == names
-    assert {path.name for path in (tmp_path / "mine" / "csv").iterdir()} == {"one"}
+    own_name = {name.replace("run", "one") for name in names}
+    assert {path.name for path in (tmp_path / "mine" / "csv").iterdir()} == own_name
     for candidate, result in candidates(tmp_path):
         own = Path(there, "csv", f"run-{candidate.id:06d}")
         logged = [float(row["val_acc"]) for row in csv.DictReader((own / "metrics.csv").open()) if row["val_acc"]]

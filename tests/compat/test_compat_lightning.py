@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from compat_rows import Row, private_names
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI, instantiate_module
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
@@ -302,7 +304,15 @@ def launchers() -> None:
         torch.set_num_threads(before)
 
 
+def redirected() -> None:
+    callback = ModelCheckpoint(dirpath="memory://elsewhere")
+    assert type(callback._fs).__name__ == "MemoryFileSystem"
+    compat.redirect_checkpoints(callback, Path("here"))
+    assert (callback.dirpath, type(callback._fs).__name__) == ("here", "LocalFileSystem")
+
+
 TABLE = [
+    Row("_fs", "checkpoints whose dirpath is a URL aren't written into the candidate's directory", redirected),
     Row("_trainer", "module.trainer raises outside a training", trainers),
     Row("_get_loops_state_dict", "a particle's checkpoint can't be resumed", loops),
     Row("_configure_optimizers", "the optimizers of a stack's particles can't be put together", parsed_optimizers),

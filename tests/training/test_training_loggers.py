@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import pickle
 import sys
+import types
 
 import pytest
 from lightning.pytorch.loggers import CSVLogger, Logger
 
-from lightning_evo.training.loggers import log_genes, name_loggers
+from lightning_evo.training.loggers import SilentLogger, ended_runs, log_genes, name_loggers
 
 
 class OwnCSVLogger(CSVLogger):
@@ -49,7 +52,7 @@ def said(class_path: str, **arguments):
         (f"{__name__}.OwnCSVLogger", "version"),
     ],
 )
-def test_it_is_named_where_the_config_gives_no_name(class_path, argument):
+def test_it_is_named_by_the_candidate_and_by_what_the_config_says(class_path, argument):
     sys.modules.setdefault(__name__, sys.modules[OwnCSVLogger.__module__])
     given = said(class_path, save_dir="logs")
     expected = said(class_path, save_dir="logs", **{argument: "net-000012"})
@@ -57,7 +60,19 @@ def test_it_is_named_where_the_config_gives_no_name(class_path, argument):
     assert named(said(class_path, save_dir="logs", **{argument: None})) == expected
     assert named([given, given]) == [expected, expected]
     own = said(class_path, save_dir="logs", **{argument: "mine"})
-    assert named(own) == own
+    assert named(own) == said(class_path, save_dir="logs", **{argument: "mine-000012"})
+
+
+@pytest.mark.parametrize(
+    ("kind", "argument", "own"),
+    [
+        ("WandbLogger", "id", "mine-000012"),
+        ("WandbLogger", "version", "mine-000012"),
+        ("CometLogger", "experiment_key", None),
+    ],
+)
+def test_candidates_do_not_share_a_run_that_the_config_continues(kind, argument, own):
+    assert named(said(kind, **{argument: "mine"}))["init_args"][argument] == own
 
 
 @pytest.mark.parametrize(
@@ -125,3 +140,79 @@ def test_genes_are_logged_to_every_logger_where_there_are_any():
     log_genes([first, second], {"model.init_args.lr": 0.1})
     log_genes([first], {})
     assert first.told == second.told == [{"model.init_args.lr": 0.1}]
+
+
+# -- the silent logger -------------------------------------------------------------------------------------------------
+
+
+def test_the_silent_logger_takes_what_others_take_and_has_real_paths(tmp_path):
+    logger = SilentLogger(tmp_path / "net" / "candidates" / "000012")
+    there = str(tmp_path / "net" / "candidates" / "000012")
+    assert (logger.name, logger.version) == ("net", "000012")
+    assert logger.log_dir == logger.save_dir == logger.root_dir == there
+    run = logger.experiment
+    run.add_figure("confusion", object(), global_step=1)
+    run.config.update({"width": 3}, allow_val_change=True)
+    run["metrics/val"].append(0.5)
+    run["metrics"] = 1
+    with run.start_run() as inner:
+        inner.log_artifact("file")
+    assert list(run.get_runs()) == []
+    assert run.log_dir == run.get_logdir() == run.dir == there
+    logger.log_image("picture", images=[])
+    logger.watch(object(), log="all")
+    logger.log_graph(None)
+    logger.save()
+    logger.finalize("success")
+    copied = pickle.loads(pickle.dumps(copy.deepcopy(logger)))
+    assert copied.log_dir == there
+
+
+# -- the end of runs ---------------------------------------------------------------------------------------------------
+
+
+class OwnRun:
+    def __init__(self):
+        self.ended = []
+
+    def finish(self, exit_code=0):
+        self.ended.append(exit_code)
+        sys.modules["wandb"].run = None
+
+    def end(self):
+        self.ended.append(0)
+
+
+class CometLogger(Notebook):
+    """Stands for Lightning's, which needs a package that isn't here."""
+
+    def __init__(self, run) -> None:
+        super().__init__()
+        self.experiment, self.final = run, []
+
+    def finalize(self, status):
+        self.final.append(status)
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_runs_end_with_the_candidate_also_those_that_no_logger_began(monkeypatch, failed):
+    library, earlier, own = types.ModuleType("wandb"), OwnRun(), OwnRun()
+    library.run = None
+    monkeypatch.setitem(sys.modules, "wandb", library)
+    logger = CometLogger(OwnRun())
+    with contextlib.suppress(ZeroDivisionError), ended_runs() as loggers:
+        loggers.append(logger)
+        library.run = own
+        1 / (0 if failed else 1)
+    assert (own.ended, library.run) == ([int(failed)], None)
+    assert (logger.experiment.ended, logger.final) == ([0], ["failed"] if failed else [])
+    library.run = earlier
+    with ended_runs():
+        pass
+    assert earlier.ended == []  # the process's own, as of a search that reports itself
+
+
+def test_a_run_that_cannot_be_ended_is_said_and_fails_nothing(capsys):
+    with ended_runs() as loggers:
+        loggers.append(CometLogger(object()))
+    assert "could not be ended: AttributeError" in capsys.readouterr().out
