@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import jsonargparse
 import yaml
 from jsonargparse import ActionConfigFile, get_loader, set_loader
 
 from lightning_evo.utils.config_files import ConfigFileError, load_yaml_strictly, read_config_file
 
-__all__ = ["STRICT_YAML", "ConfigFile", "place_of_nul"]
+__all__ = ["STRICT_YAML", "ConfigFile", "bounded_nested_files", "place_of_nul"]
 
 STRICT_YAML = "lightning-evo"
 """The parser mode in which YAML that would lose something is refused, in files and in values alike."""
@@ -65,6 +69,29 @@ class ConfigFile(ActionConfigFile):
             raise TypeError(f"config: {error}") from None
         except (ValueError, OSError) as error:  # of text that is looked up as if it were the name of a file
             raise TypeError(f"{place_of_nul(load_yaml_strictly(text)) or values}: {error}") from None
+
+
+@contextmanager
+def bounded_nested_files() -> Iterator[None]:
+    """Have files that a config names in the place of a section read in bounds, and pipes with patience and once."""
+    original, held = jsonargparse.Path.read_text, dict[str, str]()
+
+    def read_text(path: jsonargparse.Path) -> str:
+        place = path.absolute
+        if not _exists(place):
+            return original(path)  # standard input, a URL
+        if stat.S_ISFIFO(os.stat(place).st_mode):
+            if place not in held:
+                held[place] = read_config_file(place)
+            return held[place]
+        return read_config_file(place)
+
+    patched: Any = jsonargparse.Path
+    patched.read_text = read_text
+    try:
+        yield
+    finally:
+        patched.read_text = original
 
 
 def place_of_nul(data: Any, path: str = "") -> str:

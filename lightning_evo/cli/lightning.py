@@ -21,7 +21,7 @@ from lightning_evo.algorithms import Algorithm, Predictor
 from lightning_evo.archive import ArchiveError
 from lightning_evo.callbacks.growth.triggers import GrowthTrigger
 from lightning_evo.callbacks.search import SearchCallback
-from lightning_evo.cli.config_files import STRICT_YAML, ConfigFile, place_of_nul
+from lightning_evo.cli.config_files import STRICT_YAML, ConfigFile, bounded_nested_files, place_of_nul
 from lightning_evo.cli.console import INTERRUPTED, refuse, report_to_user
 from lightning_evo.cli.given_values import check_value, hints_of
 from lightning_evo.cli.refusals import find_refused
@@ -107,7 +107,8 @@ class EvolutionCLI(CLIWithHooks):
         return self.config["fit"][GROUP]
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        super().parse_arguments(parser, args)
+        with bounded_nested_files():
+            super().parse_arguments(parser, args)
         if self._has_section and self.config.get("subcommand") == "fit" and not isinstance(self._section(), Namespace):
             parser.error(f"{GROUP}: {self._section()!r} is not a mapping; give space, objectives and budget")
 

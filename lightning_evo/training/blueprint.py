@@ -19,8 +19,10 @@ from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningCLI
 
+from lightning_evo._compat.jsonargparse import read_texts_as
 from lightning_evo._compat.lightning import CLIWithHooks
 from lightning_evo.training.adaptation import Adaptation, without_bars
+from lightning_evo.utils.config_files import StrictLoader
 from lightning_evo.utils.lazy import load_all
 from lightning_evo.utils.text import bounded
 
@@ -32,6 +34,9 @@ Config = dict[str, Any]
 # The C loader and dumper are ten times as fast; PyYAML has them wherever libyaml was found.
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+
+read_texts_as(StrictLoader)
 
 
 class ConfigError(Exception):

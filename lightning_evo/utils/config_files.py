@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-__all__ = ["ConfigFileError", "check_yaml", "load_yaml_strictly", "read_config_file"]
+__all__ = ["ConfigFileError", "StrictLoader", "check_yaml", "load_yaml_strictly", "read_config_file"]
 
 MAX_BYTES = 2 * 2**20
 """Size from which on a config file is taken for something else: parsing as much already takes seconds."""
@@ -32,7 +32,7 @@ else:
     _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C loader is ten times as fast
 
 
-class _StrictLoader(_Loader):
+class StrictLoader(_Loader):
     """Numbers as YAML 1.2 and jsonargparse know them: ``1e-3`` is one, ``1:00:00:00`` and ``2026-01-01`` are text."""
 
 
@@ -42,14 +42,14 @@ _FLOAT = (
 )
 _INT = r"[-+]?(?:0b[0-1_]+|0[0-7_]+|0|[1-9][0-9_]*|0x[0-9a-fA-F_]+)"
 _REPLACED = {"tag:yaml.org,2002:float", "tag:yaml.org,2002:int", "tag:yaml.org,2002:timestamp"}
-_StrictLoader.yaml_implicit_resolvers = {
+StrictLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag not in _REPLACED]
     for first, resolvers in _Loader.yaml_implicit_resolvers.items()
 }
-_StrictLoader.add_implicit_resolver(
+StrictLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(rf"(?:{_FLOAT}|\.(?:nan|NaN|NAN))$"), list("-+0123456789.")
 )
-_StrictLoader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(f"{_INT}$"), list("-+0123456789"))
+StrictLoader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(f"{_INT}$"), list("-+0123456789"))
 
 
 class ConfigFileError(yaml.YAMLError, ValueError):
@@ -173,7 +173,7 @@ def load_yaml_strictly(text: str) -> Any:
     """
     check_yaml(text)
     try:
-        return yaml.load(text, Loader=_StrictLoader)
+        return yaml.load(text, Loader=StrictLoader)
     except yaml.YAMLError as error:
         raise ConfigFileError(_described(error, text)) from None
     except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:

@@ -626,6 +626,26 @@ def test_what_is_no_file_is_refused(make, expected, tmp_path, capsys, monkeypatc
     assert expected in capsys.readouterr().err
 
 
+def test_a_pipe_in_the_place_of_a_section_is_read_once_or_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(config_files, "PATIENCE", 0.1)
+    pipe, config = tmp_path / "it", tmp_path / "config.yaml"
+    os.mkfifo(pipe)
+    config.write_text(f"trainer: {pipe}\n")
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--config", str(config)])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert "trainer: " in error
+    assert "nobody has written" in error
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(pipe.write_text, 'max_epochs: "12:30:00"\n')
+        with pytest.raises(SystemExit):
+            main(["fit", "--config", str(config)])
+    error = capsys.readouterr().err
+    assert "trainer.max_epochs: " in error
+    assert "Expected a int. Given value: 12:30:00" in error
+
+
 def test_a_config_may_come_through_a_pipe(tmp_path, capsys):
     path = tmp_path / "pipe"
     os.mkfifo(path)

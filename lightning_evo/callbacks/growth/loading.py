@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import sys
 import warnings
 import zipfile
 from collections import Counter
@@ -39,7 +40,7 @@ _OF_TRAINING = ("optimizer_states", "lr_schedulers", "loops", "callbacks", "Mixe
 _HEADER = """\
 # How the network in model.ckpt has grown: `class_path` built with the checkpoint's hyperparameters, then these steps.
 # No hyperparameters of the class build it as it is. Open it with
-#     lightning_evo.load_grown("model.ckpt")
+#     lightning_evo.load_grown("model.ckpt", TheClass)
 # or take the steps in a module of the class, with lightning_evo.functional.growth:
 #     replay(module, [GrowthStep.from_dict(step) for step in steps])
 """
@@ -59,10 +60,11 @@ def load_grown(
 
     Args:
         path: Of a Lightning checkpoint.
-        cls: Class of the module. Default: the one the checkpoint records; one whose network hasn't grown needs it.
+        cls: Class of the module. Default: the one the checkpoint records, if it is imported already, of this package, or
+            ``trusted``; one whose network hasn't grown needs it.
         map_location: Where to put tensors, as in ``torch.load``.
         trusted: Whether a checkpoint that holds more than tensors and plain data may be unpickled, which can run any code
-            in it. The class that a checkpoint records is imported in any case.
+            in it, and its class be imported, if that isn't one of this package and isn't imported yet.
         **hparams: Hyperparameters to use instead of the checkpoint's, or that it doesn't hold (a module handed over in
             Python).
 
@@ -176,7 +178,7 @@ def _opened(
     """Return the module that a checkpoint holds, in eval mode."""
     recipe = _recipe(path, held)
     saved = dict(held.get(_HPARAMS) or {})
-    kind = cls if cls is not None else _class_of(path, recipe, saved)
+    kind = cls if cls is not None else _class_of(path, recipe, saved, trusted)
     maker = saved.get(INSTANTIATOR_KEY)
     if maker not in (None, *_INSTANTIATORS) and not trusted:
         raise GrowthError(f"{path}: {maker!r} is to build the module; trusted=True lets it")
@@ -218,15 +220,32 @@ def _recipe(path: Path, held: Mapping[str, Any]) -> Recipe | None:
         raise GrowthError(f"{path}: {KEY}: its recipe is damaged: {_line(error)}") from error
 
 
-def _class_of(path: Path, recipe: Recipe | None, hparams: Mapping[str, Any]) -> type[LightningModule]:
+def _class_of(path: Path, recipe: Recipe | None, hparams: Mapping[str, Any], trusted: bool) -> type[LightningModule]:
     """Return the class that a checkpoint records."""
     name = recipe.class_path if recipe is not None else hparams.get(CLASS_PATH_KEY)
     if not isinstance(name, str):
         raise GrowthError(f"{path} doesn't tell the class of its module; give it as `cls`")
+    if not (trusted or name.partition(".")[0] == __name__.partition(".")[0] or _is_there(name)):
+        raise GrowthError(
+            f"{path}: {name} isn't imported, and importing it would run code that the checkpoint names: give the class as "
+            "`cls`, or trusted=True if you trust whoever made it"
+        )
     found = _imported(name)
     if isinstance(found, str):
         raise GrowthError(f"{path}: class {name} can't be imported: {found}; give the class as `cls`")
     return found
+
+
+def _is_there(name: str) -> bool:
+    """Whether a dotted path names something that can be had without importing anything."""
+    module, names = name, list[str]()
+    while module and module not in sys.modules:
+        module, _, last = module.rpartition(".")
+        names.insert(0, last)
+    found: Any = sys.modules.get(module)
+    for each in names:
+        found = vars(found).get(each) if hasattr(found, "__dict__") else None
+    return found is not None
 
 
 def _imported(name: str) -> type[LightningModule] | str:

@@ -215,7 +215,25 @@ def test_a_recipe_that_cannot_be_followed_says_why(tmp_path, change, message):
     held["grown"] |= change
     torch.save(held, path)
     with pytest.raises(GrowthError, match=message):
+        load_grown(path, trusted=True)
+
+
+def test_a_class_that_only_the_checkpoint_names_is_imported_only_if_it_is_trusted(tmp_path, monkeypatch):
+    path = saved(grown(Net(), WIDER), tmp_path / "net.ckpt")
+    held = torch.load(path, weights_only=True)
+    held["grown"] |= {"class_path": "of_somebody_else.Net"}
+    torch.save(held, path)
+    (tmp_path / "of_somebody_else.py").write_text(
+        "import pathlib\nfrom callbacks_grown_nets import Net\npathlib.Path(__file__).with_suffix('.ran').touch()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "of_somebody_else", raising=False)
+    with pytest.raises(GrowthError, match=r"of_somebody_else\.Net isn't imported, .* give the class as `cls`"):
         load_grown(path)
+    assert not (tmp_path / "of_somebody_else.ran").exists()
+    assert load_grown(path, Net)(images).shape == (4, 3)
+    assert load_grown(path, trusted=True)(images).shape == (4, 3)
+    assert load_grown(path)(images).shape == (4, 3)  # it is imported by now
 
 
 def test_a_checkpoint_that_doesnt_tell_its_class_asks_for_it(tmp_path):
