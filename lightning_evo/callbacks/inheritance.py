@@ -156,6 +156,10 @@ class WeightInheritance(SearchCallback):
             start = "keeping its own pretrained weights" if problem.startswith(_PRETRAINED) else "training from scratch"
             rank_zero_warn(f"WeightInheritance: {start}: {problem}")
 
+    def before_early_growth(self, pl_module: LightningModule) -> None:
+        # New normalizations have statistics as if they had seen data.
+        self._note_family(pl_module)
+
     def inherit_early(self, pl_module: LightningModule, checkpoint: Mapping[str, Any]) -> bool:
         """Inherit already before ``fit`` starts, from the search's parent, whose structure the model still has.
 

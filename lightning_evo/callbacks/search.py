@@ -190,6 +190,9 @@ class SearchCallback(Callback):
 
     # -- between callbacks ---------------------------------------------------------------------------------------------
 
+    def before_early_growth(self, pl_module: LightningModule) -> None:
+        """The structure is about to be changed before ``fit`` starts; the module still is as its class built it."""
+
     def inherit_early(self, pl_module: LightningModule, checkpoint: Mapping[str, Any]) -> bool:
         """Take a parent's weights before ``fit`` starts, because another callback is about to change the structure.
 

@@ -291,6 +291,8 @@ class StructuralGrowth(SearchCallback):
         if is_overridden("configure_model", pl_module):
             pl_module.configure_model()  # which Lightning calls later
         original = self._restoration.remember(pl_module)
+        for one in inheriting:
+            one.before_early_growth(pl_module)
         try:
             self._take_initial(pl_module, parent, inheriting)
         except BaseException:  # with half of its steps it would not be taken for a network that has not grown
