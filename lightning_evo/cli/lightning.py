@@ -327,4 +327,4 @@ def _subclasses(kind: type) -> set[type]:
     return {found for cls in below for found in {cls, *_subclasses(cls)}}
 
 
-_NOT_IN_SECTION: set[str | int] = {"space", "config", "function", "executor", "progress"}
+_NOT_IN_SECTION: set[str | int] = {"space", "config", "function", "build", "executor", "progress"}

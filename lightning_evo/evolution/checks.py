@@ -19,12 +19,13 @@ from lightning_evo.genome.links import expanded, origin
 from lightning_evo.training import Trainable
 from lightning_evo.training.request import FitnessEpoch
 from lightning_evo.training.structure import StructureComparison
-from lightning_evo.utils.imports import import_by_name
+from lightning_evo.utils.imports import import_by_name, in_session
 
 __all__ = [
     "check_arguments",
     "check_callbacks",
     "check_continuing",
+    "check_sendable",
     "compare_in_worker",
     "refuse_structural",
     "search_callback_kinds",
@@ -57,6 +58,21 @@ def check_arguments(
         raise SearchError(f"evolution.keep_checkpoints: {keep_checkpoints!r} is not a whole number")
     if keep_checkpoints < 0:
         raise SearchError(f"evolution.keep_checkpoints: {keep_checkpoints!r} is not at least 0")
+
+
+def check_sendable(trainable: Trainable) -> None:
+    """Raise :class:`SearchError` if a function is evolved that worker processes can't import."""
+    function = getattr(trainable, "function", None)
+    if function is None:
+        return
+    try:
+        pickle.dumps(function)
+    except Exception as error:
+        raise SearchError(
+            f"{function!r} can't be sent to worker processes: define it at the top level of a module ({error})"
+        ) from None
+    if in_session(function):
+        raise SearchError(f"{function!r} can't be imported by worker processes: move it from the session to a file")
 
 
 def search_callback_kinds(callbacks: Sequence[Callback], trainable: Trainable) -> list[type[SearchCallback]]:
@@ -121,7 +137,7 @@ def check_continuing(
             callback ends trainings which others are to continue.
     """
     name = type(algorithm).__name__
-    if not trainable.trains_modules:
+    if not trainable.trains_modules or trainable.config is None:
         raise SearchError(f"evolution.algorithm: {name} continues trainings of a LightningCLI config, not a function")
     if (gene := origin(EPOCHS, trainable.links)) in space:
         raise SearchError(f"evolution.space.{gene}: {name} trains all members equally long, so this can't be a gene")

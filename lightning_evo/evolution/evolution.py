@@ -21,6 +21,7 @@ from lightning_evo.evolution.checks import (
     check_arguments,
     check_callbacks,
     check_continuing,
+    check_sendable,
     compare_in_worker,
     refuse_structural,
     search_callback_kinds,
@@ -49,7 +50,7 @@ from lightning_evo.genome.links import read_links, with_single_paths
 from lightning_evo.genome.shorthand import flattened
 from lightning_evo.reporting.progress import HarmlessProgress, ProgressDisplay, make_progress
 from lightning_evo.reporting.reporter import Reporter, ReporterDispatcher, ReporterError, SearchInfo, release_quietly
-from lightning_evo.training import ConfigError, ConfigTrainable, FunctionTrainable, Trainable
+from lightning_evo.training import BuilderTrainable, ConfigError, ConfigTrainable, FunctionTrainable, Trainable
 from lightning_evo.training.candidate import read_curve
 from lightning_evo.training.request import FitnessEpoch
 from lightning_evo.training.structure import StructureComparison
@@ -94,6 +95,8 @@ class Evolution:
         config: A LightningCLI config, as a path or plain data, or a :class:`~lightning_evo.training.Trainable`.
         function: Instead of ``config``: a function from genome to metrics, see
             :class:`~lightning_evo.training.FunctionTrainable`.
+        build: Instead of ``config``: a function from genome to model, data and the Trainer's arguments, see
+            :class:`~lightning_evo.training.BuilderTrainable`.
         executor: Runs candidates instead of local worker processes: any ``concurrent.futures.Executor``
             (``workers.slots`` is then required) or :class:`~lightning_evo.execution.Executor`. The caller must shut it
             down.
@@ -123,11 +126,15 @@ class Evolution:
         *,
         config: Trainable | Mapping[str, Any] | str | Path | None = None,
         function: Callable[..., Mapping[str, float]] | None = None,
+        build: Callable[[dict[str, Any]], Any] | None = None,
         executor: concurrent.futures.Executor | Executor | None = None,
         progress: ProgressDisplay | bool = True,
     ) -> None:
-        if (config is None) == (function is None):
-            raise SearchError("give either config (a LightningCLI config) or function (from genome to metrics)")
+        if sum(each is not None for each in (config, function, build)) != 1:
+            raise SearchError(
+                "give one of config (a LightningCLI config), build (a function from genome to model and data) and function "
+                "(from genome to metrics)"
+            )
         if not space:
             raise SearchError("evolution.space: nothing is set; give at least one config path with a gene")
         if budget is None:
@@ -158,7 +165,13 @@ class Evolution:
         self.callbacks = tuple(callbacks or ())
         self.reporters = tuple(reporters or ())
         self.trust = trust
-        self.trainable: Trainable = FunctionTrainable(function) if function is not None else _trainable(config)
+        self.trainable: Trainable = (
+            FunctionTrainable(function)
+            if function is not None
+            else BuilderTrainable(build)
+            if build is not None
+            else _trainable(config)
+        )
         try:
             if found := read_links(links or (), self.space, beside):
                 self.trainable = self.trainable.linked(found)
@@ -345,6 +358,8 @@ class Evolution:
 
     def _check(self) -> None:
         """Refuse before any training what the parser would refuse later."""
+        if self._executor is None:
+            check_sendable(self.trainable)
         try:
             self.trainable.check(self.space, self.objectives)
         except SpaceError as error:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from lightning_evo.genome.genes import Boolean, Categorical, Gene, Integer, LogUniform, Ordinal, Uniform, identity
 from lightning_evo.genome.representation import shown
-from lightning_evo.utils.imports import import_by_name
+from lightning_evo.utils.imports import import_by_name, named
 
 __all__ = ["flattened", "is_full_form", "read_gene"]
 
@@ -54,7 +54,8 @@ def read_gene(written: Any) -> Gene:
     """The gene that is meant.
 
     Args:
-        written: A gene; a list of choices (ordered, if they are numbers); a mapping with ``low`` and ``high``, ``choices``
+        written: A gene; a list of choices (ordered, if they are numbers), classes by their import paths or as objects; a
+            mapping with ``low`` and ``high``, ``choices``
             or ``value``; W&B's ``min``, ``max``, ``values`` and ``distribution``; Optuna's ``type``, its distributions as
             JSON or as objects; or a class with its arguments.
 
@@ -72,6 +73,8 @@ def read_gene(written: Any) -> Gene:
     """
     if isinstance(written, Gene):
         return written
+    if isinstance(written, (Mapping, list, tuple)):
+        written = named(written)  # a choice among classes
     if is_full_form(written):
         return _constructed({"class_path": written} if isinstance(written, str) else written)
     if isinstance(written, (list, tuple)):

@@ -26,7 +26,7 @@ from lightning_evo.utils.config_files import StrictLoader
 from lightning_evo.utils.lazy import load_all
 from lightning_evo.utils.text import bounded
 
-__all__ = ["Blueprint", "ConfigError", "Parts", "dump_yaml", "gist", "load_yaml", "root_of"]
+__all__ = ["Blueprint", "ConfigError", "Parts", "dump_yaml", "gist", "load_yaml", "make_trainer", "root_of"]
 
 Config = dict[str, Any]
 """A LightningCLI config as plain data: ``model``, ``data``, ``trainer``, ``optimizer``, ... without a subcommand."""
@@ -288,7 +288,7 @@ class _CandidateCLI(CLIWithHooks):
         try:
             self._overrides = trainer
             # Whichever way callbacks come in, here they are together.
-            self.trainer_class = cast(Any, partial(_made_by, own_class, adaptation))
+            self.trainer_class = cast(Any, partial(make_trainer, own_class, adaptation))
             # Callbacks given to the CLI's constructor are instances: a candidate must not get another one's state.
             fresh = copy.deepcopy(own if isinstance(own, list) else [own])
             self.trainer_defaults = {**own_defaults, "callbacks": [*fresh, *callbacks]}
@@ -308,7 +308,7 @@ class _CandidateCLI(CLIWithHooks):
                 self.__dict__.pop(name, None)
 
 
-def _made_by(make: Callable[..., Trainer], adaptation: Adaptation | None, **arguments: Any) -> Trainer:
+def make_trainer(make: Callable[..., Trainer], adaptation: Adaptation | None, **arguments: Any) -> Trainer:
     """The Trainer of the arguments, as far as they fit together."""
     if adaptation is None:
         without_bars(arguments)

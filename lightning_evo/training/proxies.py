@@ -147,7 +147,7 @@ def _ready(parts: Parts, config: Mapping[str, Any], data_seed: int) -> tuple[Lig
     vars(model).update(log=_log_nothing, log_dict=_log_nothing)
     datamodule: LightningDataModule | None = None
     if parts.datamodule is not None:
-        key = json.dumps([config.get("data"), data_seed], sort_keys=True, default=str)
+        key = json.dumps([config.get("data"), config.get("genome"), data_seed], sort_keys=True, default=str)
         if key not in _batches:
             while len(_batches) >= _MAX_BATCHES:
                 del _batches[next(iter(_batches))]

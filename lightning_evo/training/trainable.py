@@ -10,6 +10,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
+from pathlib import PurePath
 from typing import Any, Protocol, Self, TypeVar
 
 import numpy
@@ -26,10 +28,19 @@ from lightning_evo.training.proxies import measure_candidate
 from lightning_evo.training.request import TrainingRequest
 from lightning_evo.training.stacks import Member, train_stack
 from lightning_evo.training.structure import compare_structures
-from lightning_evo.utils.imports import public_name
+from lightning_evo.utils.imports import named, public_name
 from lightning_evo.utils.random_state_torch import isolated_random_state
 
-__all__ = ["ConfigTrainable", "FunctionTrainable", "StackMember", "Task", "Trainable"]
+__all__ = [
+    "ConfigTrainable",
+    "FunctionTrainable",
+    "ModuleTrainable",
+    "StackMember",
+    "Task",
+    "Trainable",
+    "check_costs",
+    "check_sources",
+]
 
 
 @dataclass(frozen=True)
@@ -193,6 +204,30 @@ def _updated(stored: Any, defaults: Any, config: Any) -> Any:
     return stored
 
 
+def _plain(config: Any, path: str = "") -> Any:
+    """A config as plain data, with classes and functions by their import paths."""
+    if isinstance(config, Mapping):
+        return {key: _plain(value, f"{path}.{key}".lstrip(".")) for key, value in config.items()}
+    if isinstance(config, (list, tuple)):
+        return [_plain(value, f"{path}[{i}]") for i, value in enumerate(config)]
+    if isinstance(config, PurePath):
+        return str(config)
+    if isinstance(config, Enum):
+        return config.name
+    if config is None or isinstance(config, (bool, int, float, str)):
+        return config
+    try:
+        named_config = named(config)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    if named_config is config:
+        raise ConfigError(
+            f"{path}: {config!r} is an object; each candidate needs its own: give class_path and init_args, or build "
+            "everything in a function (Evolution(build=...))"
+        )
+    return named_config
+
+
 def _with_links(trainable: _T, links: Sequence[Link]) -> _T:
     linked = copy.copy(trainable)  # another search may be over the same
     linked.links = tuple(links)
@@ -206,11 +241,88 @@ def _cannot(trainable: Trainable, method: str) -> NotImplementedError:
 _T = TypeVar("_T", bound=Trainable)
 
 
-class ConfigTrainable(Trainable):
+class ModuleTrainable(Trainable):
+    """What LightningModules are built from, by a blueprint and a config for each candidate."""
+
+    trains_modules = True
+    measures_proxies = True
+    has_winner = True
+    blueprint: Blueprint
+
+    def resolve(self, genome: Mapping[str, Any]) -> dict[str, Any]:
+        """The config of one candidate, plain data: what the blueprint builds it from."""
+        raise _cannot(self, "resolve")
+
+    def linked(self, links: Sequence[Link]) -> Self:
+        """The same, where values follow others."""
+        return _with_links(self, links)
+
+    def task(self, candidate: Candidate, request: TrainingRequest) -> Task:
+        """Train the candidate from its resolved config."""
+        config = self._seeded(candidate)
+        arguments = {"blueprint": self.blueprint, "config": config, "request": request}
+        return Task(
+            train_candidate_distributed if request.devices > 1 else train_candidate, arguments, self.modules(config)
+        )
+
+    def stack_task(
+        self,
+        members: Sequence[StackMember],
+        request: TrainingRequest,
+        write: Callable[[str, str], None],
+        whole: bool = False,
+    ) -> Task:
+        """Train several candidates as one stack; see :func:`~lightning_evo.training.stacks.train_stack`."""
+        made = tuple(
+            Member(one.candidate.id, self._seeded(one.candidate), one.directory, one.finished) for one in members
+        )
+        arguments = {"blueprint": self.blueprint, "members": made, "request": request, "write": write, "whole": whole}
+        return Task(train_stack, arguments, self.modules([member.config for member in made]))
+
+    def structure_task(self, space: SearchSpace) -> Task:
+        """Build networks that differ by one gene's extremes, and compare them."""
+        configs = self.variants(space)
+        return Task(compare_structures, {"blueprint": self.blueprint, "configs": configs}, self.modules(configs))
+
+    def variants(self, space: SearchSpace) -> dict[str, list[dict[str, Any]]]:
+        """For each gene the configs to compare: complete, plain data, one for each of its extremes."""
+        return {
+            path: [self.resolve({**switches(space, path), path: value}) for value in gene.extremes()]
+            for path, gene in space.items()
+        }
+
+    def proxy_task(
+        self, genome: Mapping[str, Any], names: Sequence[str], batch_size: int, seed: int, data_seed: int
+    ) -> Task:
+        """Build the network and measure its proxies."""
+        arguments = {
+            "blueprint": self.blueprint,
+            "config": {"seed_everything": seed, **self.resolve(genome)},
+            "names": names,
+            "batch_size": batch_size,
+            "data_seed": data_seed,
+        }
+        return Task(measure_candidate, arguments, self.modules(arguments["config"]))
+
+    def final_task(self, config: dict[str, Any], request: TrainingRequest, checkpoint: str | None, test: bool) -> Task:
+        """Retrain if asked, test, and pack; see :func:`~lightning_evo.training.final.finish_candidate`."""
+        arguments = {"blueprint": self.blueprint, "config": config, "request": request}
+        return Task(finish_candidate, {**arguments, "checkpoint": checkpoint, "test": test}, self.modules(config))
+
+    def modules(self, config: Any) -> tuple[str, ...]:
+        """The modules that building from a config, or a list of them, imports."""
+        return tuple(dict.fromkeys(path.rpartition(".")[0] for path in _class_paths(config) if "." in path))
+
+    def _seeded(self, candidate: Candidate) -> dict[str, Any]:
+        return {"seed_everything": candidate.seed, **self.resolve(candidate.genome)}
+
+
+class ConfigTrainable(ModuleTrainable):
     """A LightningCLI config whose paths vary.
 
     Args:
-        config: The config that holds where no gene says otherwise; completed by the parser. A ``seed_everything`` in
+        config: The config that holds where no gene says otherwise; completed by the parser. Classes and functions may be
+            given as objects. A ``seed_everything`` in
             it is the run's seed, from which every candidate's own derives.
         blueprint: The LightningCLI that builds candidates.
 
@@ -218,13 +330,9 @@ class ConfigTrainable(Trainable):
         ConfigError: If the parser refuses the config.
     """
 
-    trains_modules = True
-    measures_proxies = True
-    has_winner = True
-
     def __init__(self, config: Mapping[str, Any], blueprint: Blueprint | None = None) -> None:
         self.blueprint = blueprint or Blueprint()
-        self.config: dict[str, Any] = self.blueprint.resolve(config)
+        self.config: dict[str, Any] = self.blueprint.resolve(_plain(config))
         seed = self.config.pop("seed_everything", None)
         self.seed = seed if isinstance(seed, int) and not isinstance(seed, bool) else None
         self._variants: dict[str, dict[str, Any]] = {}
@@ -250,10 +358,6 @@ class ConfigTrainable(Trainable):
         except ConfigError:
             return earlier  # what is required now wasn't there then
         return {**earlier, "config": _updated(stored, defaults, self.config)}
-
-    def linked(self, links: Sequence[Link]) -> Self:
-        """The same, where values of the config follow others."""
-        return _with_links(self, links)
 
     def resolve(self, genome: Mapping[str, Any]) -> dict[str, Any]:
         """The config of one candidate: plain data, complete but for the defaults of classes a gene chose."""
@@ -306,11 +410,7 @@ class ConfigTrainable(Trainable):
 
     def check(self, space: SearchSpace, objectives: Sequence[Objective]) -> None:
         """Dry-run every gene's extremes through the parser, each with the genes that switch it on."""
-        for objective in objectives:
-            cost = objective.monitor.removeprefix("cost/")
-            if cost != objective.monitor and cost not in COSTS:
-                known = ", ".join(f"cost/{name}" for name in COSTS)
-                raise SpaceError(f"evolution.objectives: {objective.monitor!r} is not measured; there are {known}")
+        check_costs(objectives)
         if (self.config.get("trainer") or {}).get("barebones"):
             raise SpaceError("trainer.barebones: True logs nothing that a search could optimize; set it to false")
         self._check_links(space)
@@ -363,53 +463,6 @@ class ConfigTrainable(Trainable):
         epochs = self.resolve(candidate.genome).get("trainer", {}).get("max_epochs")
         return epochs if isinstance(epochs, int) and epochs > 0 else None
 
-    def task(self, candidate: Candidate, request: TrainingRequest) -> Task:
-        """Train the candidate from its resolved config."""
-        config = self._seeded(candidate)
-        arguments = {"blueprint": self.blueprint, "config": config, "request": request}
-        return Task(
-            train_candidate_distributed if request.devices > 1 else train_candidate, arguments, _modules(config)
-        )
-
-    def stack_task(
-        self,
-        members: Sequence[StackMember],
-        request: TrainingRequest,
-        write: Callable[[str, str], None],
-        whole: bool = False,
-    ) -> Task:
-        """Train several candidates as one stack; see :func:`~lightning_evo.training.stacks.train_stack`."""
-        made = tuple(
-            Member(one.candidate.id, self._seeded(one.candidate), one.directory, one.finished) for one in members
-        )
-        arguments = {"blueprint": self.blueprint, "members": made, "request": request, "write": write, "whole": whole}
-        return Task(train_stack, arguments, _modules([member.config for member in made]))
-
-    def structure_task(self, space: SearchSpace) -> Task:
-        """Build networks that differ by one gene's extremes, and compare them."""
-        configs = self.variants(space)
-        return Task(compare_structures, {"blueprint": self.blueprint, "configs": configs}, _modules(configs))
-
-    def variants(self, space: SearchSpace) -> dict[str, list[dict[str, Any]]]:
-        """For each gene the configs to compare: complete, plain data, one for each of its extremes."""
-        return {
-            path: [self.resolve({**switches(space, path), path: value}) for value in gene.extremes()]
-            for path, gene in space.items()
-        }
-
-    def proxy_task(
-        self, genome: Mapping[str, Any], names: Sequence[str], batch_size: int, seed: int, data_seed: int
-    ) -> Task:
-        """Build the network and measure its proxies."""
-        arguments = {
-            "blueprint": self.blueprint,
-            "config": {"seed_everything": seed, **self.resolve(genome)},
-            "names": names,
-            "batch_size": batch_size,
-            "data_seed": data_seed,
-        }
-        return Task(measure_candidate, arguments, _modules(arguments["config"]))
-
     def final_config(self, candidate: Candidate, overrides: Mapping[str, Any]) -> dict[str, Any]:
         """The candidate's config with the overrides; what follows an overridden value follows it there too."""
         if not overrides:
@@ -424,14 +477,6 @@ class ConfigTrainable(Trainable):
                 self.blueprint.check(apply_genome(self.config, {path: value}))
             except (ConfigError, KeyError) as error:
                 raise SpaceError(f"{path}: {value!r} is not accepted: {error.args[0]}") from None
-
-    def final_task(self, config: dict[str, Any], request: TrainingRequest, checkpoint: str | None, test: bool) -> Task:
-        """Retrain if asked, test, and pack; see :func:`~lightning_evo.training.final.finish_candidate`."""
-        arguments = {"blueprint": self.blueprint, "config": config, "request": request}
-        return Task(finish_candidate, {**arguments, "checkpoint": checkpoint, "test": test}, _modules(config))
-
-    def _seeded(self, candidate: Candidate) -> dict[str, Any]:
-        return {"seed_everything": candidate.seed, **self.resolve(candidate.genome)}
 
 
 class FunctionTrainable(Trainable):
@@ -463,7 +508,7 @@ class FunctionTrainable(Trainable):
 
     def check(self, space: SearchSpace, objectives: Sequence[Objective]) -> None:
         """Raise :class:`SpaceError` if a link follows nothing."""
-        _check_sources(self.links, space)
+        check_sources(self.links, space)
 
     def task(self, candidate: Candidate, request: TrainingRequest) -> Task:
         """Call the function."""
@@ -477,7 +522,16 @@ class FunctionTrainable(Trainable):
         return Task(_evaluate, arguments, (self.function.__module__,))
 
 
-def _check_sources(links: Sequence[Link], space: SearchSpace) -> None:
+def check_costs(objectives: Sequence[Objective]) -> None:
+    """Refuse objectives that are costs nobody measures."""
+    for objective in objectives:
+        cost = objective.monitor.removeprefix("cost/")
+        if cost != objective.monitor and cost not in COSTS:
+            known = ", ".join(f"cost/{name}" for name in COSTS)
+            raise SpaceError(f"evolution.objectives: {objective.monitor!r} is not measured; there are {known}")
+
+
+def check_sources(links: Sequence[Link], space: SearchSpace) -> None:
     """Refuse links that follow neither a gene nor what follows one: a function has nothing else."""
     for i, link in enumerate(links):
         if link.source not in (*space, *(earlier.target for earlier in links[:i])):
@@ -527,11 +581,6 @@ def _evaluate(
     ended = time.time()
     cost = {"seconds": ended - started}
     return Result(COMPLETED, fitness=fitness, metrics=metrics, cost=cost, started=started, ended=ended)
-
-
-def _modules(config: Any) -> tuple[str, ...]:
-    """The modules of the classes that a config names."""
-    return tuple(dict.fromkeys(path.rpartition(".")[0] for path in _class_paths(config) if "." in path))
 
 
 def _class_paths(config: Any) -> Iterator[str]:

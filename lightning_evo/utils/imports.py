@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
+from collections.abc import Mapping
 from importlib import import_module
 from pkgutil import resolve_name
 from types import FunctionType
@@ -10,7 +12,7 @@ from typing import Any
 
 from lightning_evo.utils.earlier_names import EARLIER_NAMES
 
-__all__ = ["current_name", "import_by_name", "public_name"]
+__all__ = ["current_name", "import_by_name", "in_session", "named", "public_name"]
 
 _PACKAGE = __name__.partition(".")[0]
 
@@ -58,6 +60,35 @@ def public_name(thing: type | FunctionType | Any) -> str:
             if name in getattr(package, "__all__", ()) and getattr(package, name) is thing:
                 return f"{'.'.join(parts[:length])}.{name}"
     return f"{module}.{name}"
+
+
+def named(value: Any) -> Any:
+    """Plain data in which classes and functions are given as objects, with their import paths in their places.
+
+    Raises:
+        ValueError: If one can't be imported: a lambda, what a function has defined, and what a session has.
+
+    >>> import collections
+    >>> named({"class_path": collections.OrderedDict, "init_args": {"sizes": [1, 2]}})
+    {'class_path': 'collections.OrderedDict', 'init_args': {'sizes': [1, 2]}}
+    """
+    if isinstance(value, Mapping):
+        return {key: named(held) for key, held in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [named(held) for held in value]
+    if not isinstance(value, type) and not inspect.isroutine(value):
+        return value
+    name = public_name(value)
+    if "<" in name:
+        raise ValueError(f"{name} can't be imported by workers: define it at the top level of a module")
+    if in_session(value):
+        raise ValueError(f"{name} can't be imported by workers: move it from the session to a file")
+    return name
+
+
+def in_session(thing: Any) -> bool:
+    """Whether something is defined in a main module without a file: a notebook, a prompt, ``python -c``."""
+    return getattr(thing, "__module__", "") == "__main__" and not hasattr(sys.modules["__main__"], "__file__")
 
 
 def current_name(path: str) -> str:
