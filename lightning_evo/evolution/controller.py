@@ -459,7 +459,7 @@ class Controller:
     def _farewell(self) -> str:
         kept = self._checkpoints
         disk = (
-            f"; {len(kept)} checkpoints, {kept.bytes / 1e6:.1f} MB (at most {kept.peak_bytes / 1e6:.1f})"
+            f"; {kept.usage.kept} checkpoints, {kept.bytes / 1e6:.1f} MB (at most {kept.peak_bytes / 1e6:.1f})"
             if kept
             else ""
         )

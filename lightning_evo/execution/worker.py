@@ -20,6 +20,7 @@ from lightning_evo.execution.results import RESULT_FILE, ReplacedWorker, encode_
 from lightning_evo.genome import FAILED, Result
 from lightning_evo.utils.files import open_unlinked
 from lightning_evo.utils.output import settle_output
+from lightning_evo.utils.waiting import on_waiting
 
 if TYPE_CHECKING:  # of worker processes alone
     from lightning_evo.execution.process_state import ProcessState
@@ -55,6 +56,13 @@ def own_process(state: JobState, process: ProcessState) -> None:
     """Have this process to ourselves: say in ``state`` when a job begins, and put ``process`` back after each."""
     global _state, _process
     _state, _process = state, process
+    on_waiting(_excuse)
+
+
+def _excuse(seconds: float) -> None:
+    """Have the job begin later, as far as its time limit goes."""
+    if _state is not None and _state.runner == os.getpid():
+        _state.began += seconds
 
 
 def run_job(

@@ -29,6 +29,7 @@ from lightning_evo.genome.records import LeftOutRecord
 from lightning_evo.training.adaptation import Adaptation
 from lightning_evo.training.blueprint import Blueprint, dump_yaml
 from lightning_evo.training.loggers import SilentLogger, ended_runs, log_genes, name_loggers
+from lightning_evo.training.preparation import prepare_in_turn
 from lightning_evo.training.request import TrainingRequest
 from lightning_evo.utils.checkpoints import DamagedCheckpoint, check_whole
 from lightning_evo.utils.files import open_unlinked
@@ -96,6 +97,7 @@ def train_candidate(blueprint: Blueprint, config: Mapping[str, Any], request: Tr
             own = [*given, meter, speed, recorder]
             parts = blueprint.build(named, trainer_overrides(config, directory, request.devices), own, adaptation)
             loggers += parts.trainer.loggers
+            prepare_in_turn(directory, parts.model, parts.datamodule)
             taking_part = join(parts.trainer, context, first)
             log_genes(parts.trainer.loggers, {} if context is None else context.genes)
             if request.data_seed is not None:

@@ -20,6 +20,7 @@ from lightning_evo.training.candidate import isolated, loading, train_candidate,
 from lightning_evo.training.distributed import train_candidate_distributed
 from lightning_evo.training.loggers import ended_runs, name_loggers
 from lightning_evo.training.packing import pack, restore_structure
+from lightning_evo.training.preparation import prepare_in_turn
 from lightning_evo.training.request import TrainingRequest
 from lightning_evo.training.tested import known_test, remember_test
 from lightning_evo.utils.checkpoints import check_whole
@@ -112,6 +113,7 @@ def finish_candidate(
                 why_not = _untestable(parts)
                 if not why_not:
                     loggers += parts.trainer.loggers
+                    prepare_in_turn(directory, parts.model, parts.datamodule)
                     restore_structure(parts.model, Path(checkpoint), trusted)
                     run = partial(parts.trainer.test, datamodule=parts.datamodule, ckpt_path=checkpoint, verbose=False)
                     run(parts.model, **loading(trusted))

@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from lightning_evo.training.overrides import apply_genome
 from lightning_evo.utils.imports import import_by_name
 from lightning_evo.utils.masking import Mask
 
-__all__ = ["SilentLogger", "ended_runs", "log_genes", "name_loggers"]
+__all__ = ["Place", "SilentLogger", "ended_runs", "log_genes", "name_loggers", "place_of"]
 
 NAMED_BY = {
     "MLFlowLogger": "run_name",
@@ -65,12 +66,12 @@ class SilentLogger(Logger):
     @property
     def name(self) -> str:
         """The name of the run that the candidate belongs to."""
-        return _run_and_candidate(self._directory)[0]
+        return place_of(self._directory).run.name
 
     @property
     def version(self) -> str:
         """The candidate in the run: its id, ``final``, or ``stack-`` and the id of the stack's first member."""
-        return _run_and_candidate(self._directory)[1]
+        return place_of(self._directory).candidate
 
     @property
     def save_dir(self) -> str:
@@ -210,8 +211,8 @@ def name_loggers(config: Mapping[str, Any], directory: str | Path, purpose: str 
     asked = (config.get("trainer") or {}).get("logger")
     if not isinstance(asked, (Mapping, list)):
         return dict(config)
-    run, candidate = _run_and_candidate(Path(directory).absolute())
-    name = (run, f"{candidate}-{purpose}" if purpose else candidate)
+    place = place_of(Path(directory).absolute())
+    name = (place.run.name, f"{place.candidate}-{purpose}" if purpose else place.candidate)
     named = [_named(each, name) for each in asked] if isinstance(asked, list) else _named(asked, name)
     return apply_genome(config, {"trainer.logger": named})
 
@@ -230,13 +231,27 @@ def log_genes(to: Iterable[Logger], genes: Mapping[str, Any]) -> None:
             logger.log_hyperparams(Mask().data(dict(genes)))
 
 
-def _run_and_candidate(directory: Path) -> tuple[str, str]:
+@dataclass(frozen=True)
+class Place:
+    """What a candidate's directory tells.
+
+    Args:
+        run: The run's directory.
+        candidate: The candidate's id, ``final``, or ``stack-`` and the id of a stack's first member.
+    """
+
+    run: Path
+    candidate: str
+
+
+def place_of(directory: Path) -> Place:
+    """What an absolute path of a candidate's directory tells."""
     place, run = directory.parent, directory.parent.parent
     if place.name == "candidates":
-        return run.name, directory.name
+        return Place(run, directory.name)
     if place.name == "stacks":
-        return run.name, f"stack-{directory.name}"
-    return place.name, directory.name
+        return Place(run, f"stack-{directory.name}")
+    return Place(place, directory.name)
 
 
 def _named(logger: Any, name: tuple[str, str]) -> Any:

@@ -37,6 +37,7 @@ from lightning_evo.training.candidate import (
 )
 from lightning_evo.training.loggers import ended_runs, name_loggers
 from lightning_evo.training.overrides import apply_genome
+from lightning_evo.training.preparation import prepare_in_turn
 from lightning_evo.training.request import TrainingRequest
 from lightning_evo.utils.files import remove_tree
 from lightning_evo.utils.random_state_torch import isolated_random_state
@@ -139,6 +140,7 @@ def train_stack(
             own = [*given, meter, speed, recorders]
             parts = blueprint.build(named, trainer_overrides(config, directory, 1), own, adaptation)
             loggers += parts.trainer.loggers
+            prepare_in_turn(directory, stack, parts.datamodule)
             taking_part = join(parts.trainer, request.context, first)
             # Building drew random numbers too, as many as there are weights.
             seed_everything(data_seed, workers=True, verbose=False)

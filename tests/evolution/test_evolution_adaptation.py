@@ -51,6 +51,7 @@ def test_a_candidates_checkpoints_go_with_it_and_are_counted(config, tmp_path, m
     checkpoints = list(Path("net/candidates").rglob("*.ckpt"))
     assert len(checkpoints) == 3 * kept  # ours, its best and its last
     assert archive.meta["checkpoints"]["kept"] == 3 * kept
+    assert any(f"; {3 * kept} checkpoints, " in text for text in said.messages) or not kept
     assert len([text for text in said.messages if "ModelCheckpoint" in text]) == 1
     assert len([text for text in said.messages if "TQDMProgressBar" in text]) == 1
     assert not Path("elsewhere").exists()

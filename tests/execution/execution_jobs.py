@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from lightning_evo.genome import COMPLETED, Result
+from lightning_evo.utils.waiting import held
 
 
 def succeed(value=0.0):
@@ -30,6 +31,13 @@ def wait_for(path):
     while not os.path.exists(path):
         time.sleep(0.01)
     return Result(COMPLETED, fitness=(0.0,), extra={"pid": os.getpid()})
+
+
+def hold_in_turn(lock, seconds):
+    """Holds what another job waits for."""
+    with held(Path(lock), "another job"):
+        time.sleep(seconds)
+    return succeed()
 
 
 def sleep(pid_file=None, seconds=600.0):

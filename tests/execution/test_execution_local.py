@@ -52,6 +52,12 @@ def test_time_in_the_queue_does_not_count_towards_the_time_limit(job, tmp_path):
         assert limited.result().status == COMPLETED
 
 
+def test_waiting_for_another_job_does_not_count_towards_the_time_limit(shared, job, tmp_path):
+    lock = str(tmp_path / "lock")
+    results = [shared.submit(job(id, jobs.hold_in_turn, 1.0, lock=lock, seconds=0.6)) for id in range(2)]
+    assert [result.result().error for result in results] == [None, None]
+
+
 def test_cancelling_a_running_job_kills_its_worker_and_children(shared, job, tmp_path):
     future = shared.submit(job(1, jobs.sleep_with_child, pid_file=str(tmp_path / "pid")))
     pids = read_pids(tmp_path / "pid")
