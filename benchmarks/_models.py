@@ -74,6 +74,27 @@ class Perceptron(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=self.lr)
 
 
+class Mortal(Perceptron):
+    """Dies on one rank, by a signal, in one of the Trainer's hooks.
+
+    Args:
+        hook: Name of the hook.
+        rank: The local rank that dies.
+        number: The signal.
+    """
+
+    def __init__(self, hook: str, rank: int, number: int) -> None:
+        super().__init__()
+        original = getattr(self, hook)
+
+        def die(*arguments: Any, **named: Any) -> Any:
+            if int(os.environ.get("LOCAL_RANK", "0")) == rank:
+                os.kill(os.getpid(), number)
+            return original(*arguments, **named)
+
+        setattr(self, hook, die)
+
+
 def bare_fit(width: int, lr: float) -> float:
     """Train and validate one batch without any search: the baseline, and the objective of the other libraries."""
     trainer = Trainer(**TRAINER, enable_checkpointing=False)

@@ -74,6 +74,8 @@ class ToyNet(LightningModule):
             os.kill(os.getpid(), signal.SIGKILL)
         if self.misbehave == "exit":
             os._exit(3)
+        if self.misbehave == "die-on-rank-1" and self.global_rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
         if self.misbehave == "sleep":
             time.sleep(60)
         if self.misbehave == "slow":

@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -136,6 +137,41 @@ def fill_disk():
 
 def run_out_of_memory():
     raise MemoryError("unable to allocate 1 PiB")
+
+
+def allocate_beyond_a_limit():
+    """Lower the limit of this process's memory, and ask for more."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**26, hard))
+    return [bytearray(2**24) for _ in range(100)]
+
+
+def describe_limit():
+    return Result(COMPLETED, fitness=(0.0,), extra={"limit": resource.getrlimit(resource.RLIMIT_AS)[0]})
+
+
+class Stuck:
+    """A dataset whose loading process waits for itself, and ends for no polite request."""
+
+    def __init__(self, pid_file):
+        self.pid_file = pid_file
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, at):
+        publish(self.pid_file, os.getppid(), os.getpid())
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        lock = threading.Lock()
+        lock.acquire()
+        lock.acquire()
+
+
+def wait_for_a_loader(pid_file):
+    from torch.utils.data import DataLoader
+
+    return next(iter(DataLoader(Stuck(pid_file), num_workers=1)))
 
 
 def return_nothing():

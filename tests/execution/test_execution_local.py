@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import errno
 import os
+import resource
 import signal
 import threading
 from pathlib import Path
@@ -42,6 +43,14 @@ def test_a_job_beyond_its_time_limit_is_killed_and_fails(shared, job, tmp_path, 
     assert result.slot is not None
     assert result.attempts == 1
     assert all(gone(pid) for pid in read_pids(tmp_path / "pid"))
+
+
+def test_a_data_loader_whose_process_never_answers_ends_with_its_job_at_the_time_limit(shared, job, tmp_path):
+    future = shared.submit(job(1, jobs.wait_for_a_loader, time_limit=2.5, pid_file=str(tmp_path / "pid")))
+    pids = read_pids(tmp_path / "pid")
+    assert future.result().error_type == "TimeLimit"
+    assert len(pids) == 2
+    assert all(gone(pid) for pid in pids)
 
 
 def test_time_in_the_queue_does_not_count_towards_the_time_limit(job, tmp_path):
@@ -134,6 +143,14 @@ def test_every_end_of_a_worker_is_noticed(job, tmp_path, function, arguments, ca
         assert result.error_type == "WorkerDied"
         assert cause in result.error
         assert result.attempts == 1
+
+
+def test_a_limit_of_memory_fails_its_job_alone(shared, job):
+    result = shared.submit(job(1, jobs.allocate_beyond_a_limit)).result()
+    assert (result.status, result.fatal) == (FAILED, False)
+    assert result.error_type.startswith("MemoryError")
+    after = [shared.submit(job(number, jobs.describe_limit)).result().extra["limit"] for number in (2, 3)]
+    assert after == [resource.getrlimit(resource.RLIMIT_AS)[0]] * 2
 
 
 def test_a_job_run_again_goes_before_queued_ones(job, tmp_path):

@@ -189,7 +189,7 @@ def test_two_devices_stop_together(config, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("warm_programs")
-@pytest.mark.parametrize("misbehave", ["crash-if-wide", "exit"])
+@pytest.mark.parametrize("misbehave", ["crash-if-wide", "die-on-rank-1"])
 def test_a_crash_on_two_devices_is_a_failed_candidate(misbehave, config, tmp_path):
     config["model"]["init_args"] |= {"misbehave": misbehave, "width": 8}
     result = train(config, tmp_path, function=train_candidate_distributed, devices=2)
