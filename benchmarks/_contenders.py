@@ -342,6 +342,42 @@ def put_state_back(folder: Path, count: int) -> dict[str, float]:
 
 STATE = "state put back"
 
+
+# -- checkpoints -------------------------------------------------------------------------------------------------------
+
+HASHES = "checkpoints hashed"
+SIZES = {"20 KB": 5_000, "1 MB": 250_000, "100 MB": 25_000_000}
+"""Of a checkpoint -> how many numbers it holds."""
+
+
+def hash_checkpoints(folder: Path, count: int) -> dict[str, dict[str, float]]:
+    """Milliseconds of CPU, by size: hashing the file, reading it as it is, and reading it while its hash is compared."""
+    import torch
+
+    from lightning_evo.utils.checkpoints import read_checkpoint
+    from lightning_evo.utils.files import digest_of
+
+    be_quiet()
+    found = {}
+    for size, numbers in SIZES.items():
+        path = folder / f"{numbers}.ckpt"
+        torch.save({"state_dict": {"weight": torch.rand(numbers)}}, path)
+        digest = digest_of(path)
+        works: dict[str, Callable[[], object]] = {
+            "hash": lambda path=path: digest_of(path),  # type: ignore[misc]
+            "read": lambda path=path: read_checkpoint(path),  # type: ignore[misc]
+            "read and compare": lambda path=path, digest=digest: read_checkpoint(path, digest=digest),  # type: ignore[misc]
+        }
+        spent: dict[str, list[float]] = {name: [] for name in works}
+        for _ in range(max(5, count if numbers < 10**6 else count // 10)):
+            for name, work in works.items():
+                began = time.process_time()
+                work()
+                spent[name].append(1000 * (time.process_time() - began))
+        found[size] = {name: statistics.median(values) for name, values in spent.items()}
+    return found
+
+
 OURS: dict[str, Callable[[Path, int], dict[str, float]]] = {
     "lightning-evo": evolve_config,
     "lightning-evo, no checkpoints": evolve_without_checkpoints,
@@ -358,6 +394,7 @@ CONTENDERS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
     **OURS,
     **OTHERS,
     STATE: put_state_back,
+    HASHES: hash_checkpoints,
     SLEEPERS: evolve_sleepers,
     "bare": bare,
     "bare, alone": bare_alone,

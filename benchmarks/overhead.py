@@ -13,7 +13,8 @@ line `a function` is this package doing no more than they do.
 Second part: candidates that sleep for 2 s in the training step, 2 slots. Goal: slots busy at least 95 %.
 
 Third part: what of the first is spent on putting a worker's state back after each candidate, so that nothing of one reaches
-the next: CPU after a bare fit, the median of many in one process. Goal: at most 1 ms.
+the next: CPU after a bare fit, the median of many in one process. Goal: at most 1 ms. And what the hash of a checkpoint
+costs, where it is computed (as a training ends, as the search looks at it) and where it is compared (by whoever reads it).
 
 Every contender runs in a separate process with one thread per candidate, all of them in every round; shown are medians
 over the rounds. Wall-clock times mean little on a busy machine: the load average is printed.
@@ -44,6 +45,7 @@ MODULES = {"Ray Tune": "ray", "DeepHyper": "deephyper", "Optuna, 2 processes": "
 NAMES = ["lightning-evo", "lightning-evo, no checkpoints", "lightning-evo, a function", *MODULES]
 SLEEPERS = "lightning-evo, 2 s each"
 STATE = "state put back"
+HASHES = "checkpoints hashed"
 HIDDEN = "--contender"
 
 
@@ -156,7 +158,7 @@ def show(rows: dict[str, Any], skipped: dict[str, str], candidates: int) -> None
 
 def main(args: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__.partition("\n")[0], epilog="Names: " + "; ".join([*NAMES, SLEEPERS, STATE])
+        description=__doc__.partition("\n")[0], epilog="Names: " + "; ".join([*NAMES, SLEEPERS, STATE, HASHES])
     )
     parser.add_argument("--candidates", type=int, default=200, help="candidates of one batch (default: %(default)s)")
     parser.add_argument("--sleepers", type=int, default=40, help="candidates of 2 s (default: %(default)s)")
@@ -164,8 +166,8 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--only",
         nargs="+",
-        choices=[*NAMES, SLEEPERS, STATE],
-        default=[*NAMES, SLEEPERS, STATE],
+        choices=[*NAMES, SLEEPERS, STATE, HASHES],
+        default=[*NAMES, SLEEPERS, STATE, HASHES],
         metavar="NAME",
         help="contenders",
     )
@@ -178,7 +180,7 @@ def main(args: Sequence[str] | None = None) -> None:
     load = [os.getloadavg()]
     report: dict[str, Any] = {"candidates": options.candidates, "cores": os.cpu_count()}
     missed: list[str] = []
-    names = [name for name in options.only if name not in (SLEEPERS, STATE)]
+    names = [name for name in options.only if name not in (SLEEPERS, STATE, HASHES)]
     if names:
         rows, skipped = measure(names, options.candidates, options.rounds, options.timeout)
         show(rows, skipped, options.candidates)
@@ -205,6 +207,12 @@ def main(args: Sequence[str] | None = None) -> None:
         print(f"Putting a worker's state back: {spent:.2f} ms of CPU per candidate (goal: at most {GOAL_STATE_MS:g}).")
         if spent > GOAL_STATE_MS:
             missed.append(f"{spent:.2f} ms for putting state back is above {GOAL_STATE_MS:g}")
+    if HASHES in options.only:
+        print("hashing checkpoints", file=sys.stderr, flush=True)
+        report["hashes"] = run_contender(HASHES, options.candidates, options.timeout)
+        for size, spent_on in report["hashes"].items():
+            costs = ", ".join(f"{name} {cost:.2f}" for name, cost in spent_on.items())
+            print(f"A checkpoint of {size}, ms of CPU: {costs}.")
     load.append(os.getloadavg())
     print(
         f"Load average over the last minute: {load[0][0]:.1f} before, {load[1][0]:.1f} after, on {os.cpu_count()} cores "
