@@ -80,6 +80,7 @@ class Jobs:
             context=self._context(candidate, directory),
             # Where others are stacked, whether a candidate is should make no difference to what it sees.
             data_seed=self._data_seed if self.grouping.stacks else None,
+            chdir=search.workers.chdir,
         )
         task = search.trainable.task(candidate, request)
         return Job(
@@ -110,6 +111,7 @@ class Jobs:
             callbacks=search.callbacks,
             context=self._stack_context(first, directory),
             data_seed=self._data_seed,
+            chdir=search.workers.chdir,
         )
         members = [StackMember(each, str(self.directory(each)), each.id in finished) for each in candidates]
         is_swarm = search.algorithm.swarm(first) is not None

@@ -79,6 +79,8 @@ class Workers:
             that don't change the network's structure (see :mod:`lightning_evo.evolution.stacking`). ``auto``: up to 16.
             This many candidates are bred per free slot, before the results of the others are known. Default: train each
             candidate separately.
+        chdir: Run each candidate in its own directory, where files that it writes to its working directory don't meet
+            those of others. Relative paths in the config mean what they mean without it.
     """
 
     slots: int | None = None
@@ -88,6 +90,7 @@ class Workers:
     max_retries: int = 2
     recycle_after: int | None = None
     stack: int | Literal["auto"] | None = None
+    chdir: bool = False
 
     def __post_init__(self) -> None:
         for name in ("slots", "devices_per_candidate", "threads", "recycle_after"):
@@ -105,6 +108,8 @@ class Workers:
             raise ValueError(f"max_retries: {self.max_retries!r} is not at least 0")
         if self.time_limit is not None:
             seconds(self.time_limit, "time_limit")
+        if not isinstance(self.chdir, bool):
+            raise ValueError(f"chdir: {self.chdir!r} is not true or false")
         if self.stack is None:
             return
         if self.stack != "auto":

@@ -98,6 +98,7 @@ class Finisher:
             callbacks=(*self._replaying(archive, winner), *self._callbacks()),
             context=self._context(winner, target),
             trusted=trusted or retrain,
+            chdir=search.workers.chdir,
             digest="" if stored is None or stored.seal is None else stored.seal.digest,
         )
         task = search.trainable.final_task(config, training, checkpoint, final.test)

@@ -172,7 +172,15 @@ class Blueprint:
 
     def check(self, config: Mapping[str, Any]) -> None:
         """Raise :class:`ConfigError` if the parser refuses ``config``."""
-        self._cli().parse(config)
+        self.parse(config)
+
+    def parse(self, config: Mapping[str, Any]) -> Namespace:
+        """What the parser makes of ``config``, links applied.
+
+        Raises:
+            ConfigError: If the parser refuses it.
+        """
+        return self._cli().parse(config)
 
     def build(
         self,

@@ -31,6 +31,7 @@ from lightning_evo.training.blueprint import Blueprint, dump_yaml
 from lightning_evo.training.loggers import SilentLogger, ended_runs, log_genes, name_loggers
 from lightning_evo.training.preparation import prepare_in_turn
 from lightning_evo.training.request import TrainingRequest
+from lightning_evo.training.working_directory import anchored, launch_directory, working_in
 from lightning_evo.utils.checkpoints import DamagedCheckpoint, check_whole
 from lightning_evo.utils.files import open_unlinked
 from lightning_evo.utils.random_state_torch import isolated_random_state
@@ -91,9 +92,12 @@ def train_candidate(blueprint: Blueprint, config: Mapping[str, Any], request: Tr
     try:
         Path(directory).mkdir(parents=True, exist_ok=True)
         (Path(directory) / CONFIG_FILE).write_text(dump_yaml(dict(config)), encoding="utf-8")
-        with isolated(config), ended_runs() as loggers:
+        base = launch_directory(request)
+        with isolated(config), working_in(request.working_directory), ended_runs() as loggers:
             first, given = copies_of(request.callbacks)
             named = name_loggers(config, directory)
+            if request.chdir:
+                named = anchored(blueprint, named, base)
             own = [*given, meter, speed, recorder]
             parts = blueprint.build(named, trainer_overrides(config, directory, request.devices), own, adaptation)
             loggers += parts.trainer.loggers

@@ -13,6 +13,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ RESULT_FILE = "distributed.json"
 def train_candidate_distributed(blueprint: Blueprint, config: Mapping[str, Any], request: TrainingRequest) -> Result:
     """:func:`~lightning_evo.training.train_candidate` with ``request.devices`` > 1, in processes of its own."""
     directory = Path(request.directory)
+    # Ranks start one another in whatever working directory they have by then.
+    request = replace(request, launched_in=os.getcwd())
     arguments = {"blueprint": blueprint, "config": config, "request": request}
     directory.mkdir(parents=True, exist_ok=True)
     result = directory / RESULT_FILE

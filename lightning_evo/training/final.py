@@ -23,6 +23,7 @@ from lightning_evo.training.packing import pack, restore_structure
 from lightning_evo.training.preparation import prepare_in_turn
 from lightning_evo.training.request import TrainingRequest
 from lightning_evo.training.tested import known_test, remember_test
+from lightning_evo.training.working_directory import anchored, launch_directory, working_in
 from lightning_evo.utils.checkpoints import check_whole
 from lightning_evo.utils.files import copy_atomically
 from lightning_evo.utils.records import known_fields
@@ -106,8 +107,11 @@ def finish_candidate(
         if known is not None:
             metrics |= known
         elif test:
-            with isolated(config), ended_runs() as loggers:
+            base = launch_directory(request)
+            with isolated(config), working_in(request.working_directory), ended_runs() as loggers:
                 named = name_loggers(config, directory, "test" if trained else "")
+                if request.chdir:
+                    named = anchored(blueprint, named, base)
                 overrides = trainer_overrides(config, directory, 1)
                 parts = blueprint.build(named, overrides, adaptation=Adaptation(directory, config))
                 why_not = _untestable(parts)

@@ -32,6 +32,8 @@ class TrainingRequest:
         context: What callbacks may know of the search, if there is one.
         data_seed: Seed of everything random from the training's beginning on, such as the order of the data. The initial
             weights stay those of the config's seed. Default: the config's seed decides all.
+        chdir: Whether its directory is its working directory, too (default ``False``).
+        launched_in: The directory that relative paths of its config then mean; empty: the working directory before.
         trusted: Whether the checkpoint that is tested (of the winner) may be unpickled, which runs code that it holds.
         digest: The hash of that checkpoint; empty where none is known.
     """
@@ -45,7 +47,14 @@ class TrainingRequest:
     context: SearchContext | None = None
     data_seed: int | None = None
     trusted: bool = False
+    chdir: bool = False
+    launched_in: str = ""
     digest: str = ""
+
+    @property
+    def working_directory(self) -> str | None:
+        """The candidate's own working directory, if it is to have one."""
+        return self.directory if self.chdir else None
 
     @property
     def is_segment(self) -> bool:

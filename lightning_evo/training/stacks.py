@@ -39,6 +39,7 @@ from lightning_evo.training.loggers import ended_runs, name_loggers
 from lightning_evo.training.overrides import apply_genome
 from lightning_evo.training.preparation import prepare_in_turn
 from lightning_evo.training.request import TrainingRequest
+from lightning_evo.training.working_directory import anchored, launch_directory, working_in
 from lightning_evo.utils.files import remove_tree
 from lightning_evo.utils.random_state_torch import isolated_random_state
 
@@ -111,6 +112,7 @@ def train_stack(
     if not whole and any((Path(member.directory) / CONFIG_FILE).exists() for member in members):
         return Result.failure(NotStacked("the worker process that trained the stack died"), started=started)
     Path(directory).mkdir(parents=True, exist_ok=True)
+    base = launch_directory(request)
     particles: list[_Particle] = []
     for member in members:
         if member.finished:
@@ -123,7 +125,9 @@ def train_stack(
         keep = request.save_checkpoint and not member.finished
         recorder = recorder_of(replace(request, directory=record_in, save_checkpoint=keep))
         try:
-            particles.append(_Particle(member, _model(blueprint, member.config, directory), recorder))
+            settled = anchored(blueprint, member.config, base) if request.chdir else member.config
+            with working_in(request.working_directory):
+                particles.append(_Particle(member, _model(blueprint, settled, directory), recorder))
         except Exception as error:
             _leave(write, member, Result.failure(error, started=started, ended=time.time()))
     meter, speed = _Shares(), SpeedMeter()
@@ -132,11 +136,14 @@ def train_stack(
             raise NotStacked(f"of {len(members)} candidates {len(particles)} could be built")
         config = particles[0].member.config
         adaptation = Adaptation(directory, config)
-        with isolated({"seed_everything": data_seed}), ended_runs() as loggers:
+        own_place = working_in(request.working_directory)
+        with isolated({"seed_everything": data_seed}), own_place, ended_runs() as loggers:
             stack = stack_particles([particle.model for particle in particles])
             recorders = _Recorders([particle.recorder for particle in particles])
             first, given = copies_of(request.callbacks)
             named = name_loggers(config, directory)
+            if request.chdir:
+                named = anchored(blueprint, named, base)
             own = [*given, meter, speed, recorders]
             parts = blueprint.build(named, trainer_overrides(config, directory, 1), own, adaptation)
             loggers += parts.trainer.loggers

@@ -28,6 +28,7 @@ from lightning_evo.training.proxies import measure_candidate
 from lightning_evo.training.request import TrainingRequest
 from lightning_evo.training.stacks import Member, train_stack
 from lightning_evo.training.structure import compare_structures
+from lightning_evo.training.working_directory import working_in
 from lightning_evo.utils.imports import named, public_name
 from lightning_evo.utils.random_state_torch import isolated_random_state
 
@@ -518,6 +519,7 @@ class FunctionTrainable(Trainable):
             "seed": candidate.seed,
             "directory": request.directory,
             "objectives": tuple(request.objectives),
+            **({"chdir": True} if request.chdir else {}),
         }
         return Task(_evaluate, arguments, (self.function.__module__,))
 
@@ -561,10 +563,11 @@ def _evaluate(
     seed: int,
     directory: str,
     objectives: Sequence[Objective],
+    chdir: bool = False,
 ) -> Result:
     started = time.time()
     try:
-        with _seeded(seed):
+        with _seeded(seed), working_in(directory if chdir else None):
             returned = function(genome, seed=seed, directory=directory)
         metrics = {name: float(value) for name, value in returned.items()}
         monitors = [objective.monitor for objective in objectives]
