@@ -80,7 +80,7 @@ class Opened:
         for name in names or self("shownPlots()"):
             self(f"plots.get('{name}').place.scrollIntoView({{ behavior: 'instant', block: 'center' }})")
             self.waits(f"plots.get('{name}').drawn > 0 && !plots.get('{name}').stale")
-        self.waits("queue.size === 0 && !drawing")
+        self.waits("renderQueue.size === 0 && !renderScheduled")
 
     def rows(self) -> list[int]:
         """The ids in the leaderboard's rows, from the top."""

@@ -36,4 +36,4 @@ window.cardEdges = () =>
 
 // Every candidate's tooltip, put into the page as the mouse would.
 window.showEveryTooltip = () =>
-  state.run.ids.forEach((_, row) => document.body.append(element("div", {}, ...summaryOf(state.run, row))));
+  state.run.ids.forEach((_, row) => document.body.append(element("div", {}, ...candidateSummary(state.run, row))));

@@ -58,7 +58,7 @@ def test_three_objectives_are_drawn_in_space(browser, strange_page, strange):
     with opened(browser, strange_page) as seen:
         seen.draw("front")
         seen.page.select_option("[data-choice='front.as'] select", "3")
-        seen.waits("tracesOf('front')[0].type === 'scatter3d' && !plots.get('front').stale && !drawing")
+        seen.waits("tracesOf('front')[0].type === 'scatter3d' && !plots.get('front').stale && !renderScheduled")
         rows = rows_of(strange)
         assert seen("pointsOf('front')") == len(with_fitness(rows, "completed") + with_fitness(rows, "stopped"))
         assert seen.page.locator("[data-plot=front] canvas").count() > 0
@@ -125,7 +125,7 @@ def test_a_picture_of_the_whole_page_is_as_wide_as_the_screen_and_in_its_colors(
 def test_texts_stand_out_from_their_ground(browser, ordinary_page, theme):
     with opened(browser, ordinary_page, {**DESKTOP, "color_scheme": theme}) as seen:
         names = ("card", "back", "text", "muted", "accent", "failed", "best")
-        colors = {name: seen(f"colorOf('{name}')") for name in names}
+        colors = {name: seen(f"themeColor('{name}')") for name in names}
     for name in ("text", "muted", "accent"):
         for ground in ("card", "back"):
             assert contrast(colors[name], colors[ground]) >= 4.5, (name, ground)
@@ -184,7 +184,7 @@ def test_markup_in_names_genes_and_errors_is_shown_and_never_executed(browser, s
         assert seen.text("#details h2").startswith(f"#{FEATURED - 1} ")
         seen("showEveryTooltip()")
         for which in ("best", "all", "family"):
-            seen(f"state.choices['lineage.who'] = '{which}'; redraw('lineage')")
+            seen(f"state.choices['lineage.who'] = '{which}'; invalidate('lineage')")
             seen.draw("lineage")
         seen("filters.scrollIntoView() || setRange('gene:" + STRANGE_GENE.replace("'", "\\'") + "', [[0, 5]])")
         assert seen("window.hacked") is None

@@ -72,7 +72,7 @@ def test_columns_can_be_chosen_and_the_table_saved_as_csv(page, ordinary):
         known = seconds[int(row["id"])]
         assert row["seconds"] == "" if known is None else float(row["seconds"]) == pytest.approx(known, rel=1e-4)
     page.page.click("text=Copy CSV")
-    page.waits("document.getElementById('said').textContent === 'The table copied'")
+    page.waits("document.getElementById('announcement').textContent === 'The table copied'")
     assert page("navigator.clipboard.readText()").replace("\r\n", "\n") == text
 
 
@@ -139,7 +139,7 @@ def test_a_filter_that_nothing_passes_leaves_a_page_that_says_so(page):
 
 def test_a_range_that_is_no_number_is_refused_in_words(page):
     filter_range(page, "lr", "much", "")
-    assert "numbers" in page("document.getElementById('said').textContent")
+    assert "numbers" in page("document.getElementById('announcement').textContent")
     assert page("state.ranges.size") == 0
 
 

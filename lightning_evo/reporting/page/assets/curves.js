@@ -1,18 +1,18 @@
 // Learning curves with predicted final values, and predicted versus true fitness.
 "use strict";
 
-const MOST_CURVES = 200;
+const MAX_CURVES = 200;
 
 // A range that shows how curves end: the first fifth of the epochs, where all are bad alike, may leave it.
-function learned(values, mode, log) {
-  const last = spanOf(values.map(([epoch]) => epoch))[1],
+function lateEpochsRange(values, mode, log) {
+  const last = extentOf(values.map(([epoch]) => epoch))[1],
     usable = values.filter(([, value]) => value !== null && (!log || value > 0));
   const late = usable.filter(([epoch]) => epoch >= last / 5).map(([, value]) => (log ? Math.log10(value) : value)).sort(
     (a, b) => a - b);
   if (late.length < 10) return null;
   const [inner, outer] = mode === "max" ? [quantile(late, 0.03), late.at(-1)] : [late[0], quantile(late, 0.97)],
     pad = 0.06 * (outer - inner);
-  const [low, high] = spanOf(usable.map(([, value]) => (log ? Math.log10(value) : value)));
+  const [low, high] = extentOf(usable.map(([, value]) => (log ? Math.log10(value) : value)));
   return outer > inner && high - low > 1.6 * (outer - inner) ? { range: [inner - pad, outer + pad] } : null;
 }
 
@@ -20,21 +20,21 @@ addPlot("curves", "data run filter open", () => {
   const { run } = state, { metrics, every, thinned } = run.raw.curves, early = run.raw.early ?? {};
   const first = run.objectives[0]?.monitor, ordered = [...metrics].sort((a, b) => (b === first) - (a === first));
   const samples = [["best", "best"], ["last", "latest"], ["spread", "a sample of all"]];
-  if (run.size > MOST_CURVES) samples.unshift(samples.pop());
+  if (run.size > MAX_CURVES) samples.unshift(samples.pop());
   setControls("curves", [run.index, ordered, samples],
-    () => [chooser("curves", "metric", "Metric", ordered.map((name) => [name, name])),
-      chooser("curves", "who", "Candidates", samples), switchBox("curves", "log", "log scale")]);
-  const metric = choice("curves", "metric"),
+    () => [selectControl("curves", "metric", "Metric", ordered.map((name) => [name, name])),
+      selectControl("curves", "who", "Candidates", samples), checkboxControl("curves", "log", "log scale")]);
+  const metric = selectedOption("curves", "metric"),
     has = (row) => every[run.ids[row]]?.[metric]?.some((value) => value !== null);
   if (!metric) return { empty: "No metric was logged per epoch." };
   const visible = new Set(visibleRows()), ranked = run.ranked.filter((row) => visible.has(row) && has(row));
   if (!ranked.length) return { empty: `None of the candidates shown has a learning curve for ${metric}.` };
-  const who = choice("curves", "who"), step = Math.max(1, ranked.length / MOST_CURVES);
-  const chosen = who === "last" ? [...ranked].sort((a, b) => b - a).slice(0, MOST_CURVES)
+  const who = selectedOption("curves", "who"), step = Math.max(1, ranked.length / MAX_CURVES);
+  const chosen = who === "last" ? [...ranked].sort((a, b) => b - a).slice(0, MAX_CURVES)
     : who === "spread" ? ranked.filter((_, place) => Math.floor(place / step) !== Math.floor((place - 1) / step))
-    : ranked.slice(0, MOST_CURVES);
+    : ranked.slice(0, MAX_CURVES);
   const places = new Map(ranked.map((row, place) => [row, place])),
-    order = chosen.sort((a, b) => places.get(b) - places.get(a)), data = [], log = Boolean(choice("curves", "log"));
+    order = chosen.sort((a, b) => places.get(b) - places.get(a)), data = [], log = Boolean(selectedOption("curves", "log"));
   const values = [];
   // Lines of alike fitness are one trace: the best ones last, on top of the others.
   for (let shade = 0; shade < SHADES; shade++) {
@@ -51,7 +51,7 @@ addPlot("curves", "data run filter open", () => {
     const at = shade / (SHADES - 1);
     data.push({ type: "scatter", mode: "lines", ...line, hoverinfo: "none", showlegend: false, connectgaps: false,
       opacity: 0.35 + 0.4 * at,
-      line: { color: shadeOf(at), width: shade === SHADES - 1 ? 1.8 : 1.1 } });
+      line: { color: shadeAt(at), width: shade === SHADES - 1 ? 1.8 : 1.1 } });
   }
   const drawn = new Set(order), at = (row, epoch) => {
     const curve = every[run.ids[row]], place = curve.epoch.indexOf(epoch);
@@ -62,43 +62,43 @@ addPlot("curves", "data run filter open", () => {
   if (stops.length) data.push(
     { type: "scatter", mode: "markers", name: "stopped early", x: stops.map(end),
       y: stops.map((row) => at(row, end(row))), customdata: stops, hoverinfo: "none",
-      marker: { symbol: "diamond", size: 7, color: colorOf("stopped"), line: { width: 1, color: colorOf("card") } } });
-  const would = order.filter((row) => run.status(row) === COMPLETED
+      marker: { symbol: "diamond", size: 7, color: themeColor("stopped"), line: { width: 1, color: themeColor("card") } } });
+  const wouldStop = order.filter((row) => run.status(row) === COMPLETED
       && (early[run.ids[row]]?.would_stop_at ?? null) !== null);
-  if (would.length) data.push(
+  if (wouldStop.length) data.push(
     { type: "scatter", mode: "markers", name: "would have been stopped",
-      x: would.map((row) => early[run.ids[row]].would_stop_at),
-      y: would.map((row) => at(row, early[run.ids[row]].would_stop_at)),
-      customdata: would, hoverinfo: "none",
-      marker: { symbol: "diamond-open", size: 8, color: colorOf("stopped"),
-        line: { width: 1.5, color: colorOf("stopped") } } });
-  const foreseen = order.filter((row) => early[run.ids[row]]?.predicted?.[metric]?.mean !== undefined
+      x: wouldStop.map((row) => early[run.ids[row]].would_stop_at),
+      y: wouldStop.map((row) => at(row, early[run.ids[row]].would_stop_at)),
+      customdata: wouldStop, hoverinfo: "none",
+      marker: { symbol: "diamond-open", size: 8, color: themeColor("stopped"),
+        line: { width: 1.5, color: themeColor("stopped") } } });
+  const withPrediction = order.filter((row) => early[run.ids[row]]?.predicted?.[metric]?.mean !== undefined
       && early[run.ids[row]].predicted[metric].mean !== null).slice(-60);
-  if (foreseen.length) {
-    const guess = (row) => early[run.ids[row]].predicted[metric],
-      last = spanOf(order.map((row) => every[run.ids[row]].epoch.at(-1)))[1];
-    data.push({ type: "scatter", mode: "markers", name: "predicted final value", hoverinfo: "none", customdata: foreseen,
-      y: foreseen.map((row) => guess(row).mean),
-      x: foreseen.map((row, place) => Math.max(last, (early[run.ids[row]].horizon ?? last + 1) - 1) + 0.35
+  if (withPrediction.length) {
+    const prediction = (row) => early[run.ids[row]].predicted[metric],
+      last = extentOf(order.map((row) => every[run.ids[row]].epoch.at(-1)))[1];
+    data.push({ type: "scatter", mode: "markers", name: "predicted final value", hoverinfo: "none", customdata: withPrediction,
+      y: withPrediction.map((row) => prediction(row).mean),
+      x: withPrediction.map((row, place) => Math.max(last, (early[run.ids[row]].horizon ?? last + 1) - 1) + 0.35
           + 0.9 * (place % 12) / 12),
       error_y: { type: "data", symmetric: false,
-        array: foreseen.map((row) => Math.max(0, guess(row).high - guess(row).mean)),
-        arrayminus: foreseen.map((row) => Math.max(0, guess(row).mean - guess(row).low)), thickness: 1, width: 2,
-        color: colorOf("chosen") },
-      marker: { symbol: "line-ew", size: 7, line: { width: 2, color: colorOf("chosen") }, color: colorOf("chosen") } });
+        array: withPrediction.map((row) => Math.max(0, prediction(row).high - prediction(row).mean)),
+        arrayminus: withPrediction.map((row) => Math.max(0, prediction(row).mean - prediction(row).low)), thickness: 1, width: 2,
+        color: themeColor("chosen") },
+      marker: { symbol: "line-ew", size: 7, line: { width: 2, color: themeColor("chosen") }, color: themeColor("chosen") } });
   }
   const open = run.row(state.open);
   if (open !== undefined && has(open)) data.push(
     { type: "scatter", mode: "lines+markers", name: `#${state.open}`, x: every[state.open].epoch,
       y: every[state.open][metric], customdata: every[state.open].epoch.map(() => open),
-      hoverinfo: "none", line: { color: colorOf("chosen"), width: 3 }, marker: { size: 5, color: colorOf("chosen") } });
+      hoverinfo: "none", line: { color: themeColor("chosen"), width: 3 }, marker: { size: 5, color: themeColor("chosen") } });
   const mode = run.objectives.find(({ monitor }) => monitor === metric)?.mode
-    ?? (/loss|error/.test(metric) ? "min" : "max"), view = learned(values, mode, log);
+    ?? (/loss|error/.test(metric) ? "min" : "max"), view = lateEpochsRange(values, mode, log);
   const best = who === "best" && drawn.size < ranked.length ? " (the best)" : "";
-  const summary = [`${some(drawn.size, ranked.length, "curve")}${best}; brighter lines have a better final fitness.`];
+  const summary = [`${formatCountOf(drawn.size, ranked.length, "curve")}${best}; brighter lines have a better final fitness.`];
   if (stops.length) summary.push(`${stops.length} of them were stopped early.`);
-  if (foreseen.length) summary.push(
-    `Predicted final values with their 90% interval are to the right of the last epoch${foreseen.length === 60
+  if (withPrediction.length) summary.push(
+    `Predicted final values with their 90% interval are to the right of the last epoch${withPrediction.length === 60
         ? " (at most 60)" : ""}.`);
   if (view) summary.push("Double-click to include the first epochs.");
   if (thinned) summary.push(String(thinned));
@@ -111,7 +111,7 @@ addPlot("curves", "data run filter open", () => {
 // -- predicted against true -------------------------------------------------------------------------------------------
 
 // Pairs [row, predicted, low, high] whose truth is known: only what was trained to its end counts.
-function guesses(run, source, monitor) {
+function predictionPairs(run, source, monitor) {
   const given = source === "early"
     ? Object.entries(run.raw.early
         ?? {}).map(([id, { predicted }]) => [id, predicted?.[monitor]]).map(
@@ -126,14 +126,14 @@ function guesses(run, source, monitor) {
 // Spearman's rank correlation.
 function rankCorrelation(a, b) {
   const ranks = (values) => {
-    const order = values.map((_, place) => place).sort((i, j) => values[i] - values[j]), made = [];
+    const order = values.map((_, place) => place).sort((i, j) => values[i] - values[j]), result = [];
     for (let start = 0; start < order.length;) {
       let end = start;
       while (end + 1 < order.length && values[order[end + 1]] === values[order[start]]) end += 1;
-      for (let place = start; place <= end; place++) made[order[place]] = (start + end) / 2;
+      for (let place = start; place <= end; place++) result[order[place]] = (start + end) / 2;
       start = end + 1;
     }
-    return made;
+    return result;
   };
   const [x, y] = [ranks(a), ranks(b)], mean = (a.length - 1) / 2;
   let both = 0, first = 0, second = 0;
@@ -145,44 +145,44 @@ function rankCorrelation(a, b) {
 addPlot("predicted", "data run filter open", () => {
   const { run } = state, offered = [];
   run.objectives.forEach(({ monitor }, place) => {
-    if (guesses(run, "early", monitor).length) offered.push([`early:${place}`, `${monitor} from early epochs`]);
-    if (guesses(run, "before", monitor).length) offered.push([`before:${place}`, `${monitor} before training`]);
+    if (predictionPairs(run, "early", monitor).length) offered.push([`early:${place}`, `${monitor} from early epochs`]);
+    if (predictionPairs(run, "before", monitor).length) offered.push([`before:${place}`, `${monitor} before training`]);
   });
   setControls("predicted", [run.index, offered],
-    () => (offered.length ? [chooser("predicted", "what", "Prediction", offered)] : []));
+    () => (offered.length ? [selectControl("predicted", "what", "Prediction", offered)] : []));
   if (!offered.length) return {
     empty: "There are no predictions: the search uses neither a prescreen nor early fitness prediction." };
-  const [source, index] = choice("predicted", "what").split(":"), place = Number(index), column = run.fitness[place],
+  const [source, index] = selectedOption("predicted", "what").split(":"), place = Number(index), column = run.fitness[place],
     shown = new Set(visibleRows());
-  const all = guesses(run, source, run.objectives[place].monitor).filter(([row]) => shown.has(row));
+  const all = predictionPairs(run, source, run.objectives[place].monitor).filter(([row]) => shown.has(row));
   const known = all.filter(([row]) => run.status(row) === COMPLETED && column.values[row] !== null
       && column.values[row] !== undefined);
   if (!known.length) return {
-    empty: `${count(all.length, "prediction")}, but none of these candidates was trained to the end, so there is `
+    empty: `${formatCount(all.length, "prediction")}, but none of these candidates was trained to the end, so there is `
       + `nothing to compare.` };
   const truth = known.map(([row]) => column.values[row]), mean = known.map(([, value]) => value),
-    [low, high] = spanOf([...truth, ...mean]), few = known.length <= 300;
+    [low, high] = extentOf([...truth, ...mean]), few = known.length <= 300;
   const uirevision = source + place,
-    [drawn, left] = thinned(known.map((one) => ({ one, x: one[1], y: column.values[one[0]] })),
-      zoomOf("predicted", uirevision)), part = drawn.map(({ one }) => one);
+    [drawn, left] = samplePoints(known.map((one) => ({ one, x: one[1], y: column.values[one[0]] })),
+      zoomedRange("predicted", uirevision)), part = drawn.map(({ one }) => one);
   const data = [{ type: "scatter", mode: "lines", x: [low, high], y: [low, high], hoverinfo: "skip", showlegend: false,
-    line: { color: colorOf("muted"), dash: "dot", width: 1.5 } },
+    line: { color: themeColor("muted"), dash: "dot", width: 1.5 } },
     { type: "scatter", mode: "markers", x: part.map(([, value]) => value), y: part.map(([row]) => column.values[row]),
       customdata: part.map(([row]) => row), hoverinfo: "none", showlegend: false,
       ...(few ? { error_x: { type: "data", symmetric: false,
         array: part.map(([, value, , top]) => Math.max(0, (top ?? value) - value)),
         arrayminus: part.map(([, value, bottom]) => Math.max(0, value - (bottom ?? value))), thickness: 0.7, width: 0,
-        color: colorOf("muted") } } : {}),
-      marker: { color: colorOf("completed"), size: few ? 7 : 4, opacity: few ? 0.8 : 0.4 } }];
+        color: themeColor("muted") } } : {}),
+      marker: { color: themeColor("completed"), size: few ? 7 : 4, opacity: few ? 0.8 : 0.4 } }];
   const open = known.find(([row]) => row === run.row(state.open));
-  if (open) data.push(ring([open[1]], [column.values[open[0]]], open[0]));
+  if (open) data.push(highlightMarker([open[1]], [column.values[open[0]]], open[0]));
   const error = mean.reduce((sum, value, i) => sum + Math.abs(value - truth[i]), 0) / mean.length,
     rank = rankCorrelation(mean, truth);
   const held = known.filter(([row, , bottom, top]) => bottom !== null && bottom !== undefined
       && column.values[row] >= bottom && column.values[row] <= top).length;
-  return { data, summary: `${count(known.length, "candidate")} trained to the end: `
-      + `mean absolute error ${number(error, 3)}, rank `
-      + `correlation ${number(rank, 2)}, ${percent(held / known.length)} within the predicted 90% `
+  return { data, summary: `${formatCount(known.length, "candidate")} trained to the end: `
+      + `mean absolute error ${formatNumber(error, 3)}, rank `
+      + `correlation ${formatNumber(rank, 2)}, ${formatPercent(held / known.length)} within the predicted 90% `
       + `interval${few ? " (bars)" : ""}. ${left}`,
     layout: { uirevision, xaxis: axis(`predicted ${column.label}`), yaxis: axis(`true ${column.label}`) } };
-}).thins = true;
+}).samplesOnZoom = true;

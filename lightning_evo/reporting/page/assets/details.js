@@ -2,10 +2,10 @@
 "use strict";
 
 // A config with the genes' values in it: [line, whether a gene sets it] in the form of YAML.
-function yamlOf(run, row) {
+function configLines(run, row) {
   const config = structuredClone(run.raw.config ?? {}), marks = new Set();
   for (const gene of [...run.genes].sort((a, b) => a.path.length - b.path.length)) {
-    const value = gene.real(row);
+    const value = gene.configValue(row);
     if (value === null) continue;
     const parts = gene.path.split("."), last = parts.pop();
     let place = config;
@@ -63,7 +63,7 @@ function part(title, ...children) {
   return [element("h3", {}, title), ...children];
 }
 
-function chainOf(run, row) {
+function ancestry(run, row) {
   const chain = [];
   let now = row;
   for (const seen = new Set([row]); chain.length < 60;) {
@@ -79,42 +79,42 @@ function chainOf(run, row) {
 
 function differences(run, row) {
   return run.parents(row).map((parent) => {
-    const other = run.row(parent), changed = run.changed(row, other);
+    const other = run.row(parent), changed = run.changedGenes(row, other);
     const head = element("p", {}, "compared with ", candidateLink(parent),
       run.candidates.inherits[row] === parent ? " (weights inherited)" : "",
       changed.length ? "" : ": no differences");
     if (!changed.length) return head;
     return element("div", { class: "scroll" }, head,
       plainTable(["gene", `#${parent}`, `#${run.ids[row]}`],
-        changed.map((gene) => [shortened(gene.label, 40), shortened(gene.text(other) || "–", 60),
-          shortened(gene.text(row) || "–", 60)])));
+        changed.map((gene) => [truncate(gene.label, 40), truncate(gene.text(other) || "–", 60),
+          truncate(gene.text(row) || "–", 60)])));
   });
 }
 
-let opener = null;
+let previousFocus = null;
 
-function drawDetails(kind) {
+function renderDetails(kind) {
   const panel = byId("details"), { run } = state;
   const row = state.open === null ? undefined : run.row(state.open);
   if (row === undefined) {
     const inside = panel.contains(document.activeElement);
     panel.hidden = true;
     panel.replaceChildren();
-    if (kind === "open" && inside) backToOpener();
+    if (kind === "open" && inside) restoreFocus();
     return;
   }
   if (kind === "open") hideTooltip();
-  if (panel.hidden) opener = document.activeElement;
+  if (panel.hidden) previousFocus = document.activeElement;
   const scrolled = kind === "data" ? panel.scrollTop : 0, focused = panel.contains(document.activeElement),
     { candidates } = run, id = run.ids[row];
   const rows = sortedRows(), at = rows.indexOf(row);
   const step = (label, name, place) =>
     element("button", { type: "button", "aria-label": name, disabled: rows[place] === undefined || at < 0,
       onclick: () => openCandidate(run.ids[rows[place]]) }, label);
-  const title = element("h2", { id: "details-title", tabindex: "-1" }, statusMark(run.status(row)),
+  const title = element("h2", { id: "details-title", tabindex: "-1" }, statusIcon(run.status(row)),
     `#${id} ${STATUS[run.status(row)]}`);
-  const lines = yamlOf(run, row), early = run.raw.early?.[id], made = [];
-  made.push(facts([...run.fitness.map(
+  const lines = configLines(run, row), early = run.raw.early?.[id], result = [];
+  result.push(facts([...run.fitness.map(
     (column) => [column.label, column.text(row)
         || (run.status(row) === PENDING ? "pending" : "not finite or unknown")]),
     ["rank", run.best !== null && run.ranked.indexOf(row) >= 0 && run.fitness[0]?.values[row] !== null
@@ -125,43 +125,43 @@ function drawDetails(kind) {
     ["remark", run.column("remark").text(row)]]));
   if (candidates.error[row] !== null) {
     const trace = candidates.tracebacks?.[candidates.error[row]], text = candidates.errors[candidates.error[row]];
-    made.push(element("div", { class: "error" }, element("p", {}, element("b", {}, text)),
+    result.push(element("div", { class: "error" }, element("p", {}, element("b", {}, text)),
       trace ? element("pre", { tabindex: "0" }, trace) : null,
       copyButton("Copy error", () => trace ?? text, "The error")));
   }
-  made.push(...part("Genes", facts(run.genes.map((gene) => [shortened(gene.label, 40), gene.text(row)]))));
+  result.push(...part("Genes", facts(run.genes.map((gene) => [truncate(gene.label, 40), gene.text(row)]))));
   const parents = differences(run, row);
-  if (parents.length) made.push(...part("Changes", ...parents));
-  made.push(...part("Learning curve", element("div", { class: "plot short", id: "details-curve" })));
+  if (parents.length) result.push(...part("Changes", ...parents));
+  result.push(...part("Learning curve", element("div", { class: "plot short", id: "details-curve" })));
   if (early?.predicted) {
-    const said = Object.entries(early.predicted).map(
+    const sentences = Object.entries(early.predicted).map(
       ([monitor, { mean, low, high }]) =>
-        [`${monitor}, predicted`, `${number(mean)} (${number(low)} to ${number(high)})`]);
-    made.push(facts([...said, ["stopped at epoch", early.stopped_at],
+        [`${monitor}, predicted`, `${formatNumber(mean)} (${formatNumber(low)} to ${formatNumber(high)})`]);
+    result.push(facts([...sentences, ["stopped at epoch", early.stopped_at],
       ["would have been stopped at epoch", early.would_stop_at],
       ["control", early.control ? "yes (trained to the end to check predictions)" : null]]));
   }
   const measured = run.columns.filter(({ group }) => ["costs", "times", "metrics", "predictions"].includes(group));
-  made.push(...part("Costs, times and metrics", facts(measured.map((column) => [column.label, column.text(row)]))));
-  const chain = chainOf(run, row);
-  if (chain.length) made.push(
+  result.push(...part("Costs, times and metrics", facts(measured.map((column) => [column.label, column.text(row)]))));
+  const chain = ancestry(run, row);
+  if (chain.length) result.push(
     ...part("Ancestors", element("ul", { class: "chain" },
       chain.map(([ancestor, inherited, child]) => element("li", {}, candidateLink(run.ids[ancestor]),
         element("span", {}, [run.fitness[0]?.text(ancestor), inherited ? "weights inherited" : "",
-          run.changes(child, ancestor, 2).join("; ")].filter(Boolean).join(" · ")))))));
+          run.describeChanges(child, ancestor, 2).join("; ")].filter(Boolean).join(" · ")))))));
   const children = run.children(id);
-  if (children.length) made.push(
-    ...part(count(children.length, "child", "children"),
+  if (children.length) result.push(
+    ...part(formatCount(children.length, "child", "children"),
       element("p", { class: "ids" }, children.slice(0, 60).map((child) => candidateLink(child)),
         children.length > 60 ? `and ${children.length - 60} more` : null)));
-  made.push(...part("Config (values set by genes are highlighted)",
+  result.push(...part("Config (values set by genes are highlighted)",
     element("pre", { tabindex: "0", "aria-label": "Config" }, lines.flatMap(([line, marked]) => {
       const [, indent, rest] = /^(\s*)(.*)$/.exec(line);
       return [indent, marked ? element("mark", {}, rest) : rest, "\n"];
     }))));
   const link = () => location.href.split("#")[0]
     + `#${state.runs.length > 1 ? `run=${run.index + 1}&` : ""}candidate=${id}`;
-  made.push(element("p", { class: "ids", style: "margin-top:8px" },
+  result.push(element("p", { class: "ids", style: "margin-top:8px" },
     copyButton("Copy config", () => `${lines.map(([line]) => line).join("\n")}\n`, "The config"),
     copyButton("Copy link", link, "The link"),
     element("button", { type: "button", onclick: () => showFamily() }, "Show family")));
@@ -169,20 +169,20 @@ function drawDetails(kind) {
     step("‹", "Previous candidate in the leaderboard", at - 1),
     step("›", "Next candidate in the leaderboard", at + 1),
     element("button", { type: "button", id: "close", "aria-label": "Close (Escape)",
-      onclick: () => openCandidate(null) }, "✕")), ...made);
+      onclick: () => openCandidate(null) }, "✕")), ...result);
   panel.hidden = false;
   panel.scrollTop = scrolled;
-  drawOwnCurve(row);
+  renderCandidateCurve(row);
   if (kind === "open" || focused) title.focus({ preventScroll: true });
 }
 
-function backToOpener() {
-  const again = opener?.isConnected ? opener
-    : byId("table").querySelector(`[data-candidate="${opener?.dataset?.candidate}"]`);
+function restoreFocus() {
+  const again = previousFocus?.isConnected ? previousFocus
+    : byId("table").querySelector(`[data-candidate="${previousFocus?.dataset?.candidate}"]`);
   (again ?? byId("leaderboard")).focus({ preventScroll: true });
 }
 
-function drawOwnCurve(row) {
+function renderCandidateCurve(row) {
   const { run } = state, place = byId("details-curve"), curve = run.raw.curves.every[run.ids[row]];
   const names = curve ? Object.keys(curve).filter((name) => name !== "epoch"
       && curve[name].some((value) => value !== null)) : [];
@@ -191,27 +191,27 @@ function drawOwnCurve(row) {
     place.textContent = "No learning curve.";
     return;
   }
-  const guess = run.raw.early?.[run.ids[row]]?.predicted ?? {}, loss = (name) => /loss|error|perplexity/.test(name),
+  const prediction = run.raw.early?.[run.ids[row]]?.predicted ?? {}, loss = (name) => /loss|error|perplexity/.test(name),
     two = names.some(loss) && !names.every(loss);
   const data = names.slice(0,
     8).map((name, index) => (
-      { type: "scatter", mode: "lines+markers", name: escaped(shortened(name, 24)), x: curve.epoch, y: curve[name],
+      { type: "scatter", mode: "lines+markers", name: escaped(truncate(name, 24)), x: curve.epoch, y: curve[name],
         marker: { size: 4 }, hoverinfo: "x+y",
         yaxis: two && loss(name) ? "y2" : "y",
-        line: { color: colorOf(`run-${index}`), width: 2, dash: two && loss(name) ? "dot" : "solid" } }));
-  for (const [monitor, { mean, low, high }] of Object.entries(guess)) {
+        line: { color: themeColor(`run-${index}`), width: 2, dash: two && loss(name) ? "dot" : "solid" } }));
+  for (const [monitor, { mean, low, high }] of Object.entries(prediction)) {
     if (!names.includes(monitor) || mean === null) continue;
     data.push({ type: "scatter", mode: "markers", showlegend: false, hoverinfo: "y",
       x: [(run.raw.early[run.ids[row]].horizon ?? curve.epoch.at(-1) + 2) - 0.5], y: [mean], yaxis: two
         && loss(monitor) ? "y2" : "y",
       error_y: { type: "data", symmetric: false, array: [Math.max(0, high - mean)],
-        arrayminus: [Math.max(0, mean - low)], color: colorOf("chosen"), thickness: 1.5 },
-      marker: { symbol: "line-ew", size: 10, color: colorOf("chosen"), line: { width: 2, color: colorOf("chosen") } } });
+        arrayminus: [Math.max(0, mean - low)], color: themeColor("chosen"), thickness: 1.5 },
+      marker: { symbol: "line-ew", size: 10, color: themeColor("chosen"), line: { width: 2, color: themeColor("chosen") } } });
   }
   place.setAttribute("role", "img");
   const end = (name) => curve[name].filter((value) => value !== null).at(-1);
   place.setAttribute("aria-label",
-    `Learning curve: ${names.map((name) => `${name} ends at ${number(end(name))}`).join(", ")}`);
+    `Learning curve: ${names.map((name) => `${name} ends at ${formatNumber(end(name))}`).join(", ")}`);
   Plotly.newPlot(place, data,
     baseLayout({ hovermode: "x", margin: { l: 44, r: two ? 44 : 10, t: 8, b: 36 }, xaxis: axis("epoch"),
       yaxis: axis(""), ...(two ? { yaxis2: axis("", { overlaying: "y", side: "right", showgrid: false }) } : {}) }),
@@ -220,15 +220,15 @@ function drawOwnCurve(row) {
 
 function showFamily() {
   state.choices["lineage.who"] = "family";
-  const select = controlsOf("lineage").querySelector("[data-choice='lineage.who'] select");
+  const select = sectionControls("lineage").querySelector("[data-choice='lineage.who'] select");
   if (select) select.value = "family";
-  redraw("lineage");
+  invalidate("lineage");
   // the panel stays: the tree is behind it on a phone, which Escape or the cross uncovers
   if (innerWidth < 1000) openCandidate(state.open);
   byId("lineage").scrollIntoView();
 }
 
-on("open data theme", drawDetails);
+subscribe("open data theme", renderDetails);
 
 addEventListener("keydown", (event) => {
   if (event.key === "Escape" && state.open !== null) {

@@ -6,7 +6,7 @@ byId("search").addEventListener("input", (event) => {
   clearTimeout(waiting);
   waiting = setTimeout(() => {
     state.text = event.target.value;
-    changed("filter");
+    notify("filter");
   }, 120);
 });
 
@@ -22,12 +22,12 @@ function toggle(label, set, value, mark = null) {
   button.addEventListener("click", () => {
     if (!set.delete(value)) set.add(value);
     button.setAttribute("aria-pressed", String(set.has(value)));
-    changed("filter");
+    notify("filter");
   });
   return button;
 }
 
-function drawFilterChoices() {
+function renderFilterChoices() {
   const { run } = state, { status, origin, origins } = run.candidates;
   const tally = [0, 0, 0, 0], kinds = origins.map(() => 0);
   status.forEach((value) => { tally[value] += 1; });
@@ -35,21 +35,21 @@ function drawFilterChoices() {
   replaceKeepingFocus("statuses",
     [COMPLETED, STOPPED, FAILED, PENDING].filter((value) => tally[value] || state.statuses.has(value))
       .map((value) => toggle(`${STATUS[value]} ${tally[value].toLocaleString("en")}`, state.statuses, value,
-        statusMark(value))));
+        statusIcon(value))));
   replaceKeepingFocus("origins",
-    origins.map((name, index) => toggle(`${shortened(name)} ${kinds[index].toLocaleString("en")}`, state.origins,
+    origins.map((name, index) => toggle(`${truncate(name)} ${kinds[index].toLocaleString("en")}`, state.origins,
       name)));
   const select = byId("range-column"), chosen = select.value, groups = new Map();
   for (const column of run.columns) {
     const offered = column.key !== "status" && column.key !== "origin" && !column.ids
-      && (column.isNumber ? column.span() : column.choices.length && column.choices.length <= 60);
+      && (column.isNumber ? column.extent() : column.choices.length && column.choices.length <= 60);
     if (!offered) continue;
     if (!groups.has(column.group)) groups.set(column.group, element("optgroup", { label: column.group }));
-    groups.get(column.group).append(new Option(shortened(column.label, 44), column.key));
+    groups.get(column.group).append(new Option(truncate(column.label, 44), column.key));
   }
   select.replaceChildren(...groups.values());
   if (run.column(chosen)) select.value = chosen;
-  if (select.value !== chosen) drawRangeInputs();
+  if (select.value !== chosen) renderRangeInputs();
 }
 
 // Live data arrive every few seconds: the focused element of the group stays focused.
@@ -59,19 +59,19 @@ function replaceKeepingFocus(id, children) {
   if (focused >= 0) place.children[focused]?.focus();
 }
 
-function drawRangeInputs() {
+function renderRangeInputs() {
   const column = state.run.column(byId("range-column").value), place = byId("range-inputs");
   if (!column) return place.replaceChildren();
   const list = state.ranges.get(column.key);
   if (column.choices) {
     place.replaceChildren(...column.choices.map((name, index) => {
       const box = element("input", { type: "checkbox", value: index });
-      box.checked = list ? within(index, list) : false;
-      return element("label", {}, box, shortened(name, 40));
+      box.checked = list ? inRanges(index, list) : false;
+      return element("label", {}, box, truncate(name, 40));
     }));
     return;
   }
-  const span = column.span() ?? ["", ""], now = list?.[0] ?? [null, null];
+  const span = column.extent() ?? ["", ""], now = list?.[0] ?? [null, null];
   const field = (name, value, hint) =>
     element("input", { class: "number", inputmode: "decimal", "aria-label": `${name} of ${column.label}`,
       placeholder: typeof hint === "number" ? String(+hint.toPrecision(4)) : "",
@@ -79,7 +79,7 @@ function drawRangeInputs() {
   place.replaceChildren(field("Minimum", now[0], span[0]), "to", field("Maximum", now[1], span[1]));
 }
 
-byId("range-column").addEventListener("change", drawRangeInputs);
+byId("range-column").addEventListener("change", renderRangeInputs);
 byId("range-form").addEventListener("submit", (event) => {
   event.preventDefault();
   const column = state.run.column(byId("range-column").value),
@@ -91,39 +91,39 @@ byId("range-form").addEventListener("submit", (event) => {
   }
   const bounds = inputs.map(({ value }) => (value.trim() === "" ? null : Number(value.replace(",", "."))));
   inputs.forEach((input, place) => input.setAttribute("aria-invalid", String(Number.isNaN(bounds[place]))));
-  if (bounds.some(Number.isNaN)) return say(`${column.label}: enter numbers such as 0.01 or 1e-3`);
+  if (bounds.some(Number.isNaN)) return announce(`${column.label}: enter numbers such as 0.01 or 1e-3`);
   const [low, high] = [bounds[0] ?? -Infinity, bounds[1] ?? Infinity];
   setRange(column.key, low === -Infinity && high === Infinity ? null : [[Math.min(low, high), Math.max(low, high)]]);
 });
 
-function drawChips() {
+function renderChips() {
   const { run } = state, chips = [];
   const chip = (text, remove) =>
     chips.push(element("li", {},
       element("button", { type: "button", class: "chip", title: text, "aria-label": `Remove filter ${text}`,
-        onclick: remove }, `${shortened(text, 90)}  ×`)));
+        onclick: remove }, `${truncate(text, 90)}  ×`)));
   for (const [key, list] of state.ranges) {
     const column = run.column(key);
-    if (column) chip(rangeText(column, list), () => setRange(key, null));
+    if (column) chip(describeRanges(column, list), () => setRange(key, null));
   }
   for (const status of state.statuses) {
-    chip(`status: ${STATUS[status]}`, () => { state.statuses.delete(status); changed("filter"); });
+    chip(`status: ${STATUS[status]}`, () => { state.statuses.delete(status); notify("filter"); });
   }
-  for (const name of state.origins) chip(`origin: ${name}`, () => { state.origins.delete(name); changed("filter"); });
-  if (filtered()) chips.push(
+  for (const name of state.origins) chip(`origin: ${name}`, () => { state.origins.delete(name); notify("filter"); });
+  if (hasFilters()) chips.push(
     element("li", {}, element("button", { type: "button", class: "chip", id: "clear", onclick: clearFilters },
       "Clear all filters")));
   byId("chips").replaceChildren(...chips);
   const many = visibleRows().length;
-  byId("shown").textContent = filtered() ? `${many.toLocaleString("en")} of ${count(run.size, "candidate")}`
-    : count(run.size, "candidate");
+  byId("shown").textContent = hasFilters() ? `${many.toLocaleString("en")} of ${formatCount(run.size, "candidate")}`
+    : formatCount(run.size, "candidate");
   if (document.activeElement !== byId("search")) byId("search").value = state.text;
 }
 
-on("data run", drawFilterChoices);
-on("filter", () => { if (!byId("statuses").contains(document.activeElement)
-    && !byId("origins").contains(document.activeElement)) drawFilterChoices(); });
-on("data run filter", drawChips);
+subscribe("data run", renderFilterChoices);
+subscribe("filter", () => { if (!byId("statuses").contains(document.activeElement)
+    && !byId("origins").contains(document.activeElement)) renderFilterChoices(); });
+subscribe("data run filter", renderChips);
 
 new IntersectionObserver(([entry]) => byId("filters").classList.toggle("stuck", entry.intersectionRatio < 1),
   { threshold: [1], rootMargin: "-1px 0px 0px 0px" })

@@ -6,7 +6,7 @@ const PENDING = 0, COMPLETED = 1, STOPPED = 2, FAILED = 3;
 const PREFIXES = [[1e18, "E"], [1e15, "P"], [1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]];
 
 // Four significant digits; 12.3k, 4.56M for large ones.
-function number(value, digits = 4) {
+function formatNumber(value, digits = 4) {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
   const size = Math.abs(value);
   if (Number.isInteger(value) && size < 1e4) return String(value);
@@ -20,7 +20,7 @@ function number(value, digits = 4) {
 }
 
 // Seconds as 3.2 s, 4 min 10 s, 2 h 13 min, 3 d 4 h.
-function duration(seconds) {
+function formatDuration(seconds) {
   if (seconds === null || seconds === undefined) return "–";
   if (seconds < 60) return `${+seconds.toPrecision(seconds < 10 ? 2 : 3)} s`;
   const parts = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
@@ -30,20 +30,20 @@ function duration(seconds) {
   return `${Math.floor(seconds / unit)} ${name}` + (rest ? ` ${rest} ${nextName}` : "");
 }
 
-function percent(share) {
+function formatPercent(share) {
   return share === null || share === undefined ? "–" : `${Math.round(100 * share)}%`;
 }
 
-function count(value, one, many = `${one}s`) {
+function formatCount(value, one, many = `${one}s`) {
   return `${value.toLocaleString("en")} ${value === 1 ? one : many}`;
 }
 
 // "5 of 20 candidates", or "20 candidates" where all are meant.
-function some(part, whole, one, many) {
-  return `${part < whole ? `${part.toLocaleString("en")} of ` : ""}${count(whole, one, many)}`;
+function formatCountOf(part, whole, one, many) {
+  return `${part < whole ? `${part.toLocaleString("en")} of ` : ""}${formatCount(whole, one, many)}`;
 }
 
-function moment(unix) {
+function formatDate(unix) {
   return new Date(unix * 1000).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
 }
 
@@ -52,38 +52,38 @@ function escaped(text) {
   return String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;").replace(/\n/g, " ");
 }
 
-function shortened(text, length = 40) {
+function truncate(text, length = 40) {
   const whole = String(text);
   return whole.length > length ? `${whole.slice(0, length - 1)}…` : whole;
 }
 
 // A short name for a choice: of a class's path its last part.
-function lastName(text, length) {
-  return shortened(/^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$/.test(text) ? text.slice(text.lastIndexOf(".") + 1) : text, length);
+function shortLabel(text, length) {
+  return truncate(/^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$/.test(text) ? text.slice(text.lastIndexOf(".") + 1) : text, length);
 }
 
 // An element with attributes; children that are texts become text nodes.
 function element(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
+  const result = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
-    else if (value === true) made.setAttribute(name, "");
-    else if (value !== false && value !== null && value !== undefined) made.setAttribute(name, value);
+    if (name.startsWith("on")) result.addEventListener(name.slice(2), value);
+    else if (value === true) result.setAttribute(name, "");
+    else if (value !== false && value !== null && value !== undefined) result.setAttribute(name, value);
   }
-  made.append(...children.flat().filter((child) => child !== null && child !== undefined));
-  return made;
+  result.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  return result;
 }
 
 function byId(id) {
   return document.getElementById(id);
 }
 
-function statusMark(status) {
+function statusIcon(status) {
   return element("span", { class: `dot ${STATUS[status]}`, "aria-hidden": "true" });
 }
 
-function say(text) {
-  byId("said").textContent = text;
+function announce(text) {
+  byId("announcement").textContent = text;
 }
 
 function csvCell(value) {
@@ -103,7 +103,7 @@ async function copyText(text, what) {
     done = document.execCommand("copy");
     field.remove();
   }
-  say(done ? `${what} copied` : `${what} could not be copied`);
+  announce(done ? `${what} copied` : `${what} could not be copied`);
   return done;
 }
 

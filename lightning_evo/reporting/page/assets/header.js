@@ -1,7 +1,7 @@
 // The header: names, status and totals of the runs, and a table that compares them.
 "use strict";
 
-function drawHeader() {
+function renderHeader() {
   const { payload, run, runs } = state, raw = run.raw;
   const names = runs.map(({ name }) => name);
   byId("name").textContent = names.length > 3 ? `${names.slice(0, 3).join(", ")} and ${names.length - 3} more`
@@ -13,23 +13,23 @@ function drawHeader() {
   const goals = run.objectives.map(({ monitor, mode }) => `${mode === "max" ? "highest" : "lowest"} ${monitor}`).join(
     " and ");
   const budget = Object.entries(raw.budget ?? {}).filter(([, value]) => value !== null && value !== undefined)
-    .map(([name, value]) => `${typeof value === "number" ? number(value) : value} ${name}`).join(", ");
+    .map(([name, value]) => `${typeof value === "number" ? formatNumber(value) : value} ${name}`).join(", ");
   const about = [goals && `Objective: ${goals}`, raw.algorithm, budget && `budget ${budget}`, raw.seed !== null
       && raw.seed !== undefined && `seed ${raw.seed}`,
-    `started ${moment(raw.created)}`, `report created ${moment(payload.generated)}`];
+    `started ${formatDate(raw.created)}`, `report created ${formatDate(payload.generated)}`];
   byId("about").textContent = about.filter(Boolean).join(" · ");
   byId("notes").replaceChildren(...(raw.notes ?? []).map((note) => element("li", {}, note)));
   byId("notes").hidden = !(raw.notes ?? []).length;
   byId("footer").textContent = `lightning-evo ${raw.version} · ${raw.directory} · plotly.js ${Plotly.version}`;
   const chosen = byId("run");
   byId("run-chooser").hidden = runs.length < 2;
-  chosen.replaceChildren(...runs.map((each) => new Option(shortened(each.name, 40), each.index, false, each === run)));
+  chosen.replaceChildren(...runs.map((each) => new Option(truncate(each.name, 40), each.index, false, each === run)));
 }
 
 byId("run").addEventListener("change", (event) => chooseRun(Number(event.target.value)));
-on("data run", drawHeader);
+subscribe("data run", renderHeader);
 
-function drawSections() {
+function renderSections() {
   const cards = [...document.querySelectorAll(".card[data-title]")].filter((card) => !card.hidden);
   byId("sections").replaceChildren(
     ...cards.map((card) => element("li", {}, element("a", { href: `#${card.id}` }, card.dataset.title))));
@@ -59,7 +59,7 @@ function total(what, value, ...more) {
     element("div", { class: "more" }, ...more));
 }
 
-function drawTotals() {
+function renderTotals() {
   const { run } = state, raw = run.raw, totals = raw.totals, cards = [];
   run.objectives.forEach(({ monitor, mode }, place) => {
     const column = run.fitness[place], best = bestRow(run, place);
@@ -74,26 +74,26 @@ function drawTotals() {
   cards.push(total("Candidates", run.size.toLocaleString("en"),
     counts.map(([status, many]) => `${many.toLocaleString("en")} ${STATUS[status]}`).join(", ") || "none yet",
     shares));
-  const busy = totals.busy === null || totals.busy === undefined ? "" : `, ${percent(totals.busy)} busy`;
-  cards.push(total("Training time", duration(totals.seconds ?? null), `${count(totals.slots ?? 0, "slot")}${busy}`));
-  const flops = totals.training_flops ? `${number(totals.training_flops)} training FLOPs` : "trained by all candidates";
-  cards.push(total("Epochs", number(totals.epochs ?? 0), flops));
+  const busy = totals.busy === null || totals.busy === undefined ? "" : `, ${formatPercent(totals.busy)} busy`;
+  cards.push(total("Training time", formatDuration(totals.seconds ?? null), `${formatCount(totals.slots ?? 0, "slot")}${busy}`));
+  const flops = totals.training_flops ? `${formatNumber(totals.training_flops)} training FLOPs` : "trained by all candidates";
+  cards.push(total("Epochs", formatNumber(totals.epochs ?? 0), flops));
   const early = raw.savings?.early_stopping, inheritance = raw.savings?.inheritance;
   if (early && early.stopped) {
     const whole = early.epochs_trained + early.epochs_saved;
-    cards.push(total("Saved by early stopping", percent(early.epochs_saved / Math.max(1, whole)),
-      `${number(early.epochs_saved)} of ${number(whole)} epochs`));
+    cards.push(total("Saved by early stopping", formatPercent(early.epochs_saved / Math.max(1, whole)),
+      `${formatNumber(early.epochs_saved)} of ${formatNumber(whole)} epochs`));
   }
   if (inheritance) {
-    cards.push(total("Started from a parent's weights", number(inheritance.inherited ?? 0),
+    cards.push(total("Started from a parent's weights", formatNumber(inheritance.inherited ?? 0),
       inheritance.share === null
         || inheritance.share === undefined ? "candidates"
-        : `candidates; tensors: ${percent(inheritance.share)} copied, ${percent(inheritance.sliced ?? 0)} sliced`));
+        : `candidates; tensors: ${formatPercent(inheritance.share)} copied, ${formatPercent(inheritance.sliced ?? 0)} sliced`));
   }
   byId("totals").replaceChildren(...cards);
 }
 
-on("data run", drawTotals);
+subscribe("data run", renderTotals);
 
 // -- costs and savings ------------------------------------------------------------------------------------------------
 
@@ -107,7 +107,7 @@ function plainTable(head, rows) {
 
 const figure = (text) => ({ number: true, text });
 
-function drawSavings() {
+function renderSavings() {
   const { run } = state, rows = visibleRows();
   const costs = run.columns.filter((column) => column.isNumber
       && (column.group === "costs" || column.key === "took"
@@ -118,77 +118,77 @@ function drawSavings() {
     if (!values.length) return null;
     const sum = values.reduce((all, value) => all + value, 0),
       additive = /seconds|epochs|flops$|took|energy|waiting/.test(column.label);
-    return [column.label, figure(additive ? column.shown(sum) : ""), figure(column.shown(quantile(values, 0.5))),
-      figure(column.shown(values[0])), figure(column.shown(values.at(-1)))];
+    return [column.label, figure(additive ? column.format(sum) : ""), figure(column.format(quantile(values, 0.5))),
+      figure(column.format(values[0])), figure(column.format(values.at(-1)))];
   }).filter(Boolean);
-  const made = [];
-  if (lines.length) made.push(
+  const result = [];
+  if (lines.length) result.push(
     plainTable(["per candidate", figure("sum"), figure("median"), figure("minimum"), figure("maximum")], lines));
-  else made.push(element("p", { class: "muted" }, "No costs have been measured yet."));
+  else result.push(element("p", { class: "muted" }, "No costs have been measured yet."));
   const early = run.raw.savings?.early_stopping, inheritance = run.raw.savings?.inheritance,
-    checkpoints = run.raw.savings?.checkpoints, said = [];
+    checkpoints = run.raw.savings?.checkpoints, sentences = [];
   if (early) {
     const whole = early.epochs_trained + early.epochs_saved;
-    said.push(`Early stopping: ${count(early.stopped, "candidate")} stopped, `
-      + `${number(early.epochs_saved)} of ${number(whole)} epochs saved.`);
-    if (early.would_stop) said.push(
-      `Of ${count(early.controls, "control")} trained to the end, ${early.would_stop} would have been `
-        + `stopped, ${early.wrong} of them incorrectly (regret ${number(early.regret)}); ${early.covered} ended `
+    sentences.push(`Early stopping: ${formatCount(early.stopped, "candidate")} stopped, `
+      + `${formatNumber(early.epochs_saved)} of ${formatNumber(whole)} epochs saved.`);
+    if (early.would_stop) sentences.push(
+      `Of ${formatCount(early.controls, "control")} trained to the end, ${early.would_stop} would have been `
+        + `stopped, ${early.wrong} of them incorrectly (regret ${formatNumber(early.regret)}); ${early.covered} ended `
         + `within the predicted 90% interval.`);
   }
   if (inheritance) {
     const rest = [[inheritance.older, "from an older ancestor"],
       [inheritance.scratch, "from scratch instead"]].filter(([many]) => many).map(
         ([many, what]) => `, ${many} ${what}`);
-    said.push(`Inheritance: ${count(inheritance.inherited ?? 0, "candidate")} started from a parent's `
+    sentences.push(`Inheritance: ${formatCount(inheritance.inherited ?? 0, "candidate")} started from a parent's `
         + `weights${rest.join("")}.`);
   }
-  if (checkpoints) said.push(
+  if (checkpoints) sentences.push(
     `Checkpoints: ${checkpoints.kept} kept, ${(checkpoints.bytes / 1e6).toFixed(1)} MB on `
       + `disk, ${(checkpoints.peak_bytes / 1e6).toFixed(1)} MB at most.`);
-  if (!early && !inheritance) said.push("No candidate was stopped early or started from a parent's weights.");
-  if (run.raw.final) said.push(`Test of the winner: ${finalText(run.raw.final)}.`);
-  made.push(...said.map((line) => element("p", { style: "margin-top:8px" }, line)));
-  byId("savings-table").replaceChildren(...made);
+  if (!early && !inheritance) sentences.push("No candidate was stopped early or started from a parent's weights.");
+  if (run.raw.final) sentences.push(`Test of the winner: ${finalText(run.raw.final)}.`);
+  result.push(...sentences.map((line) => element("p", { style: "margin-top:8px" }, line)));
+  byId("savings-table").replaceChildren(...result);
 }
 
 function finalText(final) {
   const flat = (value, path) => value !== null && typeof value === "object" && !Array.isArray(value)
     ? Object.entries(value).flatMap(([name, inner]) => flat(inner, path ? `${path}.${name}` : name))
-    : [`${path} ${typeof value === "number" ? number(value) : value}`];
+    : [`${path} ${typeof value === "number" ? formatNumber(value) : value}`];
   return flat(final.metrics ?? final, "").join(", ");
 }
 
-on("data run filter", drawSavings);
+subscribe("data run filter", renderSavings);
 
 // -- failures ---------------------------------------------------------------------------------------------------------
 
-function drawFailures() {
-  const { run } = state, { error, errors, tracebacks } = run.candidates, alike = new Map();
+function renderFailures() {
+  const { run } = state, { error, errors, tracebacks } = run.candidates, byError = new Map();
   for (const row of visibleRows()) {
     if (run.status(row) !== FAILED) continue;
     const key = error[row] ?? -1;
-    if (!alike.has(key)) alike.set(key, []);
-    alike.get(key).push(run.ids[row]);
+    if (!byError.has(key)) byError.set(key, []);
+    byError.get(key).push(run.ids[row]);
   }
-  const listed = [...alike].sort((a, b) => b[1].length - a[1].length).slice(0, 30).map(([key, ids]) => {
+  const listed = [...byError].sort((a, b) => b[1].length - a[1].length).slice(0, 30).map(([key, ids]) => {
     const trace = tracebacks?.[key];
     return element("div", { class: "error" },
-      element("p", {}, element("b", {}, shortened(errors[key] ?? "failed", 300))),
-      element("p", { class: "ids" }, element("span", { class: "muted" }, `${count(ids.length, "candidate")}:`),
+      element("p", {}, element("b", {}, truncate(errors[key] ?? "failed", 300))),
+      element("p", { class: "ids" }, element("span", { class: "muted" }, `${formatCount(ids.length, "candidate")}:`),
         ids.slice(0, 12).map((id) => candidateLink(id)),
         ids.length > 12 ? element("span", { class: "muted" }, `and ${ids.length - 12} more`) : null),
       trace ? element("details", {}, element("summary", {}, "Traceback"), element("pre", { tabindex: "0" }, trace))
         : null);
   });
-  if (alike.size > 30) listed.push(element("p", { class: "muted" }, `and ${alike.size - 30} more errors`));
+  if (byError.size > 30) listed.push(element("p", { class: "muted" }, `and ${byError.size - 30} more errors`));
   byId("failures-list").replaceChildren(
     ...(listed.length ? listed
         : [element("p", { class: "muted" },
-          filtered() ? "None of the candidates shown failed." : "No candidate failed.")]));
+          hasFilters() ? "None of the candidates shown failed." : "No candidate failed.")]));
 }
 
-on("data run filter", drawFailures);
+subscribe("data run filter", renderFailures);
 
 // -- runs compared ----------------------------------------------------------------------------------------------------
 
@@ -196,12 +196,12 @@ function bestRow(run, place) {
   let best = null;
   run.fitness[place].values.forEach((value, row) => {
     if (value === null || value === undefined || run.status(row) === STOPPED) return;
-    if (best === null || run.better(place, value, run.fitness[place].values[best])) best = row;
+    if (best === null || run.isBetter(place, value, run.fitness[place].values[best])) best = row;
   });
   return best;
 }
 
-function drawCompared() {
+function renderRunComparison() {
   const { runs } = state;
   byId("compared").hidden = runs.length < 2;
   if (runs.length < 2) return;
@@ -210,7 +210,7 @@ function drawCompared() {
     ...["candidates", "failed", "epochs", "training time"].map(figure)];
   const rows = runs.map((run) => {
     const name = element("button", { type: "button", class: "link", onclick: () => chooseRun(run.index) },
-      shortened(run.name, 60));
+      truncate(run.name, 60));
     const cells = monitors.map((monitor) => {
       const place = run.objectives.findIndex((objective) => objective.monitor === monitor),
         best = place < 0 ? null : bestRow(run, place);
@@ -219,10 +219,10 @@ function drawCompared() {
     const totals = run.raw.totals;
     return [element("span", {}, element("span", { class: "dot", style: `background:var(--run-${run.index % 8})` }),
       name), run.raw.status, run.raw.algorithm ?? "",
-      ...cells, figure(run.size.toLocaleString("en")), figure(number(totals.candidates?.failed ?? 0)),
-      figure(number(totals.epochs ?? 0)), figure(duration(totals.seconds ?? null))];
+      ...cells, figure(run.size.toLocaleString("en")), figure(formatNumber(totals.candidates?.failed ?? 0)),
+      figure(formatNumber(totals.epochs ?? 0)), figure(formatDuration(totals.seconds ?? null))];
   });
   byId("compared-table").replaceChildren(plainTable(head, rows));
 }
 
-on("data run", () => { drawCompared(); drawSections(); });
+subscribe("data run", () => { renderRunComparison(); renderSections(); });

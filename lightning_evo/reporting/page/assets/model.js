@@ -2,20 +2,20 @@
 "use strict";
 
 // The payload that the page carries: gzip in base64.
-async function embedded() {
+async function readEmbedded() {
   const text = byId("data").textContent.trim();
   if (!text) return null;
-  const letters = atob(text), bytes = new Uint8Array(letters.length);
-  for (let place = 0; place < letters.length; place++) bytes[place] = letters.charCodeAt(place);
-  return decoded(bytes);
+  const binary = atob(text), bytes = new Uint8Array(binary.length);
+  for (let place = 0; place < binary.length; place++) bytes[place] = binary.charCodeAt(place);
+  return parsePayload(bytes);
 }
 
 // Begun at once: it is unpacked beside the main thread, which is busy with plotly meanwhile.
-const reading = embedded();
-reading.catch(() => {}); // start.js waits for it and reports errors
+const embeddedPayload = readEmbedded();
+embeddedPayload.catch(() => {}); // start.js waits for it and reports errors
 
 // JSON from bytes, compressed or not.
-async function decoded(bytes) {
+async function parsePayload(bytes) {
   if (bytes[0] === 0x1f && bytes[1] === 0x8b) {
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
     return new Response(stream).json();
@@ -33,18 +33,18 @@ class Column {
   get isNumber() { return !this.choices && !this.ids; }
 
   // What a cell shows.
-  text(row) { return this.shown(this.values[row]); }
+  text(row) { return this.format(this.values[row]); }
 
-  shown(value) {
+  format(value) {
     if (value === null || value === undefined) return "";
     if (this.ids) return value.join(", ");
     if (this.choices) return this.choices[value] ?? "";
     if (this.unit === "id") return String(value);
-    return this.unit === "s" ? duration(value) : number(value);
+    return this.unit === "s" ? formatDuration(value) : formatNumber(value);
   }
 
   // What programs get: the whole value.
-  whole(row) {
+  exportValue(row) {
     const value = this.values[row];
     if (value === null || value === undefined) return null;
     if (this.ids) return value.join(" ");
@@ -52,11 +52,11 @@ class Column {
   }
 
   // The value itself as a config holds it: a choice's label may be short for more.
-  real(row) {
-    return this.raw?.[this.values[row]] ?? this.whole(row);
+  configValue(row) {
+    return this.raw?.[this.values[row]] ?? this.exportValue(row);
   }
 
-  span() {
+  extent() {
     let low = Infinity, high = -Infinity;
     for (const value of this.values) {
       if (value === null || value === undefined) continue;
@@ -67,8 +67,8 @@ class Column {
   }
 
   // Whether a logarithmic axis suits it: all above zero, over more than one and a half decades.
-  get wide() {
-    const span = this.isNumber ? this.span() : null;
+  get suitsLogScale() {
+    const span = this.isNumber ? this.extent() : null;
     return this.log || (span !== null && span[0] > 0 && span[1] / span[0] > 30);
   }
 }
@@ -83,7 +83,7 @@ class Run {
     this.size = this.ids.length;
     this.rows = new Map(this.ids.map((id, row) => [id, row]));
     this.objectives = raw.objectives;
-    this.columns = columnsOf(raw);
+    this.columns = makeColumns(raw);
     this.byKey = new Map(this.columns.map((column) => [column.key, column]));
     this.fitness = this.objectives.map((_, place) => this.byKey.get(`fitness:${place}`));
   }
@@ -93,7 +93,7 @@ class Run {
   row(id) { return this.rows.get(id); }
 
   // Whether a value is better than another, of an objective.
-  better(place, value, than) {
+  isBetter(place, value, than) {
     return this.objectives[place].mode === "max" ? value > than : value < than;
   }
 
@@ -117,15 +117,15 @@ class Run {
   }
 
   // When a result came, in seconds; of those answered by another's result when they were asked.
-  time(row) { return this.candidates.ended[row] ?? this.candidates.queued[row] ?? 0; }
+  resultTime(row) { return this.candidates.ended[row] ?? this.candidates.queued[row] ?? 0; }
 
   // Rows in the order in which their results came.
-  get told() {
-    if (!this._told) {
-      this._told = this.ids.map((_, row) => row).filter((row) => this.status(row) !== PENDING);
-      this._told.sort((a, b) => this.time(a) - this.time(b) || a - b);
+  get finishedRows() {
+    if (!this._finishedRows) {
+      this._finishedRows = this.ids.map((_, row) => row).filter((row) => this.status(row) !== PENDING);
+      this._finishedRows.sort((a, b) => this.resultTime(a) - this.resultTime(b) || a - b);
     }
-    return this._told;
+    return this._finishedRows;
   }
 
   children(id) {
@@ -144,33 +144,33 @@ class Run {
   parents(row) { return [...new Set(this.candidates.parents[row])].filter((id) => this.rows.has(id)); }
 
   // The genes in which a candidate differs from a parent, by gene.
-  changed(row, parent) {
+  changedGenes(row, parent) {
     return this.genes.filter((gene) => gene.values[row] !== gene.values[parent]);
   }
 
   get genes() { return this.columns.filter((column) => column.group === "genes"); }
 
   // What changed from a parent, in words.
-  changes(row, parent, most = 4) {
-    const changed = this.changed(row, parent);
-    const said = changed.slice(0, most).map((gene) =>
-        `${gene.label}: ${shortened(gene.text(parent) || "–", 24)} → ${shortened(gene.text(row) || "–", 24)}`);
-    if (changed.length > most) said.push(`and ${changed.length - most} more`);
-    return said;
+  describeChanges(row, parent, most = 4) {
+    const changedGenes = this.changedGenes(row, parent);
+    const described = changedGenes.slice(0, most).map((gene) =>
+        `${gene.label}: ${truncate(gene.text(parent) || "–", 24)} → ${truncate(gene.text(row) || "–", 24)}`);
+    if (changedGenes.length > most) described.push(`and ${changedGenes.length - most} more`);
+    return described;
   }
 
   // All of a candidate's text, in small letters, for the search.
-  haystack(row) {
-    if (!this._haystacks) this._haystacks = [];
-    if (this._haystacks[row] === undefined) {
+  searchText(row) {
+    if (!this._searchTexts) this._searchTexts = [];
+    if (this._searchTexts[row] === undefined) {
       const texts = [`#${this.ids[row]}`, STATUS[this.status(row)]];
       for (const column of this.columns) {
         if (column.choices && column.key !== "status") texts.push(column.text(row));
         else if (column.group === "genes") texts.push(column.text(row));
       }
-      this._haystacks[row] = texts.join("\n").toLowerCase();
+      this._searchTexts[row] = texts.join("\n").toLowerCase();
     }
-    return this._haystacks[row];
+    return this._searchTexts[row];
   }
 
   // Genes by importance for the first objective, else as they are in the space.
@@ -181,7 +181,7 @@ class Run {
   }
 }
 
-function columnsOf(raw) {
+function makeColumns(raw) {
   const given = raw.candidates, all = [];
   const add = (...parts) => all.push(new Column(...parts));
   add("id", "id", "candidate", given.id, { unit: "id" });
@@ -230,7 +230,7 @@ function columnsOf(raw) {
 }
 
 // The rows that no other row beats: `axes` are [column, sign] with sign 1 where less is better, -1 where more is.
-function frontOf(rows, axes) {
+function paretoFront(rows, axes) {
   const points = rows.filter(
     (row) => axes.every(([column]) => column.values[row] !== null && column.values[row] !== undefined));
   const value = (row, place) => axes[place][1] * axes[place][0].values[row];

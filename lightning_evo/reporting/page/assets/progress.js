@@ -7,9 +7,9 @@ const ALONG = [["candidates", "candidates"], ["epochs", "epochs"], ["seconds", "
 function along(run, kind) {
   const epochs = run.candidates.costs.epochs;
   let sum = 0;
-  return run.told.map((row, place) => {
+  return run.finishedRows.map((row, place) => {
     sum += epochs?.[row] ?? 0;
-    return kind === "candidates" ? place + 1 : kind === "epochs" ? sum : run.time(row);
+    return kind === "candidates" ? place + 1 : kind === "epochs" ? sum : run.resultTime(row);
   });
 }
 
@@ -26,10 +26,10 @@ function alongAxis(kind, values) {
 function bestSoFar(run, place, kept, x) {
   const points = { x: [], y: [], rows: [] };
   let best = null;
-  run.told.forEach((row, index) => {
+  run.finishedRows.forEach((row, index) => {
     const value = run.fitness[place].values[row];
     if (!kept(row) || value === null || value === undefined || run.status(row) !== COMPLETED) return;
-    if (best !== null && !run.better(place, value, best)) return;
+    if (best !== null && !run.isBetter(place, value, best)) return;
     best = value;
     points.x.push(x[index]); points.y.push(value); points.rows.push(row);
   });
@@ -43,21 +43,21 @@ function quartiles(run, place, kept, x, whole) {
   if (whole && given) return { x: given.count.map((many) => x[many - 1]), q25: given.q25, q50: given.q50,
     q75: given.q75, width };
   const places = [];
-  run.told.forEach((row, index) => {
+  run.finishedRows.forEach((row, index) => {
     const value = run.fitness[place].values[row];
     if (kept(row) && value !== null && value !== undefined) places.push([index, value]);
   });
-  const made = { x: [], q25: [], q50: [], q75: [], width }, step = Math.max(1, Math.floor(places.length / 200));
+  const result = { x: [], q25: [], q50: [], q75: [], width }, step = Math.max(1, Math.floor(places.length / 200));
   for (let end = 1; end <= places.length; end += end + step > places.length ? Math.max(1, places.length - end) : step) {
     const values = places.slice(Math.max(0, end - width), end).map(([, value]) => value).sort((a, b) => a - b);
-    made.x.push(x[places[end - 1][0]]);
-    made.q25.push(quantile(values, 0.25)); made.q50.push(quantile(values, 0.5)); made.q75.push(quantile(values, 0.75));
+    result.x.push(x[places[end - 1][0]]);
+    result.q25.push(quantile(values, 0.25)); result.q50.push(quantile(values, 0.5)); result.q75.push(quantile(values, 0.75));
   }
-  return made;
+  return result;
 }
 
 // A range that shows where the search happens: a few candidates far off would else press all others into a line.
-function focus(values, mode, log) {
+function focusedView(values, mode, log) {
   const sorted = values.filter((value) => value !== null && (!log || value > 0)).sort((a, b) => a - b);
   if (sorted.length < 10) return null;
   const change = log ? Math.log10 : (value) => value, back = (value) => (log ? 10 ** value : value);
@@ -75,73 +75,73 @@ addPlot("progress", "data run filter open", () => {
   const { run } = state;
   setControls("progress", [run.index, run.objectives], () => [
     run.objectives.length > 1
-      ? chooser("progress", "objective", "Fitness",
+      ? selectControl("progress", "objective", "Fitness",
         run.objectives.map(({ monitor }, place) => [String(place), monitor]))
       : "",
-    chooser("progress", "along", "against", ALONG), switchBox("progress", "log", "log scale")]);
-  if (!run.told.length || !run.fitness.length) return {
+    selectControl("progress", "along", "against", ALONG), checkboxControl("progress", "log", "log scale")]);
+  if (!run.finishedRows.length || !run.fitness.length) return {
     empty: run.size ? "No candidate has finished yet." : "No candidates yet: the search has just started." };
-  const place = Math.min(Number(choice("progress", "objective") ?? 0), run.objectives.length - 1),
+  const place = Math.min(Number(selectedOption("progress", "objective") ?? 0), run.objectives.length - 1),
     { monitor, mode } = run.objectives[place];
-  const kind = choice("progress", "along") ?? "candidates", log = Boolean(choice("progress", "log"));
+  const kind = selectedOption("progress", "along") ?? "candidates", log = Boolean(selectedOption("progress", "log"));
   const visible = new Set(visibleRows()), kept = (row) => visible.has(row);
   let x = along(run, kind);
   const xaxis = alongAxis(kind, x);
   if (xaxis.unit) x = x.map((value) => value / xaxis.unit);
   delete xaxis.unit;
   const values = run.fitness[place].values, data = [], has = (row) => values[row] !== null && values[row] !== undefined;
-  const band = quartiles(run, place, kept, x, !filtered());
+  const band = quartiles(run, place, kept, x, !hasFilters());
   const line = (more) => ({ type: "scatter", mode: "lines", hoverinfo: "skip", ...more });
   data.push(line({ x: band.x, y: band.q25, line: { width: 0 }, showlegend: false }));
-  data.push(line({ x: band.x, y: band.q75, line: { width: 0 }, fill: "tonexty", fillcolor: colorOf("band"),
+  data.push(line({ x: band.x, y: band.q75, line: { width: 0 }, fill: "tonexty", fillcolor: themeColor("band"),
     name: "quartiles" }));
   const uirevision = `${run.name}${place}${kind}${log}`,
-    points = run.told.flatMap((row, index) => (kept(row) && has(row) ? [{ row, x: x[index], y: values[row] }] : []));
-  const [drawn, left] = thinned(points, zoomOf("progress", uirevision));
+    points = run.finishedRows.flatMap((row, index) => (kept(row) && has(row) ? [{ row, x: x[index], y: values[row] }] : []));
+  const [drawn, left] = samplePoints(points, zoomedRange("progress", uirevision));
   for (const status of [COMPLETED, STOPPED]) {
     const part = drawn.filter(({ row }) => run.status(row) === status);
     if (part.length) data.push(
       { type: "scatter", mode: "markers", name: STATUS[status], hoverinfo: "none", x: part.map((point) => point.x),
         y: part.map((point) => point.y), customdata: part.map(({ row }) => row),
-        marker: { color: colorOf(STATUS[status]), size: drawn.length > 1000 ? 3.5 : 5.5,
+        marker: { color: themeColor(STATUS[status]), size: drawn.length > 1000 ? 3.5 : 5.5,
           opacity: drawn.length > 1000 ? 0.45 : 0.6, symbol: SYMBOLS[status] } });
   }
-  data.push(line({ x: band.x, y: band.q50, line: { color: colorOf("completed"), width: 1.5, dash: "dot" },
+  data.push(line({ x: band.x, y: band.q50, line: { color: themeColor("completed"), width: 1.5, dash: "dot" },
     name: "median" }));
   const best = bestSoFar(run, place, kept, x);
-  data.push(line({ x: best.x, y: best.y, line: { color: colorOf("best"), width: 2.5, shape: "hv" }, name: "best",
+  data.push(line({ x: best.x, y: best.y, line: { color: themeColor("best"), width: 2.5, shape: "hv" }, name: "best",
     hoverinfo: "none", customdata: best.rows }));
-  const open = run.told.indexOf(run.row(state.open));
-  if (open >= 0 && has(run.told[open])) data.push(ring([x[open]], [values[run.told[open]]], run.told[open]));
-  const view = focus(run.told.map((row) => values[row] ?? null), mode, log), winner = best.rows.at(-1);
+  const open = run.finishedRows.indexOf(run.row(state.open));
+  if (open >= 0 && has(run.finishedRows[open])) data.push(highlightMarker([x[open]], [values[run.finishedRows[open]]], run.finishedRows[open]));
+  const view = focusedView(run.finishedRows.map((row) => values[row] ?? null), mode, log), winner = best.rows.at(-1);
   const summary = [winner === undefined ? `None of the finished candidates shown has a value for ${monitor}.`
-      : `Best ${monitor}: ${number(values[winner])}, candidate #${run.ids[winner]}, found `
-      + `after ${run.told.indexOf(winner) + 1} of ${run.told.length} results.`];
+      : `Best ${monitor}: ${formatNumber(values[winner])}, candidate #${run.ids[winner]}, found `
+      + `after ${run.finishedRows.indexOf(winner) + 1} of ${run.finishedRows.length} results.`];
   summary.push(`Median and quartiles are over the latest ${band.width} candidates; the fitness of stopped candidates is predicted.`);
-  const lost = run.told.filter((row) => kept(row) && run.status(row) !== FAILED && !has(row)).length;
+  const lost = run.finishedRows.filter((row) => kept(row) && run.status(row) !== FAILED && !has(row)).length;
   if (lost) summary.push(
-    `${count(lost, "candidate")} without a finite ${monitor} ${lost === 1 ? "is" : "are"} not shown.`);
+    `${formatCount(lost, "candidate")} without a finite ${monitor} ${lost === 1 ? "is" : "are"} not shown.`);
   if (left) summary.push(left);
-  if (view) summary.push(`${count(view.outside, "candidate")} ${view.side} ${number(view.edge, 3)} not shown; double-click to show all.`);
+  if (view) summary.push(`${formatCount(view.outside, "candidate")} ${view.side} ${formatNumber(view.edge, 3)} not shown; double-click to show all.`);
   return { data, summary: summary.join(" "), layout: { uirevision, xaxis,
     yaxis: axis(monitor, { type: log ? "log" : "linear",
       ...(view ? { range: view.range, autorange: false } : {}) }) } };
-}).thins = true;
+}).samplesOnZoom = true;
 
 // A ring around the open candidate.
-function ring(x, y, row, more = {}) {
+function highlightMarker(x, y, row, more = {}) {
   return { type: "scatter", mode: "markers", x, y, customdata: [row], hoverinfo: "none", showlegend: false,
-    marker: { symbol: "circle-open", size: 14, color: colorOf("chosen"), line: { width: 3, color: colorOf("chosen") } },
+    marker: { symbol: "circle-open", size: 14, color: themeColor("chosen"), line: { width: 3, color: themeColor("chosen") } },
     ...more };
 }
 
 addPlot("compared", "data run", () => {
   const { runs } = state, monitors = [...new Set(runs.flatMap((run) => run.objectives.map(({ monitor }) => monitor)))];
   setControls("compared", monitors,
-    () => [monitors.length > 1 ? chooser("compared", "monitor", "Fitness", monitors.map((name) => [name, name])) : "",
-      chooser("compared", "along", "against", ALONG), switchBox("compared", "log", "log scale")]);
+    () => [monitors.length > 1 ? selectControl("compared", "monitor", "Fitness", monitors.map((name) => [name, name])) : "",
+      selectControl("compared", "along", "against", ALONG), checkboxControl("compared", "log", "log scale")]);
   if (runs.length < 2) return { empty: "There is only one run." };
-  const monitor = choice("compared", "monitor") ?? monitors[0], kind = choice("compared", "along") ?? "candidates";
+  const monitor = selectedOption("compared", "monitor") ?? monitors[0], kind = selectedOption("compared", "along") ?? "candidates";
   const having = runs.filter((run) => run.objectives.some((objective) => objective.monitor === monitor));
   const lines = having.map((run) => {
     const place = run.objectives.findIndex((objective) => objective.monitor === monitor), x = along(run, kind);
@@ -152,17 +152,17 @@ addPlot("compared", "data run", () => {
     unit = xaxis.unit ?? 1;
   delete xaxis.unit;
   const data = lines.map(([run, points]) =>
-      ({ type: "scatter", mode: "lines", name: escaped(shortened(run.name, 40)),
+      ({ type: "scatter", mode: "lines", name: escaped(truncate(run.name, 40)),
         x: points.x.map((value) => value / unit),
         y: points.y,
         hoverinfo: "none", customdata: points.y.map(
-          (value, place) => [run.name, `best ${monitor} ${number(value)} by candidate #${run.ids[points.rows[place]]}`]
+          (value, place) => [run.name, `best ${monitor} ${formatNumber(value)} by candidate #${run.ids[points.rows[place]]}`]
             .join("\n")),
-        line: { shape: "hv", width: run === state.run ? 3.5 : 2, color: colorOf(`run-${run.index % 8}`),
+        line: { shape: "hv", width: run === state.run ? 3.5 : 2, color: themeColor(`run-${run.index % 8}`),
           dash: run.index < 8 ? "solid" : "dot" } }));
-  const said = lines.map(([run, points]) => `${shortened(run.name, 40)} ${number(points.y.at(-1))}`).join(", ");
+  const sentences = lines.map(([run, points]) => `${truncate(run.name, 40)} ${formatNumber(points.y.at(-1))}`).join(", ");
   const missing = runs.length - having.length;
-  return { data, summary: `Best ${monitor}: ${said}.${missing ? ` ${count(missing, "run")} without this objective.` : ""}`,
-    layout: { uirevision: `${monitor}${kind}${choice("compared", "log")}`, xaxis,
-      yaxis: axis(`best ${monitor}`, { type: choice("compared", "log") ? "log" : "linear" }) } };
+  return { data, summary: `Best ${monitor}: ${sentences}.${missing ? ` ${formatCount(missing, "run")} without this objective.` : ""}`,
+    layout: { uirevision: `${monitor}${kind}${selectedOption("compared", "log")}`, xaxis,
+      yaxis: axis(`best ${monitor}`, { type: selectedOption("compared", "log") ? "log" : "linear" }) } };
 });

@@ -1,20 +1,20 @@
 // Slots over time: a bar per candidate and slot; neighbors are merged until zoomed in.
 "use strict";
 
-const MOST_BARS = 900;
-const THICK = 0.76;
+const MAX_BARS = 900;
+const BAR_THICKNESS = 0.76;
 
 // Until when the run is known, in seconds since it began: those that run now have no end yet.
-function lastMoment(run) {
+function endTime(run) {
   const { started, ended } = run.candidates,
-    known = spanOf([...started, ...ended].filter((value) => value !== null))[1];
+    known = extentOf([...started, ...ended].filter((value) => value !== null))[1];
   return run.raw.status === "running" ? Math.max(known, state.payload.generated - run.raw.created) : known;
 }
 
 // Bars [start, end, slot, status, rows] within a stretch of time; neighbors closer than `grain` are merged.
 function bars(run, rows, from, to, grain) {
-  const { started, ended, slot } = run.candidates, now = lastMoment(run);
-  const open = new Map(), made = [];
+  const { started, ended, slot } = run.candidates, now = endTime(run);
+  const open = new Map(), result = [];
   const order = rows.filter((row) => started[row] !== null
       && slot[row] !== null).sort((a, b) => started[a] - started[b]);
   for (const row of order) {
@@ -27,46 +27,46 @@ function bars(run, rows, from, to, grain) {
     } else {
       const bar = { start, end, slot: slot[row], rows: [row] };
       open.set(slot[row], bar);
-      made.push(bar);
+      result.push(bar);
     }
   }
-  for (const bar of made) {
+  for (const bar of result) {
     const tally = [0, 0, 0, 0];
     bar.rows.forEach((row) => { tally[run.status(row)] += 1; });
     bar.tally = tally;
-    const said = [COMPLETED, STOPPED, FAILED,
+    const description = [COMPLETED, STOPPED, FAILED,
       PENDING].filter((status) => tally[status]).map((status) => `${tally[status]} ${STATUS[status]}`).join(", ");
     bar.tip = bar.rows.length === 1 ? bar.rows[0]
-      : `${bar.rows.length} candidates, #${run.ids[bar.rows[0]]} to #${run.ids[bar.rows.at(-1)]}\n${said}\nZoom `
+      : `${bar.rows.length} candidates, #${run.ids[bar.rows[0]]} to #${run.ids[bar.rows.at(-1)]}\n${description}\nZoom `
       + `in to separate them`;
   }
-  return made;
+  return result;
 }
 
-let stretch = null; // the stretch of time zoomed in on, in seconds
+let timeRange = null; // the stretch of time zoomed in on, in seconds
 
 addPlot("slots", "data run filter open", () => {
   const { run } = state, { started, ended, slot } = run.candidates;
   const rows = visibleRows().filter((row) => started[row] !== null && slot[row] !== null
       && (ended[row] !== null || run.raw.status === "running"));
   if (!rows.length) return { empty: "None of the candidates shown has started." };
-  const [begin] = spanOf(rows.map((row) => started[row])),
-    finish = rows.some((row) => ended[row] === null) ? lastMoment(run) : spanOf(rows.map((row) => ended[row]))[1];
-  const slots = [...new Set(slot.filter((value) => value !== null))].sort((a, b) => a - b), [from, to] = stretch
+  const [begin] = extentOf(rows.map((row) => started[row])),
+    finish = rows.some((row) => ended[row] === null) ? endTime(run) : extentOf(rows.map((row) => ended[row]))[1];
+  const slots = [...new Set(slot.filter((value) => value !== null))].sort((a, b) => a - b), [from, to] = timeRange
     ?? [begin, finish];
   plots.get("slots").finish = finish;
   const unit = finish > 7200 ? 3600 : finish > 180 ? 60 : 1,
     name = { 3600: "hours", 60: "minutes", 1: "seconds" }[unit];
-  const near = rows.length * Math.min(1, (to - from) / Math.max(1e-9, finish - begin)) > MOST_BARS
-    ? (to - from) * slots.length / MOST_BARS : 0;
-  const made = bars(run, rows, from - (to - from), to + (to - from), near), data = [];
+  const near = rows.length * Math.min(1, (to - from) / Math.max(1e-9, finish - begin)) > MAX_BARS
+    ? (to - from) * slots.length / MAX_BARS : 0;
+  const result = bars(run, rows, from - (to - from), to + (to - from), near), data = [];
   // A bar of several candidates is parted by how they ended, from the bottom upwards.
-  const parts = made.flatMap((bar) => {
+  const parts = result.flatMap((bar) => {
     let below = 0;
     return [COMPLETED, STOPPED, FAILED, PENDING].filter((status) => bar.tally[status]).map((status) => {
-      const share = bar.tally[status] / bar.rows.length, middle = bar.slot + THICK * (0.5 - below - share / 2);
+      const share = bar.tally[status] / bar.rows.length, middle = bar.slot + BAR_THICKNESS * (0.5 - below - share / 2);
       below += share;
-      return { ...bar, status, y: middle, thick: THICK * share };
+      return { ...bar, status, y: middle, thick: BAR_THICKNESS * share };
     });
   });
   for (const status of [COMPLETED, STOPPED, FAILED, PENDING]) {
@@ -75,17 +75,17 @@ addPlot("slots", "data run filter open", () => {
     data.push({ type: "bar", orientation: "h", name: status === PENDING ? "running" : STATUS[status], hoverinfo: "none",
       base: chosen.map(({ start }) => start / unit), x: chosen.map(({ start, end }) => (end - start) / unit),
       y: chosen.map(({ y }) => y), width: chosen.map(({ thick }) => thick), customdata: chosen.map(({ tip }) => tip),
-      marker: { color: colorOf(STATUS[status]), opacity: 0.88, line: { width: near ? 0 : 1, color: colorOf("card") } } });
+      marker: { color: themeColor(STATUS[status]), opacity: 0.88, line: { width: near ? 0 : 1, color: themeColor("card") } } });
   }
   const open = run.row(state.open);
   const shapes = open !== undefined && started[open] !== null
     && slot[open] !== null ? [
       { type: "rect", x0: started[open] / unit, x1: (ended[open] ?? finish) / unit, y0: slot[open] - 0.42,
-        y1: slot[open] + 0.42, line: { color: colorOf("chosen"), width: 2.5 } }] : [];
+        y1: slot[open] + 0.42, line: { color: themeColor("chosen"), width: 2.5 } }] : [];
   const busy = run.raw.totals?.busy,
-    said = busy === null || busy === undefined ? "" : `; slots were busy ${percent(busy)} of the time`,
-    where = `${count(rows.length, "candidate")} on ${count(slots.length, "slot")}`,
-    summary = [`${where} in ${duration(finish - begin)}${said}.`];
+    description = busy === null || busy === undefined ? "" : `; slots were busy ${formatPercent(busy)} of the time`,
+    where = `${formatCount(rows.length, "candidate")} on ${formatCount(slots.length, "slot")}`,
+    summary = [`${where} in ${formatDuration(finish - begin)}${description}.`];
   if (near) summary.push("Neighboring bars are merged; drag over a period of time to separate them.");
   return { data, height: Math.max(150, Math.min(520, 90 + 34 * slots.length)), summary: summary.join(" "),
     layout: { uirevision: `${run.name}`, barmode: "overlay", bargap: 0, shapes,
@@ -93,12 +93,12 @@ addPlot("slots", "data run filter open", () => {
       yaxis: axis("slot", { tickvals: slots, autorange: "reversed", fixedrange: true, showgrid: false }) } };
 }, { plotly_relayout: (change) => {
   const { run } = state, finish = plots.get("slots").finish, unit = finish > 7200 ? 3600 : finish > 180 ? 60 : 1;
-  if (change["xaxis.autorange"]) stretch = null;
-  else if (change["xaxis.range[0]"] !== undefined) stretch = [change["xaxis.range[0]"] * unit,
+  if (change["xaxis.autorange"]) timeRange = null;
+  else if (change["xaxis.range[0]"] !== undefined) timeRange = [change["xaxis.range[0]"] * unit,
     change["xaxis.range[1]"] * unit];
-  else if (Array.isArray(change["xaxis.range"])) stretch = change["xaxis.range"].map((value) => value * unit);
+  else if (Array.isArray(change["xaxis.range"])) timeRange = change["xaxis.range"].map((value) => value * unit);
   else return;
-  redraw("slots");
+  invalidate("slots");
 } });
 
-on("run", () => { stretch = null; });
+subscribe("run", () => { timeRange = null; });

@@ -3,31 +3,31 @@
 
 const INTERVAL = 3000; // milliseconds between two requests
 
-let mark = null, gone = null;
+let etag = null, unreachableSince = null;
 
-async function ask() {
+async function poll() {
   try {
     const answer = await fetch("data",
-      { cache: "no-store", headers: mark ? { "If-None-Match": mark } : {}, signal: AbortSignal.timeout(20000) });
+      { cache: "no-store", headers: etag ? { "If-None-Match": etag } : {}, signal: AbortSignal.timeout(20000) });
     if (answer.status !== 304) {
       if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
-      const payload = await decoded(new Uint8Array(await answer.arrayBuffer()));
-      mark = answer.headers.get("ETag");
-      takeIn(payload);
+      const payload = await parsePayload(new Uint8Array(await answer.arrayBuffer()));
+      etag = answer.headers.get("ETag");
+      loadPayload(payload);
     }
-    gone = null;
+    unreachableSince = null;
     const running = state.runs.some((run) => run.raw.status === "running");
-    live(`Live: ${running ? "the search is running" : "the search has ended"}, last `
-        + `change ${moment(state.payload.generated)}`, false);
+    showLiveStatus(`Live: ${running ? "the search is running" : "the search has ended"}, last `
+        + `change ${formatDate(state.payload.generated)}`, false);
   } catch (problem) {
-    gone ??= new Date();
-    live(`The server hasn't answered since ${gone.toLocaleTimeString()} (${problem.message}). The page shows the `
+    unreachableSince ??= new Date();
+    showLiveStatus(`The server hasn't answered since ${unreachableSince.toLocaleTimeString()} (${problem.message}). The page shows the `
         + `state at that time.`, true);
   }
-  setTimeout(ask, INTERVAL);
+  setTimeout(poll, INTERVAL);
 }
 
-function live(text, lost) {
+function showLiveStatus(text, lost) {
   const place = byId("live");
   if (place.textContent === text) return;
   place.textContent = text;
@@ -36,21 +36,21 @@ function live(text, lost) {
 }
 
 async function start() {
-  const payload = await reading;
+  const payload = await embeddedPayload;
   if (!payload) throw new Error("the page contains no data");
-  takeIn(payload);
-  changed("run");
+  loadPayload(payload);
+  notify("run");
   readAddress();
   // only now, when tables have pushed the plots to their places
-  for (const { place } of plots.values()) watcher.observe(place);
+  for (const { place } of plots.values()) visibilityObserver.observe(place);
   addEventListener("hashchange", readAddress);
-  if (payload.live) setTimeout(ask, INTERVAL);
+  if (payload.live) setTimeout(poll, INTERVAL);
   document.documentElement.dataset.ready = "true";
   performance.mark("ready");
 }
 
 // Everything is drawn before printing, because paper doesn't scroll.
-addEventListener("beforeprint", () => { for (const plot of plots.values()) if (plot.stale && state.run) draw(plot); });
+addEventListener("beforeprint", () => { for (const plot of plots.values()) if (plot.stale && state.run) renderPlot(plot); });
 
 start().catch((problem) => {
   byId("name").textContent = "This report can't be displayed";

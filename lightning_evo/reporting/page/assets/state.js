@@ -20,11 +20,11 @@ const state = {
 // Kinds of changes: data, run, filter, sort, open, theme. Listeners run in the order of their registration.
 const listeners = [];
 
-function on(kinds, listener) {
+function subscribe(kinds, listener) {
   listeners.push([new Set(kinds.split(" ")), listener]);
 }
 
-function changed(kind) {
+function notify(kind) {
   if (kind === "filter" || kind === "run" || kind === "data") state.visible = null;
   if (kind === "filter" || kind === "run") state.page = 0;
   for (const [kinds, listener] of listeners) if (kinds.has(kind)) listener(kind);
@@ -41,36 +41,36 @@ function visibleRows(without = null) {
   for (let row = 0; row < run.size; row++) {
     if (state.statuses.size && !state.statuses.has(run.status(row))) continue;
     if (origins.size && !origins.has(run.candidates.origin[row])) continue;
-    if (!ranges.every(([column, list]) => within(column.values[row], list))) continue;
-    if (words.length && !words.every((word) => matches(run, row, word))) continue;
+    if (!ranges.every(([column, list]) => inRanges(column.values[row], list))) continue;
+    if (words.length && !words.every((word) => matchesWord(run, row, word))) continue;
     rows.push(row);
   }
   if (without === null) state.visible = rows;
   return rows;
 }
 
-function within(value, list) {
+function inRanges(value, list) {
   return value !== null && value !== undefined && list.some(([low, high]) => value >= low && value <= high);
 }
 
-function matches(run, row, word) {
-  return /^#\d+$/.test(word) ? `#${run.ids[row]}` === word : run.haystack(row).includes(word);
+function matchesWord(run, row, word) {
+  return /^#\d+$/.test(word) ? `#${run.ids[row]}` === word : run.searchText(row).includes(word);
 }
 
-function filtered() {
+function hasFilters() {
   return Boolean(state.text.trim() || state.statuses.size || state.origins.size || state.ranges.size);
 }
 
 // What a range filter means, in words.
-function rangeText(column, list) {
+function describeRanges(column, list) {
   if (column.choices) {
-    const names = column.choices.filter((_, index) => within(index, list));
+    const names = column.choices.filter((_, index) => inRanges(index, list));
     return `${column.label}: ${names.join(", ") || "none"}`;
   }
   const part = ([low, high]) => {
-    if (low === -Infinity) return `≤ ${column.shown(high)}`;
-    if (high === Infinity) return `≥ ${column.shown(low)}`;
-    return `${column.shown(low)} … ${column.shown(high)}`;
+    if (low === -Infinity) return `≤ ${column.format(high)}`;
+    if (high === Infinity) return `≥ ${column.format(low)}`;
+    return `${column.format(low)} … ${column.format(high)}`;
   };
   return `${column.label}: ${list.map(part).join(" or ")}`;
 }
@@ -78,7 +78,7 @@ function rangeText(column, list) {
 function setRange(key, list) {
   if (list && list.length) state.ranges.set(key, list);
   else state.ranges.delete(key);
-  changed("filter");
+  notify("filter");
 }
 
 function clearFilters() {
@@ -86,7 +86,7 @@ function clearFilters() {
   state.statuses.clear();
   state.origins.clear();
   state.ranges.clear();
-  changed("filter");
+  notify("filter");
 }
 
 // -- the address: #candidate=12, and #run=2&candidate=12 where there are several runs ---------------------------------
@@ -112,7 +112,7 @@ function openCandidate(id, write = true) {
   if (id === state.open) return;
   state.open = id;
   if (write) writeAddress();
-  changed("open");
+  notify("open");
 }
 
 function chooseRun(index) {
@@ -123,13 +123,13 @@ function chooseRun(index) {
   state.ranges.clear();
   state.columns = null;
   state.sort = { key: null, descending: false };
-  changed("run");
-  changed("open");
+  notify("run");
+  notify("open");
   writeAddress();
 }
 
 // Takes a payload in; keeps whatever the reader had chosen as far as it still means something.
-function takeIn(payload) {
+function loadPayload(payload) {
   const before = state.run?.name;
   state.payload = payload;
   state.runs = payload.runs.map((raw, index) => new Run(raw, index));
@@ -137,7 +137,7 @@ function takeIn(payload) {
   for (const key of [...state.ranges.keys()]) if (!state.run.column(key)) state.ranges.delete(key);
   if (state.sort.key && !state.run.column(state.sort.key)) state.sort = { key: null, descending: false };
   if (state.open !== null && !state.run.rows.has(state.open)) state.open = null;
-  changed("data");
+  notify("data");
 }
 
 // -- colors ----------------------------------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ const THEMES = ["auto", "light", "dark"];
 const systemDark = matchMedia("(prefers-color-scheme: dark)");
 
 // Storage may be refused for pages from disk: then the choice lasts as long as the page.
-function remembered(key, value) {
+function storedPreference(key, value) {
   try {
     if (value !== undefined) localStorage.setItem(key, value);
     return localStorage.getItem(key);
@@ -155,8 +155,8 @@ function remembered(key, value) {
   }
 }
 
-function applyTheme(choice) {
-  state.theme = THEMES.includes(choice) ? choice : "auto";
+function applyTheme(selectedOption) {
+  state.theme = THEMES.includes(selectedOption) ? selectedOption : "auto";
   const dark = state.theme === "dark" || (state.theme === "auto" && systemDark.matches);
   document.documentElement.dataset.theme = dark ? "dark" : "light";
   const button = byId("theme"), names = { auto: "system default", light: "light", dark: "dark" };
@@ -165,11 +165,11 @@ function applyTheme(choice) {
   button.title = `Colors: ${names[state.theme]}`;
 }
 
-applyTheme(remembered("lightning-evo-theme"));
-systemDark.addEventListener("change", () => { applyTheme(state.theme); changed("theme"); });
+applyTheme(storedPreference("lightning-evo-theme"));
+systemDark.addEventListener("change", () => { applyTheme(state.theme); notify("theme"); });
 byId("theme").addEventListener("click", () => {
   const next = THEMES[(THEMES.indexOf(state.theme) + 1) % THEMES.length];
   applyTheme(next);
-  remembered("lightning-evo-theme", next);
-  changed("theme");
+  storedPreference("lightning-evo-theme", next);
+  notify("theme");
 });

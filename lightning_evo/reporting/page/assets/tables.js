@@ -1,19 +1,19 @@
 // The leaderboard: sorted by any column, in pages, with the columns that the reader chose.
 "use strict";
 
-const USUAL_GENES = 8;
+const DEFAULT_GENES = 8;
 
-function usualColumns(run) {
+function defaultColumns(run) {
   const keys = ["id", "status", ...run.fitness.map(({ key }) => key)];
   keys.push(...run.genesByImportance.filter(
     ({ values }) => values.some((value) => value !== null && value !== undefined)).slice(0,
-      USUAL_GENES).map(({ key }) => key));
+      DEFAULT_GENES).map(({ key }) => key));
   keys.push("generation", "origin", "cost:params", "took");
   return keys.filter((key) => run.column(key));
 }
 
 function shownColumns() {
-  const keys = (state.columns ?? usualColumns(state.run)).filter((key) => state.run.column(key));
+  const keys = (state.columns ?? defaultColumns(state.run)).filter((key) => state.run.column(key));
   return keys.map((key) => state.run.column(key));
 }
 
@@ -34,12 +34,12 @@ function sortedRows() {
   return [...rows].sort((a, b) => missing(a) - missing(b) || (missing(a) ? 0 : sign * (value(a) - value(b))) || a - b);
 }
 
-function drawTable() {
+function renderTable() {
   const { run } = state, columns = shownColumns(), rows = sortedRows();
   const last = Math.max(0, Math.ceil(rows.length / state.pageSize) - 1);
   state.page = Math.min(state.page, last);
   const shown = rows.slice(state.page * state.pageSize, (state.page + 1) * state.pageSize);
-  const spans = new Map(columns.filter(({ group }) => group === "objectives").map((column) => [column, column.span()]));
+  const spans = new Map(columns.filter(({ group }) => group === "objectives").map((column) => [column, column.extent()]));
   const focused = document.activeElement?.closest?.("#table")?.contains(document.activeElement)
     ? document.activeElement.dataset : null;
   const head = element("tr", {}, columns.map((column) => headCell(column)));
@@ -55,7 +55,7 @@ function drawTable() {
   byId("table").replaceChildren(table);
   if (focused?.candidate) byId("table").querySelector(`[data-candidate="${focused.candidate}"]`)?.focus();
   else if (focused?.sort) byId("table").querySelector(`[data-sort="${CSS.escape(focused.sort)}"]`)?.focus();
-  drawPager(rows.length, last);
+  renderPager(rows.length, last);
 }
 
 function orderText() {
@@ -82,19 +82,19 @@ function sortBy(column) {
   else if (descending === first) state.sort = { key, descending: !first };
   else state.sort = { key: null, descending: false };
   state.page = 0;
-  changed("sort");
-  say(`Sorted ${orderText()}`);
+  notify("sort");
+  announce(`Sorted ${orderText()}`);
 }
 
 function bodyCell(column, row, span) {
-  const { run } = state, text = column.text(row), whole = column.whole(row);
+  const { run } = state, text = column.text(row), whole = column.exportValue(row);
   if (column.key === "id") return element("td", {}, candidateLink(run.ids[row]));
-  if (column.key === "status") return element("td", {}, statusMark(run.status(row)), text);
+  if (column.key === "status") return element("td", {}, statusIcon(run.status(row)), text);
   if (["inherits", "duplicate_of"].includes(column.key) && whole !== null && run.rows.has(whole)) return element("td",
     {}, candidateLink(whole));
   const cell = element("td",
     { class: column.isNumber && column.unit !== "id" ? "number" : null,
-      title: String(whole ?? "") === text ? null : whole }, shortened(text, 60));
+      title: String(whole ?? "") === text ? null : whole }, truncate(text, 60));
   if (span && column.values[row] !== null && column.values[row] !== undefined) {
     const [low, high] = span, share = high > low ? (column.values[row] - low) / (high - low) : 1;
     cell.classList.add("fitness");
@@ -118,14 +118,14 @@ byId("table").addEventListener("keydown", (event) => {
   row[step]?.querySelector("button")?.focus();
 });
 
-function drawPager(many, last) {
-  const go = (page) => () => { state.page = page; changed("sort"); };
+function renderPager(many, last) {
+  const go = (page) => () => { state.page = page; notify("sort"); };
   const button = (label, name, page, enabled) =>
     element("button", { type: "button", "aria-label": name, "data-page": name, disabled: !enabled, onclick: go(page) },
       label);
   const size = element("select", { "aria-label": "Rows per page" },
     [10, 25, 50, 100, 250].map((rows) => new Option(`${rows} rows`, rows, false, rows === state.pageSize)));
-  size.addEventListener("change", () => { state.pageSize = Number(size.value); state.page = 0; changed("sort"); });
+  size.addEventListener("change", () => { state.pageSize = Number(size.value); state.page = 0; notify("sort"); });
   const from = many ? state.page * state.pageSize + 1 : 0, to = Math.min(many, (state.page + 1) * state.pageSize);
   const focused = document.activeElement?.dataset?.page;
   byId("pager").replaceChildren(button("«", "First page", 0, state.page > 0),
@@ -140,11 +140,11 @@ function drawPager(many, last) {
 
 function csv() {
   const columns = shownColumns(), lines = [columns.map(({ label }) => csvCell(label)).join(",")];
-  for (const row of sortedRows()) lines.push(columns.map((column) => csvCell(column.whole(row))).join(","));
+  for (const row of sortedRows()) lines.push(columns.map((column) => csvCell(column.exportValue(row))).join(","));
   return `${lines.join("\n")}\n`;
 }
 
-function drawTableControls() {
+function renderTableControls() {
   const panel = element("div", { id: "columns-panel", hidden: true, role: "group", "aria-label": "Columns" });
   const chooserButton = element("button",
     { type: "button", "aria-expanded": "false", "aria-controls": "columns-panel" }, "Columns");
@@ -169,17 +169,17 @@ function drawTableControls() {
         if (box.checked) now.add(column.key);
         else now.delete(column.key);
         now.add("id");
-        const usual = usualColumns(run),
+        const usual = defaultColumns(run),
           order = [...usual, ...run.columns.map(({ key }) => key).filter((key) => !usual.includes(key))];
         state.columns = order.filter((key) => now.has(key));
-        changed("sort");
+        notify("sort");
       });
       if (!groups.has(column.group)) groups.set(column.group,
         element("fieldset", {}, element("legend", {}, column.group)));
-      groups.get(column.group).append(element("label", {}, box, shortened(column.label, 60)));
+      groups.get(column.group).append(element("label", {}, box, truncate(column.label, 60)));
     }
     const usual = element("button",
-      { type: "button", onclick: () => { state.columns = null; changed("sort"); fill(); } }, "Default columns");
+      { type: "button", onclick: () => { state.columns = null; notify("sort"); fill(); } }, "Default columns");
     panel.replaceChildren(usual, ...groups.values());
   }
   const save = element("button",
@@ -188,9 +188,9 @@ function drawTableControls() {
     copyButton("Copy CSV", csv, "The table"), save);
 }
 
-on("run", drawTableControls);
-on("data run filter sort", drawTable);
-on("open", () => {
+subscribe("run", renderTableControls);
+subscribe("data run filter sort", renderTable);
+subscribe("open", () => {
   for (const row of byId("table").querySelectorAll("tr[data-row]")) row.classList.toggle("open",
     state.run.ids[Number(row.dataset.row)] === state.open);
 });
