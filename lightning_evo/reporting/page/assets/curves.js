@@ -3,7 +3,7 @@
 
 const MAX_CURVES = 200;
 
-// A range that shows how curves end: the first fifth of the epochs, where all are bad alike, may leave it.
+// A range that shows how curves end: the first fifth of the epochs, where all are equally bad, may be outside.
 function lateEpochsRange(values, mode, log) {
   const last = extentOf(values.map(([epoch]) => epoch))[1],
     usable = values.filter(([, value]) => value !== null && (!log || value > 0));
@@ -36,7 +36,7 @@ addPlot("curves", "data run filter open", () => {
   const places = new Map(ranked.map((row, place) => [row, place])),
     order = chosen.sort((a, b) => places.get(b) - places.get(a)), data = [], log = Boolean(selectedOption("curves", "log"));
   const values = [];
-  // Lines of alike fitness are one trace: the best ones last, on top of the others.
+  // Lines of similar fitness are one trace: the best ones last, on top of the others.
   for (let shade = 0; shade < SHADES; shade++) {
     const part = order.slice(Math.floor(shade * order.length / SHADES),
       Math.floor((shade + 1) * order.length / SHADES));

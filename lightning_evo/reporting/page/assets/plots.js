@@ -11,7 +11,7 @@ const SHADES = 6; // of lines by fitness
 const touch = matchMedia("(pointer: coarse)").matches;
 const plots = new Map();
 
-// A plot: `make()` gives { data, layout, summary } or { empty: why }; `kinds` are the changes that it hears of.
+// A plot: `make()` gives { data, layout, summary } or { empty: why }; `kinds` are the changes on which it is rendered again.
 function addPlot(name, kinds, make, events = {}) {
   const place = document.querySelector(`[data-plot="${name}"]`);
   const plot = { name, place, make, events, stale: true, near: false, drawn: 0 };
@@ -206,9 +206,8 @@ function columnAxis(column, log = false, extra = {}) {
 
 const SYMBOLS = ["circle-open", "circle", "diamond", "x"];
 
-// Which of many points are drawn: those within what is zoomed in on; of too many half by chance, which shows where most
-// are,
-// and half spread over the area, which shows those apart. Gives the points and what to say of it.
+// The points to plot, and a note for the caption: those in the zoomed range; of too many, half as a regular sample, which shows
+// the density, and half spread over the area, which shows outliers.
 function samplePoints(points, { x, y }) {
   if (points.length <= MAX_POINTS) return [points, ""];
   const inside = (value, range) => !range || (value >= range[0] && value <= range[1]);

@@ -3,7 +3,7 @@
 
 const ALONG = [["candidates", "candidates"], ["epochs", "epochs"], ["seconds", "time"]];
 
-// Where each told row lies on the x axis: how many results, epochs or seconds there were when its result came.
+// Where each finished row lies on the x axis: how many results, epochs or seconds there were when its result came.
 function along(run, kind) {
   const epochs = run.candidates.costs.epochs;
   let sum = 0;

@@ -128,7 +128,7 @@ function chooseRun(index) {
   writeAddress();
 }
 
-// Takes a payload in; keeps whatever the reader had chosen as far as it still means something.
+// Loads a payload; keeps the reader's choices where they still apply.
 function loadPayload(payload) {
   const before = state.run?.name;
   state.payload = payload;
