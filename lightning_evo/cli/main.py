@@ -26,6 +26,7 @@ __all__ = ["main"]
 USAGE = f"""lightning-evo {__version__}: evolve any LightningModule from the config file it already has
 
   lightning-evo fit --config CONFIG [--config SEARCH]   search (with an `evolution:` section), or just fit
+  lightning-evo init --config CONFIG                    propose a SEARCH for a config
   lightning-evo validate | test | predict ...           same as LightningCLI
   lightning-evo leaderboard DIR                         list the candidates of a search, best first
   lightning-evo report DIR [DIR ...]                    write one HTML page about a search; --watch: serve it live
@@ -106,6 +107,11 @@ def _run(arguments: list[str]) -> None:
             refuse(ValueError(f"{arguments[0]}: {error}"))
         return
     add_working_directory()
+    if arguments[0] == "init":
+        from lightning_evo.cli.init import run as init
+
+        init(arguments[1:])
+        return
     from lightning_evo.cli.lightning import run
 
     run(arguments)

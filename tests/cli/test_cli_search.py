@@ -90,11 +90,6 @@ def test_one_merged_file_works_as_well(tmp_path, capsys):
         assert (config["model"]["init_args"]["width"], data["size"], data["batch_size"]) == (width,) * 3
 
 
-def test_the_command_line_overrides_the_section(tmp_path, capsys):
-    main([*write(tmp_path), "--evolution.budget.candidates=1", f"--evolution.directory={tmp_path / 'other'}"])
-    assert len(rows_of(tmp_path / "other")) == 1
-
-
 def test_the_leaderboard_lists_candidates_best_first(finished, capsys):
     directory, _ = finished
     main(["leaderboard", str(directory / "run"), "--format", "json"])

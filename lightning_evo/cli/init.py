@@ -1,0 +1,253 @@
+"""``lightning-evo init``: propose a search for a config, after having tried that its first candidate trains."""
+
+from __future__ import annotations
+
+import math
+import random
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lightning_evo.cli.console import CommandParser, refuse, show
+from lightning_evo.utils.files import write_atomically
+
+__all__ = ["run"]
+
+BATCHES = 2
+"""Batches of training and of validation that the first candidate is tried with."""
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run the command with the arguments that follow its name; exit code 2 where no search can be proposed."""
+    parser = CommandParser(
+        "lightning-evo init",
+        description="Propose the file of a search for a LightningCLI config: genes by its arguments' names, types and "
+        "values, and an objective that its first candidate was seen to log.",
+    )
+    parser.add_argument(
+        "-c",
+        "--config",
+        action="append",
+        required=True,
+        metavar="FILE",
+        help="a config file of the project, as for fit; can be repeated",
+    )
+    parser.add_argument(
+        "--to", type=Path, default=Path("search.yaml"), metavar="FILE", help="the file to write (default: %(default)s)"
+    )
+    parser.add_argument("--force", action="store_true", help="replace the file if it exists")
+    options = parser.parse_args(list(arguments))
+    if options.to.exists() and not options.force:
+        _refuse(f"--to {options.to}: exists; give another name, or --force")
+    trainable = _read(options.config)
+    proposals = _accepted(trainable)
+    metrics = _tried(trainable, proposals)
+    monitor, mode = objective(metrics)
+    write_atomically(options.to, _text(options.config, proposals, metrics, monitor, mode))
+    on = [proposal.path for proposal in proposals if not proposal.reason]
+    show(f"{options.to}: {len(on)} genes ({', '.join(on)}); {len(proposals) - len(on)} more are commented out")
+    show(f"the first candidate trains; it logs {', '.join(metrics)}; the objective is {monitor} ({mode})")
+    configs = " ".join(f"--config {name}" for name in (*options.config, options.to))
+    show(f"start it with: lightning-evo fit {configs}")
+
+
+def objective(metrics: Mapping[str, float]) -> tuple[str, str]:
+    """The metric that a search most likely is to optimize, and its mode.
+
+    Metrics of validation come first, and scores before losses.
+
+    >>> objective({"train_loss": 1.0, "val_loss": 1.0, "val_acc": 0.5})
+    ('val_acc', 'max')
+    >>> objective({"train_loss": 1.0, "valid/rmse": 1.0})
+    ('valid/rmse', 'min')
+    """
+    scores = (
+        "acc",
+        "f1",
+        "auc",
+        "auroc",
+        "iou",
+        "dice",
+        "map",
+        "r2",
+        "score",
+        "precision",
+        "recall",
+        "bleu",
+        "rouge",
+        "psnr",
+        "ssim",
+    )
+
+    def rank(name: str) -> tuple[bool, bool, bool]:
+        lower = name.lower()
+        is_score = any(word in lower for word in scores)
+        return ("val" not in lower, not is_score and "loss" not in lower, not is_score)
+
+    best = min(metrics, key=lambda name: (rank(name)[0], rank(name)[2], rank(name)[1]))
+    return best, "min" if rank(best)[2] else "max"
+
+
+def _refuse(message: str) -> NoReturn:
+    refuse(ValueError(f"init: {message}"))
+
+
+def _read(files: Sequence[str]) -> Any:
+    """What the config files describe together."""
+    import lightning_evo.cli.lightning  # noqa: F401 - short class names resolve only among classes that are imported
+    from lightning_evo.training import Blueprint, ConfigError, ConfigTrainable
+    from lightning_evo.utils.config_files import ConfigFileError, load_yaml_strictly, read_config_file
+
+    blueprint, config = Blueprint(), None
+    for name in files:
+        try:
+            part = load_yaml_strictly(read_config_file(name))
+        except ConfigFileError as error:
+            _refuse(f"--config {error}" if name in str(error) else f"--config {name}: {error}")
+        if not isinstance(part, Mapping):
+            _refuse(f"--config {name}: holds {'nothing' if part is None else 'a ' + type(part).__name__}, not a config")
+        if "evolution" in part:
+            _refuse(f"--config {name}: has an evolution section already")
+        try:
+            config = blueprint.resolve(part, config)
+        except ConfigError as error:
+            _refuse(f"--config {name}: {error}")
+    try:
+        return ConfigTrainable(config or {}, blueprint)
+    except ConfigError as error:
+        _refuse(f"--config {' '.join(files)}: {error}")
+
+
+def _accepted(trainable: Any) -> list[Any]:
+    """The proposals whose values the parser takes."""
+    from lightning_evo.cli.proposals import proposed_genes
+    from lightning_evo.genome import SearchSpace, SpaceError, read_gene
+
+    accepted = []
+    for proposal in proposed_genes(trainable.config):
+        try:
+            trainable.check(SearchSpace({proposal.path: read_gene(proposal.gene)}), [])
+        except (SpaceError, ValueError):
+            continue
+        accepted.append(proposal)
+    if accepted and all(proposal.reason for proposal in accepted):
+        accepted[0].reason = ""  # a search has one at least
+    if not accepted:
+        _refuse("no argument of model, data and optimizer is a number, a choice or true or false that could vary")
+    return accepted
+
+
+def _tried(trainable: Any, proposals: list[Any]) -> dict[str, float]:
+    """What the first candidate logs; genes that can't be built are switched off with the reason.
+
+    The files of its training are thrown away.
+    """
+    from lightning_evo.training.structure import compare_structures
+
+    # What changes a structure may make one that can't be built.
+    built = _space([one for one in proposals if not _is_real(one)] or proposals)
+    comparison = compare_structures(trainable.blueprint, trainable.variants(built)).extra["structure"]
+    plain_error = _line(_train(trainable, []).error_type) if comparison["unbuilt"] else ""
+    if plain_error:
+        _refuse(f"the config itself doesn't train: {plain_error}")
+    for one in proposals:
+        if not one.reason and one.path in comparison["unbuilt"]:
+            one.reason = f"can't be built: {_line(comparison['unbuilt'][one.path])}"
+    outcome = _train(trainable, proposals)
+    if outcome.status != "completed":
+        for one in proposals:
+            # A width and the number of heads, for example, which have to go together.
+            if not one.reason and not _is_real(one):
+                one.reason = f"a candidate that varies it together with others failed: {_line(outcome.error_type)}"
+        outcome = _train(trainable, proposals)
+    if outcome.status != "completed":
+        _refuse(f"the config itself doesn't train: {_line(outcome.error_type)}")
+    if all(one.reason for one in proposals):
+        _refuse(f"the config trains, but no candidate: {proposals[0].reason}")
+    logged = {name: value for name, value in sorted((outcome.curve or [{}])[-1].items()) if name != "epoch"}
+    if not logged:
+        _refuse(
+            "the first candidate logs no metric that a search could optimize; in validation_step, self.log('val_loss', ...)"
+        )
+    return logged
+
+
+def _is_real(proposal: Any) -> bool:
+    """Whether its gene is a range of real numbers."""
+    return isinstance(proposal.gene, dict) and isinstance(proposal.gene["low"], float)
+
+
+def _line(text: str | None) -> str:
+    return " ".join((text or "").split())[:200]
+
+
+def _space(proposals: Sequence[Any]) -> Any:
+    from lightning_evo.genome import SearchSpace, read_gene
+
+    chosen = {one.path: read_gene(one.gene) for one in proposals if not one.reason}
+    return SearchSpace(chosen) if chosen else {}
+
+
+def _train(trainable: Any, proposals: Sequence[Any]) -> Any:
+    from lightning_evo.genome import Objective
+    from lightning_evo.training import TrainingRequest, train_candidate
+    from lightning_evo.training.overrides import apply_genome
+
+    space = _space(proposals)
+    genome = space.sample(random.Random(0)) if space else {}
+    short: dict[str, Any] = {
+        "max_epochs": 1,
+        "max_steps": -1,
+        "limit_train_batches": BATCHES,
+        "limit_val_batches": BATCHES,
+    }
+    short |= {"check_val_every_n_epoch": 1, "val_check_interval": None, "num_sanity_val_steps": 0, "logger": False}
+    config = apply_genome(trainable.resolve(genome), {f"trainer.{name}": value for name, value in short.items()})
+    with tempfile.TemporaryDirectory(prefix="lightning-evo-init-") as directory:
+        request = TrainingRequest(directory, [Objective("cost/params", "min")], save_checkpoint=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return train_candidate(trainable.blueprint, {"seed_everything": 0, **config}, request)
+
+
+def _text(files: Sequence[str], proposals: Sequence[Any], metrics: Mapping[str, float], monitor: str, mode: str) -> str:
+    """The search as YAML, with comments."""
+    configs = " ".join(f"--config {name}" for name in files)
+    lines = [
+        f"# A search proposed by `lightning-evo init {configs}`. Look through the genes, then start it with",
+        f"#   lightning-evo fit {configs} --config THIS_FILE",
+        "evolution:",
+        "  space:",
+    ]
+    for one in proposals:
+        gene, value = _flow(one.gene), _flow(one.value)
+        lines.append(
+            f"    {'# ' if one.reason else ''}{one.path}: {gene}  # now {value}{'; ' + one.reason if one.reason else ''}"
+        )
+    others = ", ".join(name for name in metrics if name != monitor)
+    lines += [
+        "  objectives:",
+        f"    - {_flow({'monitor': monitor, 'mode': mode})}" + (f"  # also logged: {others}" if others else ""),
+        "    # - {monitor: cost/flops, mode: min}  # a second objective gives a Pareto front",
+        "  budget:",
+        "    candidates: 50",
+        '    # wall_time: "08:00:00"',
+        "  # callbacks:",
+        "  #   - class_path: EarlyFitnessPrediction  # stop candidates unlikely to beat the best",
+        f"  directory: {_flow('runs/' + Path(files[0]).stem)}",
+        "  seed: 1",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _flow(value: Any) -> str:
+    import yaml
+
+    return (
+        yaml.safe_dump(value, default_flow_style=True, width=math.inf, sort_keys=False)
+        .strip()
+        .removesuffix("\n...")
+        .strip()
+    )
