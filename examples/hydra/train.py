@@ -12,6 +12,7 @@ os.environ.setdefault("PROJECT_ROOT", str(Path(__file__).resolve().parent))
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def main(config: DictConfig) -> None:
+    """Train, or test a checkpoint."""
     data, model = instantiate(config.data), instantiate(config.model)
     callbacks = [instantiate(callback) for callback in config.callbacks.values()]
     trainer = instantiate(config.trainer, callbacks=callbacks)

@@ -17,9 +17,9 @@ from lightning_evo.training.blueprint import ConfigError, gist, load_yaml
 
 __all__ = ["run"]
 
-DESCRIPTION = """Search over the configs of a Hydra project: each candidate is what Hydra composes with a genome's values, and what the
-config's _target_ entries name is instantiated and trained. The genes of SEARCH.yaml (a file with an `evolution:` section) are
-paths of the composed config, or config groups whose options are chosen."""
+DESCRIPTION = """Search over the configs of a Hydra project: each candidate is what Hydra composes with a genome's values;
+what its _target_ entries name is instantiated and trained. The genes of SEARCH.yaml (a file with an `evolution:` section)
+are paths of the composed config, or config groups, whose options they choose."""
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -69,9 +69,14 @@ def run(arguments: Sequence[str]) -> None:
 
 def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, object]]:
     """The options, and the ``evolution:`` section of the search files and of ``--evolution.NAME VALUE``."""
-    parser = argparse.ArgumentParser(prog="lightning-evo hydra", description=DESCRIPTION)
-    parser.add_argument("files", nargs="+", metavar="SEARCH.yaml | KEY=VALUE", help="search files, and Hydra's overrides")
-    parser.add_argument("--config-path", "-cp", type=Path, required=True, metavar="DIR", help="directory of the configs")
+    parser = argparse.ArgumentParser(
+        prog="lightning-evo hydra",
+        description=DESCRIPTION,
+        usage="lightning-evo hydra -cp DIR -cn NAME SEARCH.yaml [KEY=VALUE ...] [options]",
+    )
+    parser.add_argument(
+        "--config-path", "-cp", type=Path, required=True, metavar="DIR", help="directory of the configs"
+    )
     parser.add_argument("--config-name", "-cn", required=True, metavar="NAME", help="the primary config")
     parser.add_argument(
         "--import",
@@ -82,11 +87,11 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, obje
         help="import a module first, such as the project's script, which registers resolvers or sets the environment",
     )
     for name in ("model", "data", "trainer", "callbacks", "logger"):
-        parser.add_argument(f"--{name}", metavar="PATH", help=f"where the {name} is in the config (default: found)")
-    options, rest = parser.parse_known_args(list(arguments))
-    own = [part for part in options.files if _is_override(part)]
-    files = [part for part in options.files if not _is_override(part)]
-    options.overrides = own
+        parser.add_argument(f"--{name}", metavar="PATH", help=f"key of the {name} in the config, if unusual")
+    words, given = _split(arguments)
+    options, rest = parser.parse_known_args(words)
+    options.overrides = [word for word in given if _is_override(word)]
+    files = [word for word in given if not _is_override(word)]
     if unknown := [part for part in rest if part.startswith("-") and not part.startswith((f"--{GROUP}.", "--trust"))]:
         parser.error(f"unknown option {unknown[0]}; overrides of the config are written KEY=VALUE")
     if not options.config_path.is_dir():
@@ -105,6 +110,21 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, obje
     if not isinstance(section, dict):
         refuse(ValueError(f"{GROUP}: {section!r} is not a mapping; give space, objectives and budget"))
     return options, section
+
+
+def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """A command line's options with their values, and what is neither, in any order."""
+    options: list[str] = []
+    given: list[str] = []
+    takes_value = False
+    for word in arguments:
+        if word.startswith("-"):
+            options.append(word)
+            takes_value = "=" not in word and word != "--trust"
+        else:
+            (options if takes_value else given).append(word)
+            takes_value = False
+    return options, given
 
 
 def _is_override(part: str) -> bool:

@@ -28,6 +28,7 @@ USAGE = f"""lightning-evo {__version__}: evolve any LightningModule from the con
   lightning-evo fit --config CONFIG [--config SEARCH]   search (with an `evolution:` section), or just fit
   lightning-evo init --config CONFIG                    propose a SEARCH for a config
   lightning-evo validate | test | predict ...           same as LightningCLI
+  lightning-evo hydra -cp DIR -cn NAME SEARCH           search over the configs of a Hydra project
   lightning-evo leaderboard DIR                         list the candidates of a search, best first
   lightning-evo report DIR [DIR ...]                    write one HTML page about a search; --watch: serve it live
   lightning-evo predictor DIR [DIR ...]                 evaluate predictors on the results of searches
@@ -105,6 +106,11 @@ def _run(arguments: list[str]) -> None:
         except (OSError, OverflowError, ValueError) as error:
             # Names that no file can have, files that can't be written, numbers that no database takes.
             refuse(ValueError(f"{arguments[0]}: {error}"))
+        return
+    if arguments[0] == "hydra":
+        from lightning_evo.cli.hydra import run as search_hydra
+
+        search_hydra(arguments[1:])
         return
     add_working_directory()
     if arguments[0] == "init":

@@ -127,6 +127,12 @@ class HydraBlueprint(Blueprint):
             made = instantiate(section, **overrides, callbacks=[*own, *callbacks])
         return Parts(model, datamodule, made)
 
+    def find_sections(self, config: Mapping[str, Any]) -> None:
+        """Raise :class:`ConfigError` if a config has no model or no Trainer, or not where the user says."""
+        with _LOCK, self._runtime(config, os.getcwd()) as composed:
+            for name in {*_REQUIRED, *self.sections}:
+                self._section(composed, name)
+
     def section(self, config: Mapping[str, Any], name: str, directory: str = "") -> Any:
         """A section of a composed config as plain data, its interpolations resolved; ``None`` if there is none.
 
@@ -146,7 +152,7 @@ class HydraBlueprint(Blueprint):
             where = repr(asked) if asked else " or ".join(map(repr, SECTIONS[name]))
             raise ConfigError(
                 f"{self.config_name}: the composed config has no {where}, which is to hold the {name} (a {_TARGET}); "
-                f"there are {', '.join(map(str, config))}; say where it is by --{name} PATH"
+                f"there are {', '.join(str(key) for key in config if key != 'hydra')}; say where it is by --{name} PATH"
             )
         return None
 
@@ -209,8 +215,8 @@ class HydraBlueprint(Blueprint):
 class HydraTrainable(ModuleTrainable):
     """A Hydra project, whose composed config varies.
 
-    Candidates train as those of a LightningCLI config do: with learning curves, costs, callbacks of the search, stacks, and a
-    winner that is retrained, tested and exported. Hydra's own output and multirun directories aren't touched.
+    Candidates train as those of a LightningCLI config do: with learning curves, costs, callbacks of the search, stacks, and
+    a winner that is retrained, tested and exported. Hydra's own output and multirun directories aren't touched.
 
     Args:
         blueprint: What composes and builds.
@@ -222,6 +228,7 @@ class HydraTrainable(ModuleTrainable):
     def __init__(self, blueprint: HydraBlueprint) -> None:
         self.blueprint = blueprint
         composed = blueprint.compose({})
+        blueprint.find_sections(composed)
         seed = composed.get("seed")
         self.seed = seed if isinstance(seed, int) and not isinstance(seed, bool) else None
         trainer = blueprint.section(composed, "trainer") or {}
@@ -322,5 +329,3 @@ def _refusals() -> Iterator[None]:
         options = [line for line in lines[1:] if ":" not in line and "'" not in line]
         choices = f"; choose from {', '.join(options)}" if options and "ould not find" in lines[0] else ""
         raise ConfigError(f"{lines[0]}{choices}") from error
-
-

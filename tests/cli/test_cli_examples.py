@@ -1,6 +1,6 @@
 """Every example is run as its README says, in a copy of its folder: what it promises comes out.
 
-``wandb_sweep`` is run by ``test_cli_wandb.py``.
+``wandb_sweep`` is run by ``test_cli_wandb.py``, ``hydra`` by ``test_cli_hydra.py``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sessions import run_here, shell_lines, shortened
 from lightning_evo import Archive
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-NAMES = sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir())
+NAMES = sorted(path.name for path in EXAMPLES.iterdir() if (path / "config.yaml").exists())
 
 # What can't be seen on the smallest budget: a prediction needs three epochs; a swarm is trained whole, and averaged every
 # other epoch.

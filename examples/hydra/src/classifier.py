@@ -10,10 +10,16 @@ from torchmetrics.classification import MulticlassAccuracy
 
 
 class Classifier(LightningModule):
+    """Classifies images.
+
+    Args:
+        net: From images to logits.
+        optimizer: Called with the parameters.
+    """
+
     def __init__(self, net: nn.Module, optimizer: Callable[..., torch.optim.Optimizer]) -> None:
         super().__init__()
-        self.save_hyperparameters(logger=False)
-        self.net = net
+        self.net, self.optimizer = net, optimizer
         self.val_acc, self.test_acc = MulticlassAccuracy(10, average="micro"), MulticlassAccuracy(10, average="micro")
 
     def training_step(self, batch, batch_idx):
@@ -28,4 +34,4 @@ class Classifier(LightningModule):
         self.log("test/acc", self.test_acc, on_step=False, on_epoch=True)
 
     def configure_optimizers(self):
-        return self.hparams.optimizer(params=self.parameters())
+        return self.optimizer(params=self.parameters())

@@ -7,6 +7,12 @@ from torch.utils.data import DataLoader, TensorDataset, random_split
 
 
 class Digits(LightningDataModule):
+    """60 / 20 / 20 percent for training, validation and testing.
+
+    Args:
+        batch_size: Images per training batch.
+    """
+
     def __init__(self, batch_size: int = 64) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
