@@ -37,7 +37,7 @@ from lightning_evo.training import Blueprint, ConfigTrainable
 from lightning_evo.training.blueprint import gist, load_yaml, root_of
 from lightning_evo.utils.lazy import load_all
 
-__all__ = ["EvolutionCLI", "run"]
+__all__ = ["EvolutionCLI", "add_section", "instantiate_section", "run", "with_choices"]
 
 # Short class names in a config resolve only among classes that are imported, strategies only once they are registered.
 load_all(
@@ -92,7 +92,7 @@ class EvolutionCLI(CLIWithHooks):
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_core_arguments_to_parser(parser)
         if self._has_section:
-            _add_section(parser)
+            add_section(parser)
 
     @property
     def searching(self) -> bool:
@@ -178,7 +178,7 @@ class EvolutionCLI(CLIWithHooks):
         section = config.pop(GROUP)
         for name in ("config", *subcommand_arguments(self, "fit")):
             config.pop(name, None)
-        arguments = _instantiate(section)
+        arguments = instantiate_section(section)
         try:
             return Evolution(**arguments, config=ConfigTrainable(config, self._blueprint()))
         except ValueError as error:
@@ -218,7 +218,7 @@ def run(arguments: Sequence[str]) -> None:
             warnings.filterwarnings("ignore", "LightningCLI's args parameter")
             EvolutionCLI(args=list(arguments), parser_kwargs=parser_kwargs)
     except ArgumentError as error:
-        refuse(ValueError(_with_choices(gist(error))))
+        refuse(ValueError(with_choices(gist(error))))
     except Exception as error:
         user_error = _user_error(error)
         if user_error is None:
@@ -239,14 +239,19 @@ def _user_error(error: Exception) -> Exception | None:
     return root if root is not error and isinstance(root, ValueError) else None
 
 
-def _add_section(parser: ArgumentParser) -> None:
+def add_section(parser: ArgumentParser) -> None:
+    """Add the arguments of ``evolution:`` to a parser."""
     parser.add_class_arguments(Evolution, GROUP, skip=_NOT_IN_SECTION, instantiate=False)
     # Genes are parsed later, one by one, so that an error names the gene's own config path.
     parser.add_argument(f"--{GROUP}.space", type=dict[str, Json] | None, default=None, help="config path -> gene")
 
 
-def _instantiate(section: Mapping[str, Any]) -> dict[str, Any]:
-    """The constructor's arguments from the section; an error names its config path."""
+def instantiate_section(section: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of :class:`Evolution` from the section as plain data.
+
+    Raises:
+        SearchError: If one is refused; the message names its config path.
+    """
     rest = {name: value for name, value in section.items() if name != "space"}
     parser = ArgumentParser(exit_on_error=False, parser_mode=STRICT_YAML)
     parser.add_class_arguments(Evolution, GROUP, skip=_NOT_IN_SECTION, instantiate=False)
@@ -298,11 +303,11 @@ def _config_path(path: str, value: Any = None, hint: Any = None, parsed_as: str 
         if not text.startswith(path):
             below = text.removeprefix(parsed_as)
             text = find_refused(path, value, hint) or path + (below if below[:1] in ":.[" else f": {below}")
-        raise SearchError(_with_choices(text)) from None
+        raise SearchError(with_choices(text)) from None
 
 
-def _with_choices(message: str) -> str:
-    """The message; where it is about an unknown class, with the available classes."""
+def with_choices(message: str) -> str:
+    """A parser's message; where it is about an unknown class, with the available classes."""
     below = r"[\w.\[\]]*"
     places = (
         (rf"{GROUP}\.algorithm{below}\.predictor", Predictor),

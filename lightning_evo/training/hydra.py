@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -22,7 +23,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lightning_evo.genome import Candidate, Objective, SearchSpace, SpaceError
 from lightning_evo.genome.links import expanded
-from lightning_evo.training.blueprint import Blueprint, ConfigError, Parts
+from lightning_evo.training.adaptation import Adaptation
+from lightning_evo.training.blueprint import Blueprint, ConfigError, Parts, make_trainer
 from lightning_evo.training.trainable import ModuleTrainable, check_costs, check_sources, switches
 
 __all__ = ["SECTIONS", "HydraBlueprint", "HydraTrainable"]
@@ -109,6 +111,7 @@ class HydraBlueprint(Blueprint):
         config: Mapping[str, Any],
         trainer: Mapping[str, Any] | None = None,
         callbacks: Sequence[Callback] = (),
+        adaptation: Adaptation | None = None,
     ) -> Parts:
         """Instantiate the sections of a composed config, with Hydra's own ``instantiate``."""
         overrides = dict(trainer or {})
@@ -124,7 +127,8 @@ class HydraBlueprint(Blueprint):
             with open_dict(section):
                 for name in (*overrides, "callbacks"):
                     section.pop(name, None)
-            made = instantiate(section, **overrides, callbacks=[*own, *callbacks])
+            arguments = {**overrides, "callbacks": [*own, *callbacks]}
+            made = make_trainer(partial(instantiate, section), adaptation, **arguments)
         return Parts(model, datamodule, made)
 
     def find_sections(self, config: Mapping[str, Any]) -> None:
