@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import warm
+from sessions import shell_lines
 
 from lightning_evo import Archive
 from lightning_evo.cli import main
@@ -67,6 +68,14 @@ def test_a_hydra_project_is_searched_as_it_is_and_opens_what_is_exported(project
     shown = re.search(r"test/acc\D+([\d.]+)", opened.stdout)
     assert shown
     assert float(shown[1]) == pytest.approx(tested, abs=1e-4)
+
+
+def test_the_page_shows_the_examples_search_and_commands():
+    page = (EXAMPLE.parents[1] / "docs" / "how-to" / "hydra.md").read_text()
+    assert (EXAMPLE / "search.yaml").read_text().partition("\n")[2] in page
+    commands = shell_lines(EXAMPLE / "README.md")
+    assert " ".join(["lightning-evo", *HYDRA]) in commands
+    assert set(commands) - {"python train.py"} < set(shell_lines(EXAMPLE.parents[1] / "docs" / "how-to" / "hydra.md"))
 
 
 @pytest.mark.parametrize(
