@@ -15,7 +15,7 @@ from deap import tools
 from lightning_evo.algorithms.checks import check_at_least
 from lightning_evo.algorithms.individual import Fitness
 from lightning_evo.algorithms.predictor import Predictor
-from lightning_evo.algorithms.quality import Quality, cross_validate, judge
+from lightning_evo.algorithms.quality import Quality, cross_validate, measure_quality
 from lightning_evo.algorithms.search_setup import SearchSetup
 from lightning_evo.genome import Genome, Prediction, Result, derive_seed
 
@@ -161,18 +161,18 @@ class Screen:
     def _validate(self, count: int) -> None:
         """Validate on the search's own results as soon as there are enough, until then on those of earlier searches."""
         own, prior = distinct(self._rows[:count]), distinct(self._prior)
-        judged, learned_from = (own, prior) if len(own) >= self.needs else (prior, [])
-        if len(judged) < self.needs:
+        validated, learned_from = (own, prior) if len(own) >= self.needs else (prior, [])
+        if len(validated) < self.needs:
             return
-        rows = [row for row, _ in judged]
+        rows = [row for row, _ in validated]
         for i, (objective, predictor) in enumerate(zip(self.objectives, self.predictors, strict=True)):
             started = time.perf_counter()
-            fitness = [values[i] for _, values in judged]
+            fitness = [values[i] for _, values in validated]
             seed = derive_seed(self.seed, "validate", count, i)
             earlier = ([row.genome for row, _ in learned_from], [values[i] for _, values in learned_from])
             predicted = cross_validate(predictor, [row.genome for row in rows], fitness, FOLDS, seed, earlier)
             costs = [row.cost for row in rows]
-            self.quality.append(judge(objective.monitor, count, predicted, fitness, costs, started))
+            self.quality.append(measure_quality(objective.monitor, count, predicted, fitness, costs, started))
 
     def _fit(self, count: int) -> None:
         known = distinct([*self._prior, *self._rows[:count]])

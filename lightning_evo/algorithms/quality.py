@@ -15,7 +15,16 @@ from lightning_evo.algorithms.predictor import Predictor
 from lightning_evo.genome import Genome
 from lightning_evo.utils.records import known_fields
 
-__all__ = ["SIZES", "Quality", "QualityHistory", "cross_validate", "determination", "judge", "kendall", "size_baseline"]
+__all__ = [
+    "SIZES",
+    "Quality",
+    "QualityHistory",
+    "cross_validate",
+    "determination",
+    "kendall",
+    "measure_quality",
+    "size_baseline",
+]
 
 SIZES = ("params", "flops")
 """The costs whose rank correlation with the fitness a predictor has to beat."""
@@ -106,7 +115,7 @@ def cross_validate(
     return predicted
 
 
-def judge(
+def measure_quality(
     monitor: str,
     results: int,
     predicted: Sequence[float] | numpy.ndarray,

@@ -22,7 +22,7 @@ _OURS = tuple(f"{__name__.partition('.')[0]}.{room}." for room in ("genome", "mo
 
 
 def claimed(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """The meta values by which a run becomes one of this user's own, who stands for what they say of the search."""
+    """The meta values by which a run becomes one of this user's own, who vouches for the description of the search."""
     known = read_meta(meta, OwnersRecord) or OwnersRecord()
     return {known.key: OwnersRecord({**known.marks, key_name(): mark(_canonical(meta))}).to_dict()}
 
@@ -38,7 +38,7 @@ def _canonical(meta: Mapping[str, Any]) -> str:
 
 
 def read_space(archive: Archive, trust: bool = False) -> SearchSpace:
-    """The search space of a run, from what its archive says of it.
+    """The search space of a run, from the description in its archive.
 
     A user's own genes must be importable, and keep their constructor's arguments under the arguments' names.
 
@@ -48,7 +48,7 @@ def read_space(archive: Archive, trust: bool = False) -> SearchSpace:
             all others if this user has run the search.
 
     Raises:
-        ArchiveError: If nothing is said of a space, a gene's class can't or mustn't be imported, or it didn't keep its
+        ArchiveError: If the archive describes no space, a gene's class can't or mustn't be imported, or it didn't keep its
             arguments.
     """
     described = (read_meta(archive.meta, SearchDescription) or SearchDescription()).space

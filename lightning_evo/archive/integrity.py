@@ -164,7 +164,7 @@ class Diagnosis:
         return None if self.sum is None else True
 
     def _find_difference(self, connection: Connection) -> str | None:
-        """In what the database isn't what it says of itself or what the journal says."""
+        """How the database differs from its own checksum or from the journal."""
         runs = connection.execute(select(schema.runs)).all()
         for run in runs:
             self.last = max(self.last, run.last_sequence)

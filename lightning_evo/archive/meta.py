@@ -96,7 +96,7 @@ class OwnersRecord:
     """The users who have run a search, told by keys that lie outside of its directory.
 
     Args:
-        marks: The name of a user's key -> the mark, by that key, of what the archive says of the search.
+        marks: The name of a user's key -> the mark, by that key, of the archive's description of the search.
     """
 
     key: ClassVar[str] = "owners"

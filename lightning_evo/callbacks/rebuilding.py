@@ -88,9 +88,9 @@ def check_alike(before: nn.Module, after: nn.Module) -> None:
     if differing:
         more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
         first = differing[0]
+        before, after = _shape_text(one.get(first)), _shape_text(other.get(first))
         raise NotApplicable(
-            f"changes the structure: {first}{more} ({_said(one.get(first))} before, {_said(other.get(first))} after); a "
-            "network in training keeps its shape"
+            f"changes the structure: {first}{more} ({before} before, {after} after); a network in training keeps its shape"
         )
     names = {name for name, _ in before.named_modules()} ^ {name for name, _ in after.named_modules()}
     if names:
@@ -166,5 +166,5 @@ def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _said(shape: tuple[int, ...] | None) -> str:
+def _shape_text(shape: tuple[int, ...] | None) -> str:
     return "absent" if shape is None else "x".join(map(str, shape)) or "a number"

@@ -201,7 +201,7 @@ class SearchCallback(Callback):
             checkpoint: The parent's.
 
         Returns:
-            Whether it has; if so, it is told of every change by :meth:`on_early_growth`.
+            Whether it has; if so, :meth:`on_early_growth` is called for every change.
         """
         return False
 

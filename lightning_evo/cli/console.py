@@ -130,7 +130,7 @@ def refuse(error: Exception) -> NoReturn:
 
 
 class CommandParser(ArgumentParser):
-    """The options of a command; what is wrong with them is said in one line, like every other error."""
+    """The options of a command; errors in them are one line, like every other error."""
 
     def error(self, message: str) -> NoReturn:
         refuse(ValueError(f"{self.prog.removeprefix('lightning-evo ')}: {message}"))

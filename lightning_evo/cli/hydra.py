@@ -13,7 +13,7 @@ from lightning_evo.cli.config_files import STRICT_YAML, ConfigFile
 from lightning_evo.cli.console import INTERRUPTED, add_working_directory, refuse, report_to_user
 from lightning_evo.cli.lightning import GROUP, add_section, instantiate_section, with_choices
 from lightning_evo.evolution import Evolution, SearchError, SearchInterrupted
-from lightning_evo.training.blueprint import ConfigError, gist, load_yaml
+from lightning_evo.training.blueprint import ConfigError, error_summary, load_yaml
 
 __all__ = ["run"]
 
@@ -106,7 +106,7 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, obje
         parsed = reader.parse_args([*(word for file in files for word in ("--config", file)), *rest])
         section = load_yaml(reader.dump(parsed, skip_unset=False))[GROUP]
     except ArgumentError as error:
-        refuse(ValueError(with_choices(gist(error))))
+        refuse(ValueError(with_choices(error_summary(error))))
     if not isinstance(section, dict):
         refuse(ValueError(f"{GROUP}: {section!r} is not a mapping; give space, objectives and budget"))
     return options, section

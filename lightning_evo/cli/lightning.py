@@ -34,7 +34,7 @@ from lightning_evo.predictors.curves.policies import StoppingPolicy
 from lightning_evo.reporting.reporter import Reporter
 from lightning_evo.swarms import SwarmError
 from lightning_evo.training import Blueprint, ConfigTrainable
-from lightning_evo.training.blueprint import gist, load_yaml, root_of
+from lightning_evo.training.blueprint import error_summary, load_yaml, root_of
 from lightning_evo.utils.lazy import load_all
 
 __all__ = ["EvolutionCLI", "add_section", "instantiate_section", "run", "with_choices"]
@@ -134,7 +134,7 @@ class EvolutionCLI(CLIWithHooks):
         self.trainer: Any = self.trainer_class
 
     def _refused_by_trainer(self) -> str | None:
-        """What a callback, logger or other class of the Trainer's says of its arguments, if that is what went wrong."""
+        """Return the error of a callback, logger or other class of the Trainer that refuses its arguments, if any."""
         if not self._has_section or self.subcommand is None:
             return None
         parser = subcommand_parser(self, self.subcommand)
@@ -218,7 +218,7 @@ def run(arguments: Sequence[str]) -> None:
             warnings.filterwarnings("ignore", "LightningCLI's args parameter")
             EvolutionCLI(args=list(arguments), parser_kwargs=parser_kwargs)
     except ArgumentError as error:
-        refuse(ValueError(with_choices(gist(error))))
+        refuse(ValueError(with_choices(error_summary(error))))
     except Exception as error:
         user_error = _user_error(error)
         if user_error is None:
@@ -299,7 +299,7 @@ def _config_path(path: str, value: Any = None, hint: Any = None, parsed_as: str 
     try:
         yield
     except (ArgumentError, ValueError, TypeError) as error:
-        text = gist(error)
+        text = error_summary(error)
         if not text.startswith(path):
             below = text.removeprefix(parsed_as)
             text = find_refused(path, value, hint) or path + (below if below[:1] in ":.[" else f": {below}")

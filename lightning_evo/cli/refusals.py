@@ -11,7 +11,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lightning_evo.cli.given_values import hint_of_elements, hints_of, options
-from lightning_evo.training.blueprint import gist, root_of
+from lightning_evo.training.blueprint import error_summary, root_of
 from lightning_evo.utils.imports import import_by_name
 from lightning_evo.utils.signatures import at_argument, constructor_parameters
 
@@ -38,7 +38,7 @@ def find_refused(path: str, value: Any, hint: Any) -> str | None:
             parser.add_class_arguments(kind, _KEY)
             parser.instantiate(parser.parse_object({_KEY: copy.deepcopy(dict(arguments))}))
         except (ArgumentError, ValueError, TypeError, MisconfigurationException) as error:
-            message = gist(root_of(error)).removeprefix(_KEY).lstrip(":. ")
+            message = error_summary(root_of(error)).removeprefix(_KEY).lstrip(":. ")
             return at_argument(where, message, constructor_parameters(kind))
     return None
 

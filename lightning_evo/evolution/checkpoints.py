@@ -107,7 +107,7 @@ class Checkpoints:
                 self._best = tools.selNSGA2(self._best, self.count, nd="log")
 
     def drop(self, needed: Collection[int], writer: ArchiveWriter) -> None:
-        """Delete those that are neither among the best nor ``needed``; the archive is told of each."""
+        """Delete those that are neither among the best nor ``needed``; each is recorded in the archive."""
         wanted = {ranked.id for ranked in self._best} | set(needed)
         for id in [id for id in self._stored if id not in wanted]:
             with suppress(OutsideError):  # what doesn't lie in the run's directory isn't the run's to delete

@@ -65,7 +65,7 @@ class Controller:
         progress: What the user sees.
         interrupts: What the user asks for with Ctrl-C.
         grouping: Which candidates train together.
-        reporting: The reporters, which are told of every event.
+        reporting: The reporters, which get every event.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Controller:
         self._done: queue.SimpleQueue[_Done] = queue.SimpleQueue()
         self._running: dict[int, list[Candidate]] = {}  # a job's id -> the candidates it trains
         self._begun: list[Candidate] = []  # a swarm that isn't asked for whole yet
-        self._uncounted: set[str] = set()  # operations whose FLOPs aren't counted, of which it was said
+        self._uncounted: set[str] = set()  # operations whose FLOPs aren't counted, that were reported
         self._alone: dict[int, str] = {}  # why candidates that were to train in a stack are trained by themselves
         self._damaged: Counter[int] = Counter()  # how often a job's start was damaged after it was looked at
         self._duplicates: dict[int, list[Candidate]] = {}
@@ -107,7 +107,7 @@ class Controller:
         self._grouping = grouping
         self._jobs = Jobs(search, archive, self._checkpoints, self._shared, grouping, progress.message)
         self._unfinished: dict[int, Candidate] = {}
-        self._noted: set[str] = set()  # what was said of candidates' configs
+        self._noted: set[str] = set()  # notes about candidates' configs that were shown
         self._left: Counter[str] = Counter()  # how often workers were replaced, by what a job had left behind
         self._started = time.monotonic()
         self._elapsed_before = float(archive.meta.get("elapsed", 0.0))
@@ -137,7 +137,7 @@ class Controller:
         self._start_again(list(self._unfinished.values()))
 
     def _left_behind(self, candidate: Candidate) -> Result | None:
-        """The result that an earlier run's worker left of a candidate; one that can't be used is said to be damaged."""
+        """The result that an earlier run's worker left of a candidate; one that can't be used is reported as damaged."""
         place = self._jobs.directory(candidate)
         result, fault = find_result(place)
         values = None if result is None or result.fitness is None else len(result.fitness)

@@ -303,7 +303,7 @@ class Evolution:
     def _reporting(
         self, archive: Archive, executor: Executor, progress: ProgressDisplay, interrupts: Interrupts
     ) -> ReporterDispatcher:
-        """Whoever else is told of this search, with what they are told first."""
+        """The reporters of this search, and the description that they get first."""
         meta = archive.meta
         search = SearchInfo(
             name=archive.run,

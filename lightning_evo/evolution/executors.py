@@ -38,7 +38,7 @@ def make_executor(
 
     Args:
         given: What the caller handed in, and will shut down; ``None``: workers on this machine.
-        workers: What was said of them.
+        workers: Their settings.
         slots: The devices of each slot of this machine.
         trainable: What is trained, which says what workers import beforehand.
 

@@ -69,13 +69,13 @@ def make_meter(
     algorithm: Algorithm, trainable: Trainable, seed: int
 ) -> AbstractContextManager[ProxyMeter] | AbstractContextManager[None]:
     """What measures the zero-cost proxies that the algorithm's predictor wants; nothing where it wants none."""
-    names = wanted_proxies(algorithm)
+    names = required_proxies(algorithm)
     if not names or not trainable.measures_proxies:
         return nullcontext()
     return ProxyMeter(trainable, names, seed)
 
 
-def wanted_proxies(algorithm: Algorithm) -> list[str]:
+def required_proxies(algorithm: Algorithm) -> list[str]:
     """Names of the zero-cost proxies that the algorithm's predictor reads."""
     return [] if algorithm.prescreen is None else list(algorithm.prescreen.predictor.proxies)
 
@@ -94,13 +94,13 @@ def check_binding(
 
 
 class QualityRecord:
-    """Records what validations said of the predictors, and says when they are switched on or off.
+    """Records the validations of the predictors, and reports when they are switched on or off.
 
     Args:
         algorithm: The algorithm that has the predictors.
         writer: Where it is recorded, as :class:`~lightning_evo.algorithms.quality.QualityHistory`.
         archive: The same, to read.
-        progress: Where it is said.
+        progress: Where it is reported.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class QualityRecord:
         stored = read_meta(archive.meta, QualityHistory) or QualityHistory()
         self._rows: dict[tuple[int, str], Quality] = {(one.results, one.monitor): one for one in stored.validations}
         self._seen = 0
-        self._on: bool | None = self._last_said()
+        self._on: bool | None = self._last_reported()
         screen = algorithm.screen
         if screen is not None and not self._rows and not algorithm.setup.prior:
             progress.message(
@@ -130,19 +130,21 @@ class QualityRecord:
         on = all(quality.earned for quality in self._latest(new))
         if on != self._on:
             self._on = on
-            self._progress.message(f"prescreening {'on' if on else 'off'}: " + "; ".join(map(_said, self._latest(new))))
+            self._progress.message(
+                f"prescreening {'on' if on else 'off'}: " + "; ".join(map(_described, self._latest(new)))
+            )
 
     def _latest(self, new: Sequence[Quality]) -> list[Quality]:
         return [quality for quality in new if quality.results == new[-1].results]
 
-    def _last_said(self) -> bool | None:
+    def _last_reported(self) -> bool | None:
         if not self._rows:
             return None
         last = max(results for results, _ in self._rows)
         return all(row.earned for (results, _), row in self._rows.items() if results == last)
 
 
-def _said(quality: Quality) -> str:
+def _described(quality: Quality) -> str:
     return (
         f"{quality.monitor}: cross-validated Kendall tau {quality.tau:.2f} after {quality.results} results, "
         f"{quality.baseline:.2f} by parameters and FLOPs alone"

@@ -27,7 +27,7 @@ from lightning_evo.training.blueprint import dump_yaml
 from lightning_evo.training.candidate import CONFIG_FILE
 from lightning_evo.training.final import WinnerRecord
 from lightning_evo.training.packing import MODEL_FILE
-from lightning_evo.training.tested import known_test, remember_test
+from lightning_evo.training.tested import recorded_test, remember_test
 from lightning_evo.utils.files import remove_tree, write_atomically
 from lightning_evo.utils.imports import import_by_name
 
@@ -86,7 +86,7 @@ class Finisher:
         checkpoint = None if retrain or stored is None else str(search.directory / stored.path)
         if earlier is not None and earlier.tested and earlier.request.config == config:
             remember_test(str(target), config, earlier.metrics)  # by now the file may be lost
-        tested = known_test(str(target), config) is not None
+        tested = recorded_test(str(target), config) is not None
         doing = "retraining" if retrain else "exporting" if tested or not final.test else "testing"
         progress.message(f"final: {doing} candidate {winner.id}" + (", which was tested before" if tested else ""))
         remove_tree(target)
@@ -204,9 +204,9 @@ def _wait(future: Future[Result], interrupts: Interrupts) -> Result:
 
 def _describe(outcome: FinalOutcome, target: Path) -> str:
     tested = {name: value for name, value in outcome.metrics.items() if name.startswith("test")}
-    said = ", ".join(f"{name} {value:.4f}" for name, value in tested.items())
+    test_result = ", ".join(f"{name} {value:.4f}" for name, value in tested.items())
     if not outcome.tested:
-        said = f"not tested: {outcome.why_not}"
+        test_result = f"not tested: {outcome.why_not}"
     winner = outcome.request.candidate
-    files = f"winner: candidate {winner}, {said or 'tested'}; {target}/{CONFIG_FILE}, {MODEL_FILE}"
+    files = f"winner: candidate {winner}, {test_result or 'tested'}; {target}/{CONFIG_FILE}, {MODEL_FILE}"
     return "; ".join(part for part in (files, outcome.packed) if part)

@@ -99,7 +99,7 @@ def change_settings(
     >>> change_settings([sgd], [step], before, now), sgd.param_groups[0]["lr"]
     (['lr', 'schedule'], 0.1)
     """
-    made = [_said(settings) for settings in (before, now)]
+    made = [_described(settings) for settings in (before, now)]
     if made[0] != made[1]:
         raise ValueError(f"what trains was {made[0]} and is {made[1]} now: a training can't go on with another")
     factors = rescale or [1.0] * len(schedulers)
@@ -222,7 +222,7 @@ def _merged(state: Any, before: Any, now: Any) -> Any:
     return state if _same(before, now) else copy.deepcopy(now)
 
 
-def _said(settings: OptimizerSettings) -> str:
+def _described(settings: OptimizerSettings) -> str:
     counts = [len(groups) for groups in settings.groups]
     optimizers = [f"{kind} ({count} parameter groups)" for kind, count in zip(settings.kinds, counts, strict=False)]
     return ", ".join([*optimizers, *settings.kinds[len(counts) :]])

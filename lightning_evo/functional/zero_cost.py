@@ -129,9 +129,9 @@ def gradient_norm(
     weights = [tensor for tensor in copies.values() if tensor.requires_grad and tensor.ndim > 1]
     if not weights:
         raise ValueError(f"gradient_norm: {type(model).__name__} has no trainable weight of two or more dimensions")
-    judge = nn.functional.cross_entropy if loss is None else loss
+    criterion = nn.functional.cross_entropy if loss is None else loss
     with _measuring(model, train=True), torch.enable_grad():
-        value = judge(_call(model, images, copies), labels)
+        value = criterion(_call(model, images, copies), labels)
         slopes = torch.autograd.grad(value, weights, allow_unused=True)
     return sum(float(slope.norm()) for slope in slopes if slope is not None)
 

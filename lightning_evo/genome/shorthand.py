@@ -87,7 +87,7 @@ def read_gene(written: Any) -> Gene:
 
 
 class _Kind(NamedTuple):
-    """What a distribution's name says of a range.
+    """The properties of a range that a distribution's name implies.
 
     Args:
         number: ``int`` or ``float``; ``None``: as the bounds are, or the step.

@@ -244,19 +244,19 @@ class LiveProgress(ProgressDisplay):
         self._live = Live(console=self.console, auto_refresh=False, transient=True)
 
     def __enter__(self) -> LiveProgress:
-        with self._drawing():
+        with self._rendering():
             self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        with self._drawing():
+        with self._rendering():
             self._live.stop()
 
     def update(self, state: SearchState) -> None:
         super().update(state)
-        with self._drawing():
+        with self._rendering():
             self._live.update(render(state), refresh=True)
 
     def told(self, candidate: Candidate, result: Result, state: SearchState) -> None:
@@ -264,11 +264,11 @@ class LiveProgress(ProgressDisplay):
             self.message(f"candidate {candidate.id} failed: {printable(result.error_type or '')}")
 
     def message(self, text: str) -> None:
-        with self._drawing():
+        with self._rendering():
             self.console.print(Text(_shown(text)), highlight=False)
 
     @contextmanager
-    def _drawing(self) -> Iterator[None]:
+    def _rendering(self) -> Iterator[None]:
         try:
             yield
         except OSError:

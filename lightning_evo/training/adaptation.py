@@ -1,4 +1,4 @@
-"""What of a config's Trainer is left out or redirected in a candidate, and what is said of it."""
+"""The parts of a config's Trainer that are left out or redirected in a candidate, and the notes about them."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from lightning_evo.utils.config_files import StrictLoader
 from lightning_evo.utils.lazy import load_all
 from lightning_evo.utils.text import bounded
 
-__all__ = ["Blueprint", "ConfigError", "Parts", "dump_yaml", "gist", "load_yaml", "make_trainer", "root_of"]
+__all__ = ["Blueprint", "ConfigError", "Parts", "dump_yaml", "error_summary", "load_yaml", "make_trainer", "root_of"]
 
 Config = dict[str, Any]
 """A LightningCLI config as plain data: ``model``, ``data``, ``trainer``, ``optimizer``, ... without a subcommand."""
@@ -40,7 +40,7 @@ read_texts_as(StrictLoader)
 
 
 class ConfigError(Exception):
-    """A config that the parser refuses; the message is the :func:`gist` of the parser's."""
+    """A config that the parser refuses; the message is the :func:`error_summary` of the parser's."""
 
 
 def dump_yaml(config: Any) -> str:
@@ -61,26 +61,28 @@ def load_yaml(text: str) -> Any:
         return yaml.safe_load(text)
 
 
-def gist(error: BaseException) -> str:
+def error_summary(error: BaseException) -> str:
     """What a parser's nested message says, in one line: the config path, and what is wrong there.
 
     >>> nested = ['Parser key "trainer.max_epochs":', "  Errors:", "    - Expected a <class 'int'>", "  Given value: two"]
-    >>> gist(ValueError(chr(10).join(nested)))
+    >>> error_summary(ValueError(chr(10).join(nested)))
     'trainer.max_epochs: Expected a int. Given value: two'
     """
     path: list[str] = []
-    said: list[str] = []
-    unfit: list[str] = []
+    messages: list[str] = []
+    mismatches: list[str] = []
     left_out: list[str] = []
-    for line in (_spoken(line).removeprefix("- ") for line in _with_indices(str(error).splitlines())):
+    for line in (_with_visible_value(line).removeprefix("- ") for line in _with_indices(str(error).splitlines())):
         if key := re.fullmatch(r'Parser key "(.*)":', line):
             path.append(key[1])
-        elif line.startswith("Given value:") and said and "alue" not in said[-1] and not _NESTED.search(line):
-            said.append(line)
+        elif line.startswith("Given value:") and messages and "alue" not in messages[-1] and not _NESTED.search(line):
+            messages.append(line)
         elif line and not line.startswith(_NOISE):
-            where = left_out if "NoneType" in line else unfit if line.startswith("Not a valid subclass") else said
+            where = (
+                left_out if "NoneType" in line else mismatches if line.startswith("Not a valid subclass") else messages
+            )
             where.append(re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", line))
-    text = ". ".join(dict.fromkeys(said or unfit or left_out)).replace(
+    text = ". ".join(dict.fromkeys(messages or mismatches or left_out)).replace(
         "dot import path string:", "class that can be imported, not"
     )
     return bounded(": ".join(part for part in (".".join(path), text) if part), _LONGEST)
@@ -115,7 +117,7 @@ def _first_unparsed(shown: str) -> int | None:
     return next((i for i, one in enumerate(elements.elts) if not isinstance(one, ast.Call)), None)
 
 
-def _spoken(line: str) -> str:
+def _with_visible_value(line: str) -> str:
     """The line; where a value in it can't be seen, with quotes."""
     return re.sub(r"((?:Given|Got) value:) ?(\s*)$", lambda found: f"{found[1]} {found[2]!r}", line).strip()
 
@@ -277,7 +279,7 @@ class _CandidateCLI(CLIWithHooks):
                 below = self.parser.parse_object(copy.deepcopy(dict(base)))
                 return self.parser.parse_object(copy.deepcopy(dict(config)), below)
             except ArgumentError as error:
-                raise ConfigError(gist(error)) from error
+                raise ConfigError(error_summary(error)) from error
 
     def build(
         self,

@@ -64,8 +64,9 @@ COSTS = (
 )
 """What is measured for every candidate; each is an objective under ``cost/<name>``."""
 
-_SAYS_WHAT_IS_TRUSTED = "weights_only" in signature(Trainer.fit).parameters
-"""Whether Lightning is told (from 2.6 on). Earlier versions unpickle every checkpoint: none gets to them that mustn't be."""
+_TAKES_WEIGHTS_ONLY = "weights_only" in signature(Trainer.fit).parameters
+"""Whether ``Trainer.fit`` takes ``weights_only`` (from 2.6 on). Earlier versions unpickle every checkpoint, so none
+is passed to them that mustn't be unpickled."""
 
 
 def train_candidate(blueprint: Blueprint, config: Mapping[str, Any], request: TrainingRequest) -> Result:
@@ -134,7 +135,7 @@ def _reason(raised: Exception, context: SearchContext | None) -> Exception:
 
 def loading(trusted: bool) -> dict[str, Any]:
     """Arguments of ``fit`` and ``test`` that say whether their checkpoint may hold more than tensors and plain data."""
-    return {"weights_only": not trusted} if _SAYS_WHAT_IS_TRUSTED else {}
+    return {"weights_only": not trusted} if _TAKES_WEIGHTS_ONLY else {}
 
 
 def draw_weights(model: LightningModule) -> None:

@@ -22,7 +22,7 @@ from lightning_evo.training.loggers import ended_runs, name_loggers
 from lightning_evo.training.packing import pack, restore_structure
 from lightning_evo.training.preparation import prepare_in_turn
 from lightning_evo.training.request import TrainingRequest
-from lightning_evo.training.tested import known_test, remember_test
+from lightning_evo.training.tested import recorded_test, remember_test
 from lightning_evo.training.working_directory import anchored, launch_directory, working_in
 from lightning_evo.utils.checkpoints import check_whole
 from lightning_evo.utils.files import copy_atomically
@@ -103,7 +103,7 @@ def finish_candidate(
     metrics = dict(trained.metrics) if trained else {}
     why_not = "" if test else "not asked for"
     try:
-        known = known_test(directory, config) if test else None
+        known = recorded_test(directory, config) if test else None
         if known is not None:
             metrics |= known
         elif test:

@@ -188,7 +188,7 @@ def _global_runs() -> dict[str, tuple[Callable[[], Any], Callable[[Any, bool], o
 
 
 def _quietly(end: Callable[..., object], *args: Any) -> None:
-    """Call what ends a run; whatever it raises is said, and is no failure of the candidate."""
+    """Call what ends a run; what it raises is reported, and isn't a failure of the candidate."""
     try:
         end(*args)
     except Exception as error:

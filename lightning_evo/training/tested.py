@@ -12,13 +12,13 @@ from typing import Any
 from lightning_evo.utils.checksums import checksum_holds, with_checksum
 from lightning_evo.utils.files import write_atomically
 
-__all__ = ["TESTS_FILE", "known_test", "remember_test"]
+__all__ = ["TESTS_FILE", "recorded_test", "remember_test"]
 
 TESTS_FILE = "tested.json"
 """In the run's directory, beside the winner's own, which is emptied when the winner is made again."""
 
 
-def known_test(directory: str, config: Mapping[str, Any]) -> dict[str, float] | None:
+def recorded_test(directory: str, config: Mapping[str, Any]) -> dict[str, float] | None:
     """The metrics of a test that was made before; ``None`` where there was none, or its record is damaged.
 
     Args:

@@ -388,7 +388,7 @@ class ConfigTrainable(ModuleTrainable):
         return apply_genome(self._variants[key], {p: v for p, v in genome.items() if p not in chosen})
 
     def _with_class(self, config: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
-        """``config`` with another class, which keeps the arguments that were said (not the old class's defaults)."""
+        """``config`` with another class, which keeps the arguments that were given (not the old class's defaults)."""
         place = path.removesuffix(".class_path")
         section = _at(config, place)
         if not isinstance(section, Mapping) or section.get("class_path") == value:

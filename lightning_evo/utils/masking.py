@@ -270,7 +270,7 @@ class Mask:
 _LABEL = re.compile(r"\*\*\*masked-\d+\*\*\*")
 _MAY_ASSIGN = re.compile(r"(?i)pass|pwd|secret|cred|key|auth|token|jwt|cookie|bearer")
 _WITHIN = frozenset(("class_path", "distribution"))
-"""Keys whose values say of what kind something is, also under a secret name."""
+"""Keys whose values name a kind, even under a secret name."""
 
 
 def _below(key: Any, secret: bool) -> bool:

@@ -99,7 +99,7 @@ def printable_lines(text: str) -> str:
 
 def message_of(error: BaseException) -> str:
     """Return the message of an exception, also where its class's ``__str__`` raises."""
-    return _said(lambda: str(error), "(its message can't be shown: __str__ raises)")
+    return _text_or(lambda: str(error), "(its message can't be shown: __str__ raises)")
 
 
 def first_line_of(error: BaseException) -> str:
@@ -108,18 +108,18 @@ def first_line_of(error: BaseException) -> str:
     >>> first_line_of(ValueError("too small\\nor too large")), first_line_of(KeyError())
     ('ValueError: too small', 'KeyError')
     """
-    name = _said(lambda: type(error).__name__, "an exception without a name")
+    name = _text_or(lambda: type(error).__name__, "an exception without a name")
     first = next((line for line in message_of(error).splitlines() if line.strip()), "")
     return f"{name}: {first}" if first else name
 
 
 def traceback_of(error: BaseException) -> str:
     """Return the traceback of any exception; no reference to it, nor to anything its frames hold, is kept."""
-    return _said(lambda: "".join(traceback.format_exception(error)), f"{first_line_of(error)}\n")
+    return _text_or(lambda: "".join(traceback.format_exception(error)), f"{first_line_of(error)}\n")
 
 
-def _said(text: Callable[[], str], otherwise: str) -> str:
-    """What an object says of itself, or ``otherwise`` where saying it raises, whatever it is."""
+def _text_or(text: Callable[[], str], otherwise: str) -> str:
+    """Return an object's text, or ``otherwise`` if making it raises anything."""
     try:
         return str(text())
     except BaseException:  # also SystemExit, as the traceback module has it

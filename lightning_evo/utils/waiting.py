@@ -1,4 +1,4 @@
-"""Time that a job waits for another one: whoever limits its time is told, so that it doesn't count."""
+"""Time that a job waits for another one; it is reported to whoever limits the job's time, so that it doesn't count."""
 
 from __future__ import annotations
 

@@ -259,13 +259,15 @@ def _fit(number: int, choices: tuple[int, ...] | None, most: int) -> int:
     return max((choice for choice in choices or () if choice <= most), default=most)
 
 
-def _groups(wish: int, common: int, choices: Sequence[int] | None, below: int = sys.maxsize) -> int:
-    """The largest number of groups that divides ``common``, is allowed, not above ``wish`` and less than ``below``."""
-    if wish == 1 or common == 1:
+def _groups(requested: int, common: int, choices: Sequence[int] | None, below: int = sys.maxsize) -> int:
+    """The largest number of groups that divides ``common``, is allowed, not above ``requested`` and less than ``below``."""
+    if requested == 1 or common == 1:
         return 1
-    wish = _nearest(wish, choices)
-    allowed = range(2, min(wish, common) + 1) if choices is None else choices
-    return max((groups for groups in allowed if groups <= wish and groups < below and common % groups == 0), default=1)
+    requested = _nearest(requested, choices)
+    allowed = range(2, min(requested, common) + 1) if choices is None else choices
+    return max(
+        (groups for groups in allowed if groups <= requested and groups < below and common % groups == 0), default=1
+    )
 
 
 def _surplus(layers: tuple[Layer, ...], limits: Limits) -> set[int]:

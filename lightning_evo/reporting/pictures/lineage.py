@@ -42,29 +42,29 @@ def draw(figure: Figure, request: PictureRequest) -> None:
     target = request.run.best if request.candidate is None else request.candidate
     if target is None:
         raise request.no_fitness_error()
-    kin, cut = _closest(request)
-    layers = _layers(kin, target)
-    places, ways = _routed(kin, layers)
+    lineage, cut = _closest(request)
+    layers = _layers(lineage, target)
+    places, ways = _routed(lineage, layers)
     axes = figure.add_subplot()
     axes.set_axis_off()
     rows = 1 + max(layers.values())
     taken = {*places.values(), *(place for way in ways.values() for place in way)}
     wide = max(Counter(row for _, row in taken).values())
     room = int(figure.get_figwidth() * 2.54 * _CHARACTERS_PER_CM / wide)
-    children = Counter(edge.parent for edge in kin.edges)
-    for edge in kin.edges:
+    children = Counter(edge.parent for edge in lineage.edges)
+    for edge in lineage.edges:
         _edge(axes, edge, ways[edge.parent, edge.child], children[edge.parent] > 1, room)
-    for id in kin.ids:
+    for id in lineage.ids:
         _node(axes, request, id, places[id], id == target)
     axes.set_xlim(0, 1)
     axes.set_ylim(-0.35, rows - 0.65)
     if cut:
         axes.annotate("earlier ancestors are not shown", (0.5, 1.0), xycoords="axes fraction", ha="center", va="bottom",
                       fontsize=6, color="#555555")  # fmt: skip
-    if any(edge.inherits for edge in kin.edges):
+    if any(edge.inherits for edge in lineage.edges):
         handles = [Line2D([], [], color=COLORS[0], linewidth=1.6), Line2D([], [], color=DARK, linewidth=0.7)]
         names = ["weights inherited", "bred from"]
-        if any(not edge.bred for edge in kin.edges):
+        if any(not edge.bred for edge in lineage.edges):
             handles.append(Line2D([], [], color=COLORS[0], linewidth=1.2, linestyle="--"))
             names.append("weights only")
         figure.legend(handles, names, loc="outside upper left", ncols=3, borderaxespad=0.1)
@@ -73,38 +73,38 @@ def draw(figure: Figure, request: PictureRequest) -> None:
 
 def _closest(request: PictureRequest) -> tuple[Lineage, bool]:
     """The candidate with its closest ancestors, and whether there are more."""
-    most, generations, kin = request.top or MAX_ANCESTORS, 1, ancestry(request.run, request.candidate, 0)
+    most, generations, lineage = request.top or MAX_ANCESTORS, 1, ancestry(request.run, request.candidate, 0)
     while True:
         further = ancestry(request.run, request.candidate, generations)
-        if len(further.ids) == len(kin.ids):
-            return kin, False
+        if len(further.ids) == len(lineage.ids):
+            return lineage, False
         if len(further.ids) > most + 1 or (request.top is None and generations > MAX_GENERATIONS):
-            return kin, True
-        generations, kin = generations + 1, further
+            return lineage, True
+        generations, lineage = generations + 1, further
 
 
-def _layers(kin: Lineage, target: int) -> dict[int, int]:
+def _layers(lineage: Lineage, target: int) -> dict[int, int]:
     """The layer of each candidate: the longest path to the target, so that a parent is above all its children."""
     layers = {target: 0}
-    for id in sorted(kin.ids, reverse=True):  # a child's id is greater than its parents'
+    for id in sorted(lineage.ids, reverse=True):  # a child's id is greater than its parents'
         if id != target:
-            layers[id] = 1 + max(layers[edge.child] for edge in kin.edges if edge.parent == id)
+            layers[id] = 1 + max(layers[edge.child] for edge in lineage.edges if edge.parent == id)
     return layers
 
 
-def _routed(kin: Lineage, layers: dict[int, int]) -> tuple[dict[int, _Place], dict[_Pair, list[_Place]]]:
+def _routed(lineage: Lineage, layers: dict[int, int]) -> tuple[dict[int, _Place], dict[_Pair, list[_Place]]]:
     """The position of each candidate, and the path of each edge from child to parent.
 
     An edge that skips layers has a position in each of them. Within a layer, positions are ordered by what they connect
     to, so that few edges cross.
     """
-    pairs: list[_Pair] = [(edge.parent, edge.child) for edge in kin.edges]
+    pairs: list[_Pair] = [(edge.parent, edge.child) for edge in lineage.edges]
     places: dict[int, _Place] = {}
     ways: dict[_Pair, list[_Place]] = {pair: [] for pair in pairs}
     for row in range(1 + max(layers.values())):
         # A position in this layer is that of a candidate, where its edges end, or of an edge that passes through.
         ending: dict[int | _Pair, list[_Pair]] = {
-            id: [pair for pair in pairs if pair[0] == id] for id in kin.ids if layers[id] == row
+            id: [pair for pair in pairs if pair[0] == id] for id in lineage.ids if layers[id] == row
         }
         ending |= {pair: [pair] for pair in pairs if layers[pair[1]] < row < layers[pair[0]]}
         target = {
