@@ -37,7 +37,7 @@ FILES = (
     "model.onnx.data",
     "model.pt2",
 )
-"""What an export may hold."""
+"""The possible contents of an export."""
 
 
 class ExportError(Exception):

@@ -1,4 +1,4 @@
-"""What belongs to a run's directory, and that none of it leads elsewhere."""
+"""The entries of a run's directory, none of which may lead elsewhere."""
 
 from __future__ import annotations
 

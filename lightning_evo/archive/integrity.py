@@ -34,7 +34,7 @@ CPU). A larger one is compared when its search continues, and has checksums from
 
 
 class Diagnosis:
-    """What is known of a run's database and journal; found out as far as it is asked for.
+    """The condition of a run's database and journal, determined on demand.
 
     Args:
         location: With a file.

@@ -1,4 +1,4 @@
-"""What is known about a run as a whole, one dataclass per key of the archive's meta values that several rooms read.
+"""Metadata of a run as a whole, one dataclass per key of the archive's meta values that several rooms read.
 
 What one room alone writes and reads has its dataclass there. The other keys hold plain values: ``seed``, ``budget`` (limits
 by name), ``version`` (of this package), ``created`` and ``elapsed`` (seconds), ``end`` (why the search ended, empty while it
@@ -141,7 +141,7 @@ class CheckpointUsage:
 
 @dataclass(frozen=True)
 class FinalRequest:
-    """What was to be done with the winner.
+    """The requested treatment of the winner.
 
     Args:
         candidate: The winner's id.

@@ -1,4 +1,4 @@
-"""What proves that a candidate's checkpoint is the one it left, and who made it."""
+"""Proof that a candidate's checkpoint is the one it left, and of who made it."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ SHARED_RESULTS_FILE = "known.jsonl"
 
 @dataclass(frozen=True)
 class SharedResult:
-    """What other candidates may see of a finished one.
+    """The part of a finished candidate that others may see.
 
     Args:
         id: Its id.

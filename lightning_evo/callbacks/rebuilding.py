@@ -88,9 +88,9 @@ def check_alike(before: nn.Module, after: nn.Module) -> None:
     if differing:
         more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
         first = differing[0]
-        before, after = _shape_text(one.get(first)), _shape_text(other.get(first))
+        was, now = _shape_text(one.get(first)), _shape_text(other.get(first))
         raise NotApplicable(
-            f"changes the structure: {first}{more} ({before} before, {after} after); a network in training keeps its shape"
+            f"changes the structure: {first}{more} ({was} before, {now} after); a network in training keeps its shape"
         )
     names = {name for name, _ in before.named_modules()} ^ {name for name, _ in after.named_modules()}
     if names:

@@ -1,4 +1,4 @@
-"""What callbacks leave of a training in ``Result.extra``, one dataclass per key. No torch here: reports read them."""
+"""The records that callbacks leave in ``Result.extra``, one dataclass per key. No torch here: reports read them."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class Inherited:
 
 @dataclass(frozen=True)
 class SearchContext:
-    """What a candidate's callbacks may know about the search.
+    """The context of a candidate's callbacks: what they may know about the search.
 
     Args:
         candidate: Its id.
@@ -180,7 +180,7 @@ class SearchCallback(Callback):
 
     @property
     def extra(self) -> Mapping[str, Any]:
-        """What the archive is to remember of this training, as JSON by name (``Result.extra``)."""
+        """Return what the archive remembers of this training, as JSON by name (``Result.extra``)."""
         return {}
 
     @property

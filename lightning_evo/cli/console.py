@@ -1,4 +1,4 @@
-"""What all commands share: output, error messages, and imports of the user's own modules."""
+"""The parts that all commands share: output, error messages, and imports of the user's own modules."""
 
 from __future__ import annotations
 

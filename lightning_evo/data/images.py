@@ -1,4 +1,4 @@
-"""What all image sets share: loading once, one split for all candidates, batches on the device, augmentation."""
+"""The common part of all image sets: loading once, one split for all candidates, batches on the device, augmentation."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ CANDIDATES = "candidates"
 """The directory of candidates' own directories."""
 
 _OTHER_FILES = (CONFIG_FILE, CURVE_FILE, OUTPUT_FILE, RESULT_FILE)
-"""What else is in a candidate's directory."""
+"""The other files in a candidate's directory."""
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Checkpoints:
 
     @property
     def bytes(self) -> int:
-        """What they take on disk."""
+        """Their size on disk."""
         own = sum(stored.bytes or 0 for stored in self._stored.values())
         return own + sum(size for _, size in self._more.values())
 

@@ -1,4 +1,4 @@
-"""What a search is refused for before anything trains: its callbacks, and the genes of trainings that continue."""
+"""Checks before anything trains: of callbacks, and of the genes of trainings that continue."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def make_executor(
     slots: Sequence[tuple[str, ...]],
     trainable: Trainable,
 ) -> AbstractContextManager[Executor]:
-    """What runs the candidates, while the context is open.
+    """Yield the executor of the candidates, while the context is open.
 
     Args:
         given: What the caller handed in, and will shut down; ``None``: workers on this machine.

@@ -1,4 +1,4 @@
-"""What a search with a predictor needs besides: results of earlier searches, measured proxies, records of its quality."""
+"""Additions to a search with a predictor: results of earlier searches, measured proxies, records of its quality."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def load_prior(locations: Sequence[str], space: SearchSpace, objectives: Sequenc
 def make_meter(
     algorithm: Algorithm, trainable: Trainable, seed: int
 ) -> AbstractContextManager[ProxyMeter] | AbstractContextManager[None]:
-    """What measures the zero-cost proxies that the algorithm's predictor wants; nothing where it wants none."""
+    """Return the meter of the zero-cost proxies that the algorithm's predictor reads; a null context if it reads none."""
     names = required_proxies(algorithm)
     if not names or not trainable.measures_proxies:
         return nullcontext()

@@ -1,4 +1,4 @@
-"""What a search consists of, once its arguments are checked: what the controller and its jobs know of it."""
+"""The parts of a search, once its arguments are checked, as the controller and its jobs use them."""
 
 from __future__ import annotations
 

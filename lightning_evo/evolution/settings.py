@@ -52,7 +52,7 @@ class Budget:
 
     @property
     def limits(self) -> dict[str, float]:
-        """What is limited: ``candidates``, ``epochs``, ``seconds``."""
+        """The limits that are set, of ``candidates``, ``epochs``, ``seconds``."""
         limits = {"candidates": self.candidates, "epochs": self.epochs, "seconds": self.seconds}
         return {name: limit for name, limit in limits.items() if limit is not None}
 
@@ -132,7 +132,7 @@ class Workers:
 
 @dataclass(frozen=True)
 class Final:
-    """What happens with the winner when the budget is spent.
+    """The treatment of the winner when the budget is spent.
 
     The winner is the best candidate of the first objective (with several objectives: of the Pareto front). It is written
     to ``<directory>/final/`` as ``config.yaml`` and ``model.ckpt``.

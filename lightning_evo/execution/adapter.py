@@ -60,7 +60,7 @@ class FuturesExecutor:
 
     @property
     def running(self) -> Mapping[int, int]:
-        """What runs now: slot -> job id."""
+        """The running jobs: slot -> job id."""
         with self._lock:
             return {slot: pending.job.id for slot, pending in sorted(self._running.items())}
 

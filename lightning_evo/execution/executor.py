@@ -26,7 +26,7 @@ class Executor(Protocol):
 
     @property
     def running(self) -> Mapping[int, int]:
-        """What runs now: slot -> job id."""
+        """The running jobs: slot -> job id."""
 
     def submit(self, job: Job) -> Future[Result]:
         """Queue a job.

@@ -25,7 +25,7 @@ __all__ = ["WorkerSettings", "isolate", "kill_group", "start_forkserver"]
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """What a worker process is started with.
+    """The arguments with which a worker process is started.
 
     Args:
         threads: Threads for each of its parallel regions.

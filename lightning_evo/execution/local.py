@@ -112,7 +112,7 @@ class LocalExecutor:
 
     @property
     def running(self) -> Mapping[int, int]:
-        """What runs now: slot -> job id."""
+        """The running jobs: slot -> job id."""
         with self._lock:
             return {slot: pending.job.id for slot, pending in sorted(self._running.items())}
 

@@ -1,4 +1,4 @@
-"""What the forkserver does besides forking: it adopts what dead workers leave, and ends it when the controller dies.
+"""The duties of the forkserver besides forking: it adopts what dead workers leave, and ends it when the controller dies.
 
 The forkserver preloads this module; nothing else has a use for it.
 """

@@ -1,4 +1,4 @@
-"""What surrounds a job in the process that runs it: everything is caught, plain data comes back."""
+"""The frame of a job in the process that runs it: everything is caught, plain data comes back."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _FULL = 2**20  # a file system with fewer free bytes counts as full
 
 
 class JobState(ctypes.Structure):
-    """What a worker process lets the controller see, in shared memory.
+    """The state of a worker process that the controller sees, in shared memory.
 
     Its id, that of the process that started it, when (monotonic) its job began, and the id of the process that began it:
     Pebble may start another one in its place.

@@ -1,4 +1,4 @@
-"""What can be computed of a network without training it: pure functions on torch modules and tensors, torch alone."""
+"""Computations on networks without training: pure functions on torch modules and tensors, torch alone."""
 
 from __future__ import annotations
 

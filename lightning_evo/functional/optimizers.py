@@ -157,7 +157,7 @@ def _steps(scheduler: Any, i: int, before: OptimizerSettings, now: OptimizerSett
 
 
 def _probed(scheduler: Any) -> list[float | None]:
-    """What a scheduler's functions of the step give at :data:`_PROBES`; ``None`` where one isn't defined."""
+    """Return the values of a scheduler's functions of the step at :data:`_PROBES`; ``None`` where one isn't defined."""
     values: list[float | None] = []
     for function in getattr(scheduler, "lr_lambdas", []):
         for step in _PROBES:

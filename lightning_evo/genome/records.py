@@ -425,7 +425,7 @@ _NAMED = 5
 
 @dataclass(frozen=True)
 class LeftOutRecord:
-    """What was left out of a result because it was too much.
+    """The parts left out of a result because it was too large.
 
     Args:
         metrics: How many metrics.

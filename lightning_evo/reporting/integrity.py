@@ -27,7 +27,7 @@ _NAMED = 5
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found of one kind of file.
+    """The findings about one kind of file.
 
     Args:
         what: The file, or the files.

@@ -1,4 +1,4 @@
-"""What of an archive may leave this machine: everything, with its secrets masked."""
+"""An archive as it may leave this machine: everything, with its secrets masked."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class ReporterError(ValueError):
 
 @dataclass(frozen=True)
 class SearchInfo:
-    """What a reporter receives about a search when it starts or is resumed.
+    """The description of a search that a reporter receives when it starts or is resumed.
 
     Secrets in ``space``, ``description`` and ``config`` are masked, as they are in all that a reporter receives of
     candidates, unless the user wants them shown. ``location`` isn't: it may be the URL of a database, with its password.

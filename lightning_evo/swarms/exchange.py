@@ -32,7 +32,7 @@ __all__ = ["Exchange", "ExchangeSwarm", "Peer"]
 
 _SUFFIX = ".safetensors"
 _UNREADABLE = (OSError, SafetensorError, ValueError, KeyError, TypeError)
-"""What reading raises for a file that is incomplete, has been removed, or is of another kind."""
+"""The exceptions of reading a file that is incomplete, has been removed, or is of another kind."""
 
 
 @dataclass(frozen=True)

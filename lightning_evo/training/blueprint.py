@@ -62,7 +62,7 @@ def load_yaml(text: str) -> Any:
 
 
 def error_summary(error: BaseException) -> str:
-    """What a parser's nested message says, in one line: the config path, and what is wrong there.
+    """Return a parser's nested message in one line: the config path, and what is wrong there.
 
     >>> nested = ['Parser key "trainer.max_epochs":', "  Errors:", "    - Expected a <class 'int'>", "  Given value: two"]
     >>> error_summary(ValueError(chr(10).join(nested)))
@@ -131,7 +131,7 @@ _NOISE = ("Does not validate", "Subtypes:", "Errors:", "Given value", "Problem w
 
 @dataclass(frozen=True)
 class Parts:
-    """What a config builds."""
+    """The objects that a config builds."""
 
     model: LightningModule
     datamodule: LightningDataModule | None
@@ -177,7 +177,7 @@ class Blueprint:
         self.parse(config)
 
     def parse(self, config: Mapping[str, Any]) -> Namespace:
-        """What the parser makes of ``config``, links applied.
+        """Return ``config`` as the parser resolves it, links applied.
 
         Raises:
             ConfigError: If the parser refuses it.
@@ -330,7 +330,7 @@ def make_trainer(make: Callable[..., Trainer], adaptation: Adaptation | None, **
 
 
 def root_of(error: BaseException) -> BaseException:
-    """What a constructor raised, of which the parser says only that the value fits none of a union's types."""
+    """Return what a constructor raised, where the parser reports only that the value fits none of a union's types."""
     # The cause is what the union's first type says. Another of them may be the one that was meant, and say more.
     told = re.findall(r"^\s*- (.*)$", str(error), re.M) if str(error).startswith("Does not validate") else []
     while str(error).startswith("Does not validate") and error.__cause__ is not None:

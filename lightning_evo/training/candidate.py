@@ -62,7 +62,7 @@ COSTS = (
     "waiting",
     "utilisation",
 )
-"""What is measured for every candidate; each is an objective under ``cost/<name>``."""
+"""The costs measured for every candidate; each is an objective under ``cost/<name>``."""
 
 _TAKES_WEIGHTS_ONLY = "weights_only" in signature(Trainer.fit).parameters
 """Whether ``Trainer.fit`` takes ``weights_only`` (from 2.6 on). Earlier versions unpickle every checkpoint, so none

@@ -33,7 +33,7 @@ __all__ = ["WinnerRecord", "finish_candidate"]
 
 @dataclass(frozen=True)
 class WinnerRecord:
-    """What was done with the winner.
+    """The outcome of a winner's retraining and test.
 
     Args:
         tested: Whether it was tested.

@@ -30,7 +30,7 @@ class UntrustedNetwork(Exception):
 
 @dataclass(frozen=True)
 class Package:
-    """What was written of a candidate.
+    """The files written for a candidate.
 
     Args:
         files: ``config.yaml`` and ``model.ckpt``, and what else is needed to open the network.

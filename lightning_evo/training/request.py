@@ -1,4 +1,4 @@
-"""What a training is asked for besides the config of what is trained."""
+"""The request for a training, besides the config of what is trained."""
 
 from __future__ import annotations
 

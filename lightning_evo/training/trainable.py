@@ -1,4 +1,4 @@
-"""What is evolved: a LightningCLI config, or any Python function from genome to metrics."""
+"""The subject of a search: a LightningCLI config, or any Python function from genome to metrics."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker is to run.
+    """A call for a worker.
 
     Args:
         function: Picklable by reference.
@@ -61,7 +61,7 @@ class Task:
 
 
 class Trainable(Protocol):
-    """What a search needs of the thing it evolves, and what it declares it can do.
+    """The interface between a search and the thing it evolves, which declares what it can do.
 
     Derive from it, and what you leave out is what it can't do: give :attr:`seed`, :meth:`describe`, :meth:`check`,
     :meth:`epochs` and :meth:`task` at least.
@@ -111,7 +111,7 @@ class Trainable(Protocol):
         return None
 
     def task(self, candidate: Candidate, request: TrainingRequest) -> Task:
-        """What to run for one candidate."""
+        """Return the call for one candidate."""
         ...
 
     def stack_task(
@@ -121,7 +121,7 @@ class Trainable(Protocol):
         write: Callable[[str, str], None],
         whole: bool = False,
     ) -> Task:
-        """What to run for several candidates that train as one stack.
+        """Return the call for several candidates that train as one stack.
 
         Args:
             members: The candidates.
@@ -132,14 +132,14 @@ class Trainable(Protocol):
         raise _cannot(self, "stack_task")
 
     def structure_task(self, space: SearchSpace) -> Task:
-        """What to run to find out which genes change the structure: a completed result whose ``extra``
+        """Return the call that finds out which genes change the structure: a completed result whose ``extra``
         has a :class:`~lightning_evo.training.structure.StructureComparison` under its key."""
         raise _cannot(self, "structure_task")
 
     def proxy_task(
         self, genome: Mapping[str, Any], names: Sequence[str], batch_size: int, seed: int, data_seed: int
     ) -> Task:
-        """What to run to measure zero-cost proxies of a genome; see
+        """Return the call that measures zero-cost proxies of a genome; see
         :func:`~lightning_evo.training.proxies.measure_candidate`."""
         raise _cannot(self, "proxy_task")
 
@@ -156,7 +156,7 @@ class Trainable(Protocol):
         return
 
     def final_task(self, config: dict[str, Any], request: TrainingRequest, checkpoint: str | None, test: bool) -> Task:
-        """What to run for the winner.
+        """Return the call for the winner.
 
         Args:
             config: What :meth:`final_config` gave.

@@ -1,4 +1,4 @@
-"""What this user's own searches have made, told from what somebody else made by a key that lies outside of every run.
+"""Recognition of what this user's own searches have made, by a key that lies outside of every run.
 
 The key is drawn once and kept in the user's state directory. Whatever a search makes that may later be unpickled, or names
 code to be imported, is marked with it: so the mark holds wherever a run is moved or copied to, and for this content alone.

@@ -133,7 +133,7 @@ class FastTraining(SearchCallback):
     # -- decisions -----------------------------------------------------------------------------------------------------
 
     def choose(self, name: str, trainer: Trainer, pl_module: LightningModule) -> Choice:
-        """What to do about one setting; override it to choose otherwise.
+        """Decide about one setting; override it to choose otherwise.
 
         Args:
             name: ``channels_last``, ``precision``, ``cudnn_benchmark`` or ``tf32``; the rest is decided where it's applied.

@@ -1,4 +1,4 @@
-"""What a growing training observes: its history, examples on which steps are tried, and the entropy of activations."""
+"""The observations of a growing training: its history, examples on which steps are tried, and the entropy of activations."""
 
 from __future__ import annotations
 

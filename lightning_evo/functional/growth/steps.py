@@ -105,7 +105,7 @@ class Added:
 
 @dataclass(frozen=True)
 class Growth:
-    """What a step did to a network. Parameters that are neither moved, added nor removed are the same objects as before.
+    """The effect of a step. Parameters that are neither moved, added nor removed are the same objects as before.
 
     Args:
         step: The step.

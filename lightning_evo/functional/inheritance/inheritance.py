@@ -182,7 +182,7 @@ def transfer_weights(
 
 @dataclass(frozen=True)
 class Structure:
-    """What a state dict doesn't show of a network: the settings of its layers, and what lies between them.
+    """The part of a network that a state dict doesn't show: the settings of its layers, and what lies between them.
 
     Args:
         layers: For each layer with tensors its kind, its settings, and its number of groups.

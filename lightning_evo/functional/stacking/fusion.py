@@ -87,7 +87,7 @@ class Fuser:
         self._deferred: dict[int, _DeferredCall] = {}
 
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What the call returns, or a placeholder for it."""
+        """The result of the call, or a placeholder for it."""
         plain_relu = func in _RELUS and len(args) == 1 and not any(kwargs.values())
         if self._deferred and func not in _METADATA:
             first = self._deferred.get(id(args[0])) if args else None

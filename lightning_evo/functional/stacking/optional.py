@@ -24,7 +24,7 @@ class Fusion(Protocol):
     """Replaces sequences of a network's calls by cheaper ones."""
 
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What the call returns, or a placeholder for it."""
+        """The result of the call, or a placeholder for it."""
 
     def settled(self, values: Any) -> Any:
         """The same values (a tensor, or lists, tuples and dicts of any) without placeholders."""

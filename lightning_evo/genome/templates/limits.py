@@ -14,7 +14,7 @@ MOST_LAYERS = 1000
 
 @dataclass(frozen=True)
 class Limits:
-    """What a template must keep to; everything left out is free.
+    """The limits of a template; everything left out is free.
 
     Args:
         min_conv: Least number of ``Conv2d`` layers.

@@ -1,4 +1,4 @@
-"""What a list of layers builds: shapes, parameters and operations, and a readable listing."""
+"""The network that a list of layers builds: shapes, parameters and operations, and a readable listing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every export starts from: a run's candidates, results and metadata, and strict JSON."""
+"""The contents of every export: a run's candidates, results and metadata, and strict JSON."""
 
 from __future__ import annotations
 

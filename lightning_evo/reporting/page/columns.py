@@ -143,7 +143,7 @@ def _shorten(text: str | None) -> str | None:
 
 
 def _remark(snapshot: RunSnapshot, id: int) -> str:
-    """What callbacks did with a candidate, without other candidates' ids, so that many candidates share a remark."""
+    """Return what callbacks did with a candidate, without other candidates' ids, so that many candidates share a remark."""
     parts = []
     if (inherited := snapshot.inherited.get(id)) is not None:
         if inherited.parent is None:

@@ -1,4 +1,4 @@
-"""What a picture is to show: the runs, and the options."""
+"""A request for a picture: the runs, and the options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What early stopping and inherited weights saved, and how often early stopping was wrong."""
+"""The savings of early stopping and inherited weights, and the mistakes of early stopping."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["EarlyStoppingSavings", "InheritanceSavings", "Savings", "compute_sav
 
 @dataclass(frozen=True)
 class EarlyStoppingSavings:
-    """What early stopping saved, and how accurate it was, measured on controls.
+    """The savings of early stopping, and its accuracy, measured on controls.
 
     Args:
         stopped: Candidates that were stopped early.
@@ -90,7 +90,7 @@ class InheritanceSavings:
 
 @dataclass(frozen=True)
 class Savings:
-    """What early stopping and inheritance saved; ``None`` where a search used neither.
+    """The savings of early stopping and inheritance; ``None`` where a search used neither.
 
     Args:
         early_stopping: What early stopping saved.
@@ -116,7 +116,7 @@ class Savings:
 
 
 def savings(location: str | Path | Archive, run: str | None = None) -> Savings:
-    """What early stopping and inheritance have saved in a search so far.
+    """Return the savings of early stopping and inheritance in a search so far.
 
     Args:
         location: The run's directory, an archive file, a database URL, or an open archive.

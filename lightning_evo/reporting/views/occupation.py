@@ -126,7 +126,7 @@ def totals(snapshot: RunSnapshot) -> Totals:
 
 
 def run_savings(snapshot: RunSnapshot) -> Savings:
-    """What early stopping and inheritance have saved in a run so far.
+    """Return what early stopping and inheritance have saved in a run so far.
 
     Args:
         snapshot: The run.

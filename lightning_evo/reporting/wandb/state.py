@@ -1,4 +1,4 @@
-"""What Weights & Biases has of a search: a small file beside the runs, written atomically."""
+"""The state of a search's upload to Weights & Biases: a small file beside the runs, written atomically."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 class WandbState:
-    """What has been reported and to where. The archive is the truth: without this file everything is reported again.
+    """The reported part of a search. The archive is the truth: without this file everything is reported again.
 
     Args:
         directory: The directory that holds the runs' directories.

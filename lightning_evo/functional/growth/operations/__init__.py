@@ -17,7 +17,7 @@ __all__ = ["OPERATIONS", "StructureOperation"]
 
 
 class StructureOperation(Protocol):
-    """What a module that implements operations offers."""
+    """The functions of a module that implements operations."""
 
     def sites(self, part: Part) -> dict[str, dict[Operation, str]]:
         """Return, for each layer and operation, why it isn't possible; an empty string if it is."""
