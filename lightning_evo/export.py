@@ -19,7 +19,8 @@ from lightning_evo.evolution.controller import AnswerRecord
 from lightning_evo.evolution.errors import SearchError
 from lightning_evo.evolution.winner import REPLAY_FILE, SCHEDULE_FILE, write_schedule
 from lightning_evo.functional.growth.steps import GrowthError
-from lightning_evo.training.blueprint import Blueprint, load_yaml
+from lightning_evo.training.blueprint import load_yaml
+from lightning_evo.training.builder import blueprint_of
 from lightning_evo.training.candidate import CONFIG_FILE, isolated
 from lightning_evo.training.packing import MODEL_FILE, UntrustedNetwork, mask_file, pack, restore_structure
 from lightning_evo.utils.files import OutsideError, atomic_directory, digest_of, inside
@@ -206,8 +207,12 @@ def _traced(config: Mapping[str, Any], to: Path, onnx: bool, torch_export: bool)
     import torch
 
     overrides = {"logger": False, "accelerator": "cpu", "devices": 1, "default_root_dir": str(to)}
+    try:
+        blueprint = blueprint_of(config)
+    except ImportError as error:
+        raise ExportError(f"{CONFIG_FILE}: build: {config['build']!r} can't be imported ({error})") from None
     with isolated(config):
-        parts = Blueprint().build(config, overrides)
+        parts = blueprint.build(config, overrides)
     state = torch.load(to / MODEL_FILE, map_location="cpu", weights_only=True)["state_dict"]
     parts.model.configure_model()
     restore_structure(parts.model, to / MODEL_FILE, trusted=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import random
+import re
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -44,8 +45,8 @@ def run(arguments: Sequence[str]) -> None:
     trainable = _read(options.config)
     proposals = _accepted(trainable)
     metrics = _tried(trainable, proposals)
-    monitor, mode = objective(metrics)
-    write_atomically(options.to, _text(options.config, proposals, metrics, monitor, mode))
+    monitor, mode, known = objective(metrics)
+    write_atomically(options.to, _text(options.config, proposals, metrics, monitor, mode, known))
     on = [proposal.path for proposal in proposals if not proposal.reason]
     show(f"{options.to}: {len(on)} genes ({', '.join(on)}); {len(proposals) - len(on)} more are commented out")
     show(f"the first candidate trains; it logs {', '.join(metrics)}; the objective is {monitor} ({mode})")
@@ -53,41 +54,45 @@ def run(arguments: Sequence[str]) -> None:
     show(f"start it with: lightning-evo fit {configs}")
 
 
-def objective(metrics: Mapping[str, float]) -> tuple[str, str]:
-    """The metric that a search most likely is to optimize, and its mode.
+def objective(metrics: Iterable[str]) -> tuple[str, str, bool]:
+    """The metric that a search most likely is to optimize, its mode, and whether the mode is more than a guess.
 
-    Metrics of validation come first, and scores before losses.
+    Metrics of validation come first, and scores before losses before others.
 
-    >>> objective({"train_loss": 1.0, "val_loss": 1.0, "val_acc": 0.5})
-    ('val_acc', 'max')
-    >>> objective({"train_loss": 1.0, "valid/rmse": 1.0})
-    ('valid/rmse', 'min')
+    >>> objective(["train_loss", "val_loss", "val_acc"])
+    ('val_acc', 'max', True)
+    >>> objective(["lr-Adam", "train_loss", "valid/MeanMAPE"])
+    ('valid/MeanMAPE', 'min', True)
+    >>> objective(["val_elbo"])
+    ('val_elbo', 'min', False)
     """
-    scores = (
-        "acc",
-        "f1",
-        "auc",
-        "auroc",
-        "iou",
-        "dice",
-        "map",
-        "r2",
-        "score",
-        "precision",
-        "recall",
-        "bleu",
-        "rouge",
-        "psnr",
-        "ssim",
-    )
 
-    def rank(name: str) -> tuple[bool, bool, bool]:
-        lower = name.lower()
-        is_score = any(word in lower for word in scores)
-        return ("val" not in lower, not is_score and "loss" not in lower, not is_score)
+    def rank(name: str) -> tuple[bool, bool, int]:
+        words = _words(name)
+        kind = 0 if _is(words, _SCORES) else 1 if _is(words, _LOSSES) else 2
+        aside = name.startswith("lr-") or name.endswith("_step")
+        return (aside, not any(word.startswith(("val", "dev")) for word in words), kind)
 
-    best = min(metrics, key=lambda name: (rank(name)[0], rank(name)[2], rank(name)[1]))
-    return best, "min" if rank(best)[2] else "max"
+    best = min(metrics, key=rank)
+    kind = rank(best)[2]
+    return best, "max" if kind == 0 else "min", kind < 2
+
+
+_SCORES = (
+    r"acc\w*|\w*accuracy|f1|fbeta|f1score|au(ro)?c\w*|ap|map\d*|m?iou|jaccard|dice|r2|r2score|score|precision|recall|bleu|"
+    r"rouge\w*|psnr|ssim"
+)
+_LOSSES = r"loss|err|error|r?mse|mae|mape|smape|nll|ce|bce|ppl|perplexity|wer|cer|kl|fid|rmsle"
+
+
+def _words(name: str) -> list[str]:
+    """The words in a metric's name, also where capitals divide them."""
+    divided = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)
+    return [word for word in re.split(r"[^a-z0-9]+", divided.lower()) if word]
+
+
+def _is(words: Sequence[str], pattern: str) -> bool:
+    return any(re.fullmatch(pattern, word) for word in words)
 
 
 def _refuse(message: str) -> NoReturn:
@@ -203,7 +208,7 @@ def _train(trainable: Any, proposals: Sequence[Any]) -> Any:
         "limit_train_batches": BATCHES,
         "limit_val_batches": BATCHES,
     }
-    short |= {"check_val_every_n_epoch": 1, "val_check_interval": None, "num_sanity_val_steps": 0, "logger": False}
+    short |= {"check_val_every_n_epoch": 1, "val_check_interval": None, "num_sanity_val_steps": 0, "logger": None}
     config = apply_genome(trainable.resolve(genome), {f"trainer.{name}": value for name, value in short.items()})
     with tempfile.TemporaryDirectory(prefix="lightning-evo-init-") as directory:
         request = TrainingRequest(directory, [Objective("cost/params", "min")], save_checkpoint=False)
@@ -212,7 +217,9 @@ def _train(trainable: Any, proposals: Sequence[Any]) -> Any:
             return train_candidate(trainable.blueprint, {"seed_everything": 0, **config}, request)
 
 
-def _text(files: Sequence[str], proposals: Sequence[Any], metrics: Mapping[str, float], monitor: str, mode: str) -> str:
+def _text(
+    files: Sequence[str], proposals: Sequence[Any], metrics: Mapping[str, float], monitor: str, mode: str, known: bool
+) -> str:
     """The search as YAML, with comments."""
     configs = " ".join(f"--config {name}" for name in files)
     lines = [
@@ -227,9 +234,11 @@ def _text(files: Sequence[str], proposals: Sequence[Any], metrics: Mapping[str, 
             f"    {'# ' if one.reason else ''}{one.path}: {gene}  # now {value}{'; ' + one.reason if one.reason else ''}"
         )
     others = ", ".join(name for name in metrics if name != monitor)
+    remarks = [f"also logged: {others}"] if others else []
+    remarks += [] if known else ["is less better? otherwise max"]
     lines += [
         "  objectives:",
-        f"    - {_flow({'monitor': monitor, 'mode': mode})}" + (f"  # also logged: {others}" if others else ""),
+        f"    - {_flow({'monitor': monitor, 'mode': mode})}" + (f"  # {'; '.join(remarks)}" if remarks else ""),
         "    # - {monitor: cost/flops, mode: min}  # a second objective gives a Pareto front",
         "  budget:",
         "    candidates: 50",

@@ -15,9 +15,9 @@ from lightning_evo.genome.links import expanded
 from lightning_evo.training.adaptation import Adaptation
 from lightning_evo.training.blueprint import Blueprint, Parts, make_trainer
 from lightning_evo.training.trainable import ModuleTrainable, check_costs, check_sources
-from lightning_evo.utils.imports import public_name
+from lightning_evo.utils.imports import import_by_name, public_name
 
-__all__ = ["Builder", "BuilderTrainable"]
+__all__ = ["Builder", "BuilderTrainable", "blueprint_of"]
 
 Build = Callable[[dict[str, Any]], Any]
 
@@ -143,6 +143,17 @@ class BuilderTrainable(ModuleTrainable):
     def modules(self, config: Any) -> tuple[str, ...]:
         """The function's module."""
         return (_function_of(self.function).__module__,)
+
+
+def blueprint_of(config: Mapping[str, Any]) -> Blueprint:
+    """What builds a candidate from its ``config.yaml`` alone: LightningCLI, or the function that the config names.
+
+    Raises:
+        ImportError: If there is no such function.
+    """
+    if isinstance(config.get("genome"), Mapping) and isinstance(config.get("build"), str):
+        return Builder(function=import_by_name(config["build"]))
+    return Blueprint()
 
 
 _TRAINER = "trainer."
