@@ -145,11 +145,23 @@ def test_a_line_of_a_curve_that_is_json_but_no_point_ends_it(tmp_path, line):
 
 
 @pytest.mark.slow
-def test_two_devices_train_one_candidate_together(config, tmp_path):
-    result = train(config, tmp_path, function=train_candidate_distributed, devices=2, fitness_epoch="last")
+def test_two_devices_train_one_candidate_together(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    kinds = {"ModelCheckpoint": {"dirpath": "elsewhere"}, "TQDMProgressBar": {}, "LearningRateMonitor": {}}
+    config["trainer"]["callbacks"] = [
+        {"class_path": f"lightning.pytorch.callbacks.{kind}", "init_args": arguments}
+        for kind, arguments in kinds.items()
+    ]
+    config["trainer"]["logger"] = {"class_path": "CSVLogger", "init_args": {"save_dir": "logs"}}
+    own = tmp_path / "net" / "candidates" / "000000"
+    asked = {"function": train_candidate_distributed, "devices": 2, "fitness_epoch": "last", "chdir": True}
+    result = train(config, own, **asked)
     assert result.status == "completed", result.error
     assert result.cost["epochs"] == 2
-    assert torch.load(tmp_path / "checkpoint.ckpt", weights_only=True)["global_step"] == 2  # 64 samples, 2 ranks of 32
+    assert torch.load(own / "checkpoint.ckpt", weights_only=True)["global_step"] == 2  # 64 samples, 2 ranks of 32
+    assert len(list((own / "checkpoints").rglob("*.ckpt"))) == 1
+    assert [path.name for path in (tmp_path / "logs" / "lightning_logs").iterdir()] == ["net-000000"]
+    assert {path.name for path in tmp_path.iterdir()} == {"logs", "net"}
 
 
 def hopeless(directory):
