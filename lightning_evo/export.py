@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities.model_helpers import is_overridden
+
+from lightning_evo._compat.torch import tree_map
 from lightning_evo.archive import Archive
 from lightning_evo.archive.entries import run_that_holds
 from lightning_evo.archive.meta import FINAL_CHECKPOINT, FinalOutcome, read_meta
@@ -19,11 +25,22 @@ from lightning_evo.evolution.controller import AnswerRecord
 from lightning_evo.evolution.errors import SearchError
 from lightning_evo.evolution.winner import REPLAY_FILE, SCHEDULE_FILE, write_schedule
 from lightning_evo.functional.growth.steps import GrowthError
-from lightning_evo.training.blueprint import load_yaml
+from lightning_evo.training.blueprint import Parts, error_summary, load_yaml
 from lightning_evo.training.builder import blueprint_of
 from lightning_evo.training.candidate import CONFIG_FILE, isolated
-from lightning_evo.training.packing import MODEL_FILE, UntrustedNetwork, mask_file, pack, restore_structure
+from lightning_evo.training.launch import LaunchRecord
+from lightning_evo.training.packing import (
+    MODEL_FILE,
+    UntrustedNetwork,
+    held_by,
+    mask_file,
+    pack,
+    plain_checkpoint,
+    restore_structure,
+)
+from lightning_evo.utils.checkpoints import kind_of
 from lightning_evo.utils.files import OutsideError, atomic_directory, digest_of, inside
+from lightning_evo.utils.imports import import_by_name
 from lightning_evo.utils.masking import Mask
 
 __all__ = ["FILES", "ExportError", "export"]
@@ -104,14 +121,24 @@ def export(
                     raise ExportError(str(error)) from error
                 written = [*packed.files, *write_schedule(archive, found.candidate, part)]
                 config = load_yaml((part / CONFIG_FILE).read_text(encoding="utf-8"))
+                launched = read_meta(archive.meta, LaunchRecord)
+                if launched is not None and not (trust or launched.is_own):
+                    launched = None  # what it names is not to be imported
+                cls = _model_class(config, launched) if found.trusted else None
+                plain_checkpoint(part / MODEL_FILE, config, cls, found.trusted)
                 masked = {path.name: names for path in written if (names := mask_file(path, mask, found.trusted))}
+                opens = (
+                    _try_to_open(part / MODEL_FILE, to / MODEL_FILE, config, cls) if cls and not packed.message else ""
+                )
                 if onnx or torch_export:
-                    written += _traced(config, part, onnx, torch_export)
+                    written += _traced(config, launched or LaunchRecord(), part, onnx, torch_export)
         except OSError as error:
             reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or error
             raise ExportError(f"--to {to}: cannot write the directory ({reason})") from error
     if remark := packed.message or found.remark:
         notify(remark)
+    if opens:
+        notify(opens)
     for name, names in masked.items():
         notify(f"{name}: masked, to be filled in: {', '.join(names)} (--show-secrets writes what they are)")
     return [to / path.name for path in written]
@@ -158,7 +185,7 @@ def _source(directory: Path, archive: Archive, candidate: int | None, trust: boo
         outcome = read_meta(archive.meta, FinalOutcome)
         if outcome is not None and os.path.lexists(directory / FINAL_CHECKPOINT):
             stored = StoredCheckpoint(FINAL_CHECKPOINT, seal=outcome.seal)
-            advice = "run the same `lightning-evo fit` command again, which makes it anew"
+            advice = "run the search's own command again, which makes it anew"
             return _checked(directory, outcome.request.candidate, stored, trust, advice, outcome.packed)
         ranked = archive.best(1)
         if not ranked:
@@ -174,7 +201,11 @@ def _source(directory: Path, archive: Archive, candidate: int | None, trust: boo
     config = directory / CANDIDATES / f"{candidate:06d}" / CONFIG_FILE
     if not config.is_file():
         raise ExportError(f"{config} is missing: only candidates built from a LightningCLI config can be exported")
-    again = f"to train it again with the same seed, run `lightning-evo fit --config {config}`"
+    launched = read_meta(archive.meta, LaunchRecord)
+    command = shlex.join(launched.command) if launched is not None and launched.command else "lightning-evo fit"
+    again = f"to train it again with the same seed, run `{command} --config {config}`"
+    if launched is not None and launched.has_configs_of_its_own:
+        again = f"to train it again, raise evolution.keep_checkpoints and run the search's own command, `{command}`"
     found = StoredCheckpoint.of(result)
     if found is None:
         raise ExportError(f"the checkpoint of candidate {candidate} was not kept (evolution.keep_checkpoints); {again}")
@@ -202,21 +233,71 @@ def _checked(
     return _Source(candidate, config, checkpoint, trusted, remark)
 
 
-def _traced(config: Mapping[str, Any], to: Path, onnx: bool, torch_export: bool) -> list[Path]:
-    """Write the network in formats that run without Python, traced on one batch of the candidate's data."""
-    import torch
+def _model_class(config: Mapping[str, Any], launched: LaunchRecord | None) -> type | None:
+    """The class of a candidate's model, if its config or its CLI names one that can be imported."""
+    section = config.get("model")
+    try:
+        named = section.get("class_path", section.get("_target_")) if isinstance(section, Mapping) else None
+        own = launched.model_class() if launched is not None else None
+        found = import_by_name(named) if isinstance(named, str) else own
+    except Exception:  # whatever the user's module raises
+        return None
+    return found if isinstance(found, type) and hasattr(found, "load_from_checkpoint") else None
 
+
+def _try_to_open(model: Path, shown: Path, config: Mapping[str, Any], cls: Any) -> str:
+    """Open an exported checkpoint as its user will; say how, or what is missing."""
+    call = f"{cls.__name__}.load_from_checkpoint({str(shown)!r}"
+    try:
+        with isolated(config), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            held = held_by(model, trusted=True)
+            plain = kind_of(model) == "plain"
+            more = {} if plain else {"weights_only": False}
+            if "weights_only" not in signature(cls.load_from_checkpoint).parameters:
+                more = {}
+            cls.load_from_checkpoint(model, map_location="cpu", **more)
+    except Exception as error:  # whatever the user's constructor raises
+        kept = "" if held_by(model, trusted=True).get("hyper_parameters") else " (it saves no hyperparameters)"
+        return f"model.ckpt needs arguments{kept}: {call}, ...): {_line(error)}"
+    del held
+    return f"model.ckpt opens with {call}{', weights_only=False' if more else ''})"
+
+
+def _traced(config: Mapping[str, Any], launched: LaunchRecord, to: Path, onnx: bool, torch_export: bool) -> list[Path]:
+    """Write the network in formats that run without Python, traced on one batch of the candidate's data."""
+    if onnx and find_spec("onnxscript") is None:
+        raise ExportError("ONNX export requires more packages: pip install 'lightning-evo[onnx]'")
+    option = "--onnx" if onnx else "--torch-export"
     overrides = {"logger": False, "accelerator": "cpu", "devices": 1, "default_root_dir": str(to)}
     try:
-        blueprint = blueprint_of(config)
-    except ImportError as error:
-        raise ExportError(f"{CONFIG_FILE}: build: {config['build']!r} can't be imported ({error})") from None
-    with isolated(config):
-        parts = blueprint.build(config, overrides)
-    state = torch.load(to / MODEL_FILE, map_location="cpu", weights_only=True)["state_dict"]
-    parts.model.configure_model()
-    restore_structure(parts.model, to / MODEL_FILE, trusted=True)
-    parts.model.load_state_dict(state)
+        with isolated(config):
+            blueprint = launched.blueprint() if launched.cli else blueprint_of(config)
+            parts = blueprint.build(config, overrides)
+            parts.model.configure_model()
+            restore_structure(parts.model, to / MODEL_FILE, trusted=True)
+            held = held_by(to / MODEL_FILE, trusted=True)
+            parts.model.on_load_checkpoint(held)
+            parts.model.load_state_dict(held["state_dict"], strict=parts.model.strict_loading)
+    except Exception as error:  # whatever the user's constructor raises
+        own = (
+            "" if launched.cli else "; if the search has its own LightningCLI, run its command again, which notes that"
+        )
+        raise ExportError(f"{option}: the network can't be built from its config: {_line(error)}{own}") from error
+    try:
+        return _trace(parts, to, onnx, torch_export)
+    except Exception as error:  # whatever tracing raises
+        advice = "example_input_array of the module says on what to trace it"
+        raise ExportError(f"{option}: the network can't be traced: {_line(error)}; {advice}") from error
+
+
+def _line(error: Exception) -> str:
+    return (error_summary(error).splitlines() or [type(error).__name__])[0]
+
+
+def _trace(parts: Parts, to: Path, onnx: bool, torch_export: bool) -> list[Path]:
+    import torch
+
     model = parts.model.eval()
     sample = model.example_input_array
     if sample is None:
@@ -227,16 +308,28 @@ def _traced(config: Mapping[str, Any], to: Path, onnx: bool, torch_export: bool)
         batch = source.on_before_batch_transfer(next(iter(source.val_dataloader())), 0)
         batch = source.on_after_batch_transfer(batch, 0)
         sample = batch[0] if isinstance(batch, (list, tuple)) else batch
-    arguments = sample if isinstance(sample, tuple) else (sample,)
+    if not is_overridden("forward", model):
+        raise TypeError(f"{type(model).__name__} defines no forward")
+    named = dict(sample) if isinstance(sample, Mapping) and sample is model.example_input_array else {}
+    arguments = () if named else sample if isinstance(sample, tuple) else (sample,)
     written = []
     if torch_export:
-        batch_size = {0: torch.export.Dim.AUTO}
-        program = torch.export.export(model, arguments, dynamic_shapes=[batch_size for _ in arguments])
+        program = torch.export.export(model, arguments, named, dynamic_shapes=_any_batch_size(model, arguments, named))
         torch.export.save(program, to / "model.pt2")
         written.append(to / "model.pt2")
     if onnx:
-        if find_spec("onnxscript") is None:
-            raise ExportError("ONNX export requires more packages: pip install 'lightning-evo[onnx]'")
-        model.to_onnx(to / "model.onnx", arguments)
+        model.to_onnx(to / "model.onnx", named or arguments)
         written.append(to / "model.onnx")
     return written
+
+
+def _any_batch_size(model: Any, arguments: tuple, named: Mapping[str, Any]) -> Any:
+    """The dimensions that may differ from the sample's: the first of each tensor."""
+    import torch
+
+    def first(value: Any) -> Any:
+        return {0: torch.export.Dim.AUTO} if isinstance(value, torch.Tensor) and value.ndim else None
+
+    if any(each.kind is each.VAR_POSITIONAL for each in signature(model.forward).parameters.values()):
+        return None
+    return tree_map(first, dict(named)) if named else tree_map(first, arguments)

@@ -52,6 +52,7 @@ from lightning_evo.reporting.progress import HarmlessProgress, ProgressDisplay, 
 from lightning_evo.reporting.reporter import Reporter, ReporterDispatcher, ReporterError, SearchInfo, release_quietly
 from lightning_evo.training import BuilderTrainable, ConfigError, ConfigTrainable, FunctionTrainable, Trainable
 from lightning_evo.training.candidate import read_curve
+from lightning_evo.training.launch import LaunchRecord, launch_of
 from lightning_evo.training.request import FitnessEpoch
 from lightning_evo.training.structure import StructureComparison
 from lightning_evo.utils import __version__
@@ -446,7 +447,10 @@ class Evolution:
         """Record which search the archive belongs to, and what it starts from; return the run's seed."""
         meta, limits = archive.meta, self.budget.limits
         schedule = ScheduleCallback(self.algorithm.schedule_callback)
+        launched = launch_of(self.trainable)
         if SearchDescription.key in meta:
+            if launched is not None and read_meta(meta, LaunchRecord) != launched:
+                writer.set_meta(launched.key, launched.to_dict())
             if self.algorithm.continues and read_meta(meta, ScheduleCallback) != schedule:
                 writer.set_meta(schedule.key, schedule.to_dict())
             if not is_own_search(meta):  # it is the search that this user asked for, whoever ran it before
@@ -461,6 +465,7 @@ class Evolution:
             {
                 **({prior.key: prior.to_dict()} if prior.results else {}),
                 **({schedule.key: schedule.to_dict()} if self.algorithm.continues else {}),
+                **({launched.key: launched.to_dict()} if launched is not None else {}),
                 **description,
                 **claimed(description),
                 "objectives": describe(self.objectives),

@@ -6,11 +6,12 @@ import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args, get_type_hints
 
 import torch
 from lightning.pytorch import LightningModule
 
+from lightning_evo._compat.lightning import CLASS_PATH_KEY, INSTANTIATOR_KEY
 from lightning_evo.callbacks.search import SearchCallback, callbacks_that
 from lightning_evo.training.blueprint import dump_yaml, load_yaml
 from lightning_evo.training.candidate import CONFIG_FILE
@@ -19,7 +20,16 @@ from lightning_evo.utils.files import atomic_path, copy_atomically, write_atomic
 from lightning_evo.utils.imports import import_by_name
 from lightning_evo.utils.masking import Mask
 
-__all__ = ["MODEL_FILE", "Package", "UntrustedNetwork", "mask_file", "pack", "restore_structure"]
+__all__ = [
+    "MODEL_FILE",
+    "Package",
+    "UntrustedNetwork",
+    "held_by",
+    "mask_file",
+    "pack",
+    "plain_checkpoint",
+    "restore_structure",
+]
 
 MODEL_FILE = "model.ckpt"
 
@@ -56,7 +66,7 @@ def pack(config: str, checkpoint: Path, to: Path, trusted: bool) -> Package:
     """
     kinds = callbacks_that("changes_structure")
     if not trusted:
-        held = _read(checkpoint, trusted=False)
+        held = held_by(checkpoint, trusted=False)
         if any(kind.has_changed_structure(held) for kind in kinds):
             raise UntrustedNetwork(
                 f"{checkpoint} holds a network that has grown, and building it runs code that it names"
@@ -93,13 +103,82 @@ def mask_file(path: Path, mask: Mask, trusted: bool) -> list[str]:
         return masked
     if path.suffix != ".ckpt":
         return []
-    held = _read(path, trusted)
+    held = held_by(path, trusted)
     known = {key: held[key] for key in _HYPERPARAMETERS if isinstance(held.get(key), Mapping)}
     masked = list(dict.fromkeys(mask.paths(known)))
     if masked:
         with atomic_path(path) as part:
             torch.save({**held, **mask.data(known)}, part)
     return masked
+
+
+def plain_checkpoint(path: Path, config: Mapping[str, Any], cls: type | None, trusted: bool) -> None:
+    """Leave out of a checkpoint what concerns the search alone, so that it opens as one of an ordinary fit.
+
+    That is: the states of the search's callbacks, for which Lightning would ask, and the names under which LightningCLI
+    rebuilds a module from sections of a config, where its class takes its arguments as they are.
+
+    Args:
+        path: The checkpoint; written anew where it changes.
+        config: The candidate's config; callbacks that it names keep their states.
+        cls: The model's class, if it is known.
+        trusted: Whether it may be unpickled.
+    """
+    held = held_by(path, trusted)
+    states, hparams = held.get("callbacks"), held.get("hyper_parameters")
+    changed: dict[str, Any] = {}
+    if isinstance(states, Mapping):
+        listed = (config.get("trainer") or {}).get("callbacks") or []
+        own = {_name(one) for one in (listed if isinstance(listed, list) else [listed])}
+        kept = {key: state for key, state in states.items() if _name(key) in own or _name(key) not in _of_search()}
+        if len(kept) < len(states):
+            changed["callbacks"] = kept
+    if isinstance(hparams, Mapping) and cls is not None:
+        plain = {name: value for name, value in hparams.items() if name not in (INSTANTIATOR_KEY, CLASS_PATH_KEY)}
+        if len(plain) < len(hparams) and _taken_as_they_are(plain, cls):
+            changed["hyper_parameters"] = type(hparams)(plain) if isinstance(hparams, dict) else plain
+    if changed:
+        with atomic_path(path) as part:
+            torch.save({**held, **changed}, part)
+
+
+def _of_search() -> set[str]:
+    """Names of callbacks that a search brings along: this package's, and users' own that take part in one."""
+    found, left = {"FitnessRecorder", "CostMeter", "SpeedMeter"}, [SearchCallback]
+    while left:
+        kind = left.pop()
+        found.add(kind.__qualname__)
+        left += kind.__subclasses__()
+    return found
+
+
+def _name(callback: Any) -> str:
+    """A callback's class by its section in a config, or by the key of its state (which may name arguments too)."""
+    path = str(callback.get("class_path", "") if isinstance(callback, Mapping) else callback)
+    return path.partition("{")[0].rpartition(".")[2]
+
+
+def _taken_as_they_are(hparams: Mapping[str, Any], cls: type) -> bool:
+    """Whether a class takes saved arguments as they are: plain data, and text only where it asks for text."""
+    try:
+        kinds = get_type_hints(vars(cls).get("__init__", cls))
+    except Exception:  # names that exist for type checkers alone
+        kinds = {}
+    return all(_is_plain(value, kinds.get(name, str)) for name, value in hparams.items())
+
+
+def _is_plain(value: Any, kind: Any) -> bool:
+    if isinstance(value, str):
+        return kind is Any or any(part is str or isinstance(part, str) for part in (kind, *_parts_of(kind)))
+    if isinstance(value, Mapping):
+        return "class_path" not in value and all(_is_plain(one, str) for one in value.values())
+    if isinstance(value, list | tuple):
+        return all(_is_plain(one, Any if kind in (list, tuple) else kind) for one in value)
+    return value is None or isinstance(value, bool | int | float)
+
+
+def _parts_of(kind: Any) -> list[Any]:
+    return [part for one in get_args(kind) for part in (one, *_parts_of(one))]
 
 
 _HYPERPARAMETERS = ("hyper_parameters", "datamodule_hyper_parameters")
@@ -113,14 +192,14 @@ def restore_structure(module: LightningModule, checkpoint: Path, trusted: bool) 
         checkpoint: Of a network of its class.
         trusted: Whether it may be unpickled.
     """
-    held = _read(checkpoint, trusted)
+    held = held_by(checkpoint, trusted)
     for kind in callbacks_that("changes_structure"):
         if kind.restore_structure(module, held):
             return
 
 
-def _read(checkpoint: Path, trusted: bool) -> dict[str, Any]:
-    """A checkpoint, its tensors left on disk until they are needed."""
+def held_by(checkpoint: Path, trusted: bool) -> dict[str, Any]:
+    """The content of a checkpoint, its tensors left on disk until they are needed."""
     try:
         return cast(
             dict[str, Any],
