@@ -21,7 +21,7 @@ LIGHTNING = "lightning.pytorch.callbacks."
 KEPT = "its files are kept as long as"
 
 ROWS = {
-    # class -> its arguments, and the note that it leaves (empty: it works as in a fit)
+    # class -> its arguments (or itself, where no config can hold them), and the note that it leaves: none as in a fit
     "BackboneFinetuning": ({}, ""),
     "BatchSizeFinder": ({"max_trials": 1}, ""),
     "DeviceStatsMonitor": ({}, ""),
@@ -32,21 +32,19 @@ ROWS = {
     "LearningRateFinder": ({"num_training_steps": 2}, ""),
     "LearningRateMonitor": ({}, ""),
     "ModelCheckpoint": ({"dirpath": "elsewhere", "monitor": "val_acc", "save_last": True}, KEPT),
-    "ModelPruning": (None, ""),
+    "ModelPruning": (callbacks.ModelPruning("l1_unstructured", amount=0.3), ""),
     "ModelSummary": ({}, ""),
     "OnExceptionCheckpoint": ({"dirpath": "elsewhere"}, "on_exception/"),
     "RichModelSummary": ({}, ""),
     "RichProgressBar": ({}, "left out"),
     "SpikeDetection": ({}, ""),
-    "StochasticWeightAveraging": (None, ""),
+    "StochasticWeightAveraging": ({"swa_lrs": 0.01, "device": "cpu"}, ""),
     "ThroughputMonitor": ({"batch_size_fn": f"{__name__}.size_of"}, ""),
-    "Timer": (None, ""),
+    "Timer": ({"duration": "00:00:10:00", "interval": "step"}, ""),
     "TQDMProgressBar": ({}, "left out"),
     "WeightAveraging": ({}, ""),
 }
 ABSTRACT = {"BaseFinetuning", "BasePredictionWriter", "Callback", "Checkpoint", "ProgressBar"}
-WITHOUT_ARGUMENTS = {"ModelPruning", "StochasticWeightAveraging", "Timer"}
-"""Their defaults have no form in YAML: that they are left out of configs is another matter."""
 
 
 def size_of(batch):
@@ -102,12 +100,13 @@ def train(config, tmp_path, monkeypatch):
     """Trains a candidate; returns its notes and the files it left, in its directory and elsewhere."""
     monkeypatch.chdir(tmp_path)
 
-    def train(model="Backbone", **trainer):
+    def train(model="Backbone", blueprint=None, **trainer):
+        blueprint = blueprint or Blueprint()
         whole = copy.deepcopy(config) | {"model": {"class_path": f"{__name__}.{model}"}, "seed_everything": 7}
         whole["trainer"] |= trainer
         directory = tmp_path / "net" / "candidates" / "000003"
         request = TrainingRequest(str(directory), [Objective("val_acc")])
-        result = train_candidate(Blueprint(), Blueprint().resolve(whole), request)
+        result = train_candidate(blueprint, blueprint.resolve(whole), request)
         assert result.status == "completed", result.error
         files = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
         inside = {file.removeprefix("net/candidates/000003/") for file in files}
@@ -128,11 +127,13 @@ OURS = {"config.yaml", "curve.jsonl", "checkpoint.ckpt"}
 @pytest.mark.parametrize("name", sorted(ROWS))
 def test_a_callback_of_lightning_works_or_is_left_out_or_redirected(train, name):
     arguments, note = ROWS[name]
-    if arguments is None:
-        pytest.skip("no config can hold its defaults")
     # One that is given by itself is as good as a list.
     model = "ToyNet" if name.endswith("Finder") or name == "OnExceptionCheckpoint" else "Backbone"
-    notes, inside, outside = train(model, callbacks=called(name, **arguments))
+    if isinstance(arguments, Callback):
+        given = {"blueprint": Blueprint(cli_arguments={"trainer_defaults": {"callbacks": [arguments]}})}
+    else:
+        given = {"callbacks": called(name, **arguments)}
+    notes, inside, outside = train(model, **given)
     assert outside == set()
     assert note in notes if note else notes == ""
     assert {file.split("/")[0] for file in inside - OURS} == ({"checkpoints"} if note == KEPT else set())
