@@ -156,11 +156,13 @@ def fixed_genes(space: SearchSpace, comparison: StructureComparison, links: Sequ
 def _shared(path: str, links: Sequence[Link]) -> str:
     """Why a gene can't differ within a stack wherever it lies, or what follows it."""
     for changed in (path, *followers(path, links)):
-        if (section := changed.partition(".")[0]) not in SECTIONS:
-            what = (
-                f"belongs to {section}" if changed == path else f"is followed by {changed}, which belongs to {section}"
-            )
-            return f"{what}, which a stack shares"
+        section, dot, _ = changed.partition(".")
+        if section in SECTIONS:
+            continue
+        if not dot:  # of a function's genome, where a name may mean anything
+            return f"isn't named {SECTIONS[0]}.NAME, so it may concern the data, which a stack shares"
+        what = f"belongs to {section}" if changed == path else f"is followed by {changed}, which belongs to {section}"
+        return f"{what}, which a stack shares"
     return ""
 
 

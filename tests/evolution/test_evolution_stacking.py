@@ -120,6 +120,11 @@ def test_each_gene_that_must_not_differ_says_why():
     assert reasons["data.init_args.batch_size"] == "belongs to data, which a stack shares"
     assert reasons["trainer.gradient_clip_val"] == "belongs to trainer, which a stack shares"
     assert reasons["model.init_args.features"].startswith("changes the structure")
+    sections = SearchSpace({"optimizer": Categorical([{"class_path": "torch.optim.SGD"}]), "width": Integer(1, 8)})
+    assert fixed_genes(sections, StructureComparison()) == {
+        "optimizer": "is a Categorical, not a number",
+        "width": "isn't named model.NAME, so it may concern the data, which a stack shares",
+    }
     links = read_links([{"from": LR, "to": "data.init_args.size"}], space)
     followed = fixed_genes(space, StructureComparison(), links)[LR]
     assert followed == "is followed by data.init_args.size, which belongs to data, which a stack shares"
