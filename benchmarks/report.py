@@ -193,7 +193,7 @@ def photograph(playwright: Playwright, name: str, folder: Path, pictures: Path, 
     for form in FORMS:
         with chromium(playwright) as browser:
             page, _ = opened(browser, folder / f"{name}.html", form, errors)
-            page.evaluate("[...plots.values()].forEach((plot) => { if (plot.stale) enqueue(plot); })")
+            page.evaluate("[...plots.values()].forEach((plot) => { if (plot.stale) scheduleRender(plot); })")
             page.wait_for_function("[...plots.values()].every(({ place, drawn }) => drawn || !place.offsetParent)")
             page.wait_for_timeout(500)
             page.screenshot(path=pictures / f"{name}-{form}.png", full_page=True)
