@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import functools
 import os
@@ -104,6 +105,7 @@ def _cgroup() -> Path | None:
             continue
         for name in ("memory.max", "memory.limit_in_bytes"):
             if (group / name).exists():
+                atexit.register(group.rmdir)
                 return group
         group.rmdir()
     return None
