@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any, cast, get_args, get_type_hints
 
@@ -115,8 +116,9 @@ def mask_file(path: Path, mask: Mask, trusted: bool) -> list[str]:
 def plain_checkpoint(path: Path, config: Mapping[str, Any], cls: type | None, trusted: bool) -> None:
     """Leave out of a checkpoint what concerns the search alone, so that it opens as one of an ordinary fit.
 
-    That is: the states of the search's callbacks, for which Lightning would ask, and the names under which LightningCLI
-    rebuilds a module from sections of a config, where its class takes its arguments as they are.
+    That is: the states of the search's callbacks, for which Lightning would ask, and the function by which LightningCLI
+    rebuilds a module from sections of a config, where its class takes its arguments as they are. The class's name stays
+    where the config names it too: stock LightningCLI opens the checkpoint by it.
 
     Args:
         path: The checkpoint; written anew where it changes.
@@ -135,8 +137,11 @@ def plain_checkpoint(path: Path, config: Mapping[str, Any], cls: type | None, tr
             changed["callbacks"] = kept
     if isinstance(hparams, Mapping) and cls is not None:
         plain = {name: value for name, value in hparams.items() if name not in (INSTANTIATOR_KEY, CLASS_PATH_KEY)}
-        if len(plain) < len(hparams) and _taken_as_they_are(plain, cls):
-            changed["hyper_parameters"] = type(hparams)(plain) if isinstance(hparams, dict) else plain
+        # Stock LightningCLI compares them with the config, in which the class is named where it may be chosen.
+        chosen = CLASS_PATH_KEY in hparams and "class_path" in (config.get("model") or {})
+        if len(plain) < len(hparams) and _taken_as_they_are(plain, cls) and not (chosen and _takes_any_argument(cls)):
+            needed = {CLASS_PATH_KEY: hparams[CLASS_PATH_KEY]} if chosen else {}
+            changed["hyper_parameters"] = {**plain, **needed}
     if changed:
         with atomic_path(path) as part:
             torch.save({**held, **changed}, part)
@@ -156,6 +161,10 @@ def _name(callback: Any) -> str:
     """A callback's class by its section in a config, or by the key of its state (which may name arguments too)."""
     path = str(callback.get("class_path", "") if isinstance(callback, Mapping) else callback)
     return path.partition("{")[0].rpartition(".")[2]
+
+
+def _takes_any_argument(cls: type) -> bool:
+    return any(one.kind is one.VAR_KEYWORD for one in signature(cls).parameters.values())
 
 
 def _taken_as_they_are(hparams: Mapping[str, Any], cls: type) -> bool:

@@ -97,7 +97,8 @@ def test_an_export_opens_as_it_says_and_names_nothing_of_the_search(kind, tmp_pa
     assert said in capsys.readouterr().err
     held = torch.load(tmp_path / "best/model.ckpt", weights_only=False)
     assert held["callbacks"] == {}
-    if kind in ("plain", "own"):
+    assert ("_instantiator" in held.get("hyper_parameters", {})) == (kind == "objects")
+    if kind == "own":
         assert ToyNet(**held["hyper_parameters"]).net[0].out_features == 5
     points = torch.randn(7, 2)
     program = torch.export.load(tmp_path / "best/model.pt2").module()
