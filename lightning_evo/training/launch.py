@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar, Self
 
 from lightning_evo.training.blueprint import Blueprint
@@ -110,7 +111,10 @@ class LaunchRecord:
                 raise ImportError(f"{local} is defined in the script {self.script}, which is gone")
             if self.script not in _scripts:
                 # As a spawned process imports it: a `__main__` guard keeps the search from running again.
-                _scripts[self.script] = runpy.run_path(self.script, run_name="__mp_main__")
+                made = ModuleType(f"__mp_main__{len(_scripts)}")
+                vars(made).update(runpy.run_path(self.script, run_name=made.__name__))
+                sys.modules[made.__name__] = made  # where pickle looks for its classes
+                _scripts[self.script] = vars(made)
             found: Any = _scripts[self.script]
             first, *rest = local.split(".")
             if first not in found:
