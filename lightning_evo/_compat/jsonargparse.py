@@ -1,12 +1,65 @@
-"""Private names of jsonargparse, under public ones."""
+"""What has another name in another version of jsonargparse (from 4.41 on), and private names of it under public ones."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
 import yaml
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
-__all__ = ["read_texts_as"]
+__all__ = ["ArgumentLink", "config_action", "dump", "instantiate", "links_of", "read_texts_as"]
+
+# Both names changed in 4.49.
+_INSTANTIATE, _SKIP_UNSET = (
+    ("instantiate", "skip_unset") if hasattr(ArgumentParser, "instantiate") else ("instantiate_classes", "skip_none")
+)
+
+
+def dump(
+    parser: ArgumentParser, namespace: Namespace, *, skip_link_targets: bool = True, validate: bool = False
+) -> str:
+    """The whole of a parsed config as text, with what isn't set."""
+    options: dict[str, Any] = {_SKIP_UNSET: False, "skip_validation": not validate}
+    return parser.dump(namespace, skip_link_targets=skip_link_targets, **options)
+
+
+def instantiate(parser: ArgumentParser, namespace: Namespace) -> Namespace:
+    """What a parsed config describes."""
+    made: Namespace = getattr(parser, _INSTANTIATE)(namespace)
+    return made
+
+
+@dataclass(frozen=True)
+class ArgumentLink:
+    """A link between arguments of a parser.
+
+    Args:
+        sources: Where the value comes from: config paths.
+        target: Where it goes.
+        on_parsing: Whether the value is known when the config is parsed; otherwise when classes are instantiated.
+    """
+
+    sources: tuple[str, ...]
+    target: str
+    on_parsing: bool
+
+
+def links_of(parser: ArgumentParser) -> list[ArgumentLink]:
+    """The links of a parser; without them, a gene at a link's target would have no effect and nobody would say so."""
+    group = getattr(parser, "_links_group", None)
+    actions = [] if group is None else group._group_actions
+    return [
+        ArgumentLink(tuple(name for name, _ in action.source), action.target[0], action.apply_on == "parse")
+        for action in actions
+    ]
+
+
+def config_action(parser: ArgumentParser) -> ActionConfigFile | None:
+    """The parser's ``--config``; without it, whatever adds one would decide how files are read."""
+    found = (action for action in parser._actions if isinstance(action, ActionConfigFile))
+    return next(found, None)
 
 
 def read_texts_as(loader: type[yaml.SafeLoader]) -> None:

@@ -314,10 +314,12 @@ def wrap_again(strategy: DDPStrategy) -> None:
 
 
 class CLIWithHooks(LightningCLI):
-    """A LightningCLI two of whose private steps are public methods, to be overridden.
+    """A LightningCLI some of whose private steps are public methods, to be overridden.
 
     Without ``_set_seed`` as a step, a search would seed the controller, and candidates be seeded twice. Without
-    ``_add_instantiators``, Lightning 2.5 dumps a config before there is one.
+    ``_add_instantiators``, Lightning 2.5 dumps a config before there is one. Without ``_run_subcommand`` and
+    ``_prepare_subcommand_kwargs``, a search would call ``before_fit`` in the controller, and no candidate would. Without
+    ``_instantiate_trainer``, an override of ``instantiate_trainer`` would decide where candidates write.
     """
 
     def apply_seed(self) -> None:
@@ -328,8 +330,29 @@ class CLIWithHooks(LightningCLI):
         """Have classes built by functions that keep what they were built from."""
         super()._add_instantiators()
 
+    def run_subcommand(self, subcommand: str) -> None:
+        """Call ``before_<subcommand>``, the subcommand's method, and ``after_<subcommand>``."""
+        super()._run_subcommand(subcommand)
+
+    def subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """The arguments with which the subcommand's method is called."""
+        return super()._prepare_subcommand_kwargs(subcommand)
+
+    def make_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        """Make the Trainer of its arguments and of callbacks that have sections of their own."""
+        return super()._instantiate_trainer(config, callbacks)
+
     def _set_seed(self) -> None:
         self.apply_seed()
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        self.run_subcommand(subcommand)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        return self.subcommand_kwargs(subcommand)
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        return self.make_trainer(config, callbacks)
 
     def _add_instantiators(self) -> None:
         self.add_instantiators()

@@ -10,11 +10,12 @@ from typing import Any
 
 import jsonargparse
 import yaml
-from jsonargparse import ActionConfigFile, get_loader, set_loader
+from jsonargparse import ActionConfigFile, ArgumentParser, get_loader, set_loader
 
+from lightning_evo._compat.jsonargparse import config_action
 from lightning_evo.utils.config_files import ConfigFileError, load_yaml_strictly, read_config_file
 
-__all__ = ["STRICT_YAML", "ConfigFile", "bounded_nested_files", "place_of_nul"]
+__all__ = ["STRICT_YAML", "ConfigFile", "bounded_nested_files", "place_of_nul", "read_strictly"]
 
 STRICT_YAML = "lightning-evo"
 """The parser mode in which YAML that would lose something is refused, in files and in values alike."""
@@ -92,6 +93,15 @@ def bounded_nested_files() -> Iterator[None]:
         yield
     finally:
         patched.read_text = original
+
+
+def read_strictly(parser: ArgumentParser) -> None:
+    """Have a parser read its config files as :class:`ConfigFile` does, whoever has made it."""
+    if parser.parser_mode == "yaml":
+        parser.parser_mode = STRICT_YAML
+    action = config_action(parser)
+    if type(action) is ActionConfigFile:
+        action.__class__ = ConfigFile
 
 
 def place_of_nul(data: Any, path: str = "") -> str:

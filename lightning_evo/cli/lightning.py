@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import copy
+import functools
 import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self, TypeVar, cast
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch import __version__ as lightning_version
-from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from lightning_evo._compat.jsonargparse import dump, instantiate
 from lightning_evo._compat.lightning import CLIWithHooks, subcommand_arguments, subcommand_parser
 from lightning_evo.algorithms import Algorithm, Predictor
 from lightning_evo.archive import ArchiveError
 from lightning_evo.callbacks.growth.triggers import GrowthTrigger
 from lightning_evo.callbacks.search import SearchCallback
-from lightning_evo.cli.config_files import STRICT_YAML, ConfigFile, bounded_nested_files, place_of_nul
+from lightning_evo.cli.config_files import STRICT_YAML, bounded_nested_files, place_of_nul, read_strictly
 from lightning_evo.cli.console import INTERRUPTED, refuse, report_to_user
 from lightning_evo.cli.given_values import check_value, hints_of
 from lightning_evo.cli.refusals import find_refused
@@ -34,7 +35,9 @@ from lightning_evo.predictors.curves.policies import StoppingPolicy
 from lightning_evo.reporting.reporter import Reporter
 from lightning_evo.swarms import SwarmError
 from lightning_evo.training import Blueprint, ConfigTrainable
-from lightning_evo.training.blueprint import error_summary, load_yaml, root_of
+from lightning_evo.training.blueprint import error_summary, load_yaml, picklable, root_of
+from lightning_evo.training.programs import Made, Program, ProgramError
+from lightning_evo.utils.imports import import_by_name
 from lightning_evo.utils.lazy import load_all
 
 __all__ = ["EvolutionCLI", "add_section", "instantiate_section", "run", "with_choices"]
@@ -53,13 +56,16 @@ load_all(
 
 GROUP = "evolution"
 
+_CLI = TypeVar("_CLI", bound=LightningCLI)
 
-class EvolutionCLI(CLIWithHooks):
+
+class EvolutionCLI(LightningCLI):
     """A LightningCLI that runs a search if its config has an ``evolution:`` section, and is an ordinary one otherwise.
 
-    Use it and subclass it in place of ``LightningCLI``: links, defaults and overridden methods apply to every candidate.
-    Where candidates train on several devices, worker processes must be able to import the subclass: don't define it in a
-    script's ``__main__``.
+    Use it and subclass it in place of ``LightningCLI``, or beside a subclass of that one (``class MyCLI(EvolutionCLI,
+    TheirCLI)``, in either order): links, defaults and overridden methods apply to every candidate, ``before_fit`` and
+    ``after_fit`` too. Where candidates train on several devices, worker processes must be able to import the subclass:
+    don't define it in a script's ``__main__``.
 
     Example:
         ``python my_cli.py fit --config config.yaml --config search.yaml`` with::
@@ -74,92 +80,132 @@ class EvolutionCLI(CLIWithHooks):
                 MyCLI(MyModel, MyData)
     """
 
-    def setup_parser(
-        self, add_subcommands: bool, main_kwargs: dict[str, Any], subparser_kwargs: dict[str, Any]
-    ) -> None:
-        # Candidates are built by a parser without subcommands, which needs no such section.
-        self._has_section = add_subcommands
-        super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
-
-    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        if not self._has_section:
-            return super().init_parser(**kwargs)
-        defaults = {"parser_mode": STRICT_YAML, "dump_header": [f"lightning.pytorch=={lightning_version}"]}
-        parser = self.parser_class(**{**defaults, **kwargs})
-        parser.add_argument("-c", "--config", action=ConfigFile, help="Path of a configuration file, JSON or YAML.")
-        return parser
-
-    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        super().add_core_arguments_to_parser(parser)
-        if self._has_section:
-            add_section(parser)
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        return object.__new__(searching_class(cls))
 
     @property
     def searching(self) -> bool:
         """Whether this call is a search: ``fit`` with a non-empty ``evolution:`` section."""
-        if not self._has_section or self.config.get("subcommand") != "fit":
-            return False
-        given, defaults = vars(self._section()), vars(subcommand_parser(self, "fit").get_defaults()[GROUP])
-        # The only default that is an object has two forms; by itself it doesn't request a search, nor does trust.
-        return any(value != defaults[name] for name, value in given.items() if name not in ("final", "trust"))
+        return False
 
-    def _section(self) -> Namespace:
-        return self.config["fit"][GROUP]
+    def evolution(self) -> Evolution:
+        """Return the search that the config describes.
+
+        Raises:
+            SearchError: If the config is invalid; the message names the config path.
+        """
+        raise SearchError("there is no search: this LightningCLI is a candidate's")
+
+
+def searching_class(kind: type[_CLI]) -> type[_CLI]:
+    """A LightningCLI's class with the search's steps before its own, wherever ``EvolutionCLI`` is among its bases."""
+    if issubclass(kind, _SearchingCLI):
+        return kind
+    named = {name: getattr(kind, name) for name in ("__module__", "__qualname__", "__doc__")}
+    return type(kind.__name__, (_SearchingCLI, kind), {**named, "user_class": kind})
+
+
+class _SearchingCLI(CLIWithHooks):
+    """Mixed in front of the user's LightningCLI in the process that he started: searches where it would fit."""
+
+    user_class: type[LightningCLI] = EvolutionCLI
+    program: Program | None = None
+    imports: tuple[str, ...] = ()
+    _has_section = False
+    _runs = True
+    _keeps_hyperparameters = False
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        return object.__new__(cls)
+
+    def setup_parser(
+        self, add_subcommands: bool, main_kwargs: dict[str, Any], subparser_kwargs: dict[str, Any]
+    ) -> None:
+        # What the user's constructor has set before it called LightningCLI's: hooks may need it.
+        self._own_attributes = {name: value for name, value in vars(self).items() if name not in _ARGUMENTS}
+        self._has_section = True
+        self._runs = add_subcommands
+        super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        parser = super().init_parser(**kwargs)
+        read_strictly(parser)
+        return parser
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_core_arguments_to_parser(parser)
+        add_section(parser)
+
+    def add_instantiators(self) -> None:
+        self._keeps_hyperparameters = True
+        if not self._runs or "model" in (subcommand_parser(self, "fit").groups or ()):
+            super().add_instantiators()
+
+    @property
+    def searching(self) -> bool:
+        if not self._runs or self.config.get("subcommand") != "fit":
+            return False
+        return _asks_for_search(self.config["fit"][GROUP])
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         with bounded_nested_files():
             super().parse_arguments(parser, args)
-        if self._has_section and self.config.get("subcommand") == "fit" and not isinstance(self._section(), Namespace):
-            parser.error(f"{GROUP}: {self._section()!r} is not a mapping; give space, objectives and budget")
+        if not self._runs:
+            if _asks_for_search(self.config.get(GROUP)):
+                parser.error(f"{GROUP}: {type(self).__name__}(run=False) can't search: leave run=False out")
+            self.config.pop(GROUP, None)
+        elif self.config.get("subcommand") == "fit" and not isinstance(section := self.config["fit"][GROUP], Namespace):
+            parser.error(f"{GROUP}: {section!r} is not a mapping; give space, objectives and budget")
 
     def apply_seed(self) -> None:
         # Candidates are seeded one by one; the seed in the config is the run's.
-        if not self._has_section or not self.searching:
+        if not self.searching:
             super().apply_seed()
 
+    # The controller builds nothing: each candidate is built in its own process, where these steps are the user's.
+
+    def before_instantiate_classes(self) -> None:
+        if not self.searching:
+            super().before_instantiate_classes()
+
     def instantiate_classes(self) -> None:
-        self.subcommand = self.config.get("subcommand")
-        if not self._has_section or not self.searching:
-            try:
-                super().instantiate_classes()
-            except Exception as error:
-                bad_setting = isinstance(root_of(error), (ValueError, TypeError, MisconfigurationException))
-                if bad_setting and (refused := self._refused_by_trainer()):
-                    refuse(ValueError(refused))
-                raise
+        if self.searching:
             return
-        # The controller builds nothing: each candidate is built in its own process.
-        self.config_init = self.config
-        self.model, self.datamodule = None, None
-        self.trainer: Any = self.trainer_class
+        try:
+            super().instantiate_classes()
+        except Exception as error:
+            bad_setting = isinstance(root_of(error), (ValueError, TypeError, MisconfigurationException))
+            if bad_setting and (refused := self._refused_by_trainer()):
+                refuse(ValueError(refused))
+            raise
+
+    def after_instantiate_classes(self) -> None:
+        if not self.searching:
+            super().after_instantiate_classes()
 
     def _refused_by_trainer(self) -> str | None:
         """Return the error of a callback, logger or other class of the Trainer that refuses its arguments, if any."""
-        if not self._has_section or self.subcommand is None:
+        subcommand = self.config.get("subcommand") if self._runs else None
+        if subcommand is None:
             return None
-        parser = subcommand_parser(self, self.subcommand)
-        config = load_yaml(parser.dump(self.config[self.subcommand], skip_unset=False, skip_link_targets=True))
+        config = load_yaml(dump(subcommand_parser(self, subcommand), self.config[subcommand]))
         found = (find_refused(f"trainer.{name}", value, Any) for name, value in config["trainer"].items())
         return next((message for message in found if message is not None), None)
 
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+    def make_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         try:
-            return super().instantiate_trainer(**kwargs)
+            return super().make_trainer(config, callbacks)
         except (MisconfigurationException, ValueError) as error:  # unavailable devices and strategies
-            if not self._has_section:
-                raise  # in a worker: the candidate fails
             refuse(ValueError(f"trainer: {str(error).splitlines()[0]}"))
 
-    def fit(self, model: LightningModule, datamodule: LightningDataModule | None = None, **kwargs: Any) -> None:
-        """Search, or fit where there is no ``evolution:`` section."""
+    def run_subcommand(self, subcommand: str) -> None:
         if not self.searching:
-            self.trainer.fit(model, datamodule=datamodule, **kwargs)
+            super().run_subcommand(subcommand)
             return
         try:
-            if kwargs.get("ckpt_path") is not None:
-                raise SearchError(
-                    f"ckpt_path: {kwargs['ckpt_path']!r} can't be used in a search: candidates start from scratch"
-                )
+            for name in subcommand_arguments(self, "fit"):
+                if name == "ckpt_path" and (given := self.config["fit"].get(name)) is not None:
+                    raise SearchError(f"ckpt_path: {given!r} can't be used in a search: candidates start from scratch")
             self.evolution().run()
         except (SearchError, ArchiveError) as error:
             refuse(error)
@@ -168,57 +214,81 @@ class EvolutionCLI(CLIWithHooks):
             raise SystemExit(INTERRUPTED) from None
 
     def evolution(self) -> Evolution:
-        """Return the search that the config describes.
-
-        Raises:
-            SearchError: If the config is invalid; the message names the config path.
-        """
-        parser = subcommand_parser(self, "fit")
-        config = load_yaml(parser.dump(self.config["fit"], skip_unset=False, skip_link_targets=True))
-        section = config.pop(GROUP)
-        for name in ("config", *subcommand_arguments(self, "fit")):
-            config.pop(name, None)
-        arguments = instantiate_section(section)
+        parser, parsed = subcommand_parser(self, "fit"), self.config["fit"].clone()
+        section = load_yaml(dump(parser, parsed, validate=True))[GROUP]
+        for name in (GROUP, "config", *subcommand_arguments(self, "fit")):
+            parsed.pop(name, None)
         try:
-            return Evolution(**arguments, config=ConfigTrainable(config, self._blueprint()))
+            arguments = instantiate_section(section)
+            blueprint = self._blueprint()
+            return Evolution(**arguments, config=ConfigTrainable(blueprint.resolve_parsed(parser, parsed), blueprint))
         except ValueError as error:
             raise SearchError(f"{GROUP}: {error}") from None
 
     def _blueprint(self) -> Blueprint:
+        if self.program is not None:
+            return Blueprint(program=self.program, imports=self.imports)
         # Not every version of Lightning has all of them.
-        names = (
-            "model_class",
-            "datamodule_class",
-            "trainer_class",
-            "trainer_defaults",
-            "seed_everything_default",
-            "parser_class",
-            "parser_kwargs",
-            "subclass_mode_model",
-            "subclass_mode_data",
-            "auto_configure_optimizers",
-        )
-        return Blueprint(type(self), {name: getattr(self, name) for name in names if hasattr(self, name)})
+        arguments = {name: getattr(self, name) for name in _ARGUMENTS if hasattr(self, name)}
+        if not self._keeps_hyperparameters:
+            arguments["load_from_checkpoint_support"] = False
+        attributes, left_out = picklable(self._own_attributes)
+        return Blueprint(self.user_class, arguments, attributes, left_out=left_out, imports=self.imports)
+
+
+_ARGUMENTS = (
+    "model_class",
+    "datamodule_class",
+    "save_config_callback",
+    "save_config_kwargs",
+    "trainer_class",
+    "trainer_defaults",
+    "seed_everything_default",
+    "parser_class",
+    "parser_kwargs",
+    "subclass_mode_model",
+    "subclass_mode_data",
+    "auto_configure_optimizers",
+)
+"""Arguments of LightningCLI that it keeps under their names."""
+
+
+def _asks_for_search(section: Any) -> bool:
+    """Whether something in a section asks for a search."""
+    if not isinstance(section, Namespace):
+        return section is not None
+    given, defaults = vars(section), vars(_section_parser().get_defaults()[GROUP])
+    # The only default that is an object has two forms; by itself it doesn't request a search, nor does trust.
+    return any(value != defaults.get(name) for name, value in given.items() if name not in ("final", "trust"))
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Run :class:`EvolutionCLI` on a command line.
+    """Run :class:`EvolutionCLI` on a command line, or with ``--cli`` somebody else's LightningCLI as one.
 
     Invalid configs, unavailable devices, and errors of swarms and growth end with one line on standard error and exit
     code 2.
     """
-    if "fit" in arguments:
-        arguments = [f"--{GROUP}.trust=true" if argument == "--trust" else argument for argument in arguments]
-    quiet = {"exit_on_error": False}
-    parser_kwargs = {**quiet, **{name: dict(quiet) for name in EvolutionCLI.subcommands()}}
+    given, imports = _taken("--import", arguments)
+    given, programs = _taken("--cli", given)
+    if "fit" in given:
+        given = [f"--{GROUP}.trust=true" if argument == "--trust" else argument for argument in given]
+    program = Program(programs[-1], tuple(given)) if programs else None
     # Strategies that start further processes (DDP, swarm) run this command line again.
     argv, sys.argv = sys.argv, [sys.argv[0], *arguments]
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "LightningCLI's args parameter")
-            EvolutionCLI(args=list(arguments), parser_kwargs=parser_kwargs)
+            for name in imports:
+                import_by_name(name)
+            made = Made(EvolutionCLI, {}, {}) if program is None else program.made
+            _run_cli(made, given, program, tuple(imports))
     except ArgumentError as error:
-        refuse(ValueError(with_choices(error_summary(error))))
+        message = with_choices(error_summary(error))
+        refuse(ValueError(message if program is not None else _with_program(message)))
+    except (ImportError, ProgramError) as error:
+        if isinstance(error, ImportError) and not imports:
+            raise
+        refuse(ValueError(f"{'--cli' if isinstance(error, ProgramError) else '--import'} {error}"))
     except Exception as error:
         user_error = _user_error(error)
         if user_error is None:
@@ -226,6 +296,48 @@ def run(arguments: Sequence[str]) -> None:
         refuse(user_error)
     finally:
         sys.argv = argv
+
+
+def _run_cli(made: Made, args: list[str], program: Program | None, imports: tuple[str, ...]) -> None:
+    """Make a LightningCLI of what a program gave its constructor, with the search's steps before its own."""
+    kind: type[LightningCLI] = searching_class(made.cli_class)
+    theirs = dict(made.arguments.get("parser_kwargs") or {})
+    quiet = {"exit_on_error": False}
+    for name in made.cli_class.subcommands():
+        theirs[name] = {**theirs.get(name, {}), **quiet}
+    arguments = {**made.arguments, "parser_kwargs": {**theirs, **quiet}}
+    if isinstance(made.args, list) and not set(args) <= set(made.args):
+        # What the program always gives comes first.
+        args = [*made.args, *(args[1:] if args[:1] == made.args[:1] else args)]
+    elif made.args is not None and not isinstance(made.args, list):
+        raise ProgramError(f"gives its LightningCLI {made.args!r} as arguments; a search needs the command line's")
+    if not made.runs:
+        report_to_user(
+            "note: the program's LightningCLI has run=False: what it does with it then is no part of a search"
+        )
+    cli = kind.__new__(kind)
+    vars(cli).update(made.attributes)
+    if program is not None or imports:
+        vars(cli).update(program=program, imports=imports)
+    LightningCLI.__init__(cli, **{**arguments, "args": args, "run": True})
+
+
+def _taken(option: str, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """A command line without one option, and that option's values."""
+    rest: list[str] = []
+    values: list[str] = []
+    waiting = iter(arguments)
+    for argument in waiting:
+        if argument == option:
+            value = next(waiting, "")
+            if not value or value.startswith("-"):
+                refuse(ValueError(f"{option}: names nothing; give it as {option} package.module"))
+            values.append(value)
+        elif argument.startswith(f"{option}="):
+            values.append(argument.partition("=")[2])
+        else:
+            rest.append(argument)
+    return rest, values
 
 
 def _user_error(error: Exception) -> Exception | None:
@@ -237,6 +349,13 @@ def _user_error(error: Exception) -> Exception | None:
         at = at.__cause__ or at.__context__
     root = root_of(error)
     return root if root is not error and isinstance(root, ValueError) else None
+
+
+@functools.cache
+def _section_parser() -> ArgumentParser:
+    parser = ArgumentParser(exit_on_error=False, default_env=False)
+    add_section(parser)
+    return parser
 
 
 def add_section(parser: ArgumentParser) -> None:
@@ -265,7 +384,9 @@ def instantiate_section(section: Mapping[str, Any]) -> dict[str, Any]:
                 raise ValueError(f"{place}: holds a NUL character, which neither files nor names can")
         # One by one, so that an error in a constructor can be assigned to its argument. Parsing changes what it is given.
         with _config_path(path, value, hints[name][0]):
-            made[name] = parser.instantiate(parser.parse_object({GROUP: {name: copy.deepcopy(value)}}))[GROUP][name]
+            made[name] = instantiate(parser, parser.parse_object({GROUP: {name: copy.deepcopy(value)}}, env=False))[
+                GROUP
+            ][name]
     try:
         space = flattened(section["space"] or {})
     except ValueError as error:
@@ -279,11 +400,11 @@ def _gene(path: str, config: Any) -> Gene:
     parser.add_subclass_arguments(Gene, "gene", required=True)
     place = f"{GROUP}.space.{path}"
     with _config_path(place, parsed_as="gene"):
-        parsed = parser.parse_object({"gene": config})
+        parsed = parser.parse_object({"gene": config}, env=False)
         value = parsed.as_dict()["gene"]
         check_value(place, value, Gene)
     with _config_path(place, value, Gene):
-        return parser.instantiate(parsed).gene
+        return cast(Gene, instantiate(parser, parsed).gene)
 
 
 @contextmanager
@@ -304,6 +425,18 @@ def _config_path(path: str, value: Any = None, hint: Any = None, parsed_as: str 
             below = text.removeprefix(parsed_as)
             text = find_refused(path, value, hint) or path + (below if below[:1] in ":.[" else f": {below}")
         raise SearchError(with_choices(text)) from None
+
+
+def _with_program(message: str) -> str:
+    """The message; where a config seems to belong to a LightningCLI of the user's own, with how to name it."""
+    theirs = "if the config belongs to a program with a LightningCLI of its own, name that: --cli package.module:main"
+    if found := re.match(
+        r"(model|data): (?:Option|Validation failed: Key) '(\w+)' is not (?:accepted|expected)", message
+    ):
+        return f"{found[1]}: names no class_path, but has {found[2]!r}; {theirs} (or --cli train.py)"
+    if re.match(r"Subcommand '\w+' does not accept option '[^']+'", message):
+        return f"{message}; {theirs} (or --cli train.py)"
+    return message
 
 
 def with_choices(message: str) -> str:

@@ -333,9 +333,10 @@ class Evolution:
         stackable = read_meta(archive.meta, StackableGenes)
         if stackable is None:
             comparison = StructureComparison()
-            if "" in fixed_genes(self.space, comparison, self.trainable.links).values():
+            links, sections = self.trainable.links, self.trainable.stacked_sections
+            if "" in fixed_genes(self.space, comparison, links, sections).values():
                 comparison = compare_in_worker(self.trainable, self.space)
-            stackable = StackableGenes(fixed_genes(self.space, comparison, self.trainable.links))
+            stackable = StackableGenes(fixed_genes(self.space, comparison, links, sections))
             self._notes += comparison.notes(path for path, reason in stackable.reasons.items() if not reason)
             uncompared = UncomparedGenes(comparison.uncompared)
             found = (stackable, uncompared) if uncompared.reasons else (stackable,)

@@ -42,9 +42,6 @@ AUTO = 16
 """How many candidates ``workers.stack: auto`` asks for per free slot: above that small networks gain little more, and a
 steady-state algorithm would breed ever more of them from what was known before."""
 
-SECTIONS = ("model", "optimizer", "lr_scheduler")
-"""Where a stackable gene may lie: what belongs to one particle. Data and Trainer are the whole stack's."""
-
 
 @dataclass(frozen=True)
 class StackableGenes:
@@ -98,6 +95,8 @@ def check_stacking(
     what = f"evolution.workers.stack: {workers.stack}" if size is None else f"evolution.algorithm: {name}"
     if not trainable.trains_modules:
         raise SearchError(f"{what} trains several candidates as one LightningModule, but a function is evolved")
+    if trainable.alone:
+        raise SearchError(f"{what} trains several candidates in one Trainer, but {trainable.alone}")
     if algorithm.continues:
         raise SearchError(f"{what}: candidates of {name} continue each other one by one; leave workers.stack out")
     if size is not None and workers.devices_per_candidate > 1:
@@ -133,16 +132,23 @@ def default_averaging(algorithm: Algorithm, kinds: Sequence[type[SearchCallback]
     return callback
 
 
-def fixed_genes(space: SearchSpace, comparison: StructureComparison, links: Sequence[Link] = ()) -> dict[str, str]:
+def fixed_genes(
+    space: SearchSpace,
+    comparison: StructureComparison,
+    links: Sequence[Link] = (),
+    sections: Sequence[str] = Trainable.stacked_sections,
+) -> dict[str, str]:
     """For each gene why candidates of one stack must have the same value of it; empty text where they needn't.
 
     Args:
         space: The genes.
         comparison: What networks that differ by nothing but one gene's extremes were found to differ in.
         links: What follows other values.
+        sections: The sections of the config in which members may differ.
     """
     reasons = {
-        path: _shared(path, links) or ("" if is_numeric(gene) else f"is a {type(gene).__name__}, not a number")
+        path: _shared(path, links, sections)
+        or ("" if is_numeric(gene) else f"is a {type(gene).__name__}, not a number")
         for path, gene in space.items()
     }
     for path in [path for path, reason in reasons.items() if not reason]:
@@ -153,14 +159,14 @@ def fixed_genes(space: SearchSpace, comparison: StructureComparison, links: Sequ
     return reasons
 
 
-def _shared(path: str, links: Sequence[Link]) -> str:
+def _shared(path: str, links: Sequence[Link], sections: Sequence[str]) -> str:
     """Why a gene can't differ within a stack wherever it lies, or what follows it."""
     for changed in (path, *followers(path, links)):
         section, dot, _ = changed.partition(".")
-        if section in SECTIONS:
+        if section in sections:
             continue
         if not dot:  # of a function's genome, where a name may mean anything
-            return f"isn't named {SECTIONS[0]}.NAME, so it may concern the data, which a stack shares"
+            return f"isn't named {sections[0]}.NAME, so it may concern the data, which a stack shares"
         what = f"belongs to {section}" if changed == path else f"is followed by {changed}, which belongs to {section}"
         return f"{what}, which a stack shares"
     return ""

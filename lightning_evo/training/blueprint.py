@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import copy
+import inspect
+import math
 import pickle
 import re
 import sys
@@ -12,21 +14,36 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import yaml
 from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from lightning_evo._compat.jsonargparse import read_texts_as
-from lightning_evo._compat.lightning import CLIWithHooks
+from lightning_evo._compat.jsonargparse import ArgumentLink, dump, links_of, read_texts_as
+from lightning_evo._compat.lightning import CLIWithHooks, subcommand_arguments, subcommand_parser
 from lightning_evo.training.adaptation import Adaptation, without_bars
+from lightning_evo.training.overrides import look_up
+from lightning_evo.training.plain import plain_config, with_texts
+from lightning_evo.training.programs import Program
 from lightning_evo.utils.config_files import StrictLoader
+from lightning_evo.utils.imports import import_by_name
 from lightning_evo.utils.lazy import load_all
 from lightning_evo.utils.text import bounded
 
-__all__ = ["Blueprint", "ConfigError", "Parts", "dump_yaml", "error_summary", "load_yaml", "make_trainer", "root_of"]
+__all__ = [
+    "Blueprint",
+    "ConfigError",
+    "Parts",
+    "dump_yaml",
+    "error_summary",
+    "load_yaml",
+    "make_trainer",
+    "picklable",
+    "root_of",
+]
 
 Config = dict[str, Any]
 """A LightningCLI config as plain data: ``model``, ``data``, ``trainer``, ``optimizer``, ... without a subcommand."""
@@ -136,6 +153,28 @@ class Parts:
     model: LightningModule
     datamodule: LightningDataModule | None
     trainer: Trainer
+    cli: _CandidateCLI | None = None
+
+    def fit(self, **arguments: Any) -> None:
+        """Train as LightningCLI's ``fit`` does: what the CLI's class does before, instead of and after it included.
+
+        Args:
+            arguments: More of ``trainer.fit``.
+        """
+        if self.cli is None:
+            self.trainer.fit(self.model, datamodule=self.datamodule, **arguments)
+        else:
+            self.cli.train(arguments)
+
+    @contextmanager
+    def testing(self) -> Iterator[None]:
+        """Around a test: what the CLI's class does before and after it."""
+        before = getattr(self.cli, "before_test", None) or getattr(self.cli, "before_fit", None)
+        if before is not None:
+            before()
+        yield
+        if (after := getattr(self.cli, "after_test", None)) is not None:
+            after()
 
 
 @dataclass(frozen=True)
@@ -148,6 +187,11 @@ class Blueprint:
     Args:
         cli_class: The LightningCLI subclass; the module it is defined in must be importable by workers.
         cli_arguments: Its keyword arguments other than ``args`` and ``run``, picklable.
+        attributes: What the class's own constructor had set before it called LightningCLI's, picklable; the arguments are
+            then LightningCLI's. Default: the class is made by its own constructor.
+        left_out: Further attributes, that can't be pickled -> why.
+        program: Instead of these four: what makes the LightningCLI, in every process anew.
+        imports: Modules to import first, whose classes configs may name without their module.
 
     Example:
         >>> from lightning.pytorch.demos.boring_classes import BoringModel
@@ -159,30 +203,70 @@ class Blueprint:
 
     cli_class: type[LightningCLI] = LightningCLI
     cli_arguments: Mapping[str, Any] = field(default_factory=dict)
+    attributes: Mapping[str, Any] | None = None
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    program: Program | None = None
+    imports: tuple[str, ...] = ()
 
     def resolve(self, config: Mapping[str, Any], base: Mapping[str, Any] | None = None) -> Config:
         """Parse ``config`` (over ``base``, if given) and return it complete, as plain data, without link targets.
 
+        What no config can hold, such as a module that is an argument's default, is left out: the default holds.
+
         Raises:
             ConfigError: If the parser refuses it.
         """
-        cli = self._cli()
-        parsed = cli.parse(config, base)
-        with _quiet_argv():
-            dumped = cli.parser.dump(parsed, skip_unset=False, skip_validation=True, skip_link_targets=True)
-        return cast(Config, load_yaml(dumped))
+        return self._cli().resolve(config, base)
 
     def check(self, config: Mapping[str, Any]) -> None:
         """Raise :class:`ConfigError` if the parser refuses ``config``."""
         self.parse(config)
 
+    def resolve_parsed(self, parser: LightningArgumentParser, parsed: Namespace) -> Config:
+        """What a parser has parsed, complete and as plain data; see :meth:`resolve`."""
+        return plain_config(
+            parsed,
+            lambda config: cast(Config, load_yaml(dump(parser, config))),
+            lambda config: parser.parse_object(copy.deepcopy(config), env=False, defaults=True),
+        )
+
     def parse(self, config: Mapping[str, Any]) -> Namespace:
-        """Return ``config`` as the parser resolves it, links applied.
+        """What the parser makes of ``config``, links applied.
 
         Raises:
             ConfigError: If the parser refuses it.
         """
         return self._cli().parse(config)
+
+    def link_to(self, path: str) -> ArgumentLink | None:
+        """The link that decides what is at a config path, if there is one."""
+        links = links_of(self._cli().fit_parser)
+        inside = (link for link in links if f"{path}.".startswith(f"{link.target}."))
+        return next(inside, None)
+
+    @property
+    def module_sections(self) -> tuple[str, ...]:
+        """The sections of the config that make the LightningModule, its optimizers and their schedulers."""
+        return tuple(self._cli().module_sections)
+
+    def overridden(self, *methods: str) -> list[str]:
+        """Those of some methods of LightningCLI that its class overrides, or has where LightningCLI has none."""
+        kind = self.made_by[0]
+        return [
+            name
+            for name in methods
+            if (own := getattr(kind, name, None)) is not None and own is not getattr(LightningCLI, name, None)
+        ]
+
+    @property
+    def made_by(self) -> tuple[type[LightningCLI], Mapping[str, Any], Mapping[str, Any] | None]:
+        """The LightningCLI's class, arguments and attributes, whoever names them."""
+        for name in self.imports:
+            import_by_name(name)
+        if self.program is None:
+            return self.cli_class, self.cli_arguments, self.attributes
+        made = self.program.made
+        return made.cli_class, made.arguments, made.attributes
 
     def build(
         self,
@@ -190,6 +274,7 @@ class Blueprint:
         trainer: Mapping[str, Any] | None = None,
         callbacks: Sequence[Callback] = (),
         adaptation: Adaptation | None = None,
+        genes: Mapping[str, Any] | None = None,
     ) -> Parts:
         """Instantiate everything that ``config`` describes.
 
@@ -199,12 +284,13 @@ class Blueprint:
             callbacks: More callbacks, after the config's own.
             adaptation: What fits the Trainer to a candidate; without it, progress bars alone are left out, where
                 ``trainer`` switches them off.
+            genes: Config paths that must hold what ``config`` says, whatever the CLI's class does to its config.
 
         Raises:
-            ConfigError: If the parser refuses the config.
+            ConfigError: If the parser refuses the config, or the CLI's class changes a gene.
         """
         with _LOCK:
-            return self._cli().build(config, dict(trainer or {}), list(callbacks), adaptation)
+            return self._cli().build(config, dict(trainer or {}), list(callbacks), adaptation, genes or {})
 
     def _cli(self) -> _CandidateCLI:
         key = pickle.dumps(self)
@@ -215,14 +301,28 @@ class Blueprint:
         if key not in _CLIS:
             # Short class names in a config resolve only among classes that are imported.
             load_all("lightning_evo.callbacks", "lightning_evo.swarms")
-            # The mixin comes first, so that the user's overrides still run below it.
-            made = type(f"Candidate{self.cli_class.__name__}", (_CandidateCLI, self.cli_class), {})
-            arguments = {**self.cli_arguments, "save_config_callback": None}
-            parser_kwargs = {**arguments.pop("parser_kwargs", {}), "exit_on_error": False}
-            for subcommand in self.cli_class.subcommands():
-                parser_kwargs.pop(subcommand, None)
+            cli_class, cli_arguments, attributes = self.made_by
+            fit = cli_class.subcommands()["fit"]
+            # The mixin comes first, so that the user's overrides still run below it. Nothing but `fit` is asked for.
+            own = {"subcommands": staticmethod(lambda: {"fit": fit}), "__doc__": cli_class.__doc__}
+            made: Any = type(f"Candidate{cli_class.__name__}", (_CandidateCLI, cli_class), own)
+            arguments = {**cli_arguments, "save_config_callback": None}
+            given = arguments.pop("parser_kwargs", None) or {}
+            parser_kwargs = {name: value for name, value in given.items() if name not in cli_class.subcommands()}
+            # The config is complete: neither the environment nor a file adds to it.
+            for name in ("default_env", "default_config_files"):
+                parser_kwargs.pop(name, None)
+            arguments |= {"parser_kwargs": {**parser_kwargs, "exit_on_error": False}, "run": True, "args": {}}
+            saves = cli_arguments.get("save_config_callback")
             with _quiet_argv():
-                _CLIS[key] = made(**arguments, parser_kwargs=parser_kwargs, run=False, args={})
+                cli: _CandidateCLI = made.__new__(made)
+                cli.__dict__.update(attributes or {}, _saves=saves)
+                cli.__dict__.update(_own_attributes=dict(attributes or {}), _left_out=dict(self.left_out))
+                if attributes is None:
+                    made.__init__(cli, **arguments)
+                else:
+                    LightningCLI.__init__(cli, **arguments)
+            _CLIS[key] = cli
         return _CLIS[key]
 
 
@@ -231,24 +331,45 @@ _CLIS: dict[bytes, Any] = {}
 # A CLI is one object with state, and `sys.argv` is one for all: candidates in threads are built one after the other.
 _LOCK = threading.RLock()
 
+FIT = "fit"
+
 
 class _CandidateCLI(CLIWithHooks):
-    """Mixed in front of the user's LightningCLI: the parser is made at once, objects only by :meth:`build`."""
+    """Mixed in front of the user's LightningCLI: made as one that is to ``fit``, it stops when it has its parser.
 
+    :meth:`build` goes on where it stopped, on a copy of it for each candidate, and :meth:`train` to the end: so the user's
+    overrides find ``self.config``, ``self.model``, ``self.trainer`` and all else as in an ordinary ``fit``.
+    """
+
+    _own_attributes: Mapping[str, Any]
+    _left_out: Mapping[str, str]
+    _saves: type[SaveConfigCallback] | None
     _overrides: Mapping[str, Any] | None = None
     _callbacks: Sequence[Callback] = ()
+    _arguments: Mapping[str, Any] = {}
+    _made_trainer: bool = False
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        return object.__new__(cls)  # whatever the user's class does there
+
+    def __getattr__(self, name: str) -> Any:
+        reason = vars(self).get("_left_out", {}).get(name)
+        more = "" if reason is None else f" in a worker process, as it can't be sent there: {reason}"
+        raise AttributeError(f"{type(self).__name__.removeprefix('Candidate')} has no {name!r}{more}")
 
     # -- construction makes the parser and nothing else ----------------------------------------------------------------
 
     def parse_arguments(self, parser: Any, args: Any) -> None:
-        self.config = Namespace()
+        self.config = Namespace(subcommand=FIT, fit=Namespace())
 
     def apply_seed(self) -> None:
         """A candidate's seed is set by whoever trains it."""
 
     def add_instantiators(self) -> None:
+        if "model" not in (self.fit_parser.groups or ()):
+            return  # a section of another name: LightningCLI would have its module save no hyperparameters
         # Lightning 2.5 dumps the config here; there is none yet, and `build` gives each candidate's.
-        self.parser.dump = lambda *args, **kwargs: "{}"
+        self.parser.dump = lambda *args, **kwargs: "{fit: {}}"
         try:
             super().add_instantiators()
         finally:
@@ -266,20 +387,87 @@ class _CandidateCLI(CLIWithHooks):
         if self._overrides is not None:
             super().after_instantiate_classes()
 
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        return super().instantiate_trainer(**{**kwargs, **(self._overrides or {})})
+    def run_subcommand(self, subcommand: str) -> None:
+        if self._overrides is not None:
+            super().run_subcommand(subcommand)
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        parser = super().init_parser(**kwargs)
+        self.module_sections: list[str] = []
+        for name in ("add_lightning_class_args", "add_optimizer_args", "add_lr_scheduler_args"):
+            vars(parser)[name] = partial(self._add_noted, getattr(parser, name))
+        return parser
+
+    def _add_noted(self, add: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Add a section to the parser, and note it if it makes the module, its optimizers or their schedulers."""
+        given = inspect.signature(add).bind(*args, **kwargs)
+        given.apply_defaults()
+        kind = given.arguments.get("lightning_class")
+        if kind is not None and not isinstance(kind, type):
+            kind = inspect.signature(kind).return_annotation
+        if kind is None or (isinstance(kind, type) and issubclass(kind, LightningModule)):
+            self.module_sections.append(given.arguments["nested_key"])
+        return add(*args, **kwargs)
+
+    # -- what a candidate's training overrides -------------------------------------------------------------------------
+
+    def make_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        self._made_trainer = True
+        # The last word: what the user's `instantiate_trainer` sets would otherwise be the same place for all candidates.
+        config.update(self._overrides or {})
+        if (saves := self._config_saver()) is not None:
+            callbacks = [*callbacks, saves]
+        return super().make_trainer(config, callbacks)
+
+    def _config_saver(self) -> Callback | None:
+        """The user's own way of saving the config, where it is more than the file that a candidate's directory has."""
+        if self._saves is None or not is_overridden("save_config", self._saves, SaveConfigCallback):
+            return None
+        options = {**self.save_config_kwargs, "save_to_log_dir": False}
+        return self._saves(self.fit_parser, self.config[FIT], **options)
+
+    def subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        return {**super().subcommand_kwargs(subcommand), **self._arguments}
+
+    def after_fit(self) -> None:
+        inherited = getattr(super(), "after_fit", None)
+        if inherited is None:
+            return
+        with _left_untested(self.trainer, f"{type(self).__name__.removeprefix('Candidate')}.after_fit"):
+            inherited()
 
     # -- what a blueprint asks -----------------------------------------------------------------------------------------
 
+    @property
+    def fit_parser(self) -> LightningArgumentParser:
+        """The parser of the subcommand."""
+        return subcommand_parser(self, FIT)
+
     def parse(self, config: Mapping[str, Any], base: Mapping[str, Any] | None = None) -> Namespace:
         with _quiet_argv():
+            for name in subcommand_arguments(self, FIT):
+                if name in config:
+                    raise ConfigError(f"{name}: is an argument of the Trainer's fit, not part of a candidate's config")
             try:
-                if base is None:
-                    return self.parser.parse_object(copy.deepcopy(dict(config)))
-                below = self.parser.parse_object(copy.deepcopy(dict(base)))
-                return self.parser.parse_object(copy.deepcopy(dict(config)), below)
+                below = None
+                if base is not None:
+                    below = self.fit_parser.parse_object(copy.deepcopy(dict(base)), env=False)
+                return self.fit_parser.parse_object(copy.deepcopy(dict(config)), below, env=False)
             except ArgumentError as error:
                 raise ConfigError(error_summary(error)) from error
+
+    def resolve(self, config: Mapping[str, Any], base: Mapping[str, Any] | None = None) -> Config:
+        try:
+            return plain_config(self.parse(config, base), self._complete, self.parse)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+
+    def _complete(self, parsed: Namespace) -> Config:
+        with _quiet_argv():
+            dumped = cast(Config, load_yaml(dump(self.fit_parser, parsed)))
+        for name in ("config", *subcommand_arguments(self, FIT)):
+            dumped.pop(name, None)
+        return dumped
 
     def build(
         self,
@@ -287,35 +475,86 @@ class _CandidateCLI(CLIWithHooks):
         trainer: Mapping[str, Any],
         callbacks: Sequence[Callback],
         adaptation: Adaptation | None,
+        genes: Mapping[str, Any],
     ) -> Parts:
-        self.config = self.parse(config)
-        # LightningCLI keeps the first config's dump for the checkpoint's hyperparameters: give it this candidate's.
-        self.config_dump = load_yaml(
-            self.parser.dump(self.config, skip_unset=False, skip_validation=True, skip_link_targets=False)
-        )
-        own_class, own_defaults = self.trainer_class, self.trainer_defaults
+        cli = copy.copy(self)
+        cli.__dict__.update(copy.deepcopy(dict(self._own_attributes)))
+        cli.config = Namespace(subcommand=FIT, fit=self.parse(config))
+        # Whichever way callbacks come in, here they are together.
+        cli.trainer_class = cast(Any, partial(make_trainer, self.trainer_class, adaptation))
+        own_defaults = self.trainer_defaults
         own = own_defaults.get("callbacks", [])
+        # Callbacks given to the CLI's constructor are instances: a candidate must not get another one's state.
+        fresh = copy.deepcopy(own if isinstance(own, list) else [own])
+        cli.trainer_defaults = {**own_defaults, "callbacks": [*fresh, *callbacks]}
+        cli._overrides = trainer
+        with _quiet_argv():
+            try:
+                said = {path: look_up(cli.config[FIT], path) for path in genes}
+                cli.before_instantiate_classes()
+                for path, value in said.items():
+                    if (changed := look_up(cli.config[FIT], path)) != value:
+                        where = f"{type(self).__name__.removeprefix('Candidate')}.before_instantiate_classes"
+                        raise ConfigError(
+                            f"{path}: the gene has no effect: it says {value!r}, {where} sets {changed!r}"
+                        )
+                # LightningCLI keeps the first config's dump for the checkpoint's hyperparameters: give it this candidate's.
+                self.config_dump = cli.config_dump = self._hyperparameters(cli.config[FIT])
+                cli.instantiate_classes()
+                cli.after_instantiate_classes()
+            except ValueError as error:
+                raise root_of(error) from None
+        if not cli._made_trainer:
+            where = f"{type(self).__name__.removeprefix('Candidate')}.instantiate_trainer"
+            raise ConfigError(
+                f"{where} makes a Trainer by itself; a search needs it to call super().instantiate_trainer(**kwargs)"
+            )
+        return Parts(cli.model, getattr(cli, "datamodule", None), cli.trainer, cli)
+
+    def _hyperparameters(self, parsed: Namespace) -> Config:
         try:
-            self._overrides = trainer
-            # Whichever way callbacks come in, here they are together.
-            self.trainer_class = cast(Any, partial(make_trainer, own_class, adaptation))
-            # Callbacks given to the CLI's constructor are instances: a candidate must not get another one's state.
-            fresh = copy.deepcopy(own if isinstance(own, list) else [own])
-            self.trainer_defaults = {**own_defaults, "callbacks": [*fresh, *callbacks]}
-            with _quiet_argv():
-                try:
-                    self.before_instantiate_classes()
-                    self.instantiate_classes()
-                    self.after_instantiate_classes()
-                except ValueError as error:
-                    raise root_of(error) from None
-            return Parts(self.model, self.datamodule, self.trainer)
-        finally:
-            self.trainer_class, self.trainer_defaults = own_class, own_defaults
-            self._overrides = None
-            # Keep no reference: the next candidate needs the memory.
-            for name in ("model", "datamodule", "trainer", "config_init"):
-                self.__dict__.pop(name, None)
+            return cast(Config, load_yaml(dump(self.fit_parser, parsed, skip_link_targets=False)))
+        except yaml.YAMLError:  # a default that YAML has no form for; an ordinary fit would end here
+            return cast(Config, load_yaml(dump(self.fit_parser, with_texts(parsed), skip_link_targets=False)))
+
+    def train(self, arguments: Mapping[str, Any]) -> None:
+        self._arguments = arguments
+        self.run_subcommand(FIT)
+
+
+def picklable(attributes: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Those attributes that can be sent to another process, and why the others can't."""
+    sent: dict[str, Any] = {}
+    left_out: dict[str, str] = {}
+    for name, value in attributes.items():
+        try:
+            pickle.dumps(value)
+            sent[name] = value
+        except Exception as error:  # whatever a value's own methods raise
+            left_out[name] = f"{type(error).__name__}: {error}"
+    return sent, left_out
+
+
+@contextmanager
+def _left_untested(trainer: Trainer, where: str) -> Iterator[None]:
+    """Have ``trainer.test`` do nothing within the block, and say so: only a search's winner is tested, once."""
+
+    def test(*args: Any, **kwargs: Any) -> list[Any]:
+        print(f"{where}: trainer.test is left out, as a search tests its winner alone, at the end")
+        return [_Untested()]
+
+    vars(trainer)["test"] = test
+    try:
+        yield
+    finally:
+        vars(trainer).pop("test", None)
+
+
+class _Untested(dict[str, float]):
+    """The metrics of a test that wasn't made."""
+
+    def __missing__(self, name: str) -> float:
+        return math.nan
 
 
 def make_trainer(make: Callable[..., Trainer], adaptation: Adaptation | None, **arguments: Any) -> Trainer:

@@ -50,6 +50,7 @@ class Builder(Blueprint):
         trainer: Mapping[str, Any] | None = None,
         callbacks: Sequence[Callback] = (),
         adaptation: Adaptation | None = None,
+        genes: Mapping[str, Any] | None = None,
     ) -> Parts:
         """Call the function, and make a Trainer with what it returns.
 

@@ -100,18 +100,20 @@ def train_candidate(blueprint: Blueprint, config: Mapping[str, Any], request: Tr
             if request.chdir:
                 named = anchored(blueprint, named, base)
             own = [*given, meter, speed, recorder]
-            parts = blueprint.build(named, trainer_overrides(config, directory, request.devices), own, adaptation)
+            genes = {} if context is None else context.genes
+            overrides = trainer_overrides(config, directory, request.devices)
+            parts = blueprint.build(named, overrides, own, adaptation, genes)
             loggers += parts.trainer.loggers
             prepare_in_turn(directory, parts.model, parts.datamodule)
             taking_part = join(parts.trainer, context, first)
-            log_genes(parts.trainer.loggers, {} if context is None else context.genes)
+            log_genes(parts.trainer.loggers, genes)
             if request.data_seed is not None:
                 draw_weights(parts.model)
                 seed_everything(request.data_seed, workers=True, verbose=False)
             resume_from = next((path for one in taking_part if (path := one.resume_from) is not None), None)
             parent = None if context is None else context.parent
             options = loading(parent is not None and parent.trusted)
-            parts.trainer.fit(parts.model, datamodule=parts.datamodule, ckpt_path=resume_from, **options)
+            parts.fit(ckpt_path=resume_from, **options)
     except Exception as raised:
         error = _reason(raised, context)
     extras = [meter.extra, adaptation.extra, *(callback.extra for callback in taking_part)]

@@ -118,9 +118,10 @@ def finish_candidate(
                 if not why_not:
                     loggers += parts.trainer.loggers
                     prepare_in_turn(directory, parts.model, parts.datamodule)
-                    restore_structure(parts.model, Path(checkpoint), trusted)
-                    run = partial(parts.trainer.test, datamodule=parts.datamodule, ckpt_path=checkpoint, verbose=False)
-                    run(parts.model, **loading(trusted))
+                    with parts.testing():
+                        restore_structure(parts.model, Path(checkpoint), trusted)
+                        run = partial(parts.trainer.test, datamodule=parts.datamodule, ckpt_path=checkpoint)
+                        run(parts.model, verbose=False, **loading(trusted))
                     tested = {name: float(value) for name, value in parts.trainer.callback_metrics.items()}
                     # At once, and outside the directory: whatever happens from here on, it is not tested again.
                     remember_test(directory, config, tested)

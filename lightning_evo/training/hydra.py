@@ -112,6 +112,7 @@ class HydraBlueprint(Blueprint):
         trainer: Mapping[str, Any] | None = None,
         callbacks: Sequence[Callback] = (),
         adaptation: Adaptation | None = None,
+        genes: Mapping[str, Any] | None = None,
     ) -> Parts:
         """Instantiate the sections of a composed config, with Hydra's own ``instantiate``."""
         overrides = dict(trainer or {})

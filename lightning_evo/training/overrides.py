@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["apply_genome", "changes_class", "value_at"]
+__all__ = ["apply_genome", "changes_class", "look_up", "value_at"]
 
 
 def apply_genome(config: Mapping[str, Any], genome: Mapping[str, Any]) -> dict[str, Any]:
@@ -27,6 +27,28 @@ def apply_genome(config: Mapping[str, Any], genome: Mapping[str, Any]) -> dict[s
     for path in sorted(genome, key=lambda path: path.count(".")):
         _put(changed, path, genome[path])
     return changed
+
+
+def look_up(config: Any, path: str, default: Any = None) -> Any:
+    """What a config, parsed or plain, has at a path as :func:`apply_genome` understands it; ``default`` if nothing.
+
+    >>> look_up({"trainer": {"callbacks": [{"class_path": "EarlyStopping"}]}}, "trainer.callbacks.EarlyStopping.class_path")
+    'EarlyStopping'
+    """
+    at = config
+    for part in path.split("."):
+        if isinstance(at, (list, tuple)):
+            try:
+                at = at[_element(at, part, path)]
+            except KeyError:
+                return default
+            continue
+        # A parser's Namespace has methods that are no settings.
+        settings = at if isinstance(at, Mapping) else vars(at) if hasattr(at, "__dict__") else {}
+        if part not in settings:
+            return default
+        at = settings[part]
+    return at
 
 
 def changes_class(path: str) -> bool:
@@ -83,13 +105,13 @@ def _put(config: dict[str, Any], path: str, value: Any) -> None:
     at[last] = copy.deepcopy(value)
 
 
-def _element(elements: list[Any], part: str, place: str) -> int:
+def _element(elements: Sequence[Any], part: str, place: str) -> int:
     """The index that ``part`` means in a list: a number, or the class name of one element."""
     if part.isdigit():
         if int(part) < len(elements):
             return int(part)
         raise KeyError(f"{place}: the list has {len(elements)} elements, counted from 0")
-    names = [str(e.get("class_path", "")) if isinstance(e, dict) else str(e) for e in elements]
+    names = [str(e.get("class_path", "")) if hasattr(e, "get") else str(e) for e in elements]
     found = [i for i, name in enumerate(names) if part in (name, name.rpartition(".")[2])]
     if len(found) == 1:
         return found[0]

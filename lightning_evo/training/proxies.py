@@ -58,7 +58,7 @@ def measure_candidate(
     Model and data are built as for training, on the CPU in single precision; a network whose structure a callback changes
     before its training (``changes_structure``) is measured as it then is. The batch is the training loader's first, after
     the hooks ``on_before_batch_transfer`` and ``on_after_batch_transfer`` (as outside of training: the data modules that
-    ship don't augment it). It is kept for later candidates with the same ``data`` section. The loss of ``gradient_norm``
+    ship don't augment it). It is kept for later candidates with the same data. The loss of ``gradient_norm``
     is that of the module's own ``training_step``; what it logs goes nowhere. The others call the module on the first
     tensor of the batch.
 
@@ -77,12 +77,13 @@ def measure_candidate(
     values: dict[str, float] = {}
     reasons: dict[str, str] = {}
     try:
-        names = check_proxies(names)
+        names, sections = check_proxies(names), blueprint.module_sections
         # A module that compiles itself would take minutes for a batch that needs milliseconds.
         with warnings.catch_warnings(), torch.compiler.set_stance("force_eager"), isolated(config):
             warnings.simplefilter("ignore")
             parts = blueprint.build(apply_genome(config, {"trainer.logger": False}), BARE_TRAINER)
-            model, batch = _ready(parts, config, data_seed)
+            shared = {key: value for key, value in config.items() if key not in _NOT_DATA and key not in sections}
+            model, batch = _ready(parts, shared, data_seed)
             batch = _first(batch, batch_size)
             for name in names:
                 try:
@@ -139,15 +140,22 @@ _PROXIES: dict[str, Callable[[LightningModule, Any], float]] = {
 }
 
 
+_NOT_DATA = ("seed_everything", "trainer")
+"""Sections without influence on the data, besides those of the module and its optimizers."""
+
+
 def _ready(parts: Parts, config: Mapping[str, Any], data_seed: int) -> tuple[LightningModule, Any]:
-    """The module as it would stand before its first training step, and the batch it would see."""
+    """The module as it would stand before its first training step, and the batch it would see.
+
+    ``config`` is what decides the batch: candidates for which it is the same see the same one.
+    """
     model = parts.model
     model.trainer = parts.trainer
     # There is no loop whose results could be logged to.
     vars(model).update(log=_log_nothing, log_dict=_log_nothing)
     datamodule: LightningDataModule | None = None
     if parts.datamodule is not None:
-        key = json.dumps([config.get("data"), config.get("genome"), data_seed], sort_keys=True, default=str)
+        key = json.dumps([config, data_seed], sort_keys=True, default=str)
         if key not in _batches:
             while len(_batches) >= _MAX_BATCHES:
                 del _batches[next(iter(_batches))]

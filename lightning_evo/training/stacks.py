@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +59,14 @@ class Member:
         config: Its complete config, plain data. Its ``seed_everything`` decides its initial weights.
         directory: Its own directory.
         finished: It has its result already, and trains along because the others of its swarm need it.
+        genes: Its genome, config path -> value.
     """
 
     candidate: int
     config: Mapping[str, Any]
     directory: str
     finished: bool = False
+    genes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def train_stack(
 
     Args:
         blueprint: The LightningCLI that builds each of them.
-        members: At least two, whose configs differ in ``model``, ``optimizer`` and ``lr_scheduler`` alone.
+        members: At least two, whose configs differ in the sections of the module and its optimizers alone.
         request: How to train and measure each of them, in the stack's own directory. ``data_seed`` is needed; it decides
             everything random from the training's beginning on.
         write: Leaves a result, as JSON text, in a directory.
@@ -127,7 +129,9 @@ def train_stack(
         try:
             settled = anchored(blueprint, member.config, base) if request.chdir else member.config
             with working_in(request.working_directory):
-                particles.append(_Particle(member, _model(blueprint, settled, directory), recorder))
+                particles.append(
+                    _Particle(member, _model(blueprint, replace(member, config=settled), directory), recorder)
+                )
         except Exception as error:
             _leave(write, member, Result.failure(error, started=started, ended=time.time()))
     meter, speed = _Shares(), SpeedMeter()
@@ -170,12 +174,13 @@ def train_stack(
     return Result(COMPLETED, extra={record.key: record.to_dict()}, started=started, ended=time.time())
 
 
-def _model(blueprint: Blueprint, config: Mapping[str, Any], directory: str) -> LightningModule:
+def _model(blueprint: Blueprint, member: Member, directory: str) -> LightningModule:
     """A member's own module, with the weights it would have if it trained alone."""
     # Its Trainer is thrown away; callbacks and loggers might write files.
-    bare = apply_genome(config, {"trainer.callbacks": None, "trainer.logger": False})
-    with isolated(config):
-        model = blueprint.build(bare, trainer_overrides(bare, directory, 1)).model
+    bare = apply_genome(member.config, {"trainer.callbacks": None, "trainer.logger": False})
+    genes = {path: value for path, value in member.genes.items() if not path.startswith("trainer.callbacks")}
+    with isolated(member.config):
+        model = blueprint.build(bare, trainer_overrides(bare, directory, 1), genes=genes).model
         draw_weights(model)
     return model
 

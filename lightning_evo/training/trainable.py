@@ -20,10 +20,10 @@ import torch
 from lightning_evo.genome import COMPLETED, Candidate, Genome, Objective, Result, SearchSpace, SpaceError
 from lightning_evo.genome.links import Link, expanded
 from lightning_evo.training.blueprint import Blueprint, ConfigError
-from lightning_evo.training.candidate import COSTS, train_candidate
+from lightning_evo.training.candidate import COSTS, train_candidate, trainer_overrides
 from lightning_evo.training.distributed import train_candidate_distributed
 from lightning_evo.training.final import finish_candidate
-from lightning_evo.training.overrides import apply_genome, changes_class, value_at
+from lightning_evo.training.overrides import apply_genome, changes_class, look_up, value_at
 from lightning_evo.training.proxies import measure_candidate
 from lightning_evo.training.request import TrainingRequest
 from lightning_evo.training.stacks import Member, train_stack
@@ -82,6 +82,10 @@ class Trainable(Protocol):
     """Whether zero-cost proxies of candidates can be measured (:meth:`proxy_task`)."""
     links: tuple[Link, ...] = ()
     """Which values follow others; set by :meth:`linked`."""
+    stacked_sections: tuple[str, ...] = ("model", "optimizer", "lr_scheduler")
+    """Where a stackable gene may lie: what belongs to one particle. Data and Trainer are the whole stack's."""
+    alone: str = ""
+    """Why candidates can't train in stacks, though they are modules; empty if they can."""
     has_winner: bool = False
     """Whether the winner is retrained, tested and written where others open it (:meth:`final_config`,
     :meth:`final_task`)."""
@@ -275,7 +279,10 @@ class ModuleTrainable(Trainable):
     ) -> Task:
         """Train several candidates as one stack; see :func:`~lightning_evo.training.stacks.train_stack`."""
         made = tuple(
-            Member(one.candidate.id, self._seeded(one.candidate), one.directory, one.finished) for one in members
+            Member(
+                one.candidate.id, self._seeded(one.candidate), one.directory, one.finished, dict(one.candidate.genome)
+            )
+            for one in members
         )
         arguments = {"blueprint": self.blueprint, "members": made, "request": request, "write": write, "whole": whole}
         return Task(train_stack, arguments, self.modules([member.config for member in made]))
@@ -337,20 +344,29 @@ class ConfigTrainable(ModuleTrainable):
         seed = self.config.pop("seed_everything", None)
         self.seed = seed if isinstance(seed, int) and not isinstance(seed, bool) else None
         self._variants: dict[str, dict[str, Any]] = {}
+        self.stacked_sections = self.blueprint.module_sections
+        own = self.blueprint.overridden("before_fit", "fit", "after_fit")
+        self.alone = f"{self.blueprint.made_by[0].__name__}.{own[0]} is called for each of them" if own else ""
         self.accelerator = (self.config.get("trainer") or {}).get("accelerator") or "auto"
-        cli_module = self.blueprint.cli_class.__module__
+        cli_class, arguments, _ = self.blueprint.made_by
+        self._cli = public_name(cli_class)
+        fixed = {name: arguments.get(f"{name}_class") for name in ("model", "datamodule")}
+        self._classes = {name: public_name(kind) for name, kind in fixed.items() if kind is not None}
+        cli_module = cli_class.__module__
         # The user's own module may do anything when imported.
         self.preload = (cli_module,) if cli_module.startswith("lightning") else ()
 
     def describe(self) -> dict[str, Any]:
-        """The resolved config, and the LightningCLI that reads it where it isn't ours."""
-        return {"config": self.config, "cli": public_name(self.blueprint.cli_class)}
+        """The resolved config, and the LightningCLI that reads it, with the classes that are fixed in it."""
+        return {"config": self.config, "cli": self._cli, **({"classes": self._classes} if self._classes else {})}
 
     def complete(self, earlier: Mapping[str, Any]) -> Mapping[str, Any]:
         """Complete an earlier config by the arguments that its classes, the Trainer too, have taken only since.
 
         They are there at their defaults. An argument that is gone, and was ``None``, is left out.
         """
+        if self._classes and "classes" not in earlier:
+            earlier = {**earlier, "classes": self._classes}  # searches didn't say so before
         stored = earlier.get("config")
         if not isinstance(stored, Mapping):
             return earlier
@@ -416,19 +432,54 @@ class ConfigTrainable(ModuleTrainable):
             raise SpaceError("trainer.barebones: True logs nothing that a search could optimize; set it to false")
         self._check_links(space)
         for path, gene in space.items():
+            held: list[tuple[Any, Any]] = []
             for value in gene.extremes():
                 switched = {**switches(space, path), path: value}
                 try:
-                    self.blueprint.check(self.resolve(switched))
+                    config = self.resolve(switched)
+                    held.append((value, look_up(self.blueprint.parse(config), path, _MISSING)))
+                    self._check_undecided(path, value, config)
                 except (ConfigError, KeyError) as error:
                     self._blame(switched)
                     if isinstance(error, KeyError):
                         raise SpaceError(f"evolution.space.{path}: {error.args[0]}") from None
                     message = f"evolution.space.{path}: {value!r} is not accepted: {error}"
                     raise SpaceError(f"{message}{_siblings(self.config, path)}") from None
+            self._check_effect(path, held)
+
+    def _check_undecided(self, path: str, value: Any, config: Mapping[str, Any]) -> None:
+        """Refuse a gene of an argument of the Trainer that the search decides."""
+        section, _, name = path.partition(".")
+        decided = trainer_overrides(config, "", 1) if section == "trainer" else {}
+        if name in decided and decided[name] != value:
+            raise SpaceError(f"evolution.space.{path}: the gene has no effect: the search decides the Trainer's {name}")
+
+    def _check_effect(self, path: str, held: Sequence[tuple[Any, Any]]) -> None:
+        """Refuse a gene whose values make no difference to what is parsed.
+
+        Args:
+            path: The gene's path.
+            held: Its extremes, each with what the parsed config then has there.
+        """
+        link = self.blueprint.link_to(path)
+        because = (
+            "" if link is None else f"; the CLI links {' and '.join(link.sources)} to {link.target}: put the gene there"
+        )
+        if link is not None and not link.on_parsing:
+            raise SpaceError(f"evolution.space.{path}: the gene has no effect{because}")
+        for i, (value, found) in enumerate(held):
+            others = [other for other, same in held[:i] if other != value and same == found]
+            alone = link is not None and len(held) == 1 and value != found
+            if found is not _MISSING and (others or alone):
+                said = next((one for one in (value, *others) if one != found), value)
+                what = f"the gene has no effect: it says {said!r}, but {found!r} is what holds"
+                raise SpaceError(f"evolution.space.{path}: {what}{because}")
 
     def _check_links(self, space: SearchSpace) -> None:
         for i, link in enumerate(self.links):
+            if (cli := self.blueprint.link_to(link.target)) is not None:
+                sources = " and ".join(cli.sources)
+                raise SpaceError(f"{link.place}: {link.target} follows {sources} already, by a link of the CLI's class")
             if not any(link.source.startswith(f"{gene}.") or gene == link.source for gene in space):
                 try:
                     held = self._follow(self.config, self.links[:i])
@@ -444,7 +495,7 @@ class ConfigTrainable(ModuleTrainable):
     def _blame(self, genome: Mapping[str, Any]) -> None:
         """:meth:`_blame_link`, where the parser takes the genome without links."""
         try:
-            self.blueprint.check(self._resolve(genome))
+            self.blueprint.parse(self._resolve(genome))
         except (ConfigError, KeyError):
             return
         self._blame_link(genome)
@@ -454,7 +505,7 @@ class ConfigTrainable(ModuleTrainable):
         for i, link in enumerate(self.links):
             held = self.links[: i + 1]
             try:
-                self.blueprint.check(self._follow(self._resolve(expanded(genome, held)), held))
+                self.blueprint.parse(self._follow(self._resolve(expanded(genome, held)), held))
             except (ConfigError, KeyError) as error:
                 said = f"{link.place}: {link.target} can't follow {link.source}: {error.args[0]}"
                 raise SpaceError(f"{said}{_siblings(self.config, link.target)}") from None
@@ -463,6 +514,11 @@ class ConfigTrainable(ModuleTrainable):
         """The Trainer's ``max_epochs``."""
         epochs = self.resolve(candidate.genome).get("trainer", {}).get("max_epochs")
         return epochs if isinstance(epochs, int) and epochs > 0 else None
+
+    def modules(self, config: Any) -> tuple[str, ...]:
+        """The modules of the classes that a config names, but for a program that must be run instead of imported."""
+        program = self.blueprint.program
+        return tuple(name for name in super().modules(config) if program is None or name != program.module)
 
     def final_config(self, candidate: Candidate, overrides: Mapping[str, Any]) -> dict[str, Any]:
         """The candidate's config with the overrides; what follows an overridden value follows it there too."""
@@ -475,7 +531,7 @@ class ConfigTrainable(ModuleTrainable):
         """Dry-run each override through the parser."""
         for path, value in overrides.items():
             try:
-                self.blueprint.check(apply_genome(self.config, {path: value}))
+                self.blueprint.parse(apply_genome(self.config, {path: value}))
             except (ConfigError, KeyError) as error:
                 raise SpaceError(f"{path}: {value!r} is not accepted: {error.args[0]}") from None
 
@@ -606,6 +662,9 @@ def switches(space: SearchSpace, path: str) -> dict[str, Any]:
     for parent, accepted in space[path].when.items():
         values |= {**switches(space, parent), parent: accepted[0]}
     return values
+
+
+_MISSING = object()
 
 
 def _siblings(config: Mapping[str, Any], path: str) -> str:

@@ -155,9 +155,28 @@ class Recording(compat.CLIWithHooks):
         self.ran.append("add_instantiators")
         super().add_instantiators()
 
+    def run_subcommand(self, subcommand):
+        self.ran.append(subcommand)
+        super().run_subcommand(subcommand)
+
+    def subcommand_kwargs(self, subcommand):
+        return {**super().subcommand_kwargs(subcommand), "ckpt_path": "given"}
+
+    def make_trainer(self, config, callbacks):
+        self.ran.append("make_trainer")
+        return super().make_trainer({**config, "logger": False}, callbacks)
+
+    def fit(self, model, datamodule, ckpt_path, **_):
+        self.ran.append(ckpt_path)
+
 
 def hooks() -> None:
-    assert set(parsed(Recording).ran) == {"apply_seed", "add_instantiators"}
+    assert set(parsed(Recording).ran) == {"apply_seed", "add_instantiators", "make_trainer"}
+
+
+def steps() -> None:
+    ran = Recording(args=["fit", "--trainer.accelerator", "cpu"], save_config_callback=None).ran
+    assert ran[-3:] == ["make_trainer", "fit", "given"]
 
 
 def instantiators() -> None:
@@ -353,6 +372,9 @@ TABLE = [
     Row("_pl_static_graph_delay_done", "DDP isn't told again that the graph is static", wrapping, "lightning 2.6"),
     Row("_set_seed", "a search seeds the controller, and candidates are seeded twice", hooks),
     Row("_add_instantiators", "Lightning 2.5 dumps a config before there is one", hooks),
+    Row("_run_subcommand", "a search calls before_fit in the controller, and no candidate does", steps),
+    Row("_prepare_subcommand_kwargs", "a candidate's own fit is called without the state to continue", steps),
+    Row("_instantiate_trainer", "an override of instantiate_trainer decides where candidates write", steps),
     Row("_instantiator", "a module that LightningCLI built is rebuilt by its class alone", instantiators),
     Row("_class_path", "load_grown asks for the class of a module that LightningCLI built", instantiators),
     Row("_parser", "a search's config can't be dumped, nor its defaults be known", subcommands),

@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 import warm
+from jsonargparse import ArgumentParser
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 from training_cli import ARGUMENTS, LinkedCLI
 
@@ -84,7 +85,9 @@ def test_an_error_says_path_and_reason_in_one_line(config):
 
 def test_what_a_constructor_raises_is_raised_as_it_is(config):
     config["model"]["init_args"]["misbehave"] = "crash"
-    with pytest.raises(RuntimeError, match=r"^this model always crashes$"):
+    # Before 4.49 jsonargparse keeps only what was said.
+    kind = RuntimeError if hasattr(ArgumentParser, "instantiate") else ValueError
+    with pytest.raises(kind, match=r"^this model always crashes$"):
         Blueprint().build(config, {"logger": False})
 
 
