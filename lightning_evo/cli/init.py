@@ -149,17 +149,18 @@ def _tried(trainable: Any, proposals: list[Any]) -> dict[str, float]:
 
     The files of its training are thrown away.
     """
-    from lightning_evo.training.structure import compare_structures
+    from lightning_evo.training.structure import StructureComparison, compare_structures
 
     # What changes a structure may make one that can't be built.
     built = _space([one for one in proposals if not _is_real(one)] or proposals)
-    comparison = compare_structures(trainable.blueprint, trainable.variants(built)).extra["structure"]
-    plain_error = _line(_train(trainable, []).error_type) if comparison["unbuilt"] else ""
+    compared = compare_structures(trainable.blueprint, trainable.variants(built))
+    unbuilt = StructureComparison.from_dict(compared.extra[StructureComparison.key]).unbuilt
+    plain_error = _line(_train(trainable, []).error_type) if unbuilt else ""
     if plain_error:
         _refuse(f"the config itself doesn't train: {plain_error}")
     for one in proposals:
-        if not one.reason and one.path in comparison["unbuilt"]:
-            one.reason = f"can't be built: {_line(comparison['unbuilt'][one.path])}"
+        if not one.reason and one.path in unbuilt:
+            one.reason = f"can't be built: {_line(unbuilt[one.path])}"
     outcome = _train(trainable, proposals)
     if outcome.status != "completed":
         for one in proposals:

@@ -53,8 +53,9 @@ class Module:
 
     @property
     def room(self) -> str:
-        """The top-level room; empty for the package's own face."""
-        return self.name.split(".")[1] if "." in self.name else ""
+        """The top-level room; empty for the package's own face and ``python -m``."""
+        room = self.name.split(".")[1] if "." in self.name else ""
+        return "" if room == "__main__" else room
 
     @property
     def where(self) -> str:
