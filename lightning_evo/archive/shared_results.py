@@ -8,7 +8,6 @@ continues.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 from lightning_evo.archive.errors import translated_file
 from lightning_evo.genome import COMPLETED, Candidate, Objective, Result, Status
+from lightning_evo.genome.records import evaluations
 from lightning_evo.utils.files import open_unlinked
 
 __all__ = ["SHARED_RESULTS_FILE", "SharedResult", "SharedResultsReader", "SharedResultsWriter"]
@@ -31,7 +31,7 @@ class SharedResult:
         id: Its id.
         status: ``completed`` or ``stopped``.
         fitness: One value per objective; predicted where it was stopped.
-        curves: Monitor -> its value after each epoch, for objectives that are logged metrics; NaN where it wasn't logged.
+        curves: Monitor -> its value at each evaluation, for objectives that are logged metrics.
         features: The genome as numbers, NaN for genes not active.
         cost: What it cost.
     """
@@ -55,8 +55,9 @@ class SharedResult:
         """The part of a result to share; ``None`` where there is nothing to learn from it (failed, or a duplicate)."""
         if result.fitness is None or candidate.duplicate_of is not None:
             return None
-        logged = [objective.monitor for objective in objectives if not objective.monitor.startswith("cost/")]
-        curves = {name: tuple(float(point.get(name, math.nan)) for point in result.curve) for name in logged}
+        logged = [objective.monitor for objective in objectives if objective.logged]
+        evaluated = evaluations(result.curve, objectives)
+        curves = {name: tuple(float(point[name]) for point in evaluated) for name in logged}
         return cls(candidate.id, result.status, result.fitness, curves, tuple(features), dict(result.cost))
 
 

@@ -108,6 +108,10 @@ class CostMeter(Callback):
         self._flops_before, self._samples = self.cost["training_flops"], 0
         self._counted = False
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:  # what is decided at the validation's end may depend on it
+            self._measure(trainer, pl_module)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._measure(trainer, pl_module)
 

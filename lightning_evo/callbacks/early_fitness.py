@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning_evo._compat.lightning import callbacks_of
 from lightning_evo.archive.ranking import non_domination_ranks
 from lightning_evo.archive.shared_results import SharedResult, SharedResultsReader
-from lightning_evo.callbacks.fitness import check_logged, read_metrics
+from lightning_evo.callbacks.evaluations import EvaluationReader, MetricNotLogged, Reading, expected_evaluations
 from lightning_evo.callbacks.records import EarlyFitnessRecord, FitnessInterval
 from lightning_evo.callbacks.search import SearchCallback, SearchContext
 from lightning_evo.genome import Objective, derive_seed
@@ -37,7 +37,9 @@ LEVEL = 0.9
 class EarlyFitnessPrediction(SearchCallback, EarlyStopping):
     """Stop a training whose final fitness will hardly beat the bar, and predict that fitness.
 
-    After each epoch the curve so far gives a distribution of the final fitness. In a search the bar is the best fitness
+    After each evaluation (a moment at which every logged objective was logged: usually the end of an epoch, see
+    :class:`~lightning_evo.callbacks.FitnessRecorder`) the curve so far gives a distribution of the final fitness. In a
+    search the bar is the best fitness
     (or the ``rank``-th best) of the candidates trained to their end so far, and follows them while this one trains; with
     several objectives a candidate stops when it is unlikely to be dominated by none of them. Its result then has the
     status ``stopped``, and the predicted fitness (medians). In a Trainer without a search, ``monitor`` and ``bar`` say
@@ -51,7 +53,7 @@ class EarlyFitnessPrediction(SearchCallback, EarlyStopping):
     Args:
         delta: δ: stop when P(final fitness beats the bar) ≤ δ, in (0, 1) (default 0.05).
         predictor: What predicts (default :class:`~lightning_evo.predictors.BayesianCurve`).
-        minimum_epochs: No candidate stops before so many epochs (default 3).
+        minimum_epochs: No candidate stops before so many evaluations (default 3).
         rank: The bar is the fitness of the ``rank``-th best (default 1, the best): what a search needs of its survivors.
             With several objectives the front is the bar, whatever the rank.
         controls: The fraction of candidates, in [0, 1), that are never stopped (default 0.05).
@@ -60,13 +62,13 @@ class EarlyFitnessPrediction(SearchCallback, EarlyStopping):
             ``Patience`` or your own. ``predictor`` then only predicts the fitness of what it stops.
         monitor: The metric, outside of a search.
         mode: ``max`` or ``min``, outside of a search.
-        target: The fitness is the ``best`` value of all epochs (default) or the ``last``, outside of a search.
+        target: The fitness is the ``best`` value of all evaluations (default) or the ``last``, outside of a search.
         bar: The fitness to beat, outside of a search.
 
     Raises:
-        ValueError: If a number is out of range. During ``fit``: if ``max_epochs`` isn't set, as there is then no end to
-            predict.
-        MetricNotLogged: During training, when the monitored metric isn't there.
+        ValueError: If a number is out of range. During ``fit``: if neither ``max_epochs`` nor ``max_steps`` is set, as
+            there is then no end to predict.
+        MetricNotLogged: When training has ended, if the monitored metric was never there.
 
     Source:
         Domhan, Springenberg & Hutter 2015; Adriaensen et al. 2023 (LC-PFN, arXiv:2310.20447) for the prior over curves.
@@ -118,16 +120,19 @@ class EarlyFitnessPrediction(SearchCallback, EarlyStopping):
         self._context: SearchContext | None = None
         self._known: SharedResultsReader | None = None
         self._costs: Mapping[str, float] = {}
-        self._validated: set[str] = set()
-        self._validates = False
+        self._reader = EvaluationReader()
+        self._now: dict[str, float] = {}  # what was logged for the present weights
+        self._counted = False  # whether that is an evaluation
+        self._logged: dict[str, None] = {}
         self._curves: dict[str, list[float]] = {}
+        self._progress: list[float | None] = []
         self._record: EarlyFitnessRecord | None = None
         self._fitness: tuple[float, ...] | None = None
 
     # -- the search ----------------------------------------------------------------------------------------------------
 
     def check_search(self, objectives: Sequence[Objective], epochs: int | None) -> None:
-        if not any(_logged(objective) for objective in objectives):
+        if not any(objective.logged for objective in objectives):
             raise ValueError("monitor: every objective is a cost; there is no curve to predict")
         needed = max(self.minimum_epochs, self._predictor.minimum_epochs) if self.policy is None else 1
         if epochs is not None and epochs <= needed:
@@ -162,18 +167,18 @@ class EarlyFitnessPrediction(SearchCallback, EarlyStopping):
     def should_stop(
         self, curves: Mapping[str, Sequence[float]], horizon: int, known: Sequence[SharedResult]
     ) -> Verdict:
-        """Decide after an epoch.
+        """Decide after an evaluation.
 
         Args:
-            curves: The curve so far of every objective that is logged, one value per epoch; NaN where it is missing.
-            horizon: How many epochs the training would have altogether.
+            curves: The curve so far of every objective that is logged, one value per evaluation.
+            horizon: How many evaluations the training would have altogether.
             known: Results of other candidates, as far as they may be known.
 
         Returns:
             Whether to stop, P(the final fitness beats the bar) where there is a bar, and the prediction of the first
             objective that is logged.
         """
-        first = next(objective for objective in self._objectives if _logged(objective))
+        first = next(objective for objective in self._objectives if objective.logged)
         if len(self._objectives) > 1 and isinstance(self._policy, ProbabilityOfImprovement):
             return self._against_front(self._policy, curves, horizon, known)
         context = self._context
@@ -209,14 +214,14 @@ class EarlyFitnessPrediction(SearchCallback, EarlyStopping):
         """Stop when P(no point of the front dominates the candidate) ≤ δ."""
         finals: list[FinalFitness | float] = []
         for objective in self._objectives:
-            if not _logged(objective):
+            if not objective.logged:
                 finals.append(self._cost(objective, len(next(iter(curves.values()))), horizon))
                 continue
             curve = curves[objective.monitor]
             needed = max(policy.minimum_epochs, policy.predictor.minimum_epochs)
             if sum(map(math.isfinite, curve)) < needed:
                 return Verdict(
-                    False, reason=f"{objective.monitor} has fewer than the {needed} epochs a prediction needs"
+                    False, reason=f"{objective.monitor} has fewer than the {needed} evaluations a prediction needs"
                 )
             finals.append(self._predict(objective, curve, horizon, known))
         predictions = [final for final in finals if isinstance(final, FinalFitness)]
@@ -264,11 +269,11 @@ class EarlyFitnessPrediction(SearchCallback, EarlyStopping):
             if objective.monitor in r.curves
         ]
 
-    def _cost(self, objective: Objective, epoch: int, horizon: int) -> float:
-        """A cost at the end of training; costs that grow with the epochs are extrapolated; NaN if it isn't measured."""
+    def _cost(self, objective: Objective, count: int, horizon: int) -> float:
+        """A cost at the end of training; costs that grow with training are extrapolated; NaN if it isn't measured."""
         name = objective.monitor.removeprefix("cost/")
         cost = float(self._costs.get(name, math.nan))
-        return cost * horizon / epoch if name in ("seconds", "epochs", "training_flops") else cost
+        return cost * horizon / count if name in ("seconds", "epochs", "training_flops") else cost
 
     # -- Lightning's hooks ---------------------------------------------------------------------------------------------
 
@@ -281,38 +286,61 @@ class EarlyFitnessPrediction(SearchCallback, EarlyStopping):
             return
         if not self._objectives:
             raise ValueError("EarlyFitnessPrediction: monitor is not given, and there is no search to give objectives")
-        if trainer.max_epochs is None or trainer.max_epochs < 1:
+        if (trainer.max_epochs is None or trainer.max_epochs < 1) and trainer.max_steps < 1:
             raise ValueError(
-                f"EarlyFitnessPrediction: max_epochs {trainer.max_epochs} leaves no end to predict; set it"
+                f"EarlyFitnessPrediction: max_epochs {trainer.max_epochs} and max_steps {trainer.max_steps} leave no end to "
+                "predict; set one of them"
             )
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._reader.begin(trainer.callback_metrics)
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.sanity_checking:
-            self._validates = True
-            self._validated |= set(trainer.callback_metrics)
+        reading = self._reader.after_validation(trainer, trainer.callback_metrics)
+        if reading is not None:
+            self._take_in(trainer, reading, trainer.current_epoch)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        metrics = read_metrics(trainer)
-        monitors = [objective.monitor for objective in self._objectives if _logged(objective)]
-        check_logged(trainer, metrics, monitors)
-        for name in monitors:
-            # Without a validation in this epoch, what is there is the last one's.
-            stale = name in self._validated and not self._validates
-            self._curves.setdefault(name, []).append(math.nan if stale else metrics.get(name, math.nan))
-        self._validates = False
+        reading = self._reader.after_epoch(trainer, trainer.callback_metrics)
+        self._take_in(trainer, reading, trainer.current_epoch + 1)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit" or self._context is not None:  # in a search the FitnessRecorder says more
+            return
+        missing = [name for name in self._monitors if name not in trainer.callback_metrics]
+        if missing and not self._progress:
+            logged = ", ".join(sorted(self._logged)) or "nothing"
+            raise MetricNotLogged(f"{', '.join(missing)}: never logged; the module logs {logged}")
+
+    @property
+    def _monitors(self) -> list[str]:
+        return [objective.monitor for objective in self._objectives if objective.logged]
+
+    def _take_in(self, trainer: Trainer, reading: Reading, epochs: int) -> None:
+        """Take in what was logged, and decide if that makes an evaluation; so many epochs are finished."""
+        self._logged.update(dict.fromkeys(reading.metrics))
+        if not reading.completes:
+            self._now, self._counted = {}, False
+        self._now.update(reading.metrics)
+        if self._counted or not all(name in self._now for name in self._monitors):
+            return
+        self._counted = True
+        self._progress.append(reading.progress)
+        for name in self._monitors:
+            self._curves.setdefault(name, []).append(self._now[name])
         meters: list[Any] = [each for each in callbacks_of(trainer) if getattr(each, "measures_cost", False)]
         self._costs = {name: value for meter in meters for name, value in meter.cost.items()}
-        self._decide(trainer)
+        self._decide(trainer, epochs)
 
-    def _decide(self, trainer: Trainer) -> None:
-        epoch, horizon = trainer.current_epoch + 1, trainer.max_epochs
-        assert horizon is not None
+    def _decide(self, trainer: Trainer, epochs: int) -> None:
+        evaluations, horizon = len(self._progress), expected_evaluations(self._progress)
         stop = False
-        # Lightning goes on until min_epochs whatever is decided, so nothing is decided before.
-        if trainer.is_global_zero and max(1, trainer.min_epochs or 0) <= epoch < horizon and not self._decided:
+        # Lightning goes on until min_epochs and min_steps whatever is decided, so nothing is decided before.
+        may_end = epochs >= (trainer.min_epochs or 0) and trainer.global_step >= (trainer.min_steps or 0)
+        if trainer.is_global_zero and may_end and horizon is not None and evaluations < horizon and not self._decided:
             known = [] if self._known is None else self._known.read()
             verdict = self.should_stop(self._curves, horizon, known)
-            stop = self._note(verdict, epoch, horizon, known)
+            stop = self._note(verdict, evaluations, horizon, known)
         stop = trainer.strategy.broadcast(stop)
         trainer.should_stop = trainer.should_stop or stop
 
@@ -321,10 +349,10 @@ class EarlyFitnessPrediction(SearchCallback, EarlyStopping):
         would_stop = self._record is not None and self._record.would_stop_at is not None
         return would_stop or self._fitness is not None
 
-    def _note(self, verdict: Verdict, epoch: int, horizon: int, known: Sequence[SharedResult]) -> bool:
+    def _note(self, verdict: Verdict, count: int, horizon: int, known: Sequence[SharedResult]) -> bool:
         """Record a verdict; returns whether the training ends here."""
-        first = next(objective for objective in self._objectives if _logged(objective))
-        decision = [epoch - 1, verdict.probability]
+        first = next(objective for objective in self._objectives if objective.logged)
+        decision = [count - 1, verdict.probability]
         if verdict.prediction is not None:
             decision += [verdict.prediction.median, *verdict.prediction.interval(LEVEL)]
         earlier = () if self._record is None else self._record.decisions
@@ -341,23 +369,23 @@ class EarlyFitnessPrediction(SearchCallback, EarlyStopping):
         )
         if not verdict.stop:
             return False
-        finals = [self._final(objective, epoch, horizon, known, verdict) for objective in self._objectives]
+        finals = [self._final(objective, count, horizon, known, verdict) for objective in self._objectives]
         named = zip(self._objectives, finals, strict=True)
         self._record = replace(
             self._record,
             predicted={o.monitor: _interval(f) for o, f in named if isinstance(f, FinalFitness)},
-            would_stop_at=epoch - 1 if self.control else None,
-            stopped_at=None if self.control else epoch - 1,
+            would_stop_at=count - 1 if self.control else None,
+            stopped_at=None if self.control else count - 1,
         )
         if not self.control:
             self._fitness = tuple(final.median if isinstance(final, FinalFitness) else final for final in finals)
         return not self.control
 
     def _final(
-        self, objective: Objective, epoch: int, horizon: int, known: Sequence[SharedResult], verdict: Verdict
+        self, objective: Objective, count: int, horizon: int, known: Sequence[SharedResult], verdict: Verdict
     ) -> FinalFitness | float:
-        if not _logged(objective):
-            return self._cost(objective, epoch, horizon)
+        if not objective.logged:
+            return self._cost(objective, count, horizon)
         if len(self._objectives) == 1 and verdict.prediction is not None:
             return verdict.prediction
         return self._predict(objective, self._curves[objective.monitor], horizon, known)
@@ -368,7 +396,7 @@ class EarlyFitnessPrediction(SearchCallback, EarlyStopping):
             "curves": {name: list(curve) for name, curve in self._curves.items()},
             "record": {} if self._record is None else self._record.to_dict(),
             "fitness": fitness,
-            "validated": sorted(self._validated),
+            "progress": list(self._progress),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -376,15 +404,13 @@ class EarlyFitnessPrediction(SearchCallback, EarlyStopping):
         record = state_dict["record"]
         self._record = EarlyFitnessRecord.from_dict(record) if record else None
         self._fitness = None if state_dict["fitness"] is None else tuple(state_dict["fitness"])
-        self._validated = set(state_dict["validated"])
-
-
-def _logged(objective: Objective) -> bool:
-    return not objective.monitor.startswith("cost/")
+        # Earlier versions didn't write down how far the training was: what follows tells.
+        known = max((len(curve) for curve in self._curves.values()), default=0)
+        self._progress = list(state_dict.get("progress", [None] * known))
 
 
 def _short(number: float | None) -> float | None:
-    """Six digits: the record has a row for every epoch."""
+    """Six digits: the record has a row for every evaluation."""
     return None if number is None else float(f"{number:.6g}")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lightning_evo.cli.console import CommandParser, refuse, show
+from lightning_evo.genome.records import POSITION
 from lightning_evo.utils.files import write_atomically
 
 __all__ = ["run"]
@@ -172,7 +173,7 @@ def _tried(trainable: Any, proposals: list[Any]) -> dict[str, float]:
         _refuse(f"the config itself doesn't train: {_line(outcome.error_type)}")
     if all(one.reason for one in proposals):
         _refuse(f"the config trains, but no candidate: {proposals[0].reason}")
-    logged = {name: value for name, value in sorted((outcome.curve or [{}])[-1].items()) if name != "epoch"}
+    logged = {name: value for name, value in sorted((outcome.curve or [{}])[-1].items()) if name not in POSITION}
     if not logged:
         _refuse(
             "the first candidate logs no metric that a search could optimize; in validation_step, self.log('val_loss', ...)"

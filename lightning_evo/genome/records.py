@@ -25,6 +25,7 @@ __all__ = [
     "MAX_EXTRA",
     "MAX_METRICS",
     "MAX_NAME",
+    "POSITION",
     "STOPPED",
     "Candidate",
     "ExtraEntry",
@@ -37,7 +38,9 @@ __all__ = [
     "Status",
     "UncountedFlopsRecord",
     "derive_seed",
+    "evaluations",
     "known_fields",
+    "position_of",
 ]
 
 Status = Literal["completed", "stopped", "failed"]
@@ -55,6 +58,8 @@ MAX_METRICS = 2000
 """Metrics of one candidate."""
 MAX_CURVE = 1_000_000
 """Numbers in one candidate's curve, unless so many epochs have two names each."""
+POSITION = frozenset({"epoch", "step"})
+"""What a point of a learning curve has besides metrics: its place in the training."""
 MAX_EXTRA = 4 * 1024 * 1024
 """Characters of JSON under one key of ``Result.extra``."""
 
@@ -95,6 +100,26 @@ class Objective:
     def worst(self) -> float:
         """The fitness value no candidate can be worse than."""
         return -math.inf * self.weight
+
+    @property
+    def logged(self) -> bool:
+        """Whether it is a metric that the module logs, not a cost."""
+        return not self.monitor.startswith("cost/")
+
+
+def evaluations(curve: Sequence[Mapping[str, float]], objectives: Sequence[Objective]) -> list[Mapping[str, float]]:
+    """The points of a learning curve that have a value of every objective which is a logged metric.
+
+    >>> evaluations([{"epoch": 0, "loss": 2.0}, {"epoch": 1, "loss": 1.0, "acc": 0.5}], [Objective("acc")])
+    [{'epoch': 1, 'loss': 1.0, 'acc': 0.5}]
+    """
+    monitors = [objective.monitor for objective in objectives if objective.logged]
+    return [point for point in curve if all(monitor in point for monitor in monitors)]
+
+
+def position_of(point: Mapping[str, float]) -> int:
+    """Where a point of a learning curve is in its training: its step, or where it has none its epoch."""
+    return int(point.get("step", point["epoch"]))
 
 
 @dataclass(frozen=True)
@@ -224,8 +249,10 @@ class Result:
     Args:
         status: ``completed``, ``stopped`` (early; its fitness is predicted) or ``failed``.
         fitness: One value per objective, in order; ``None`` if it failed.
-        metrics: All logged metrics, at the epoch of the fitness.
-        curve: One mapping per epoch: ``epoch`` (from 0) and every metric logged by its end.
+        metrics: All metrics logged at the evaluation that the fitness is of.
+        curve: One mapping per epoch: ``epoch`` (from 0) and every metric logged in it. Where validations are scheduled
+            within epochs: one per validation and end of an epoch, with ``step`` (optimizer steps so far) too. Points that
+            have every objective are the evaluations (:func:`evaluations`).
         cost: ``params``, ``flops`` (per training sample, forward and backward), ``training_flops`` (of all of them),
             ``seconds``, ``peak_memory`` (bytes), ``epochs``, ``samples_per_second``, ``waiting`` (for data) and
             ``utilisation`` (shares of the time).

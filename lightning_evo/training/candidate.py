@@ -21,11 +21,11 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_evo._compat.lightning import callbacks_of
 from lightning_evo.archive.seals import CONFIG_FILE, sealed
 from lightning_evo.callbacks import CostMeter, FitnessRecorder
-from lightning_evo.callbacks.fitness import CHECKPOINT_FILE, CURVE_FILE
+from lightning_evo.callbacks.fitness import CHECKPOINT_FILE, CURVE_FILE, MetricNotLogged
 from lightning_evo.callbacks.search import SearchCallback, SearchContext
 from lightning_evo.callbacks.speed import SpeedMeter
 from lightning_evo.genome import COMPLETED, STOPPED, Objective, Result
-from lightning_evo.genome.records import LeftOutRecord
+from lightning_evo.genome.records import POSITION, LeftOutRecord
 from lightning_evo.training.adaptation import Adaptation
 from lightning_evo.training.blueprint import Blueprint, dump_yaml
 from lightning_evo.training.loggers import SilentLogger, ended_runs, log_genes, name_loggers
@@ -147,8 +147,8 @@ def draw_weights(model: LightningModule) -> None:
 
 
 def recorder_of(request: TrainingRequest) -> FitnessRecorder:
-    """What records a candidate's training: its first objective that is a logged metric decides which epoch counts."""
-    logged = [objective for objective in request.objectives if not objective.monitor.startswith("cost/")]
+    """What records a candidate's training: its first objective that is a logged metric decides which evaluation counts."""
+    logged = [objective for objective in request.objectives if objective.logged]
     return FitnessRecorder(
         monitor=logged[0].monitor if logged else None,
         mode=logged[0].mode if logged else "max",
@@ -181,7 +181,7 @@ def conclude(
         error: What ended the training, where it failed.
         predicted: The fitness, where the training was stopped early.
     """
-    metrics = {name: value for name, value in recorder.point.items() if name != "epoch"}
+    metrics = {name: value for name, value in recorder.point.items() if name not in POSITION}
     left_out = LeftOutRecord(metrics=recorder.left_out, curve=recorder.left_out)
     known: dict[str, Any] = {
         "metrics": metrics,
@@ -193,10 +193,12 @@ def conclude(
     }
     if error is not None:
         return Result.failure(error, **known)
+    if request.is_segment and recorder.required and not recorder.ends_with_evaluation:
+        return Result.failure(MetricNotLogged(_not_at_the_end(recorder)), **known)
     fitness = predicted or tuple(_fitness(objective, metrics, cost) for objective in request.objectives)
     for objective, number in zip(request.objectives, fitness, strict=True):
         if not math.isfinite(number):
-            unusable = ArithmeticError(f"{objective.monitor} is {number} at the {request.fitness_epoch} epoch")
+            unusable = ArithmeticError(f"{objective.monitor} is {number} at the {request.fitness_epoch} evaluation")
             return Result.failure(unusable, **known)
     result = Result(COMPLETED if predicted is None else STOPPED, fitness=fitness, **known)
     if (path := recorder.checkpoint_path) is not None:
@@ -291,8 +293,17 @@ def isolated(config: Mapping[str, Any]) -> Iterator[None]:
                     os.environ[name] = value
 
 
+def _not_at_the_end(recorder: FitnessRecorder) -> str:
+    """What a part of a training lacks for others to continue it: its fitness must be that of the state it ends with."""
+    return (
+        f"{', '.join(recorder.required)}: not logged at the end of epoch {recorder.curve[-1]['epoch']}, where others "
+        "continue this training: have validation end that epoch (evolution.algorithm.init_args.interval: a multiple of "
+        "trainer.check_val_every_n_epoch; trainer.val_check_interval: 1.0, or a fraction such as 0.5)"
+    )
+
+
 def _fitness(objective: Objective, metrics: Mapping[str, float], cost: Mapping[str, float]) -> float:
-    if objective.monitor.startswith("cost/"):
+    if not objective.logged:
         # Not everything can be measured everywhere; the search space's check refuses unknown costs beforehand.
         return float(cost.get(objective.monitor.removeprefix("cost/"), math.nan))
     return float(metrics.get(objective.monitor, math.nan))

@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -192,19 +193,29 @@ def _leave(write: Callable[[str, str], None], member: Member, result: Result) ->
 
 
 class _Recorders(Checkpoint):
-    """Has each particle's metrics, and the checkpoint of its epoch that counts, kept in its candidate's directory."""
+    """Has each particle's metrics, and the checkpoint of its evaluation that counts, kept in its candidate's directory."""
 
     def __init__(self, recorders: Sequence[FitnessRecorder]) -> None:
         self.recorders = recorders
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._each(trainer, pl_module, partial(FitnessRecorder.read, after_epoch=False))
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._each(trainer, pl_module, partial(FitnessRecorder.read, after_epoch=True))
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self._each(trainer, pl_module, FitnessRecorder.end)
+
+    def _each(self, trainer: Trainer, pl_module: LightningModule, do: Callable[..., None]) -> None:
         assert isinstance(pl_module, StackedModule)
         for i, (recorder, metrics) in enumerate(zip(self.recorders, pl_module.metrics, strict=True)):
 
             def save(path: Path, i: int = i) -> None:
                 trainer.strategy.checkpoint_io.save_checkpoint(pl_module.particle_checkpoint(i), path)
 
-            recorder.record(trainer, metrics, save)
+            do(recorder, trainer, metrics, save)
 
 
 class _Shares(CostMeter):

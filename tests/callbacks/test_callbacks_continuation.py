@@ -116,7 +116,7 @@ class Net(ToyNet):
 def fit(model, directory, end=None, ckpt_path=None, seed=3, data=None, callbacks=(), epochs=EPOCHS, **arguments):
     """One part of a training. The seed of a later one doesn't matter: its random state is restored."""
     seed_everything(seed, verbose=False)
-    recorder = FitnessRecorder("val_acc", directory=str(directory / "fitness"), save_checkpoint=False)
+    recorder = FitnessRecorder(None, directory=str(directory / "fitness"), save_checkpoint=False)
     continuation = Continuation(end, str(directory))
     trainer = Trainer(
         max_epochs=epochs,

@@ -86,7 +86,7 @@ def test_a_metric_that_is_never_logged_is_named_with_those_that_are(tmp_path):
         MetricNotLogged, match=r"val_accuracy: never logged; the module logs train_loss, val_acc, val_loss"
     ):
         fit(ToyNet(), recorder, tmp_path)
-    assert len(recorder.curve) == 1
+    assert len(recorder.curve) == 2
 
 
 def test_a_metric_may_wait_for_the_first_epoch_that_validates(tmp_path):

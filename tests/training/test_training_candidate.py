@@ -89,7 +89,7 @@ def test_all_objectives_are_read_at_the_same_epoch(config, tmp_path):
     ("misbehave", "error_type", "fatal"),
     [
         ("crash", "RuntimeError: this model always crashes", False),
-        ("nan", "ArithmeticError: val_acc is nan at the best epoch", False),
+        ("nan", "ArithmeticError: val_acc is nan at the best evaluation", False),
         ("out-of-memory", "OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB", False),
         ("full", "OSError: [Errno 28] No space left on device", True),
     ],
@@ -110,7 +110,7 @@ def test_a_failure_keeps_the_curve_so_far(config, tmp_path):
     result = train(config, tmp_path, Objective("val_accuracy"))
     assert result.status == "failed"
     assert "module logs train_loss, val_acc, val_loss" in result.error
-    assert len(result.curve) == 1
+    assert len(result.curve) == 2
 
 
 def test_a_result_is_plain_data(config, tmp_path):

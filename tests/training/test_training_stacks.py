@@ -170,7 +170,7 @@ def test_a_member_that_diverges_fails_alone(tmp_path):
     assert summary.status == "completed"
     found = [read_result(tmp_path / f"{i:06d}") for i in range(3)]
     assert [result.status for result in found] == ["completed", "failed", "completed"]
-    assert found[1].error_type == "ArithmeticError: val_loss is nan at the best epoch"
+    assert found[1].error_type == "ArithmeticError: val_loss is nan at the best evaluation"
     assert found[2].fitness == pytest.approx(alone(tmp_path / "alone", RATES[2]).fitness, rel=1e-4)
 
 

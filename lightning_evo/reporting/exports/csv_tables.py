@@ -67,10 +67,10 @@ def export_csv(location: str | Path, to: str | Path, run: str | None = None, ove
         points = archive.curves()
         # Read after the rows: includes every column they have, and perhaps one of a later row.
         columns = archive.columns()
-        metrics = sorted({name for point in points for name in point} - {"id", "epoch"})
+        metrics = sorted({name for point in points for name in point} - {"id", "epoch", "step"})
         texts = [
             as_csv(rows, columns),
-            as_csv(points, ["id", "epoch", *metrics]),
+            as_csv(points, ["id", "epoch", *(["step"] if any("step" in point for point in points) else []), *metrics]),
             as_csv(list(_lineage(candidates_and_results(archive, mask)[0].values())), _LINEAGE),
             strict_json(run_metadata(archive, mask), indent=1),
         ]

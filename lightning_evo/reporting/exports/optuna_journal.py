@@ -28,6 +28,7 @@ from lightning_evo.genome import (
     Uniform,
 )
 from lightning_evo.genome.names import short_names
+from lightning_evo.genome.records import position_of
 from lightning_evo.reporting.exports.contents import candidates_and_results
 from lightning_evo.reporting.outgoing import mask_of
 from lightning_evo.reporting.output_file import check_output, output_file
@@ -256,4 +257,4 @@ def _attributes(candidate: Candidate, result: Result | None, objectives: Sequenc
 
 def _intermediate(result: Result | None, objective: Objective) -> dict[int, float]:
     curve = () if result is None else result.curve
-    return {int(point["epoch"]): point[objective.monitor] for point in curve if objective.monitor in point}
+    return {position_of(point): point[objective.monitor] for point in curve if objective.monitor in point}

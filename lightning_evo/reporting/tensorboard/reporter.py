@@ -14,6 +14,7 @@ import numpy as np
 
 from lightning_evo.genome import FAILED, Candidate, Result
 from lightning_evo.genome.names import short_names
+from lightning_evo.genome.records import POSITION, position_of
 from lightning_evo.reporting.progress import SearchState
 from lightning_evo.reporting.reporter import ActiveTraining, Outcome, Reporter, ReporterError, SearchInfo
 from lightning_evo.training.candidate import COSTS
@@ -166,7 +167,7 @@ class _Session:
         fresh = curve[written:]
         for i, point in enumerate(fresh, 1):
             when = self._seen + (now - self._seen) * i / len(fresh)
-            self.file.add_scalars({k: v for k, v in point.items() if k != "epoch"}, int(point["epoch"]), when)
+            self.file.add_scalars({k: v for k, v in point.items() if k not in POSITION}, position_of(point), when)
         if fresh:
             self._written, self._seen = list(curve), now
 
@@ -177,7 +178,7 @@ class _Session:
         values: dict[str, Any] = {f"cost/{name}": value for name, value in result.cost.items()}
         if result.status != FAILED and result.fitness is not None:
             values |= {f"fitness/{m}": value for m, value in zip(monitors, result.fitness, strict=True)}
-        step = int(self._written[-1]["epoch"]) if self._written else 0
+        step = position_of(self._written[-1]) if self._written else 0
         # The plugin's table has no NaN: a missing number is an empty cell.
         self.file.add_scalars({tag: v for tag, v in values.items() if math.isfinite(v)}, step, now)
         self.file.add(files.session_end(result.status, now), step, now)

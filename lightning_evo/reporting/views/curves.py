@@ -123,7 +123,7 @@ def early_predictions(snapshot: RunSnapshot) -> list[EarlyPrediction]:
 def _curve(id: int, points: Sequence[Mapping[str, Any]], wanted: Sequence[str] | None) -> Curve:
     names = wanted
     if names is None:
-        names = list(dict.fromkeys(name for point in points for name in point if name not in ("id", "epoch")))
+        names = list(dict.fromkeys(name for point in points for name in point if name not in ("id", "epoch", "step")))
     values = {name: numpy.array([_number(point.get(name)) for point in points], dtype=float) for name in names}
     epochs = numpy.array([point.get("epoch", at) for at, point in enumerate(points)], dtype=numpy.int64)
     return Curve(id, epochs, {name: column for name, column in values.items() if not numpy.isnan(column).all()})

@@ -16,6 +16,7 @@ import yaml
 
 from lightning_evo.archive import Archive
 from lightning_evo.genome import FAILED, Candidate, Result
+from lightning_evo.genome.records import POSITION, position_of
 from lightning_evo.reporting.progress import SearchState
 from lightning_evo.reporting.reporter import ActiveTraining, Outcome, Reporter, ReporterError, SearchInfo
 from lightning_evo.reporting.wandb.state import SWEEP_FILE, WandbState, search_token
@@ -339,10 +340,11 @@ class WandbReporter(Reporter):
 def _log_curve(opened: OpenRun, curve: Sequence[Mapping[str, float]]) -> None:
     """Log the epochs that have not been logged yet."""
     for point in curve:
-        step = int(point["epoch"])
+        step = position_of(point)
         if step >= opened.next_step:
             opened.run.log(
-                {name: value for name, value in point.items() if name != "epoch"} | {"epoch": step}, step=step
+                {name: value for name, value in point.items() if name not in POSITION} | {"epoch": int(point["epoch"])},
+                step=step,
             )
             opened.next_step = step + 1
 
