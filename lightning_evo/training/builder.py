@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 
 from lightning_evo.genome import Candidate, Objective, SearchSpace, SpaceError
@@ -43,6 +44,10 @@ class Builder(Blueprint):
 
     def check(self, config: Mapping[str, Any]) -> None:
         """Nothing can be known of a config before the function is called."""
+
+    def parse(self, config: Mapping[str, Any]) -> Namespace:
+        """Nothing: there is no parser that knows the types of values."""
+        return Namespace()
 
     def build(
         self,

@@ -17,6 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.utils import instantiate
+from jsonargparse import Namespace
 from lightning.pytorch import Callback
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -105,6 +106,10 @@ class HydraBlueprint(Blueprint):
                 section = self._section(composed, name)
                 if isinstance(section, (DictConfig, ListConfig)):
                     OmegaConf.to_container(section, resolve=True, throw_on_missing=True)
+
+    def parse(self, config: Mapping[str, Any]) -> Namespace:
+        """Nothing: there is no parser that knows the types of values."""
+        return Namespace()
 
     def build(
         self,

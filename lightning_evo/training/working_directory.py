@@ -75,8 +75,8 @@ def _anchored(value: Any, typed: Any, name: str, base: str) -> Any:
     if isinstance(value, list):
         types = typed if isinstance(typed, (list, tuple)) and len(typed) == len(value) else [None] * len(value)
         return [_anchored(each, by, name, base) for each, by in zip(value, types, strict=True)]
-    if not isinstance(value, str) or not value or len(value) > 4096 or "\0" in value:
-        return value
+    if not isinstance(value, str) or not value or len(value) > 4096 or "\0" in value or "${" in value:
+        return value  # an interpolation is resolved later, of values that are anchored themselves
     for place in (_SQLITE, _FILE):
         if found := place.fullmatch(value):
             return found[1] + os.path.normpath(os.path.join(base, found[2]))

@@ -262,8 +262,8 @@ def test_a_users_own_algorithm_and_gene_run_like_ours(tmp_path):
         ({"objectives": [Objective("value"), Objective("value")]}, "names a metric twice"),
         ({"budget": None}, "evolution.budget: nothing is set"),
         ({"keep_checkpoints": -1}, "keep_checkpoints: -1 is not at least 0"),
-        ({"config": {}}, "either config .* or function"),
-        ({"function": None}, "either config .* or function"),
+        ({"config": {}}, "give one of config .* and function"),
+        ({"function": None}, "give one of config .* and function"),
     ],
 )
 def test_arguments_that_make_no_search_are_refused(change, said, tmp_path):

@@ -12,6 +12,7 @@ from lightning_evo.genome import Candidate, Genome, Objective
 from lightning_evo.training import Blueprint, FunctionTrainable, TrainingRequest, train_candidate
 from lightning_evo.training.blueprint import load_yaml
 from lightning_evo.training.final import finish_candidate
+from lightning_evo.training.hydra import HydraBlueprint
 from lightning_evo.training.stacks import Member, train_stack
 from lightning_evo.training.working_directory import anchored, working_in
 from toys import ToyData, ToyNet
@@ -127,6 +128,8 @@ def test_what_is_no_path_stays(config):
     }
     whole = Blueprint().resolve(config)
     assert anchored(Blueprint(), whole, "/launched/here") == whole
+    composed = {"paths": {"root_dir": "${oc.env:PROJECT_ROOT}"}, "data": {"data_dir": "${paths.root_dir}/data"}}
+    assert anchored(HydraBlueprint(), composed, "/launched/here") == composed
 
 
 @pytest.mark.parametrize(
