@@ -26,6 +26,7 @@ __all__ = ["main"]
 USAGE = f"""lightning-evo {__version__}: evolve any LightningModule from the config file it already has
 
   lightning-evo fit --config CONFIG [--config SEARCH]   search (with an `evolution:` section), or just fit
+  lightning-evo fit --cli PACKAGE.MODULE:MAIN ...       the same with somebody else's LightningCLI (--import PACKAGE first)
   lightning-evo init --config CONFIG                    propose a SEARCH for a config
   lightning-evo validate | test | predict ...           same as LightningCLI
   lightning-evo hydra -cp DIR -cn NAME SEARCH           search over the configs of a Hydra project

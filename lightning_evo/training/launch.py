@@ -6,7 +6,7 @@ import json
 import runpy
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self
 
 from lightning_evo.training.blueprint import Blueprint
 from lightning_evo.training.builder import Builder
+from lightning_evo.training.programs import Program
 from lightning_evo.utils.imports import import_by_name, public_name
 from lightning_evo.utils.ownership import is_own, key_name, mark
 from lightning_evo.utils.records import known_fields
@@ -21,6 +22,7 @@ from lightning_evo.utils.records import known_fields
 __all__ = ["LaunchRecord", "launch_of"]
 
 _BUILDER = "build"
+_PROGRAM = "program"
 _DEFAULTS = (
     {"class": "lightning.pytorch.trainer.trainer.Trainer"},
     {"class": "lightning.pytorch.cli.LightningArgumentParser"},
@@ -35,9 +37,11 @@ class LaunchRecord:
     Args:
         command: The words of the command line before its options, such as ``python main.py fit``.
         script: Path of the script that ran, where classes are named that are defined in it; else empty.
-        cli: Import path of the LightningCLI, or of another kind of blueprint; ``build`` where a function builds candidates.
+        cli: Import path of the LightningCLI, or of another kind of blueprint; ``build`` where a function builds candidates,
+            ``program`` where somebody else's program makes the LightningCLI.
         arguments: Its arguments as far as they are plain data, and classes as ``{"class": import path}``.
         marks: The name of a user's key -> that this user started the search so.
+        attributes: What the LightningCLI's own constructor had set, as far as it is plain data.
     """
 
     key: ClassVar[str] = "launch"
@@ -47,6 +51,7 @@ class LaunchRecord:
     cli: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     marks: Mapping[str, str] = field(default_factory=dict)
+    attributes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def has_configs_of_its_own(self) -> bool:
@@ -64,9 +69,7 @@ class LaunchRecord:
 
     def marked(self) -> LaunchRecord:
         """The same, with this user's mark."""
-        return LaunchRecord(
-            list(self.command), self.script, self.cli, dict(self.arguments), {key_name(): mark(self._text)}
-        )
+        return replace(self, marks={key_name(): mark(self._text)})
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
@@ -82,6 +85,7 @@ class LaunchRecord:
 
         Raises:
             ImportError: If one can't be imported.
+        ProgramError: If the program that makes the LightningCLI can't be run.
         """
         if not self.cli:
             return Blueprint()
@@ -93,11 +97,16 @@ class LaunchRecord:
             if "build" not in given:
                 raise ImportError("the function that builds candidates has no import path")
             return Builder(function=given["build"])
+        if self.cli == _PROGRAM:
+            return Blueprint(program=Program(given["program"]), imports=tuple(given.get("imports", ())))
         kind = self._imported(self.cli)
-        return kind(**given) if issubclass(kind, Blueprint) else Blueprint(kind, given)
+        return kind(**given) if issubclass(kind, Blueprint) else Blueprint(kind, given, self.attributes)
 
     def model_class(self) -> type | None:
         """The class of its models, where the CLI names one."""
+        if self.cli == _PROGRAM:
+            kind = self.blueprint().made_by[1].get("model_class")
+            return kind if isinstance(kind, type) else None
         named = self.arguments.get("model_class")
         return self._imported(named["class"]) if isinstance(named, Mapping) else None
 
@@ -145,16 +154,19 @@ def launch_of(trainable: Any) -> LaunchRecord | None:
         inherited = {each.name for each in fields(Blueprint)}
         known = {name: value for name, value in given.items() if name not in inherited}
         record = LaunchRecord(_command(), "", public_name(type(blueprint)), known)
+    elif isinstance(blueprint, Blueprint) and blueprint.program is not None:
+        given = {"program": blueprint.program.name, "imports": list(blueprint.imports)}
+        record = LaunchRecord(_command(), "", _PROGRAM, given)
     elif isinstance(blueprint, Blueprint):
         cli, arguments = public_name(blueprint.cli_class), _plain(blueprint.cli_arguments)
         if cli in _STOCK and not {"model_class", "datamodule_class", "parser_class"} & arguments.keys():
             return None
-        record = LaunchRecord(_command(), "", cli, arguments)
+        record = LaunchRecord(_command(), "", cli, arguments, attributes=_plain(blueprint.attributes or {}))
     else:
         return None
     main = getattr(sys.modules.get("__main__"), "__file__", None)
     if main and "__main__." in json.dumps(record.to_dict()):
-        record = LaunchRecord(record.command, str(Path(main).absolute()), record.cli, record.arguments)
+        record = replace(record, script=str(Path(main).absolute()))
     return record.marked()
 
 

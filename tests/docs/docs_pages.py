@@ -15,7 +15,7 @@ DOCS = ROOT / "docs"
 EXAMPLE = ROOT / "examples" / "own_model"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 
-SESSIONS = ["README.md", "docs/quickstart.md", "docs/tutorial.md", "docs/how-to/resume.md"]
+SESSIONS = ["README.md", "docs/quickstart.md", "docs/tutorial.md", "docs/how-to/resume.md", "docs/how-to/own-cli.md"]
 """Pages whose Python blocks and commands are one session, which ``test_docs_sessions.py`` runs on small budgets."""
 
 
