@@ -43,7 +43,7 @@ _MAX_TEXT_LENGTH = 1000
 
 def leaderboard(
     location: str | Path,
-    top: int = 10,
+    top: int | None = None,
     sort: str | None = None,
     format: Literal["table", "json", "csv"] = "table",
     run: str | None = None,
@@ -52,7 +52,7 @@ def leaderboard(
 
     Args:
         location: The run's directory, an archive file or a database URL.
-        top: Number of rows; 0 for all.
+        top: Number of rows; 0 for all. Default: ten in a table, all for programs.
         sort: A column's name, or an unambiguous end of it (``lr``, ``params``, ``val_loss``); a ``-`` in front reverses
             the order. Objectives are sorted best first, other columns in ascending order; missing values come last.
             Default: best fitness first (several objectives: by non-domination rank, then by the first objective), then
@@ -65,6 +65,8 @@ def leaderboard(
         ArchiveError: If the archive can't be read.
         ValueError: If there is no such column (the message lists the columns), or ``top`` is negative.
     """
+    if top is None:
+        top = 10 if format == "table" else 0
     if top < 0:
         raise ValueError(f"top: {top} is negative; give a number of rows, or 0 for all")
     with Archive(location, run) as archive:

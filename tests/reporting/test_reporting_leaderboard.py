@@ -219,3 +219,13 @@ def test_what_was_predicted_is_said_beside_the_result(tmp_path, monkeypatch, wid
     text = " ".join(table(tmp_path / "net", monkeypatch, width).replace("│", " ").split())
     assert text.count("predicted 0.75 ± 0.013") == 2
     assert text.count("chosen, predicted") == 1
+
+
+def test_a_table_has_ten_rows_and_programs_get_all_unless_told_otherwise(tmp_path):
+    with ArchiveWriter(tmp_path) as writer:
+        for id in range(12):
+            writer.record_candidate(Candidate(id, Genome({"lr": id})), queued=0.0)
+    assert len(ids(tmp_path)) == 12
+    assert len(ids(tmp_path, top=3)) == 3
+    assert len(list(csv.DictReader(io.StringIO(leaderboard(tmp_path, format="csv"))))) == 12
+    assert leaderboard(tmp_path).count("pending │") == 10

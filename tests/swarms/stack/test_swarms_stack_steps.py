@@ -13,6 +13,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_evo import ParticleStack
 from lightning_evo.swarms import SwarmError
+from lightning_evo.swarms.stack.compatibility import same
 
 
 class ReadsRate(Net):
@@ -271,3 +272,31 @@ def test_frozen_parts_stay_frozen_until_a_particle_unfreezes_them(lowering):
         trained_alone(module, batches(), max_epochs=1)
         trained_alone(module, batches(), max_epochs=2)
         assert difference(module, stack.particle(index)) < 1e-5
+
+
+class NoAnswer:
+    """Can't say whether it equals another."""
+
+    def __eq__(self, other):
+        raise TypeError("no")
+
+    __hash__ = None
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "equal"),
+    [
+        (np.array(["a", "bc"]), np.array(["a", "bc"]), True),
+        (np.array(["a", "bc"]), np.array(["a", "xy"]), False),
+        (np.array(["a"]), np.array(["abc"]), False),
+        (np.array([None, "a", np.nan], dtype=object), np.array([None, "a", np.nan], dtype=object), True),
+        (np.array([torch.ones(2), None], dtype=object), np.array([torch.zeros(2), None], dtype=object), False),
+        (np.array(["2026-01-01"], dtype="datetime64[D]"), np.array(["2026-01-01"], dtype="datetime64[D]"), True),
+        (np.array([(1, "x")], dtype="i4,U1"), np.array([(1, "x")], dtype="i4,U1"), True),
+        (np.array([np.nan, 1.0]), np.array([np.nan, 1.0]), True),
+        ({"a": [torch.ones(2), None]}, {"a": [torch.ones(2), None]}, True),
+        (NoAnswer(), NoAnswer(), False),
+    ],
+)
+def test_attributes_of_any_kind_are_compared(one, other, equal):
+    assert same(one, other) is equal
