@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections import defaultdict
 from pathlib import Path
 
@@ -134,6 +135,9 @@ def _no_traces():
         torch.distributed.destroy_process_group()
     if (dynamo := sys.modules.get("torch._dynamo")) is not None:
         dynamo.reset()  # it gives up on code that was compiled too often, in whichever tests
+        if dynamo.eval_frame._stance.stance != "default":
+            warnings.warn(f"left torch.compile in the stance {dynamo.eval_frame._stance}", stacklevel=1)
+            torch.compiler.set_stance("default")
     os.environ.clear()
     os.environ.update(environment)
     random.setstate(state)

@@ -110,7 +110,9 @@ class _Counting(TorchDispatchMode):
 
 
 _LOCK = threading.Lock()
-_stances: list[AbstractContextManager] = []
+_counting: list[AbstractContextManager] = []
+"""The stance that the first of those who count now has set."""
+_users: list[None] = []
 
 
 @contextmanager
@@ -118,15 +120,16 @@ def _eagerly() -> Iterator[None]:
     """Run compiled code eagerly: in compiled code no operations are seen, and FlexAttention refuses to run uncompiled."""
     # There is one stance per process, and candidates in threads overlap: the last to leave restores what the first found.
     with _LOCK:
-        _stances.append(torch.compiler.set_stance("force_eager"))
-        _stances[-1].__enter__()
+        if not _users:
+            _counting[:] = [torch.compiler.set_stance("force_eager")]
+        _users.append(None)
     try:
         yield
     finally:
         with _LOCK:
-            stance = _stances.pop()
-            if not _stances:
-                stance.__exit__(None, None, None)
+            _users.pop()
+            if not _users:
+                _counting.pop().__exit__(None, None, None)
 
 
 def _dispatches(kind: Any) -> bool:

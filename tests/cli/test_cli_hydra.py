@@ -62,8 +62,8 @@ def test_a_hydra_project_is_searched_as_it_is_and_opens_what_is_exported(project
         cwd=project,
         capture_output=True,
         text=True,
-        check=True,
     )
+    assert opened.returncode == 0, (opened.stderr, (project / "best" / "config.yaml").read_text())
     tested = Archive("runs/hydra").meta["final"]["metrics"]["test/acc"]
     shown = re.search(r"test/acc\D+([\d.]+)", opened.stdout)
     assert shown

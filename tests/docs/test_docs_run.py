@@ -12,6 +12,7 @@ import warnings
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import yaml
@@ -74,17 +75,12 @@ def test_the_python_blocks_of_a_page_run_as_one_script(page, workplace, main_mod
 
 
 class DryRun(EvolutionCLI):
-    """The real command line, up to the point where the search would start."""
-
-    made: Evolution
+    """The real command line."""
 
     @staticmethod
     def subcommands():
         """Only the one that is run: making the parsers of the others takes a third of the time."""
         return {"fit": EvolutionCLI.subcommands()["fit"]}
-
-    def fit(self, model, datamodule=None, **kwargs):
-        self.made = self.evolution()
 
 
 def dry_run(*configs: Path) -> Evolution:
@@ -93,7 +89,9 @@ def dry_run(*configs: Path) -> Evolution:
     arguments = [argument for config in configs for argument in ("--config", str(config))]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        evolution = DryRun(args=["fit", *arguments], parser_kwargs={**quiet, "fit": dict(quiet)}).made
+        with patch.object(Evolution, "run", autospec=True) as run:
+            DryRun(args=["fit", *arguments], parser_kwargs={**quiet, "fit": dict(quiet)})
+        (evolution,) = run.call_args.args
         evolution.trainable.check(evolution.space, evolution.objectives)
     setup = SearchSetup(evolution.space, evolution.objectives, measure=lambda genomes: [{} for _ in genomes])
     evolution.algorithm.bind(setup)

@@ -214,7 +214,7 @@ def test_one_member_whose_loss_is_not_a_number_fails_alone(tmp_path):
         space = {LR: LogUniform(1e-3, 1e30)}
         archive = search(tmp_path, pool, space=space, algorithm=algorithm, budget=Budget(candidates=3)).run()
     assert [row["status"] for row in archive.candidates()] == ["completed", "failed", "completed"]
-    assert archive.candidates()[1]["error_type"] == "ArithmeticError: val_loss is nan at the best epoch"
+    assert archive.candidates()[1]["error_type"] == "ArithmeticError: val_loss is nan at the best evaluation"
     assert archive.result(1).extra["stack"]["size"] == 3
 
 
