@@ -113,7 +113,7 @@ def test_stopped_candidates_are_marked_and_the_leaderboard_says_what_that_saved(
     main(["leaderboard", str(tmp_path / "run")])
     assert f"early stopping: {len(stopped)} stopped, " in capsys.readouterr().out
     main(["leaderboard", str(tmp_path / "run"), "--format", "json"])
-    assert len(json.loads(capsys.readouterr().out)) == 10
+    assert len(json.loads(capsys.readouterr().out)) == 24
 
 
 @pytest.mark.slow

@@ -75,15 +75,16 @@ class Doubling(SearchCallback):
 
     @classmethod
     def restore_structure(cls, pl_module, checkpoint):
-        if "net.3.weight" not in checkpoint["state_dict"]:
+        if checkpoint["state_dict"].get("net.3.weight", torch.empty(0)).shape != (2, 2):
             return False
         pl_module.net.append(torch.nn.Linear(2, 2))
         return True
 
     @classmethod
     def export_structure(cls, checkpoint, to):
-        # Only a checkpoint that is trusted comes here.
-        if "net.3.weight" not in torch.load(checkpoint, weights_only=False)["state_dict"]:
+        # Only a checkpoint that is trusted comes here: of every search of this process, not of ours alone.
+        state = torch.load(checkpoint, weights_only=False)["state_dict"]
+        if state.get("net.3.weight", torch.empty(0)).shape != (2, 2):
             return None
         (to / "model.ckpt").write_bytes(checkpoint.read_bytes())
         section = {"class_path": "elsewhere.Deeper", "init_args": {}}
