@@ -8,6 +8,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentError, ArgumentParser
 
+from lightning_evo._compat.jsonargparse import dump
 from lightning_evo.archive import ArchiveError
 from lightning_evo.cli.config_files import STRICT_YAML, ConfigFile
 from lightning_evo.cli.console import INTERRUPTED, add_working_directory, refuse, report_to_user
@@ -104,7 +105,7 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, obje
     add_section(reader)
     try:
         parsed = reader.parse_args([*(word for file in files for word in ("--config", file)), *rest])
-        section = load_yaml(reader.dump(parsed, skip_unset=False))[GROUP]
+        section = load_yaml(dump(reader, parsed, validate=True))[GROUP]
     except ArgumentError as error:
         refuse(ValueError(with_choices(error_summary(error))))
     if not isinstance(section, dict):

@@ -10,6 +10,7 @@ from typing import Any
 from jsonargparse import ArgumentError, ArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from lightning_evo._compat.jsonargparse import instantiate
 from lightning_evo.cli.given_values import hint_of_elements, hints_of, options
 from lightning_evo.training.blueprint import error_summary, root_of
 from lightning_evo.utils.imports import import_by_name
@@ -36,7 +37,7 @@ def find_refused(path: str, value: Any, hint: Any) -> str | None:
         parser = ArgumentParser(exit_on_error=False)
         try:
             parser.add_class_arguments(kind, _KEY)
-            parser.instantiate(parser.parse_object({_KEY: copy.deepcopy(dict(arguments))}))
+            instantiate(parser, parser.parse_object({_KEY: copy.deepcopy(dict(arguments))}))
         except (ArgumentError, ValueError, TypeError, MisconfigurationException) as error:
             message = error_summary(root_of(error)).removeprefix(_KEY).lstrip(":. ")
             return at_argument(where, message, constructor_parameters(kind))

@@ -77,36 +77,53 @@ def _attributes(module: nn.Module) -> dict[str, Any]:
 
 
 def same(one: Any, other: Any, depth: int = 6) -> bool:
-    """Whether a step computes the same with both values."""
+    """Whether a step computes the same with both values; where that can't be told, it may not."""
     if one is other:
         return True
     if type(one) is not type(other) or depth == 0:
         return False
+    try:
+        return _equal(one, other, depth - 1)
+    except Exception:  # whatever a class makes of a comparison; tensors without data and empty cells raise too
+        return False
+
+
+def _equal(one: Any, other: Any, depth: int) -> bool:
+    """Whether two values of one type are equal, NaN to itself, down to ``depth`` levels of what they hold."""
     if isinstance(one, Tensor):
-        return one.shape == other.shape and one.dtype == other.dtype and bool(torch.equal(one, other))
+        if one.dtype != other.dtype or one.layout != other.layout or one.shape != other.shape:
+            return False
+        one, other = (value.coalesce().to_dense() if value.is_sparse else value for value in (one, other))
+        return bool(torch.equal(one, other)) or bool(((one == other) | ((one != one) & (other != other))).all())
+    if isinstance(one, np.ma.MaskedArray):
+        masks = np.ma.getmaskarray(one), np.ma.getmaskarray(other)
+        return same(*masks, depth) and same(one.filled(0), other.filled(0), depth)
     if isinstance(one, np.ndarray):
         if one.dtype != other.dtype or one.shape != other.shape:
             return False
         if one.dtype.hasobject:
-            return same(one.ravel().tolist(), other.ravel().tolist(), depth - 1)
+            return same(one.ravel().tolist(), other.ravel().tolist(), depth)
         return bool(np.array_equal(one, other, equal_nan=one.dtype.kind in "fc"))
     if isinstance(one, Mapping):
-        return one.keys() == other.keys() and all(same(one[key], other[key], depth - 1) for key in one)
+        return one.keys() == other.keys() and all(same(one[key], other[key], depth) for key in one)
     if isinstance(one, (list, tuple, deque)):
-        return len(one) == len(other) and all(same(a, b, depth - 1) for a, b in zip(one, other, strict=True))
+        return len(one) == len(other) and all(same(a, b, depth) for a, b in zip(one, other, strict=True))
     if isinstance(one, types.MethodType):
-        return one.__func__ is other.__func__ and _same_owner(one.__self__, other.__self__, depth - 1)
+        return one.__func__ is other.__func__ and _same_owner(one.__self__, other.__self__, depth)
     if isinstance(one, types.FunctionType):
-        cells = [[cell.cell_contents for cell in function.__closure__ or ()] for function in (one, other)]
-        return one.__code__ is other.__code__ and same(cells[0], cells[1], depth - 1)
+        return one.__code__ is other.__code__ and same(_bound(one), _bound(other), depth)
     if isinstance(one, (bool, int, float, complex, str, bytes, type, types.BuiltinFunctionType)):
         return bool(one == other) or (one != one and other != other)
-    if hasattr(one, "__dict__") and type(one).__eq__ is object.__eq__:
-        return same(vars(one), vars(other), depth - 1)
-    try:
-        return bool(one == other)
-    except Exception:  # whatever a class makes of a comparison: it can't be told, so a step may compute something else
-        return False
+    if type(one).__eq__ is object.__eq__:
+        # What a copy is made of: attributes alone say nothing of slots, or of what a partial binds.
+        return all(same(a, b, depth) for a, b in zip(one.__reduce_ex__(4)[:3], other.__reduce_ex__(4)[:3], strict=True))
+    return bool(one == other)
+
+
+def _bound(function: types.FunctionType) -> list[Any]:
+    """The values that a function brings along: of variables around it, and of its arguments' defaults."""
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    return [*cells, function.__defaults__, function.__kwdefaults__]
 
 
 def _same_owner(one: Any, other: Any, depth: int) -> bool:

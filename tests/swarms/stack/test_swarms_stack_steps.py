@@ -1,7 +1,9 @@
 """What can't be computed for all particles at once is named, and falls back to a loop."""
 
 import copy
+import math
 import re
+from functools import partial
 
 import numpy as np
 import pytest
@@ -283,6 +285,30 @@ class NoAnswer:
     __hash__ = None
 
 
+class Slotted:
+    """Keeps its value where ``vars`` doesn't look."""
+
+    __slots__ = ("__dict__", "value")
+
+    def __init__(self, value):
+        self.value = value
+
+
+def scaling(factor):
+    return lambda x, factor=factor: x * factor
+
+
+def cellless():
+    """A function that reads a variable which nobody has set."""
+
+    def read():
+        return later
+
+    if read is None:
+        later = 1
+    return read
+
+
 @pytest.mark.parametrize(
     ("one", "other", "equal"),
     [
@@ -296,6 +322,19 @@ class NoAnswer:
         (np.array([np.nan, 1.0]), np.array([np.nan, 1.0]), True),
         ({"a": [torch.ones(2), None]}, {"a": [torch.ones(2), None]}, True),
         (NoAnswer(), NoAnswer(), False),
+        (np.ma.array([1, 2], mask=[0, 1]), np.ma.array([1, 9], mask=[0, 1]), True),
+        (np.ma.array([1, 2], mask=[0, 1]), np.ma.array([1, 2], mask=[0, 0]), False),
+        (torch.tensor([math.nan, 1.0]), torch.tensor([math.nan, 1.0]), True),
+        (torch.ones(2).to_sparse(), torch.ones(2).to_sparse(), True),
+        (torch.ones(2).to_sparse(), torch.zeros(2).to_sparse(), False),
+        (torch.ones(2, device="meta"), torch.ones(2, device="meta"), False),
+        (partial(pow, 2), partial(pow, 2), True),
+        (partial(pow, 2), partial(pow, 3), False),
+        (scaling(2), scaling(2), True),
+        (scaling(2), scaling(3), False),
+        (*(cellless() for _ in range(2)), False),
+        (Slotted(1), Slotted(1), True),
+        (Slotted(1), Slotted(2), False),
     ],
 )
 def test_attributes_of_any_kind_are_compared(one, other, equal):
