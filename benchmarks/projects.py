@@ -42,7 +42,7 @@ class Project:
     """One project: what it is made of, and how its owner uses it.
 
     Attributes:
-        name: Also its folder in ``_projects``.
+        name: Also its folder in ``_projects``; what several use is in ``_projects/shared``.
         requirements: What pip installs.
         plain: Arguments of ``python`` for the training without a search.
         search: Arguments of ``python`` for the search.
@@ -51,6 +51,7 @@ class Project:
         stack: Arguments that a search with ``stack: auto`` adds; ``None``: the search takes none on its command line.
         pinned: Packages that its environment takes from this one.
         clone: The project itself, where it isn't a package: a Git repository.
+        data: What writes its data set into a folder that is named.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Project:
     )
     pinned: tuple[str, ...] = PINNED
     clone: str | None = None
+    data: str = "data.py"
 
 
 FIT = ("-m", "lightning_evo", "fit")
@@ -89,6 +91,7 @@ PROJECTS = (
         search=(*FIT, "--cli", "main:cli_main", *FILES),
         opens=("main.py", "test", "--config", "{config}", "--ckpt_path", "{checkpoint}", "--trainer.logger", "false"),
         pinned=("torch", "torchvision", "lightning"),
+        data="mnist.py",
     ),
     Project(
         name="chemprop",
@@ -119,6 +122,7 @@ PROJECTS = (
         ),
         opens=("opens.py", "{checkpoint}", "{config}"),
         clone="https://github.com/ashleve/lightning-hydra-template",
+        data="mnist.py",
     ),
 )
 
@@ -162,7 +166,7 @@ class Runner:
         return json.loads(self.run(("-m", "lightning_evo", "leaderboard", directory, "--format", "json", "--top", "0")))
 
     def data(self) -> str:
-        self.run(("data.py", "data"))
+        self.run((self.project.data, "data"))
         return ""
 
     def plain(self) -> str:
@@ -269,7 +273,7 @@ def main() -> int:
         if project.clone is not None:
             subprocess.run(["git", "clone", "-q", "--depth", "1", project.clone, folder], check=True)
         shutil.copytree(HERE / "_projects" / project.name, folder, dirs_exist_ok=True)
-        shutil.copy(HERE / "_projects" / "plain.py", folder)
+        shutil.copytree(HERE / "_projects" / "shared", folder, dirs_exist_ok=True)
         log = directory / f"{project.name}.log"
         log.unlink(missing_ok=True)
         runner = Runner(project, folder, python, log)
