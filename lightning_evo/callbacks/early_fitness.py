@@ -330,9 +330,9 @@ class EarlyFitnessPrediction(SearchCallback, EarlyStopping):
             self._curves.setdefault(name, []).append(self._now[name])
         meters: list[Any] = [each for each in callbacks_of(trainer) if getattr(each, "measures_cost", False)]
         self._costs = {name: value for meter in meters for name, value in meter.cost.items()}
-        self._decide(trainer, epochs)
+        self._decide(trainer, reading, epochs)
 
-    def _decide(self, trainer: Trainer, epochs: int) -> None:
+    def _decide(self, trainer: Trainer, reading: Reading, epochs: int) -> None:
         evaluations, horizon = len(self._progress), expected_evaluations(self._progress)
         stop = False
         # Lightning goes on until min_epochs and min_steps whatever is decided, so nothing is decided before.
@@ -340,7 +340,7 @@ class EarlyFitnessPrediction(SearchCallback, EarlyStopping):
         if trainer.is_global_zero and may_end and horizon is not None and evaluations < horizon and not self._decided:
             known = [] if self._known is None else self._known.read()
             verdict = self.should_stop(self._curves, horizon, known)
-            stop = self._note(verdict, evaluations, horizon, known)
+            stop = self._note(verdict, reading, evaluations, horizon, known)
         stop = trainer.strategy.broadcast(stop)
         trainer.should_stop = trainer.should_stop or stop
 
@@ -349,7 +349,9 @@ class EarlyFitnessPrediction(SearchCallback, EarlyStopping):
         would_stop = self._record is not None and self._record.would_stop_at is not None
         return would_stop or self._fitness is not None
 
-    def _note(self, verdict: Verdict, count: int, horizon: int, known: Sequence[SharedResult]) -> bool:
+    def _note(
+        self, verdict: Verdict, reading: Reading, count: int, horizon: int, known: Sequence[SharedResult]
+    ) -> bool:
         """Record a verdict; returns whether the training ends here."""
         first = next(objective for objective in self._objectives if objective.logged)
         decision = [count - 1, verdict.probability]
@@ -366,6 +368,8 @@ class EarlyFitnessPrediction(SearchCallback, EarlyStopping):
             probability=verdict.probability,
             decisions=[*earlier, [_short(number) for number in decision]],
             reason=verdict.reason,
+            share=reading.progress,
+            epochs=reading.epochs,
         )
         if not verdict.stop:
             return False

@@ -28,6 +28,7 @@ class Reading:
         metrics: The metrics, by the names under which they were logged.
         completes: The weights are still those of the reading before, which this one completes.
         progress: The share of the whole training that is done; ``None`` where that isn't known.
+        epochs: How many epochs the whole training has, at the pace so far; ``None`` where that isn't known.
     """
 
     epoch: int
@@ -35,6 +36,7 @@ class Reading:
     metrics: Mapping[str, float]
     completes: bool
     progress: float | None
+    epochs: float | None
 
 
 class EvaluationReader:
@@ -75,9 +77,8 @@ class EvaluationReader:
         self._held.update(fresh)  # held on to: no other tensor can then be where one of them is
         batch = trainer.fit_loop.total_batch_idx
         completes, self._batch = batch == self._batch, batch
-        return Reading(
-            trainer.current_epoch, trainer.global_step, _numbers(fresh), completes, _progress(trainer, ended)
-        )
+        share, epochs = _progress(trainer, ended)
+        return Reading(trainer.current_epoch, trainer.global_step, _numbers(fresh), completes, share, epochs)
 
 
 def evaluates_within_epochs(trainer: Trainer) -> bool:
@@ -117,21 +118,27 @@ def _ends_epoch(trainer: Trainer) -> bool:
     return last or (trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps)
 
 
-def _progress(trainer: Trainer, ended: bool) -> float | None:
-    shares = []
-    if trainer.max_epochs is not None and trainer.max_epochs > 0:
-        loop, epochs = trainer.fit_loop, trainer.current_epoch
-        batches: float = trainer.num_training_batches
-        if ended:
-            shares.append((epochs + 1) / trainer.max_epochs)
-        else:
-            if math.isinf(batches) and epochs:  # a loader without a length: as long as it was so far
-                batches = (loop.total_batch_idx - loop.batch_idx) / epochs
-            if math.isfinite(batches) and batches > 0:
-                shares.append(min(epochs + 1, epochs + (loop.batch_idx + 1) / batches) / trainer.max_epochs)
+def _progress(trainer: Trainer, ended: bool) -> tuple[float | None, float | None]:
+    """The share of the training that is done, and the epochs of the whole, where they are known."""
+    done, shares = _epochs_done(trainer, ended), []
+    if done is not None and trainer.max_epochs is not None and trainer.max_epochs > 0:
+        shares.append(done / trainer.max_epochs)
     if trainer.max_steps > 0:
         shares.append(trainer.global_step / trainer.max_steps)
-    return min(1.0, max(shares)) if shares else None
+    share = min(1.0, max(shares)) if shares else None
+    return share, round(done / share, 6) if done and share else None
+
+
+def _epochs_done(trainer: Trainer, ended: bool) -> float | None:
+    loop, epochs = trainer.fit_loop, trainer.current_epoch
+    if ended:
+        return epochs + 1
+    batches: float = trainer.num_training_batches
+    if math.isinf(batches) and epochs:  # a loader without a length: as long as it was so far
+        batches = (loop.total_batch_idx - loop.batch_idx) / epochs
+    if not math.isfinite(batches) or batches <= 0:
+        return None
+    return min(epochs + 1, epochs + (loop.batch_idx + 1) / batches)
 
 
 def _same(held: Any, value: Any) -> bool:

@@ -54,18 +54,20 @@ class EarlyFitnessRecord:
     """What :class:`~lightning_evo.callbacks.EarlyFitnessPrediction` predicted and decided.
 
     Args:
-        horizon: Epochs of the whole training.
+        horizon: Evaluations of the whole training: moments at which every monitored metric was logged.
         control: Whether the candidate was trained to its end whatever was predicted.
-        stopped_at: The epoch (from 0) after which it was stopped; ``None`` where it wasn't.
-        would_stop_at: The epoch after which a control would have been stopped; ``None`` where it wouldn't.
+        stopped_at: The evaluation (from 0) after which it was stopped; ``None`` where it wasn't.
+        would_stop_at: The evaluation after which a control would have been stopped; ``None`` where it wouldn't.
         bar: The fitness to beat, with one objective; ``None`` where there was none yet.
         front: The fitness of the Pareto front to join, with several objectives; ``None`` where nothing was stopped.
-        predicted: The prediction at that epoch, by objective.
+        predicted: The prediction at that evaluation, by objective.
         policy: The policy's class.
         delta: The callback's ``delta``; ``None`` where a policy was given.
         probability: P(the final fitness beats the bar, or joins the front) at the last decision; ``None``: unknown.
-        decisions: One row per decision: epoch, probability, and where a prediction was made its median, low and high.
+        decisions: One row per decision: evaluation, probability, and where a prediction was made its median, low and high.
         reason: Why the last decision was as it was.
+        share: The share of the whole training that was done at the last decision; ``None``: an earlier version's record.
+        epochs: Epochs of the whole training; ``None`` where an epoch has no known end.
     """
 
     key: ClassVar[str] = "early_fitness"
@@ -82,10 +84,12 @@ class EarlyFitnessRecord:
     probability: float | None = None
     decisions: Sequence[Sequence[float | None]] = ()
     reason: str = ""
+    share: float | None = None
+    epochs: float | None = None
 
     @property
     def decided_at(self) -> int | None:
-        """The epoch after which the training was stopped, or would have been; ``None`` where neither."""
+        """The evaluation after which the training was stopped, or would have been; ``None`` where neither."""
         return self.would_stop_at if self.stopped_at is None else self.stopped_at
 
     def to_dict(self) -> dict[str, Any]:
@@ -103,6 +107,7 @@ class EarlyFitnessRecord:
             "predicted": {monitor: dict(vars(interval)) for monitor, interval in self.predicted.items()},
             "decisions": [list(row) for row in self.decisions],
             "reason": self.reason,
+            **{name: known for name in ("share", "epochs") if (known := getattr(self, name)) is not None},
         }
 
     @classmethod

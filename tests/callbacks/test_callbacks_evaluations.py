@@ -11,10 +11,15 @@ from lightning.pytorch.callbacks import EarlyStopping
 from torch.utils.data import DataLoader, IterableDataset
 from torchmetrics import MeanMetric
 
+from lightning_evo.archive import Archive, ArchiveWriter
 from lightning_evo.callbacks import EarlyFitnessPrediction, FitnessRecorder
 from lightning_evo.callbacks.evaluations import expected_evaluations
 from lightning_evo.callbacks.fitness import MetricNotLogged
+from lightning_evo.genome import Candidate, Genome, Result
 from lightning_evo.predictors.curves.policies import StoppingPolicy, Verdict
+from lightning_evo.reporting import views
+from lightning_evo.reporting.page import payload
+from lightning_evo.reporting.summaries.savings import savings
 
 
 class Counting(LightningModule):
@@ -237,3 +242,40 @@ def test_the_number_of_evaluations_is_known_after_the_second(every):
     shares = [share for share in (every * (i + 1) for i in range(20)) if share < 1 + 1e-9]
     for seen in range(2, len(shares) + 1):
         assert expected_evaluations(shares[:seen]) == len(shares)
+
+
+class Stopping(StoppingPolicy):
+    """Stops at the first evaluation."""
+
+    def decide(self, context):
+        return Verdict(True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "left", "unit", "stopped_at", "end"),
+    [
+        ({}, 3, "epoch", 0, 3),
+        ({"check_val_every_n_epoch": 2}, 2, "epoch", 1, 3),
+        ({"val_check_interval": 0.25, "max_epochs": 6}, 5.8, "step", 2, 60),
+        ({"val_check_interval": 8, **BY_STEP}, 2.4, "step", 8, 32),
+    ],
+)
+def test_what_a_stop_saved_and_where_it_was_is_said_in_epochs_and_steps(
+    settings, left, unit, stopped_at, end, tmp_path
+):
+    callback = EarlyFitnessPrediction(monitor="value", bar=0.0, policy=Stopping())
+    recorder = fit(tmp_path / "candidate", Counting(), [callback], **settings)
+    with ArchiveWriter(tmp_path) as writer:
+        writer.update_meta({"objectives": [{"monitor": "value", "mode": "max"}]})
+        writer.record_candidate(Candidate(0, Genome({"x": 1})), queued=0.0)
+        result = Result("stopped", fitness=(0.0,), curve=recorder.curve, extra=callback.extra)
+        writer.record_result(0, result)
+    with Archive(tmp_path) as archive:
+        assert savings(archive).early_stopping.epochs_saved == round(left)
+        (curve,) = views.curves(archive)
+        assert curve.unit == unit
+        assert views.length(views.read_snapshot(archive), curve) == pytest.approx(end)
+        (run,) = payload([archive])["runs"]
+    assert run["curves"]["along"] == unit
+    assert run["early"]["0"]["stopped_at"] == run["curves"]["places"]["0"][-1] == stopped_at
+    assert run["early"]["0"]["end"] == pytest.approx(end)

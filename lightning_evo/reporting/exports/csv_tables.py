@@ -32,10 +32,11 @@ def export_csv(location: str | Path, to: str | Path, run: str | None = None, ove
     """Write a run as tables. The search may still be running.
 
     ``candidates.csv`` has one row per candidate and every column of ``Archive.candidates``. ``curves.csv`` has one row
-    per candidate and epoch. ``lineage.csv`` has one row per child and parent, with the genes that differ between them
-    (``changed``: JSON, config path -> [parent's value, child's value], ``null`` where the gene is inactive) and whether
-    the child was to start from that parent's weights (``inherits``). Where a child takes its weights from a candidate
-    that is not a parent, that candidate has a row with an empty ``position``. ``meta.json`` holds the run's metadata.
+    per candidate and epoch, or validation where these lie within epochs (with its ``step``). ``lineage.csv`` has one
+    row per child and parent, with the genes that differ between them (``changed``: JSON, config path -> [parent's
+    value, child's value], ``null`` where the gene is inactive) and whether the child was to start from that parent's
+    weights (``inherits``). Where a child takes its weights from a candidate that is not a parent, that candidate has a
+    row with an empty ``position``. ``meta.json`` holds the run's metadata.
     Lists, mappings and booleans are written as JSON within their cells; missing values are empty cells; NaN and
     infinities are ``nan``, ``inf`` and ``-inf``. Texts are written as :func:`as_csv` writes them.
 

@@ -13,6 +13,7 @@ from lightning_evo.archive import Archive
 from lightning_evo.archive.meta import FinalOutcome, SearchDescription, read_meta
 from lightning_evo.reporting.page.columns import MANY, candidate_columns, fitness_digits, gene_descriptions, rounded
 from lightning_evo.reporting.views import (
+    Curve,
     Importance,
     RunSnapshot,
     curves,
@@ -20,6 +21,7 @@ from lightning_evo.reporting.views import (
     front,
     gene_columns,
     importance,
+    length,
     predicted,
     progress,
     read_snapshot,
@@ -30,7 +32,7 @@ from lightning_evo.reporting.views import (
 
 __all__ = ["VERSION", "ImportanceFunction", "payload"]
 
-VERSION = 1
+VERSION = 2
 """Version of the payload's format."""
 
 ImportanceFunction = Callable[[RunSnapshot, str], Importance]
@@ -98,7 +100,7 @@ def _run(archive: Archive, snapshot: RunSnapshot, name: str, importance_of: Impo
         "genes": _finite(gene_descriptions(genes)),
         "candidates": candidate_columns(archive, snapshot, genes),
         "curves": _curves(archive, snapshot),
-        "early": _early(snapshot),
+        "early": _early(archive, snapshot),
         "predicted": {monitor: _predicted(snapshot, monitor) for monitor in monitors},
         "quality": _finite((read_meta(meta, QualityHistory) or QualityHistory()).to_dict()),
         "importance": {monitor: _importance(importance_of(snapshot, monitor)) for monitor in monitors},
@@ -119,29 +121,31 @@ def _curves(archive: Archive, snapshot: RunSnapshot) -> dict[str, Any]:
     names = _curve_metrics(snapshot, logged)
     # A sample shows how long the curves are before thousands are read.
     sample = sample_candidates(snapshot, 50)
-    longest = max((len(curve.epochs) for curve in curves(archive, sample, names)), default=1)
+    longest = max((len(curve.places) for curve in curves(archive, sample, names)), default=1)
     points = min(longest, MAX_CURVE_POINTS)
     most = max(100, MAX_CURVE_NUMBERS // (points * (len(names) + 1)))
     found = curves(archive, sample_candidates(snapshot, most), names)
     digits = 6 if trained <= MANY else 4
-    every = {}
+    every, places = {}, {}
     for curve in found:
-        # Evenly spaced epochs that include the last one.
-        step = max(1, math.ceil(len(curve.epochs) / points))
-        kept = range((len(curve.epochs) - 1) % step, len(curve.epochs), step)
-        every[str(curve.id)] = {"epoch": [int(curve.epochs[at]) for at in kept]} | {
+        # Evenly spaced points that include the last one.
+        step = max(1, math.ceil(len(curve.places) / points))
+        kept = range((len(curve.places) - 1) % step, len(curve.places), step)
+        places[str(curve.id)] = [int(curve.places[at]) for at in kept]
+        every[str(curve.id)] = {
             name: [rounded(float(values[at]), digits) for at in kept] for name, values in curve.metrics.items()
         }
     limits = []
     if trained > most:
         limits.append(f"{most:,} of {trained:,} candidates (the best, the latest, and others evenly spaced)")
     if longest > points:
-        limits.append(f"about {points} epochs per candidate")
+        limits.append(f"about {points} points per candidate")
     omitted = len(set(logged) - set(names))
     if omitted > 0:
         limits.append(f"{len(names)} of {len(names) + omitted} metrics")
     thinned = f"The learning curves on this page are limited to {', '.join(limits)}." if limits else None
-    return {"metrics": names, "every": every, "thinned": thinned}
+    along = "step" if any(curve.unit == "step" for curve in found) else "epoch"
+    return {"metrics": names, "along": along, "places": places, "every": every, "thinned": thinned}
 
 
 def _logged(snapshot: RunSnapshot) -> list[str]:
@@ -155,7 +159,7 @@ def _curve_metrics(snapshot: RunSnapshot, logged: Sequence[str]) -> list[str]:
     return list(dict.fromkeys([*objectives, *sorted(logged[:MAX_CURVE_METRICS])]))[:MAX_CURVE_METRICS]
 
 
-def _early(snapshot: RunSnapshot) -> dict[str, Any]:
+def _early(archive: Archive, snapshot: RunSnapshot) -> dict[str, Any]:
     """Predictions made during training; of many, those of the controls and of the candidates with a curve on the page."""
     predictions: dict[int, dict[str, Any]] = {}
     digits = fitness_digits(len(snapshot.rows))
@@ -166,16 +170,26 @@ def _early(snapshot: RunSnapshot) -> dict[str, Any]:
     if len(chosen) > MAX_CONTROLS:
         controls = [id for id in sorted(chosen) if snapshot.early[id].control and id in predictions]
         chosen = set(sample_candidates(snapshot, MAX_CONTROLS)) & chosen | set(controls[-MAX_CONTROLS:])
-    return {
-        str(id): {
+    known = {curve.id: curve for curve in curves(archive, sorted(chosen), [])}
+    found = {}
+    for id in sorted(chosen):
+        record, curve = snapshot.early[id], known.get(id)
+        decided = [_place(curve, evaluation) for evaluation in (record.stopped_at, record.would_stop_at)]
+        found[str(id)] = {
             "predicted": predictions.get(id, {}),
-            **{
-                name: getattr(snapshot.early[id], name)
-                for name in ("stopped_at", "would_stop_at", "horizon", "control")
-            },
+            "stopped_at": decided[0],
+            "would_stop_at": decided[1],
+            "end": None if curve is None else rounded(length(snapshot, curve), 9),
+            "control": record.control,
         }
-        for id in sorted(chosen)
-    }
+    return found
+
+
+def _place(curve: Curve | None, evaluation: int | None) -> int | None:
+    """Where in a training one of its evaluations was; ``None`` where there is none, or an archive doesn't hold it."""
+    if curve is None or evaluation is None:
+        return evaluation
+    return int(curve.evaluations[evaluation]) if evaluation < len(curve.evaluations) else None
 
 
 def _predicted(snapshot: RunSnapshot, monitor: str) -> dict[str, list[float | int | None]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy
 from matplotlib.axes import Axes
@@ -13,13 +14,13 @@ from matplotlib.ticker import MaxNLocator
 
 from lightning_evo.reporting.pictures.request import PictureRequest
 from lightning_evo.reporting.pictures.style import COLORS, MANY, axis_name, robust_limits
-from lightning_evo.reporting.views import Curve, EarlyPrediction, curves, early_predictions, sample_candidates
+from lightning_evo.reporting.views import Curve, EarlyPrediction, curves, early_predictions, length, sample_candidates
 
 __all__ = ["draw"]
 
 MAX_CURVES = 40
 _MAX_PREDICTIONS = 12
-"""Maximum number of predicted final values, which are drawn side by side behind the last epoch."""
+"""Maximum number of predicted final values, which are drawn side by side behind the end of the training."""
 
 _GRAY = "#9A9A9A"
 
@@ -52,7 +53,8 @@ def draw(figure: Figure, request: PictureRequest) -> None:
     axes.add_collection(others)
     handles = [(Line2D([], [], color=_GRAY, linewidth=0.6), f"{len(lines) - (chosen in lines)} others")]
     early = [each for each in early_predictions(run) if each.id in lines and each.monitor == metric]
-    handles += _stopped(axes, [each for each in early if each.stopped], lines)
+    ends = {curve.id: _place(curve, end) for curve in found if (end := length(run, curve)) is not None}
+    handles += _stopped(axes, [each for each in early if each.stopped], lines, ends)
     if chosen is not None and chosen in lines:
         line = lines[chosen]
         few = len(line) <= 30
@@ -64,16 +66,21 @@ def draw(figure: Figure, request: PictureRequest) -> None:
     if limits is not None:
         axes.set_ylim(*limits)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("epoch")
+    axes.set_xlabel(found[0].unit)
     axes.set_ylabel(axis_name(metric))
     figure.legend(*zip(*handles, strict=True), loc="outside upper left", ncols=2, borderaxespad=0.1)
 
 
 def _line(curve: Curve, metric: str) -> numpy.ndarray:
-    """The points of a curve, of shape (points, 2); the first epoch is 1."""
+    """The points of a curve, of shape (points, 2)."""
     values = curve.metrics[metric]
     finite = numpy.isfinite(values)
-    return numpy.column_stack([curve.epochs[finite] + 1.0, values[finite]])
+    return numpy.column_stack([_place(curve, curve.places[finite]), values[finite]])
+
+
+def _place(curve: Curve, place: Any) -> Any:
+    """Where a place of a curve is drawn: the first epoch is 1."""
+    return place + (1.0 if curve.unit == "epoch" else 0.0)
 
 
 def _required_values(lines: dict[int, numpy.ndarray], chosen: int | None) -> Sequence[float]:
@@ -82,7 +89,7 @@ def _required_values(lines: dict[int, numpy.ndarray], chosen: int | None) -> Seq
 
 
 def _stopped(
-    axes: Axes, stopped: Sequence[EarlyPrediction], lines: dict[int, numpy.ndarray]
+    axes: Axes, stopped: Sequence[EarlyPrediction], lines: dict[int, numpy.ndarray], lengths: dict[int, float]
 ) -> list[tuple[Line2D, str]]:
     """Draw where training was stopped, and the intervals of the predicted final values; return their legend entries."""
     if not stopped:
@@ -92,9 +99,9 @@ def _stopped(
     # Evenly over the predictions, from the worst to the best.
     order = sorted(stopped, key=lambda each: each.mean)
     shown = [order[at] for at in numpy.unique(numpy.linspace(0, len(order) - 1, _MAX_PREDICTIONS).round().astype(int))]
-    horizon = max(each.horizon for each in shown)
-    step = max(horizon * 0.015, 0.1)
-    positions = horizon + step * (1 + numpy.arange(len(shown)))
+    end = max(lengths[each.id] for each in shown)
+    step = max(end * 0.015, 0.1)
+    positions = end + step * (1 + numpy.arange(len(shown)))
     means = numpy.array([each.mean for each in shown])
     below = means - [each.low for each in shown]
     above = numpy.array([each.high for each in shown]) - means

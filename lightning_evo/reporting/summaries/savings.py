@@ -170,13 +170,20 @@ def _early_stopping(
     return EarlyStoppingSavings(
         stopped=len(stopped),
         epochs_trained=sum(trained.values()),
-        epochs_saved=sum(records[id].horizon - trained[id] for id in stopped),
+        epochs_saved=round(sum(_epochs_left(records[id], trained[id]) for id in stopped)),
         controls=len(controls),
         would_stop=len(would_stop),
         wrong=sum(number > 0 for number in excess),
         regret=max([0.0, *excess]),
         covered=sum(_covered(rows[id], records[id]) for id in would_stop),
     )
+
+
+def _epochs_left(record: EarlyFitnessRecord, trained: int) -> float:
+    """The epochs that a stopped training would have gone on; 0 where its epochs have no known end."""
+    if record.share is None:  # recorded when every epoch was an evaluation
+        return record.horizon - trained
+    return 0.0 if record.epochs is None else record.epochs * (1 - record.share)
 
 
 def _excess(row: Mapping[str, Any], record: EarlyFitnessRecord, objectives: Sequence[Objective]) -> float:

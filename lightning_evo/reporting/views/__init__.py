@@ -3,7 +3,14 @@
 :func:`read_snapshot` reads a run once; the other functions compute one view of it each.
 """
 
-from lightning_evo.reporting.views.curves import Curve, EarlyPrediction, curves, early_predictions, sample_candidates
+from lightning_evo.reporting.views.curves import (
+    Curve,
+    EarlyPrediction,
+    curves,
+    early_predictions,
+    length,
+    sample_candidates,
+)
 from lightning_evo.reporting.views.front import Front, front
 from lightning_evo.reporting.views.genes import GeneColumn, gene_columns, label
 from lightning_evo.reporting.views.importance import GeneImportance, Importance, importance
@@ -38,6 +45,7 @@ __all__ = [
     "gene_columns",
     "importance",
     "label",
+    "length",
     "lineage",
     "occupation",
     "predicted",

@@ -1,19 +1,21 @@
-"""Learning curves: metrics by epoch, where training was stopped, and the predicted final values."""
+"""Learning curves: metrics along the training, where training was stopped, and the predicted final values."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy
 from numpy.typing import NDArray
 
 from lightning_evo.archive import Archive
+from lightning_evo.genome import Objective
+from lightning_evo.genome.records import POSITION, evaluations, position_of
 from lightning_evo.reporting.views.snapshot import RunSnapshot
 
-__all__ = ["Curve", "EarlyPrediction", "curves", "early_predictions", "sample_candidates"]
+__all__ = ["Curve", "EarlyPrediction", "curves", "early_predictions", "length", "sample_candidates"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,13 +24,23 @@ class Curve:
 
     Args:
         id: The candidate's id.
-        epochs: Shape (epochs,), from 0.
-        metrics: For each metric its value after each epoch, NaN where it wasn't logged; shape (epochs,).
+        places: Where in the training each point is: its epoch, from 0, or the optimizer steps before it where validations
+            lie within epochs; shape (points,).
+        unit: What ``places`` are: ``epoch`` or ``step``.
+        metrics: For each metric its value at each point, NaN where it wasn't logged; shape (points,).
+        evaluations: The places at which every objective that is a logged metric was logged; shape (evaluations,).
     """
 
     id: int
-    epochs: NDArray[numpy.int64]
+    places: NDArray[numpy.int64]
+    unit: Literal["epoch", "step"]
     metrics: Mapping[str, NDArray[numpy.float64]]
+    evaluations: NDArray[numpy.int64]
+
+    def end(self, share: float) -> float:
+        """The place where the whole training would have ended, of which the curve shows this share, above 0."""
+        last = float(self.places[-1])
+        return last / share if self.unit == "step" else (last + 1) / share - 1
 
 
 @dataclass(frozen=True)
@@ -38,8 +50,7 @@ class EarlyPrediction:
     Args:
         id: The candidate's id.
         monitor: The metric.
-        epoch: The epoch after which the decision was made.
-        horizon: Epochs of the whole training.
+        evaluation: The evaluation, from 0, after which the decision was made.
         mean: The predicted final value.
         low: Lower end of its 90 % interval.
         high: Upper end.
@@ -49,8 +60,7 @@ class EarlyPrediction:
 
     id: int
     monitor: str
-    epoch: int
-    horizon: int
+    evaluation: int
     mean: float
     low: float
     high: float
@@ -97,7 +107,24 @@ def curves(archive: Archive, ids: Sequence[int] | None = None, metrics: Iterable
     for point in archive.curves(ids):
         points.setdefault(point["id"], []).append(point)
     wanted = None if metrics is None else list(metrics)
-    return [_curve(id, logged, wanted) for id, logged in points.items()]
+    objectives = archive.objectives
+    return [_curve(id, logged, wanted, objectives) for id, logged in points.items()]
+
+
+def length(snapshot: RunSnapshot, curve: Curve) -> float | None:
+    """The place in a candidate's training where it would have ended; ``None`` if nothing was predicted of it.
+
+    Args:
+        snapshot: The run.
+        curve: The candidate's curve: a whole training's, or up to where it was stopped.
+    """
+    record = snapshot.early.get(curve.id)
+    if record is None:
+        return None
+    if record.stopped_at is None:
+        return float(curve.places[-1])
+    # An earlier version's record: every epoch was an evaluation.
+    return record.horizon - 1.0 if record.share is None else curve.end(record.share)
 
 
 def early_predictions(snapshot: RunSnapshot) -> list[EarlyPrediction]:
@@ -108,25 +135,35 @@ def early_predictions(snapshot: RunSnapshot) -> list[EarlyPrediction]:
     """
     found = []
     for id, record in snapshot.early.items():
-        stopped, epoch = record.stopped_at is not None, record.decided_at
-        if epoch is None:
+        stopped, evaluation = record.stopped_at is not None, record.decided_at
+        if evaluation is None:
             continue
         row = snapshot.by_id[id]
         for monitor, final in record.predicted.items():
             true = row.get(monitor) if row["status"] == "completed" else None
-            found.append(
-                EarlyPrediction(id, monitor, epoch, record.horizon, final.mean, final.low, final.high, stopped, true)
-            )
+            found.append(EarlyPrediction(id, monitor, evaluation, final.mean, final.low, final.high, stopped, true))
     return found
 
 
-def _curve(id: int, points: Sequence[Mapping[str, Any]], wanted: Sequence[str] | None) -> Curve:
+def _curve(
+    id: int, points: Sequence[Mapping[str, Any]], wanted: Sequence[str] | None, objectives: Sequence[Objective]
+) -> Curve:
     names = wanted
     if names is None:
-        names = list(dict.fromkeys(name for point in points for name in point if name not in ("id", "epoch", "step")))
+        names = list(dict.fromkeys(name for point in points for name in point if name not in POSITION | {"id"}))
     values = {name: numpy.array([_number(point.get(name)) for point in points], dtype=float) for name in names}
-    epochs = numpy.array([point.get("epoch", at) for at, point in enumerate(points)], dtype=numpy.int64)
-    return Curve(id, epochs, {name: column for name, column in values.items() if not numpy.isnan(column).all()})
+    return Curve(
+        id,
+        _places(points),
+        "step" if any("step" in point for point in points) else "epoch",
+        {name: column for name, column in values.items() if not numpy.isnan(column).all()},
+        _places(evaluations(points, objectives)),
+    )
+
+
+def _places(points: Sequence[Mapping[str, Any]]) -> NDArray[numpy.int64]:
+    known = [position_of(point) if POSITION & point.keys() else at for at, point in enumerate(points)]
+    return numpy.array(known, dtype=numpy.int64)
 
 
 def _number(value: Any) -> float:

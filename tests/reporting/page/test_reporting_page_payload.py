@@ -164,6 +164,7 @@ def test_early_predictions_say_where_training_ended_or_would_have(run, rows):
     stopped, control, quiet = (run["early"][id] for id in ("7", "15", "10"))
     assert (stopped["stopped_at"], stopped["would_stop_at"], stopped["control"]) == (2, None, False)
     assert (control["stopped_at"], control["would_stop_at"], control["control"]) == (None, 2, True)
+    assert stopped["end"] == control["end"] == 9
     assert set(control["predicted"]["val_acc"]) == {"mean", "low", "high"}
     assert control["predicted"]["val_acc"]["mean"] == pytest.approx(rows[15]["val_acc"] + 0.02, abs=1e-5)
     assert quiet["predicted"] == {}
@@ -210,7 +211,8 @@ def test_all_curves_are_there_where_they_are_few(run, directory):
     with Archive(directory) as archive:
         logged = archive.result(14).curve
     assert run["curves"]["every"]["14"]["val_acc"] == pytest.approx([p["val_acc"] for p in logged], rel=1e-4)
-    assert run["curves"]["every"]["14"]["epoch"] == [0, 1, 2, 3]
+    assert run["curves"]["places"]["14"] == [0, 1, 2, 3]
+    assert run["curves"]["along"] == "epoch"
 
 
 def test_of_many_or_long_curves_a_part_is_held_and_said(tmp_path, monkeypatch):
@@ -221,8 +223,8 @@ def test_of_many_or_long_curves_a_part_is_held_and_said(tmp_path, monkeypatch):
     every = run["curves"]["every"]
     assert sum(len(values) for curve in every.values() for values in curve.values()) <= 4_800
     assert "300 of 396 candidates" in run["curves"]["thinned"]
-    assert "about 4 epochs" in run["curves"]["thinned"]
-    assert {tuple(curve["epoch"]) for curve in every.values() if curve["epoch"][-1] == 9} == {(0, 3, 6, 9)}
+    assert "about 4 points" in run["curves"]["thinned"]
+    assert {tuple(places) for places in run["curves"]["places"].values() if places[-1] == 9} == {(0, 3, 6, 9)}
     assert str(run["bands"]["val_acc"]["best_id"][-1]) in every
 
 
@@ -320,7 +322,7 @@ def page(directory, tmp_path_factory):
 def test_the_page_holds_the_payload(page, run):
     ((_, text),) = [script for script in page.scripts if script[0].get("id") == "data"]
     held = json.loads(gzip.decompress(base64.b64decode(text)))
-    assert held["version"] == 1
+    assert held["version"] == 2
     assert held["live"] is False
     assert held["runs"] == [run]
 

@@ -196,10 +196,10 @@ def test_curves_hold_every_metric_by_epoch(feature_run):
         found = {curve.id: curve for curve in views.curves(archive)}
         logged = archive.result(7).curve
     assert set(found) == set(range(FEATURED - 2)) - {3, 9}  # nothing logged, answered by another
-    assert found[7].epochs.tolist() == [0, 1, 2]
+    assert (found[7].unit, found[7].places.tolist()) == ("epoch", [0, 1, 2])
     assert set(found[7].metrics) == {"val_acc", "val_loss", "train_loss"}
     assert found[7].metrics["val_acc"].tolist() == [point["val_acc"] for point in logged]
-    assert len(found[0].epochs) == EPOCHS
+    assert len(found[0].places) == EPOCHS
 
 
 def test_a_metric_missing_in_an_epoch_is_nan_there_and_one_missing_throughout_is_left_out(tmp_path):
@@ -223,7 +223,7 @@ def test_early_predictions_tell_stops_from_controls_whose_end_is_known(seen):
     found = {each.id: each for each in views.early_predictions(seen)}
     assert set(found) == {7, 14, 8, 15}  # candidate 10 was a control that nobody would have stopped
     assert [found[id].stopped for id in (7, 14, 8, 15)] == [True, True, False, False]
-    assert found[14].epoch == 3
+    assert found[14].evaluation == 3
     assert found[7].true is None
     assert found[8].true == seen.by_id[8]["val_acc"]
     assert found[8].low < found[8].mean < found[8].high

@@ -3,11 +3,11 @@
 
 const MAX_CURVES = 200;
 
-// A range that shows how curves end: the first fifth of the epochs, where all are equally bad, may be outside.
-function lateEpochsRange(values, mode, log) {
-  const last = extentOf(values.map(([epoch]) => epoch))[1],
+// A range that shows how curves end: the first fifth of the training, where all are equally bad, may be outside.
+function lateRange(values, mode, log) {
+  const last = extentOf(values.map(([place]) => place))[1],
     usable = values.filter(([, value]) => value !== null && (!log || value > 0));
-  const late = usable.filter(([epoch]) => epoch >= last / 5).map(([, value]) => (log ? Math.log10(value) : value)).sort(
+  const late = usable.filter(([place]) => place >= last / 5).map(([, value]) => (log ? Math.log10(value) : value)).sort(
     (a, b) => a - b);
   if (late.length < 10) return null;
   const [inner, outer] = mode === "max" ? [quantile(late, 0.03), late.at(-1)] : [late[0], quantile(late, 0.97)],
@@ -17,7 +17,7 @@ function lateEpochsRange(values, mode, log) {
 }
 
 addPlot("curves", "data run filter open", () => {
-  const { run } = state, { metrics, every, thinned } = run.raw.curves, early = run.raw.early ?? {};
+  const { run } = state, { metrics, along, places, every, thinned } = run.raw.curves, early = run.raw.early ?? {};
   const first = run.objectives[0]?.monitor, ordered = [...metrics].sort((a, b) => (b === first) - (a === first));
   const samples = [["best", "best"], ["last", "latest"], ["spread", "a sample of all"]];
   if (run.size > MAX_CURVES) samples.unshift(samples.pop());
@@ -26,15 +26,15 @@ addPlot("curves", "data run filter open", () => {
       selectControl("curves", "who", "Candidates", samples), checkboxControl("curves", "log", "log scale")]);
   const metric = selectedOption("curves", "metric"),
     has = (row) => every[run.ids[row]]?.[metric]?.some((value) => value !== null);
-  if (!metric) return { empty: "No metric was logged per epoch." };
+  if (!metric) return { empty: "No metric was logged while training." };
   const visible = new Set(visibleRows()), ranked = run.ranked.filter((row) => visible.has(row) && has(row));
   if (!ranked.length) return { empty: `None of the candidates shown has a learning curve for ${metric}.` };
   const who = selectedOption("curves", "who"), step = Math.max(1, ranked.length / MAX_CURVES);
   const chosen = who === "last" ? [...ranked].sort((a, b) => b - a).slice(0, MAX_CURVES)
     : who === "spread" ? ranked.filter((_, place) => Math.floor(place / step) !== Math.floor((place - 1) / step))
     : ranked.slice(0, MAX_CURVES);
-  const places = new Map(ranked.map((row, place) => [row, place])),
-    order = chosen.sort((a, b) => places.get(b) - places.get(a)), data = [], log = Boolean(selectedOption("curves", "log"));
+  const ranks = new Map(ranked.map((row, rank) => [row, rank])),
+    order = chosen.sort((a, b) => ranks.get(b) - ranks.get(a)), data = [], log = Boolean(selectedOption("curves", "log"));
   const values = [];
   // Lines of similar fitness are one trace: the best ones last, on top of the others.
   for (let shade = 0; shade < SHADES; shade++) {
@@ -44,8 +44,8 @@ addPlot("curves", "data run filter open", () => {
     const line = { x: [], y: [], customdata: [] };
     for (const row of part) {
       const curve = every[run.ids[row]];
-      curve.epoch.forEach((epoch, place) => { line.x.push(epoch); line.y.push(curve[metric][place]);
-        line.customdata.push(row); values.push([epoch, curve[metric][place]]); });
+      places[run.ids[row]].forEach((place, index) => { line.x.push(place); line.y.push(curve[metric][index]);
+        line.customdata.push(row); values.push([place, curve[metric][index]]); });
       line.x.push(null); line.y.push(null); line.customdata.push(-1);
     }
     const at = shade / (SHADES - 1);
@@ -53,12 +53,9 @@ addPlot("curves", "data run filter open", () => {
       opacity: 0.35 + 0.4 * at,
       line: { color: shadeAt(at), width: shade === SHADES - 1 ? 1.8 : 1.1 } });
   }
-  const drawn = new Set(order), at = (row, epoch) => {
-    const curve = every[run.ids[row]], place = curve.epoch.indexOf(epoch);
-    return curve[metric][place < 0 ? curve.epoch.length - 1 : place];
-  };
+  const drawn = new Set(order), at = (row, place) => every[run.ids[row]][metric].at(places[run.ids[row]].indexOf(place));
   const stops = order.filter((row) => run.status(row) === STOPPED);
-  const end = (row) => early[run.ids[row]]?.stopped_at ?? every[run.ids[row]].epoch.at(-1);
+  const end = (row) => early[run.ids[row]]?.stopped_at ?? places[run.ids[row]].at(-1);
   if (stops.length) data.push(
     { type: "scatter", mode: "markers", name: "stopped early", x: stops.map(end),
       y: stops.map((row) => at(row, end(row))), customdata: stops, hoverinfo: "none",
@@ -76,11 +73,12 @@ addPlot("curves", "data run filter open", () => {
       && early[run.ids[row]].predicted[metric].mean !== null).slice(-60);
   if (withPrediction.length) {
     const prediction = (row) => early[run.ids[row]].predicted[metric],
-      last = extentOf(order.map((row) => every[run.ids[row]].epoch.at(-1)))[1];
+      last = extentOf(order.map((row) => places[run.ids[row]].at(-1)))[1],
+      unit = along === "step" ? Math.max(1, last / 20) : 1;
     data.push({ type: "scatter", mode: "markers", name: "predicted final value", hoverinfo: "none", customdata: withPrediction,
       y: withPrediction.map((row) => prediction(row).mean),
-      x: withPrediction.map((row, place) => Math.max(last, (early[run.ids[row]].horizon ?? last + 1) - 1) + 0.35
-          + 0.9 * (place % 12) / 12),
+      x: withPrediction.map((row, place) => Math.max(last, early[run.ids[row]].end ?? last)
+          + unit * (0.35 + 0.9 * (place % 12) / 12)),
       error_y: { type: "data", symmetric: false,
         array: withPrediction.map((row) => Math.max(0, prediction(row).high - prediction(row).mean)),
         arrayminus: withPrediction.map((row) => Math.max(0, prediction(row).mean - prediction(row).low)), thickness: 1, width: 2,
@@ -89,21 +87,21 @@ addPlot("curves", "data run filter open", () => {
   }
   const open = run.row(state.open);
   if (open !== undefined && has(open)) data.push(
-    { type: "scatter", mode: "lines+markers", name: `#${state.open}`, x: every[state.open].epoch,
-      y: every[state.open][metric], customdata: every[state.open].epoch.map(() => open),
+    { type: "scatter", mode: "lines+markers", name: `#${state.open}`, x: places[state.open],
+      y: every[state.open][metric], customdata: places[state.open].map(() => open),
       hoverinfo: "none", line: { color: themeColor("chosen"), width: 3 }, marker: { size: 5, color: themeColor("chosen") } });
   const mode = run.objectives.find(({ monitor }) => monitor === metric)?.mode
-    ?? (/loss|error/.test(metric) ? "min" : "max"), view = lateEpochsRange(values, mode, log);
+    ?? (/loss|error/.test(metric) ? "min" : "max"), view = lateRange(values, mode, log);
   const best = who === "best" && drawn.size < ranked.length ? " (the best)" : "";
   const summary = [`${formatCountOf(drawn.size, ranked.length, "curve")}${best}; brighter lines have a better final fitness.`];
   if (stops.length) summary.push(`${stops.length} of them were stopped early.`);
   if (withPrediction.length) summary.push(
-    `Predicted final values with their 90% interval are to the right of the last epoch${withPrediction.length === 60
+    `Predicted final values with their 90% interval are to the right of the last ${along}${withPrediction.length === 60
         ? " (at most 60)" : ""}.`);
-  if (view) summary.push("Double-click to include the first epochs.");
+  if (view) summary.push("Double-click to include the beginning.");
   if (thinned) summary.push(String(thinned));
   return { data, summary: summary.join(" "),
-    layout: { uirevision: `${metric}${log}${run.name}`, xaxis: axis("epoch"),
+    layout: { uirevision: `${metric}${log}${run.name}`, xaxis: axis(along),
       yaxis: axis(metric, { type: log ? "log" : "linear",
         ...(view ? { range: view.range, autorange: false } : {}) }) } };
 });

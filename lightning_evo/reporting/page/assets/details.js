@@ -137,8 +137,8 @@ function renderDetails(kind) {
     const sentences = Object.entries(early.predicted).map(
       ([monitor, { mean, low, high }]) =>
         [`${monitor}, predicted`, `${formatNumber(mean)} (${formatNumber(low)} to ${formatNumber(high)})`]);
-    result.push(facts([...sentences, ["stopped at epoch", early.stopped_at],
-      ["would have been stopped at epoch", early.would_stop_at],
+    result.push(facts([...sentences, [`stopped at ${run.raw.curves.along}`, early.stopped_at],
+      [`would have been stopped at ${run.raw.curves.along}`, early.would_stop_at],
       ["control", early.control ? "yes (trained to the end to check predictions)" : null]]));
   }
   const measured = run.columns.filter(({ group }) => ["costs", "times", "metrics", "predictions"].includes(group));
@@ -183,9 +183,9 @@ function restoreFocus() {
 }
 
 function renderCandidateCurve(row) {
-  const { run } = state, place = byId("details-curve"), curve = run.raw.curves.every[run.ids[row]];
-  const names = curve ? Object.keys(curve).filter((name) => name !== "epoch"
-      && curve[name].some((value) => value !== null)) : [];
+  const { run } = state, place = byId("details-curve"), curve = run.raw.curves.every[run.ids[row]],
+    places = run.raw.curves.places[run.ids[row]];
+  const names = curve ? Object.keys(curve).filter((name) => curve[name].some((value) => value !== null)) : [];
   if (!names.length) {
     place.className = "muted";
     place.textContent = "No learning curve.";
@@ -195,14 +195,14 @@ function renderCandidateCurve(row) {
     two = names.some(loss) && !names.every(loss);
   const data = names.slice(0,
     8).map((name, index) => (
-      { type: "scatter", mode: "lines+markers", name: escaped(truncate(name, 24)), x: curve.epoch, y: curve[name],
+      { type: "scatter", mode: "lines+markers", name: escaped(truncate(name, 24)), x: places, y: curve[name],
         marker: { size: 4 }, hoverinfo: "x+y",
         yaxis: two && loss(name) ? "y2" : "y",
         line: { color: themeColor(`run-${index}`), width: 2, dash: two && loss(name) ? "dot" : "solid" } }));
   for (const [monitor, { mean, low, high }] of Object.entries(prediction)) {
     if (!names.includes(monitor) || mean === null) continue;
     data.push({ type: "scatter", mode: "markers", showlegend: false, hoverinfo: "y",
-      x: [(run.raw.early[run.ids[row]].horizon ?? curve.epoch.at(-1) + 2) - 0.5], y: [mean], yaxis: two
+      x: [(run.raw.early[run.ids[row]].end ?? places.at(-1)) + (run.raw.curves.along === "step" ? 0 : 0.5)], y: [mean], yaxis: two
         && loss(monitor) ? "y2" : "y",
       error_y: { type: "data", symmetric: false, array: [Math.max(0, high - mean)],
         arrayminus: [Math.max(0, mean - low)], color: themeColor("chosen"), thickness: 1.5 },
@@ -213,7 +213,7 @@ function renderCandidateCurve(row) {
   place.setAttribute("aria-label",
     `Learning curve: ${names.map((name) => `${name} ends at ${formatNumber(end(name))}`).join(", ")}`);
   Plotly.newPlot(place, data,
-    baseLayout({ hovermode: "x", margin: { l: 44, r: two ? 44 : 10, t: 8, b: 36 }, xaxis: axis("epoch"),
+    baseLayout({ hovermode: "x", margin: { l: 44, r: two ? 44 : 10, t: 8, b: 36 }, xaxis: axis(run.raw.curves.along),
       yaxis: axis(""), ...(two ? { yaxis2: axis("", { overlaying: "y", side: "right", showgrid: false }) } : {}) }),
     { displayModeBar: false, responsive: true });
 }
