@@ -111,7 +111,6 @@ class _SearchingCLI(CLIWithHooks):
     user_class: type[LightningCLI] = EvolutionCLI
     program: Program | None = None
     imports: tuple[str, ...] = ()
-    _has_section = False
     _runs = True
     _keeps_hyperparameters = False
 
@@ -123,7 +122,6 @@ class _SearchingCLI(CLIWithHooks):
     ) -> None:
         # What the user's constructor has set before it called LightningCLI's: hooks may need it.
         self._own_attributes = {name: value for name, value in vars(self).items() if name not in _ARGUMENTS}
-        self._has_section = True
         self._runs = add_subcommands
         super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
 

@@ -345,7 +345,6 @@ class _CandidateCLI(CLIWithHooks):
     _left_out: Mapping[str, str]
     _saves: type[SaveConfigCallback] | None
     _overrides: Mapping[str, Any] | None = None
-    _callbacks: Sequence[Callback] = ()
     _arguments: Mapping[str, Any] = {}
     _made_trainer: bool = False
 

@@ -330,8 +330,7 @@ class ConfigTrainable(ModuleTrainable):
 
     Args:
         config: The config that holds where no gene says otherwise; completed by the parser. Classes and functions may be
-            given as objects. A ``seed_everything`` in
-            it is the run's seed, from which every candidate's own derives.
+            given as objects. A ``seed_everything`` in it is the run's seed, from which every candidate's own derives.
         blueprint: The LightningCLI that builds candidates.
 
     Raises:
