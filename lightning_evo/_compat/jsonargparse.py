@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
 import yaml
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, Path
 
-__all__ = ["ArgumentLink", "config_action", "dump", "instantiate", "links_of", "read_texts_as"]
+__all__ = ["ArgumentLink", "config_action", "dump", "instantiate", "links_of", "read_texts_as", "reading_paths"]
 
-# Both names changed in 4.49.
+# All three names changed in 4.49.
+_READ = "read_text" if hasattr(Path, "read_text") else "get_content"
 _INSTANTIATE, _SKIP_UNSET = (
     ("instantiate", "skip_unset") if hasattr(ArgumentParser, "instantiate") else ("instantiate_classes", "skip_none")
 )
@@ -29,6 +32,21 @@ def instantiate(parser: ArgumentParser, namespace: Namespace) -> Namespace:
     """What a parsed config describes."""
     made: Namespace = getattr(parser, _INSTANTIATE)(namespace)
     return made
+
+
+@contextmanager
+def reading_paths(read: Callable[[Path, Callable[[Path], str]], str]) -> Iterator[None]:
+    """Have ``read`` read the files that a config names in the place of a section, within the block.
+
+    Args:
+        read: Called with a file's path and the function that would read it otherwise.
+    """
+    original = getattr(Path, _READ)
+    setattr(Path, _READ, lambda path: read(path, original))
+    try:
+        yield
+    finally:
+        setattr(Path, _READ, original)
 
 
 @dataclass(frozen=True)

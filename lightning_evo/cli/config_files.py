@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ import jsonargparse
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, get_loader, set_loader
 
-from lightning_evo._compat.jsonargparse import config_action
+from lightning_evo._compat.jsonargparse import config_action, reading_paths
 from lightning_evo.utils.config_files import ConfigFileError, load_yaml_strictly, read_config_file
 
 __all__ = ["STRICT_YAML", "ConfigFile", "bounded_nested_files", "place_of_nul", "read_strictly"]
@@ -75,9 +75,9 @@ class ConfigFile(ActionConfigFile):
 @contextmanager
 def bounded_nested_files() -> Iterator[None]:
     """Have files that a config names in the place of a section read in bounds, and pipes with patience and once."""
-    original, held = jsonargparse.Path.read_text, dict[str, str]()
+    held: dict[str, str] = {}
 
-    def read_text(path: jsonargparse.Path) -> str:
+    def read(path: jsonargparse.Path, original: Callable[[jsonargparse.Path], str]) -> str:
         place = path.absolute
         if not _exists(place):
             return original(path)  # standard input, a URL
@@ -87,12 +87,8 @@ def bounded_nested_files() -> Iterator[None]:
             return held[place]
         return read_config_file(place)
 
-    patched: Any = jsonargparse.Path
-    patched.read_text = read_text
-    try:
+    with reading_paths(read):
         yield
-    finally:
-        patched.read_text = original
 
 
 def read_strictly(parser: ArgumentParser) -> None:
