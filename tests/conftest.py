@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import warnings
 from collections import defaultdict
 from pathlib import Path
 
@@ -125,7 +124,7 @@ class _Durations:
 def _no_traces():
     """Put environment and random state back, leave process groups, forget compiled code.
 
-    A test that leaves a signal handler changed fails.
+    A test that leaves a signal handler or the way in which compiled code runs changed fails.
     """
     environment = dict(os.environ)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -133,14 +132,15 @@ def _no_traces():
     yield
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+    stance = "default"
     if (dynamo := sys.modules.get("torch._dynamo")) is not None:
         dynamo.reset()  # it gives up on code that was compiled too often, in whichever tests
-        if dynamo.eval_frame._stance.stance != "default":
-            warnings.warn(f"left torch.compile in the stance {dynamo.eval_frame._stance}", stacklevel=1)
-            torch.compiler.set_stance("default")
+        stance = dynamo.eval_frame._stance.stance
+        torch.compiler.set_stance("default")
     os.environ.clear()
     os.environ.update(environment)
     random.setstate(state)
+    assert stance == "default", f"torch.compile was left in the stance {stance}"
     for number, handler in handlers.items():
         assert signal.getsignal(number) == handler, f"the handler of signal {number} was left changed"
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from math import log2, prod
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_evo._compat.torch import HigherOrderOperator, TorchDispatchMode
+from lightning_evo.utils.compiled import eagerly
 
 __all__ = ["FlopCounter"]
 
@@ -49,7 +49,8 @@ class FlopCounter:
         self._open = ExitStack()
 
     def __enter__(self) -> FlopCounter:
-        self._open.enter_context(_eagerly())
+        # In compiled code no operations are seen, and FlexAttention refuses to run uncompiled.
+        self._open.enter_context(eagerly())
         self._open.enter_context(_Counting(self))
         return self
 
@@ -107,29 +108,6 @@ class _Counting(TorchDispatchMode):
         else:
             self._counter.uncounted[name] += 1
         return out
-
-
-_LOCK = threading.Lock()
-_counting: list[AbstractContextManager] = []
-"""The stance that the first of those who count now has set."""
-_users: list[None] = []
-
-
-@contextmanager
-def _eagerly() -> Iterator[None]:
-    """Run compiled code eagerly: in compiled code no operations are seen, and FlexAttention refuses to run uncompiled."""
-    # There is one stance per process, and candidates in threads overlap: the last to leave restores what the first found.
-    with _LOCK:
-        if not _users:
-            _counting[:] = [torch.compiler.set_stance("force_eager")]
-        _users.append(None)
-    try:
-        yield
-    finally:
-        with _LOCK:
-            _users.pop()
-            if not _users:
-                _counting.pop().__exit__(None, None, None)
 
 
 def _dispatches(kind: Any) -> bool:

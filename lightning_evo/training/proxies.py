@@ -24,6 +24,7 @@ from lightning_evo.predictors.genomes.features import check_proxies
 from lightning_evo.training.blueprint import Blueprint, Parts
 from lightning_evo.training.candidate import isolated
 from lightning_evo.training.overrides import apply_genome
+from lightning_evo.utils.compiled import eagerly
 
 __all__ = ["BARE_TRAINER", "UnmeasuredProxies", "measure_candidate"]
 
@@ -79,7 +80,7 @@ def measure_candidate(
     try:
         names, sections = check_proxies(names), blueprint.module_sections
         # A module that compiles itself would take minutes for a batch that needs milliseconds.
-        with warnings.catch_warnings(), torch.compiler.set_stance("force_eager"), isolated(config):
+        with warnings.catch_warnings(), eagerly(), isolated(config):
             warnings.simplefilter("ignore")
             parts = blueprint.build(apply_genome(config, {"trainer.logger": False}), BARE_TRAINER)
             shared = {key: value for key, value in config.items() if key not in _NOT_DATA and key not in sections}

@@ -1,12 +1,43 @@
-"""Modules that run through ``torch.compile``: which they are, what is inside, and names without the wrapper's part."""
+"""Modules that run through ``torch.compile``: which they are, what is inside, names without the wrapper's part, and a way
+around it."""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import torch
 from torch import nn
 
 from lightning_evo._compat.torch import COMPILED_MODULE, compiled_call
 
-__all__ = ["is_compiled", "original_module", "plain_name"]
+__all__ = ["eagerly", "is_compiled", "original_module", "plain_name"]
+
+_LOCK = threading.Lock()
+_stance: list[AbstractContextManager[None]] = []
+"""What the first of those who are within :func:`eagerly` has set."""
+_inside: list[None] = []
+
+
+@contextmanager
+def eagerly() -> Iterator[None]:
+    """Run compiled code eagerly for the block, as if nothing had been compiled.
+
+    There is one stance per process, and blocks may overlap without one holding the other: candidates in threads, a callback
+    that begins before a batch and ends after another has begun. So the last to leave restores what the first found.
+    """
+    with _LOCK:
+        if not _inside:
+            _stance[:] = [torch.compiler.set_stance("force_eager")]
+        _inside.append(None)
+    try:
+        yield
+    finally:
+        with _LOCK:
+            _inside.pop()
+            if not _inside:
+                _stance.pop().__exit__(None, None, None)
 
 
 def plain_name(name: str) -> str:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_evo.utils.compiled import is_compiled, original_module, plain_name
+from lightning_evo.utils.compiled import eagerly, is_compiled, original_module, plain_name
 
 
 @pytest.fixture
@@ -42,3 +42,21 @@ def test_both_ways_of_compiling_are_recognised(net):
     net[1].compile(backend="eager")
     assert is_compiled(net[1])
     assert not is_compiled(net)
+
+
+def test_blocks_without_compiled_code_may_overlap_in_any_order():
+    ran = []
+
+    def backend(graph, _inputs):
+        return lambda *inputs: ran.append("compiled") or graph(*inputs)
+
+    compiled = torch.compile(lambda x: x + 1, backend=backend)
+    one, other = eagerly(), eagerly()
+    with one:
+        other.__enter__()
+        compiled(torch.ones(2))
+    compiled(torch.ones(2))
+    other.__exit__(None, None, None)
+    assert ran == []
+    compiled(torch.ones(2))
+    assert ran == ["compiled"]

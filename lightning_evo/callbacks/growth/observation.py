@@ -20,6 +20,7 @@ from lightning_evo._compat.torch import buffers_dict
 from lightning_evo.callbacks.records import GrownStep
 from lightning_evo.functional.entropy import covariance, histogram, shannon_entropy, spectral_entropy, take_samples
 from lightning_evo.functional.growth import Growth
+from lightning_evo.utils.compiled import eagerly
 from lightning_evo.utils.random_state_torch import isolated_random_state
 
 __all__ = ["EntropySampler", "ExampleBatch", "GrowthHistory"]
@@ -200,7 +201,7 @@ class ExampleBatch:
             isolated_random_state(seed=0),
             _undisturbed(module),
             redirected_logs(holders, _Silence()),  # type: ignore[arg-type]
-            torch.compiler.set_stance("force_eager"),
+            eagerly(),
             trainer.precision_plugin.train_step_context(),
         ):
             return module.training_step(*arguments)
@@ -360,7 +361,7 @@ class EntropySampler:
         if not (sampled and self._sampled):
             return False
         if "torch._dynamo" in sys.modules:  # else nothing is compiled, and importing it takes seconds
-            self._open.enter_context(torch.compiler.set_stance("force_eager"))
+            self._open.enter_context(eagerly())
         for name, module in self._sampled.items():
             self._open.callback(module.register_forward_hook(self._hook(name)).remove)
         return True

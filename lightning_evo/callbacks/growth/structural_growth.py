@@ -9,7 +9,6 @@ from math import floor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
@@ -59,7 +58,7 @@ from lightning_evo.functional.growth import (
 )
 from lightning_evo.functional.growth import grow as grow_network
 from lightning_evo.functional.growth.surgery import count as count_parameters
-from lightning_evo.utils.compiled import plain_name
+from lightning_evo.utils.compiled import eagerly, plain_name
 from lightning_evo.utils.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -481,7 +480,7 @@ class StructuralGrowth(SearchCallback):
     ) -> Growth:
         new_units = "zero" if self.new_units == "gradmax" and loss is None else self.new_units
         # Compiled code wouldn't call the hooks by which new layers see what they get.
-        with torch.compiler.set_stance("force_eager"):
+        with eagerly():
             return grow_network(
                 module, step, new_units=new_units, spread=self.spread, seed=seed, sample=sample, loss=loss
             )
