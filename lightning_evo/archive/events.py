@@ -3,7 +3,8 @@
 An event has a ``sequence`` number and a ``kind``: ``ask`` (a candidate), ``result``, ``meta`` (values by key) or
 ``checkpoint`` (where a candidate's checkpoint lies now, ``null`` if deleted). The journal holds events as lines; the
 same :func:`apply` writes them to the database when they happen and when they are replayed, and :func:`recorded` reads
-them from it in the order in which they were recorded.
+them from it in the order in which they were recorded. A ``result`` with ``again`` takes the place of the one that a
+candidate had.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from sqlalchemy import Column, ColumnElement, Connection, Delete, Row, Select, T
 
 from lightning_evo.archive import schema
 from lightning_evo.archive.errors import Damaged
+from lightning_evo.archive.meta import RetriedRecord
 from lightning_evo.genome import Candidate, Genome, Prediction, Result, Segment
 from lightning_evo.utils.text import storable
 
@@ -41,6 +43,7 @@ __all__ = [
     "result_of",
     "result_records",
     "results_query",
+    "retried",
     "segments",
 ]
 
@@ -148,6 +151,9 @@ def _replaced(run: int, event: Event) -> Iterator[Delete]:
     if event["kind"] == "meta":
         table = schema.meta
         yield table.delete().where(table.c.run_id == run, table.c.key.in_([storable(key) for key in event["values"]]))
+    elif event["kind"] == "result" and event.get("again"):
+        for table in (schema.results, schema.curves, schema.weights):
+            yield table.delete().where(table.c.run_id == run, table.c.candidate_id == event["id"])
     elif event["kind"] == "checkpoint":
         table = schema.weights
         yield table.delete().where(
@@ -280,7 +286,7 @@ def recorded(
 ) -> Iterator[Event]:
     """The events of ``run`` in the database with a sequence number above ``after``, in their order.
 
-    What a later event replaced (a meta value, the place of a checkpoint) is not there any more. Read in many short
+    What a later event replaced (a meta value, the place of a checkpoint, a result) is not there any more. Read in many short
     transactions, up to the last event there was when reading began.
     """
     runs = schema.runs
@@ -371,10 +377,19 @@ def segments(connection: Connection, run: int, *conditions: ColumnElement[bool])
 
 
 def _results(read: Read, run: int, after: int, last: int) -> Iterator[Event]:
-    statement = results_query(run)
+    statement, places = results_query(run), retried(read, run).places
     for rows in _batches(read, statement, schema.results.c.sequence, after, last):
         for row, record in zip(rows, result_records(rows), strict=True):
-            yield {"sequence": row.sequence, "kind": "result", "id": row.candidate_id, "result": record}
+            again = {"again": True} if places.get(row.candidate_id, row.sequence) != row.sequence else {}
+            yield {"sequence": row.sequence, "kind": "result", "id": row.candidate_id, "result": record, **again}
+
+
+def retried(read: Read, run: int) -> RetriedRecord:
+    """Which candidates were, or are to be, trained again in place of a failure."""
+    table = schema.meta
+    query = select(table.c.value).where(table.c.run_id == run, table.c.key == RetriedRecord.key)
+    value = read(lambda connection: connection.scalar(query))
+    return RetriedRecord() if value is None else RetriedRecord.from_dict(json.loads(value))
 
 
 def results_query(run: int) -> Select:

@@ -22,6 +22,7 @@ __all__ = [
     "FinalOutcome",
     "FinalRequest",
     "OwnersRecord",
+    "RetriedRecord",
     "SearchDescription",
     "read_meta",
 ]
@@ -111,6 +112,30 @@ class OwnersRecord:
     def from_dict(cls, record: Mapping[str, str]) -> Self:
         """Read what :meth:`to_dict` gave; anything else names no owner."""
         return cls(record if isinstance(record, Mapping) else {})
+
+
+@dataclass(frozen=True)
+class RetriedRecord:
+    """The candidates whose failures were not to stand: they are trained again, and a new result replaces the old one.
+
+    Args:
+        places: Id -> the sequence number of the first result: where in the order of events a later one is told.
+        replaced: Id -> the sequence number of the result that is to be replaced; one that is still there waits.
+    """
+
+    key: ClassVar[str] = "retried"
+
+    places: Mapping[int, int] = field(default_factory=dict)
+    replaced: Mapping[int, int] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return {name: {str(id): at for id, at in known.items()} for name, known in vars(self).items()}
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Mapping[str, int]]) -> Self:
+        """Read what :meth:`to_dict` gave."""
+        return cls(**{name: {int(id): at for id, at in record[name].items()} for name in ("places", "replaced")})
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +27,7 @@ from lightning_evo.archive.events import (
     result_of,
     result_records,
     results_query,
+    retried,
     segments,
 )
 from lightning_evo.archive.integrity import Diagnosis
@@ -247,15 +250,40 @@ class Archive:
         return {id: kind.from_dict(record) for id, record in self.extras(kind.key).items()}
 
     def events(self) -> Iterator[tuple[Candidate, Result | None]]:
-        """Every ask (candidate, ``None``) and every tell (candidate, result), in the order of their recording."""
+        """Every ask (candidate, ``None``) and every tell (candidate, result), in the order of their recording.
+
+        The result of a candidate that was trained again, as it had failed, is told where its failure was recorded.
+        """
         asked: dict[int, Candidate] = {}
+        places = retried(self._read, self._run_id).places
+        moved = deque(sorted(places, key=places.__getitem__))
+
+        def told(before: float) -> Iterator[tuple[Candidate, Result]]:
+            while moved and places[moved[0]] < before:
+                id = moved.popleft()
+                if (result := self.result(id)) is not None:
+                    yield asked[id], result
+
         for event in recorded(self._read, self._run_id, 0, ("ask", "result")):
+            yield from told(event["sequence"])
             if event["kind"] == "ask":
                 candidate = candidate_of(event)
                 asked[candidate.id] = candidate
                 yield candidate, None
-            else:
+            elif event["id"] not in places:
                 yield asked[event["id"]], result_of(event)
+        yield from told(math.inf)
+
+    def waiting(self) -> list[int]:
+        """Ids of the candidates that are to be trained again in place of a failure, and haven't been yet; ascending."""
+        replaced = retried(self._read, self._run_id).replaced
+        table = schema.results
+        query = select(table.c.candidate_id, table.c.sequence).where(table.c.run_id == self._run_id)
+        found: list[int] = []
+        for part in portions(sorted(replaced)):
+            rows = self._read(fetching(query.where(table.c.candidate_id.in_(part or []))))
+            found += [row.candidate_id for row in rows if replaced[row.candidate_id] == row.sequence]
+        return sorted(found)
 
     def finished(self) -> Iterator[tuple[Candidate, Result]]:
         """The candidates that were trained to their end and have a fitness, with their results, in the order of these.

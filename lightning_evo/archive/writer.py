@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -32,9 +32,10 @@ from lightning_evo.archive.events import ColumnNames, Event, apply, ask_event, k
 from lightning_evo.archive.integrity import Diagnosis
 from lightning_evo.archive.journal import Header, Journal, encoded
 from lightning_evo.archive.lock import DirectoryLock, network_file_system
+from lightning_evo.archive.meta import RetriedRecord, read_meta
 from lightning_evo.archive.reader import Archive
 from lightning_evo.archive.recovery import last_sequence, rebuild, reconcile, set_aside
-from lightning_evo.genome import Candidate, Result
+from lightning_evo.genome import FAILED, Candidate, Result
 from lightning_evo.utils.files import write_atomically
 from lightning_evo.utils.text import storable
 
@@ -136,6 +137,41 @@ class ArchiveWriter:
 
         event = {"kind": "result", "id": candidate_id, "result": result.to_dict()}
         self._write(event, check, f"the result of candidate {candidate_id}")
+
+    def retry(self, candidate_ids: Collection[int]) -> None:
+        """Remember that candidates are to be trained again, as their failures are not to stand: all of them, or none.
+
+        Raises:
+            ArchiveError: If one of them hasn't failed.
+        """
+        table = schema.results
+        query = select(table.c.candidate_id, table.c.sequence).where(
+            table.c.run_id == self._run_id, table.c.status == FAILED
+        )
+        with translated(self._location), self._engine.begin() as connection:
+            failed = {row.candidate_id: row.sequence for row in connection.execute(query)}
+        if unknown := sorted(set(candidate_ids) - failed.keys()):
+            raise ArchiveError(f"{self._location}: candidate {unknown[0]} hasn't failed")
+        now = {id: failed[id] for id in candidate_ids}
+        with self.archive() as archive:
+            known = read_meta(archive.meta, RetriedRecord) or RetriedRecord()
+        if now:
+            self.set_meta(
+                RetriedRecord.key, RetriedRecord({**now, **known.places}, {**known.replaced, **now}).to_dict()
+            )
+
+    def replace_result(self, candidate_id: int, result: Result) -> None:
+        """Remember how a candidate ended that was trained again after :meth:`retry`, in place of its failure.
+
+        Raises:
+            ArchiveError: If it isn't one of these, or was trained again already; the result that it has stays.
+            DiskFull: If the disk is full; ``recorded`` says whether the reserve sufficed.
+        """
+        with self.archive() as archive:
+            if candidate_id not in archive.waiting():
+                raise ArchiveError(f"{self._location}: candidate {candidate_id} is not to be trained again")
+        event = {"kind": "result", "id": candidate_id, "result": result.to_dict(), "again": True}
+        self._write(event, lambda connection: None, f"the result of candidate {candidate_id}")
 
     def update_checkpoint(self, candidate_id: int, checkpoint: str | None, size: int | None = None) -> None:
         """Remember that a candidate's checkpoint was deleted (``None``) or lies elsewhere.

@@ -12,7 +12,7 @@ from lightning_evo._compat.jsonargparse import dump
 from lightning_evo.archive import ArchiveError
 from lightning_evo.cli.config_files import STRICT_YAML, ConfigFile
 from lightning_evo.cli.console import INTERRUPTED, add_working_directory, refuse, report_to_user
-from lightning_evo.cli.lightning import GROUP, add_section, instantiate_section, with_choices
+from lightning_evo.cli.lightning import FLAGS, GROUP, add_section, instantiate_section, with_choices, with_flags
 from lightning_evo.evolution import Evolution, SearchError, SearchInterrupted
 from lightning_evo.training.blueprint import ConfigError, error_summary, load_yaml
 
@@ -93,13 +93,13 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, obje
     options, rest = parser.parse_known_args(words)
     options.overrides = [word for word in given if _is_override(word)]
     files = [word for word in given if not _is_override(word)]
-    if unknown := [part for part in rest if part.startswith("-") and not part.startswith((f"--{GROUP}.", "--trust"))]:
+    rest = with_flags(rest)
+    if unknown := [part for part in rest if part.startswith("-") and not part.startswith(f"--{GROUP}.")]:
         parser.error(f"unknown option {unknown[0]}; overrides of the config are written KEY=VALUE")
     if not options.config_path.is_dir():
         parser.error(f"--config-path: {options.config_path} is no directory")
     if not files:
         parser.error(f"give a file with an `{GROUP}:` section")
-    rest = [f"--{GROUP}.trust=true" if part == "--trust" else part for part in rest]
     reader = ArgumentParser(exit_on_error=False, parser_mode=STRICT_YAML)
     reader.add_argument("-c", "--config", action=ConfigFile)
     add_section(reader)
@@ -121,7 +121,7 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     for word in arguments:
         if word.startswith("-"):
             options.append(word)
-            takes_value = "=" not in word and word != "--trust"
+            takes_value = "=" not in word and word not in FLAGS
         else:
             (options if takes_value else given).append(word)
             takes_value = False

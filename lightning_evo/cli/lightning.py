@@ -256,8 +256,21 @@ def _asks_for_search(section: Any) -> bool:
     if not isinstance(section, Namespace):
         return section is not None
     given, defaults = vars(section), vars(_section_parser().get_defaults()[GROUP])
-    # The only default that is an object has two forms; by itself it doesn't request a search, nor does trust.
-    return any(value != defaults.get(name) for name, value in given.items() if name not in ("final", "trust"))
+    # The only default that is an object has two forms; by itself it doesn't request a search, nor does a flag.
+    return any(value != defaults.get(name) for name, value in given.items() if name not in ("final", *FLAGS.values()))
+
+
+FLAGS = {"--trust": "trust", "--retry-failed": "retry_failed"}
+"""Short for settings of the section that concern one start of the search: option -> setting that it makes true."""
+
+
+def with_flags(arguments: Sequence[str]) -> list[str]:
+    """A command line in which the section's flags are written out.
+
+    >>> with_flags(["fit", "--trust"])
+    ['fit', '--evolution.trust=true']
+    """
+    return [f"--{GROUP}.{FLAGS[argument]}=true" if argument in FLAGS else argument for argument in arguments]
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -269,7 +282,7 @@ def run(arguments: Sequence[str]) -> None:
     given, imports = _taken("--import", arguments)
     given, programs = _taken("--cli", given)
     if "fit" in given:
-        given = [f"--{GROUP}.trust=true" if argument == "--trust" else argument for argument in given]
+        given = with_flags(given)
     program = Program(programs[-1], tuple(given)) if programs else None
     # Strategies that start further processes (DDP, swarm) run this command line again.
     argv, sys.argv = sys.argv, [sys.argv[0], *arguments]

@@ -379,7 +379,8 @@ class Controller:
             return replace(result, checkpoint=None, checkpoint_bytes=None)
         return replace(result, checkpoint=path.relative_to(self.search.directory).as_posix())
 
-    def _record(self, candidate: Candidate, result: Result, adopted: bool = False) -> None:
+    def _as_recorded(self, candidate: Candidate, result: Result, adopted: bool) -> Result:
+        """The result with all that is known of it besides, as the archive takes it."""
         if result.status == FAILED and not result.curve:
             # A worker that died took its curve along; what it had written is still there.
             result = replace(result, curve=tuple(read_curve(self._jobs.directory(candidate))))
@@ -387,11 +388,18 @@ class Controller:
             alone = StackRecord(candidate.id, 1, ALONE, why)
             result = replace(result, extra={**result.extra, alone.key: alone.to_dict()})
         # An executor of the user's own may have returned anything, and a path or an earlier version's file hold any text.
-        result = self._placed(candidate, result.storable(), adopted)
+        return self._placed(candidate, result.storable(), adopted)
+
+    def _record(self, candidate: Candidate, result: Result, adopted: bool = False) -> None:
+        result = self._as_recorded(candidate, result, adopted)
         self.writer.record_result(candidate.id, result)
         self._tell(candidate, result)
         self._drop_checkpoints()
         self.progress.told(candidate, result, self.state)
+        self._tell_uncounted(result)
+
+    def _tell_uncounted(self, result: Result) -> None:
+        """Say, once for each, which operations' FLOPs aren't counted."""
         uncounted = result.entry(UncountedFlopsRecord)
         if uncounted is not None and not set(uncounted.calls) <= self._uncounted:
             self._uncounted |= set(uncounted.calls)

@@ -31,6 +31,7 @@ from lightning_evo.evolution.description import complete, describe
 from lightning_evo.evolution.errors import Interrupts, SearchError, SearchInterrupted
 from lightning_evo.evolution.executors import make_executor, plan
 from lightning_evo.evolution.jobs import CANDIDATES
+from lightning_evo.evolution.retrying import Retrial, plan_retrial
 from lightning_evo.evolution.screening import PriorResults, check_binding, load_prior, make_meter
 from lightning_evo.evolution.search import Search
 from lightning_evo.evolution.settings import Budget, Final, Workers
@@ -91,6 +92,8 @@ class Evolution:
             :class:`~lightning_evo.reporting.wandb.WandbReporter`.
         trust: Whether to unpickle checkpoints in ``directory`` that were not made by you on this machine, which runs code
             that they hold (default ``False``). Those of tensors and plain data need no trust.
+        retry_failed: Train candidates again that failed earlier in ``directory``, as what made them fail has been mended:
+            with the genomes and seeds they had, before the search goes on (default ``False``).
         links: Which values of the config follow others: mappings with ``from`` and ``to``, config paths. The gene at
             ``"a, b"`` is one at ``a`` which ``b`` follows.
         config: A LightningCLI config, as a path or plain data, or a :class:`~lightning_evo.training.Trainable`.
@@ -123,6 +126,7 @@ class Evolution:
         callbacks: list[Callback] | None = None,
         reporters: list[Reporter] | None = None,
         trust: bool = False,
+        retry_failed: bool = False,
         links: list[dict[str, str]] | None = None,
         *,
         config: Trainable | Mapping[str, Any] | str | Path | None = None,
@@ -166,6 +170,7 @@ class Evolution:
         self.callbacks = tuple(callbacks or ())
         self.reporters = tuple(reporters or ())
         self.trust = trust
+        self.retry_failed = retry_failed
         self.trainable: Trainable = (
             FunctionTrainable(function)
             if function is not None
@@ -278,11 +283,14 @@ class Evolution:
                 for remark in (writer.recovered, writer.warning, *self._remarks(grouping), *self._notes):
                     if remark:
                         progress.message(remark)
+                if self.retry_failed and not plan_retrial(self.search, writer, archive):
+                    progress.message("no candidate has failed, so none is tried again")
                 with self._reporting(archive, executor, progress, interrupts) as reporting:
-                    controller = Controller(
-                        self.search, writer, archive, executor, progress, interrupts, grouping, reporting
-                    )
+                    parts = (self.search, writer, archive, executor, progress, interrupts, grouping, reporting)
                     try:
+                        if archive.waiting():
+                            Retrial(*parts).retry()
+                        controller = Controller(*parts)
                         controller.resume()
                         controller.run()
                         self._finish(controller, writer, archive, interrupts)

@@ -27,6 +27,15 @@ class Touchy(ToyNet):
         return super().training_step(batch, batch_idx)
 
 
+class Buggy(ToyNet):
+    """Fails in training while there is a file that the environment names."""
+
+    def training_step(self, batch, batch_idx):
+        if os.path.exists(os.environ["BUG"]):
+            raise RuntimeError("a bug")
+        return super().training_step(batch, batch_idx)
+
+
 class Picky(ToyNet):
     """Has no optimizer for a high learning rate."""
 

@@ -404,6 +404,19 @@ def test_a_swarm_asked_for_in_part_is_completed_when_the_search_continues(tmp_pa
     assert losses(resumed) == pytest.approx(losses(archive), rel=1e-4)
 
 
+def test_a_swarm_that_failed_is_tried_again_whole(tmp_path, monkeypatch):
+    bug = tmp_path / "bug"
+    monkeypatch.setenv("BUG", str(bug))
+    bug.touch()
+    buggy = {"config": config("stacking_nets.Buggy")}
+    with threads(1) as pool:
+        with pytest.raises(SearchError, match="candidates failed: RuntimeError: a bug"):
+            swarms(tmp_path / "a", pool, **buggy).run()
+        bug.unlink()
+        resumed = swarms(tmp_path / "a", pool, retry_failed=True, **buggy).run()
+        assert losses(resumed) == pytest.approx(losses(swarms(tmp_path / "b", pool, **buggy).run()), rel=1e-4)
+
+
 def test_particles_whose_module_breaks_fail_with_its_error(tmp_path):
     with threads(1) as pool, pytest.raises(SearchError, match=r"of the first 3 candidates failed: .*is too much"):
         touchy(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 
 from lightning_evo.archive import Archive
+from lightning_evo.archive.meta import RetriedRecord, read_meta
 from lightning_evo.genome import FAILED, Candidate, Result
 from lightning_evo.genome.records import POSITION, position_of
 from lightning_evo.reporting.progress import SearchState
@@ -126,6 +127,8 @@ class WandbReporter(Reporter):
         token = search_token(search.name, search.seed, self._archive.meta.get("created"))
         self._state = WandbState(service.directory, token, f"{entity or ''}/{project}")
         self._state.delete_unfinished_runs()
+        if (retried := read_meta(self._archive.meta, RetriedRecord)) is not None:
+            self._state.uploaded.difference_update(retried.places)  # what was uploaded may have been a failure
         self._destination: dict[str, Any] = {"project": project, "entity": entity}
         self._search_run = self._open_search_run(search, service)
         if self.candidates:
