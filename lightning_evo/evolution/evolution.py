@@ -21,6 +21,7 @@ from lightning_evo.evolution.checks import (
     check_arguments,
     check_callbacks,
     check_continuing,
+    check_main_module,
     check_sendable,
     compare_in_worker,
     refuse_structural,
@@ -369,6 +370,7 @@ class Evolution:
     def _check(self) -> None:
         """Refuse before any training what the parser would refuse later."""
         if self._executor is None:
+            check_main_module()
             check_sendable(self.trainable)
         try:
             self.trainable.check(self.space, self.objectives)

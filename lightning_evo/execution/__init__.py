@@ -4,6 +4,7 @@ from lightning_evo.execution.adapter import FuturesExecutor
 from lightning_evo.execution.executor import Executor
 from lightning_evo.execution.job import Job
 from lightning_evo.execution.local import DEFAULT_PRELOAD, LocalExecutor
+from lightning_evo.execution.main_module import unguarded_statement
 from lightning_evo.execution.results import find_result, read_result
 from lightning_evo.execution.slots import available_cores, plan_slots
 
@@ -17,4 +18,5 @@ __all__ = [
     "find_result",
     "plan_slots",
     "read_result",
+    "unguarded_statement",
 ]
