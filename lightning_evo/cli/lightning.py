@@ -27,6 +27,7 @@ from lightning_evo.cli.console import INTERRUPTED, refuse, report_to_user
 from lightning_evo.cli.given_values import check_value, hints_of
 from lightning_evo.cli.refusals import find_refused
 from lightning_evo.evolution import Evolution, SearchError, SearchInterrupted
+from lightning_evo.execution import end_in_import
 from lightning_evo.functional.growth.steps import GrowthError
 from lightning_evo.genome import Gene, Json
 from lightning_evo.genome.shorthand import flattened, is_full_form
@@ -123,6 +124,8 @@ class _SearchingCLI(CLIWithHooks):
         # What the user's constructor has set before it called LightningCLI's: hooks may need it.
         self._own_attributes = {name: value for name, value in vars(self).items() if name not in _ARGUMENTS}
         self._runs = add_subcommands
+        if add_subcommands:
+            end_in_import()
         super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:

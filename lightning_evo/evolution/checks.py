@@ -13,7 +13,7 @@ from lightning.pytorch import Callback
 from lightning_evo.algorithms import Algorithm
 from lightning_evo.callbacks.search import SearchCallback, callbacks_that
 from lightning_evo.evolution.errors import SearchError
-from lightning_evo.execution import Job, LocalExecutor, unguarded_statement
+from lightning_evo.execution import Job, LocalExecutor
 from lightning_evo.genome import FAILED, Objective, SearchSpace
 from lightning_evo.genome.links import expanded, origin
 from lightning_evo.training import Trainable
@@ -25,7 +25,6 @@ __all__ = [
     "check_arguments",
     "check_callbacks",
     "check_continuing",
-    "check_main_module",
     "check_sendable",
     "compare_in_worker",
     "refuse_structural",
@@ -59,15 +58,6 @@ def check_arguments(
         raise SearchError(f"evolution.keep_checkpoints: {keep_checkpoints!r} is not a whole number")
     if keep_checkpoints < 0:
         raise SearchError(f"evolution.keep_checkpoints: {keep_checkpoints!r} is not at least 0")
-
-
-def check_main_module() -> None:
-    """Raise :class:`SearchError` if worker processes, which import the main module, would run the search themselves."""
-    if (place := unguarded_statement()) is not None:
-        raise SearchError(
-            f"{place}: worker processes import this file, and each would start the search again: put what starts it under "
-            'if __name__ == "__main__":'
-        )
 
 
 def check_sendable(trainable: Trainable) -> None:

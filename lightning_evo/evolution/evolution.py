@@ -21,7 +21,6 @@ from lightning_evo.evolution.checks import (
     check_arguments,
     check_callbacks,
     check_continuing,
-    check_main_module,
     check_sendable,
     compare_in_worker,
     refuse_structural,
@@ -30,7 +29,7 @@ from lightning_evo.evolution.checks import (
 from lightning_evo.evolution.controller import Controller
 from lightning_evo.evolution.description import complete, describe
 from lightning_evo.evolution.errors import Interrupts, SearchError, SearchInterrupted
-from lightning_evo.evolution.executors import make_executor, plan
+from lightning_evo.evolution.executors import check_main_module, make_executor, plan
 from lightning_evo.evolution.jobs import CANDIDATES
 from lightning_evo.evolution.retrying import Retrial, plan_retrial
 from lightning_evo.evolution.screening import PriorResults, check_binding, load_prior, make_meter
@@ -242,8 +241,10 @@ class Evolution:
             SearchError: If the search can't start or go on. Nothing that was finished is lost.
             SearchInterrupted: After Ctrl-C (or SIGTERM), with a clean archive.
             ArchiveError: If the directory or archive can't be used.
+            SystemExit: If the main module, which worker processes import, isn't guarded by ``if __name__ == "__main__":``.
         """
         open_standard_files()
+        check_main_module(self._executor, self.workers, self.trainable)
         try:
             return self._run()
         except BaseException as error:
@@ -370,7 +371,6 @@ class Evolution:
     def _check(self) -> None:
         """Refuse before any training what the parser would refuse later."""
         if self._executor is None:
-            check_main_module()
             check_sendable(self.trainable)
         try:
             self.trainable.check(self.space, self.objectives)

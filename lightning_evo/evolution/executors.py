@@ -8,10 +8,33 @@ from contextlib import AbstractContextManager, nullcontext
 
 from lightning_evo.evolution.errors import SearchError
 from lightning_evo.evolution.settings import Workers
-from lightning_evo.execution import DEFAULT_PRELOAD, Executor, FuturesExecutor, LocalExecutor, plan_slots
+from lightning_evo.execution import (
+    DEFAULT_PRELOAD,
+    Executor,
+    FuturesExecutor,
+    LocalExecutor,
+    default_threads,
+    end_in_import,
+    plan_slots,
+    refuse_unguarded,
+)
 from lightning_evo.training import Trainable
 
-__all__ = ["make_executor", "plan"]
+__all__ = ["check_main_module", "make_executor", "plan"]
+
+
+def check_main_module(given: object, workers: Workers, trainable: Trainable) -> None:
+    """End the program with one line where worker processes would run the search again; see ``refuse_unguarded``.
+
+    Args:
+        given: The executor that the caller handed in, if any: whose processes do what is the caller's business.
+        workers: Their settings.
+        trainable: What is trained, which says what workers import beforehand.
+    """
+    if given is not None:
+        end_in_import()
+    else:
+        refuse_unguarded(workers.threads or default_threads(workers.slots or 1), (*DEFAULT_PRELOAD, *trainable.preload))
 
 
 def plan(trainable: Trainable, workers: Workers, swarm_size: int | None) -> list[tuple[str, ...]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import multiprocessing
 import os
 import queue
 import threading
@@ -15,6 +14,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
+from lightning_evo._compat.multiprocessing import imports_main_module
 from lightning_evo.execution.isolation import WorkerSettings, start_forkserver
 from lightning_evo.execution.job import Job, Pending
 from lightning_evo.execution.results import decode_result, read_result
@@ -23,7 +23,7 @@ from lightning_evo.execution.warm import NeverBegan, OutOfTime, WarmWorker, Work
 from lightning_evo.execution.worker import OUTPUT_FILE
 from lightning_evo.genome import FAILED, Result
 
-__all__ = ["DEFAULT_PRELOAD", "LocalExecutor"]
+__all__ = ["DEFAULT_PRELOAD", "LocalExecutor", "default_threads"]
 
 DEFAULT_PRELOAD = ("torch", "lightning.pytorch", "lightning_evo.training.preload")
 
@@ -67,7 +67,7 @@ class LocalExecutor:
         redirect_output: bool = True,
         preload: Sequence[str] = DEFAULT_PRELOAD,
     ) -> None:
-        if getattr(multiprocessing.current_process(), "_inheriting", False):
+        if imports_main_module():
             # A worker process imports the program's main module; running the search there would never end.
             raise RuntimeError(
                 "the main module creates a LocalExecutor when imported: move that under `if __name__ == '__main__':`"
@@ -82,7 +82,7 @@ class LocalExecutor:
         ):
             if number is not None and number < least:
                 raise ValueError(f"{name}: {number!r} is not at least {least}")
-        self.threads = threads if threads is not None else _default_threads(len(groups))
+        self.threads = threads if threads is not None else default_threads(len(groups))
         self.max_retries = max_retries
         self.recycle_after = recycle_after
         self._running: dict[int, Pending] = {}
@@ -240,6 +240,7 @@ def _failed(error_type: str, text: str, worker: WarmWorker, attempt: int) -> Res
     )
 
 
-def _default_threads(slots: int) -> int:
+def default_threads(slots: int) -> int:
+    """Threads of each of some slots: ``OMP_NUM_THREADS`` if set, else this process's cores shared evenly, at least 1."""
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     return int(wanted) if wanted.isdigit() and int(wanted) > 0 else max(1, available_cores() // slots)
