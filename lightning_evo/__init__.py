@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from lightning_evo.utils import __version__
 from lightning_evo.utils.earlier_names import install_earlier_modules
 from lightning_evo.utils.lazy import lazily
+from lightning_evo.utils.one_lightning import install_one_lightning
 
 # Importing torch and Lightning takes seconds; genetics and reading an archive need neither.
 _HOMES = {
@@ -52,3 +53,4 @@ if not TYPE_CHECKING:  # or every name would be there, as Any
     __getattr__, __dir__ = lazily(__name__, _HOMES)
 
 install_earlier_modules()
+install_one_lightning()

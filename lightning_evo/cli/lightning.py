@@ -40,6 +40,7 @@ from lightning_evo.training.blueprint import error_summary, load_yaml, picklable
 from lightning_evo.training.programs import Made, Program, ProgramError
 from lightning_evo.utils.imports import import_by_name
 from lightning_evo.utils.lazy import load_all
+from lightning_evo.utils.one_lightning import imported_before
 
 __all__ = ["EvolutionCLI", "add_section", "instantiate_section", "run", "with_choices"]
 
@@ -126,7 +127,8 @@ class _SearchingCLI(CLIWithHooks):
         self._runs = add_subcommands
         if add_subcommands:
             end_in_import()
-        super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
+        with _cause_of_refused_classes():
+            super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         parser = super().init_parser(**kwargs)
@@ -149,7 +151,7 @@ class _SearchingCLI(CLIWithHooks):
         return _asks_for_search(self.config["fit"][GROUP])
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        with bounded_nested_files():
+        with bounded_nested_files(), _cause_of_refused_classes():
             super().parse_arguments(parser, args)
         if not self._runs:
             if _asks_for_search(self.config.get(GROUP)):
@@ -235,6 +237,27 @@ class _SearchingCLI(CLIWithHooks):
             arguments["load_from_checkpoint_support"] = False
         attributes, left_out = picklable(self._own_attributes)
         return Blueprint(self.user_class, arguments, attributes, left_out=left_out, imports=self.imports)
+
+
+_TWO_LIGHTNINGS = (
+    "pytorch_lightning was imported before lightning_evo, so its classes are not those of lightning.pytorch: "
+    "import lightning_evo first, or write `import lightning.pytorch as pl`"
+)
+
+
+@contextmanager
+def _cause_of_refused_classes() -> Iterator[None]:
+    """Where a class is refused that may be of another Lightning than ours, say so."""
+    try:
+        yield
+    except MisconfigurationException as error:
+        if not imported_before():
+            raise
+        refuse(ValueError(f"{error} {_TWO_LIGHTNINGS}"))
+    except (ArgumentError, SystemExit) as error:
+        if imported_before() and getattr(error, "code", 2) == 2:
+            report_to_user(f"note: {_TWO_LIGHTNINGS}")
+        raise
 
 
 _ARGUMENTS = (
