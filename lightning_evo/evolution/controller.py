@@ -127,14 +127,18 @@ class Controller:
                 self._tell(candidate, result)
         if self.state.asked:
             self.progress.message(f"continuing: {self.state.summary()}; {len(self._unfinished)} unfinished")
-        for candidate in list(self._unfinished.values()):
-            adopted = self._left_behind(candidate)
-            if adopted is not None and not adopted.fatal and not lost_its_start(adopted):
-                # It had finished, and the controller was killed before it could record it.
-                self._record(candidate, adopted, adopted=True)
+        self._adopt(list(self._unfinished.values()))
         for remark in self._checkpoints.refused:
             self.progress.message(remark)
         self._start_again(list(self._unfinished.values()))
+        self._drop_checkpoints()  # a kill, or candidates that were tried again, may have left more than are needed
+
+    def _adopt(self, candidates: list[Candidate]) -> None:
+        """Record those that had ended when the controller was killed."""
+        for candidate in candidates:
+            adopted = self._left_behind(candidate)
+            if adopted is not None and not adopted.fatal and not lost_its_start(adopted):
+                self._record(candidate, adopted, adopted=True)
 
     def _left_behind(self, candidate: Candidate) -> Result | None:
         """The result that an earlier run's worker left of a candidate; one that can't be used is reported as damaged."""

@@ -22,23 +22,25 @@ __all__ = ["Retrial", "plan_retrial"]
 def plan_retrial(search: Search, writer: ArchiveWriter, archive: Archive) -> int:
     """Have all candidates that failed trained again; returns how many there are.
 
-    What an earlier training left in their directories goes first: whatever is there afterwards is of the new one.
+    What an earlier training left in their directories goes first: whatever is there afterwards is of the new one. Only
+    those that a killed search was training again, and that ended well, keep what they left, which is then recorded.
     """
-    failed = [row["id"] for row in archive.candidates(status=FAILED)]
+    failed, again = [row["id"] for row in archive.candidates(status=FAILED)], set(archive.waiting())
     # Those that had ended as the search was stopped, and aren't recorded: without what they left they are trained anyway.
-    ended = [
-        id for id in (row["id"] for row in archive.candidates(status=PENDING)) if _has_failed(search.directory, id)
-    ]
+    ended = [row["id"] for row in archive.candidates(status=PENDING) if _left(search.directory, row["id"]) == FAILED]
     for id in (*failed, *ended):
+        if id in again and _left(search.directory, id) not in (None, FAILED):
+            continue
         with suppress(OutsideError):
             remove_tree(inside(search.directory, f"{CANDIDATES}/{id:06d}"))
     writer.retry(failed)
     return len(failed) + len(ended)
 
 
-def _has_failed(directory: Path, id: int) -> bool:
-    left = find_result(directory / CANDIDATES / f"{id:06d}")[0]
-    return left is not None and left.status == FAILED
+def _left(directory: Path, id: int) -> str | None:
+    """The status of the result in a candidate's directory."""
+    result = find_result(directory / CANDIDATES / f"{id:06d}")[0]
+    return None if result is None else result.status
 
 
 class Retrial(Controller):
@@ -53,7 +55,7 @@ class Retrial(Controller):
         """Train all that wait, and record their results.
 
         Raises:
-            SearchError: If the machine fails (full disk).
+            SearchError: If the machine fails (full disk), or nothing has ever finished and the first ones fail alike again.
             SearchInterrupted: If the user asked to stop; the same command goes on.
         """
         waiting = self.archive.waiting()
@@ -65,6 +67,7 @@ class Retrial(Controller):
         fresh = []
         for candidate, result in self.archive.events():
             if result is None:
+                self.state.asked += 1
                 continue
             self._checkpoints.add(candidate, result)
             if candidate.id in waiting:
@@ -74,12 +77,9 @@ class Retrial(Controller):
                     fresh.append(candidate)
                 else:
                     self._answers.setdefault(answer.original, []).append(candidate)
-        for candidate in list(fresh):
-            adopted = find_result(self._jobs.directory(candidate))[0]
-            if (
-                adopted is not None and not adopted.fatal
-            ):  # it had ended, and the search was killed before it was recorded
-                self._record(candidate, adopted, adopted=True)
+            else:
+                self.state.add_result(candidate, result)
+        self._adopt(fresh)
         for original in [id for id in self._answers if id not in self._unfinished]:
             self._answer(original, self._result(original))
         groups = self._groups([candidate for candidate in fresh if candidate.id in self._unfinished])
@@ -109,6 +109,9 @@ class Retrial(Controller):
     def _record(self, candidate: Candidate, result: Result, adopted: bool = False) -> None:
         result = self._as_recorded(candidate, result, adopted)
         self._replace(candidate, result)
+        if not self.search.inherits:  # otherwise the algorithm knows which are needed, once it is up to date
+            self._checkpoints.add(candidate, result)
+            self._drop_checkpoints()
         self._tell_uncounted(result)
         self._answer(candidate.id, result)
 
@@ -119,6 +122,7 @@ class Retrial(Controller):
     def _replace(self, candidate: Candidate, result: Result) -> None:
         self.writer.replace_result(candidate.id, result)
         del self._unfinished[candidate.id]
+        self.state.add_result(candidate, result)
         self._ended[result.status] += 1
 
     def _result(self, id: int) -> Result:

@@ -191,12 +191,14 @@ def test_a_damaged_winner_is_not_exported(tmp_path, capsys):
     assert "final/model.ckpt, is damaged" in refused(capsys, "export", run, "--to", tmp_path / "best")
 
 
-@pytest.mark.parametrize("given", [True, False])
-def test_a_search_is_told_whom_to_trust_by_the_command_line(tmp_path, monkeypatch, given):
+@pytest.mark.parametrize("given", [["--trust"], ["--retry-failed"], []])
+def test_a_search_is_told_by_the_command_line_whom_to_trust_and_what_to_try_again(tmp_path, monkeypatch, given):
     told = []
-    monkeypatch.setattr("lightning_evo.evolution.Evolution.run", lambda search: told.append(search.trust))
-    main([*write(tmp_path), *(["--trust"] if given else [])])
-    assert told == [given]
+    monkeypatch.setattr(
+        "lightning_evo.evolution.Evolution.run", lambda search: told.append((search.trust, search.retry_failed))
+    )
+    main([*write(tmp_path), *given])
+    assert told == [("--trust" in given, "--retry-failed" in given)]
 
 
 # -- what outputs may replace ------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from lightning_evo.algorithms import (
 from lightning_evo.archive import ArchiveError, ArchiveWriter
 from lightning_evo.archive.database import ARCHIVE, JOURNAL
 from lightning_evo.evolution import SearchError
+from lightning_evo.execution.results import encode_result, write_result
 from lightning_evo.genome import Categorical, Result
 from lightning_evo.reporting.integrity import inspect_run
 from toys import sphere
@@ -151,6 +152,22 @@ def test_only_failures_can_be_replaced_and_each_once(tmp_path):
             writer.retry([0])
         with pytest.raises(ArchiveError, match="candidate 0 is not to be trained again"):
             writer.replace_result(0, Result("completed", fitness=(1.0,)))
+
+
+def test_what_a_killed_search_had_trained_again_is_not_trained_once_more(tmp_path):
+    (tmp_path / "bug").touch()
+    archive, _ = run(tmp_path, breaking)
+    ids = [row["id"] for row in archive.candidates(status="failed")]
+    archive.close()
+    with ArchiveWriter(tmp_path / "run") as writer:
+        writer.retry(ids)
+    for id, result in zip(ids, (Result("completed", (7.0,)), Result("failed", error_type="killed")), strict=False):
+        (place := tmp_path / "run" / "candidates" / f"{id:06d}").mkdir(parents=True, exist_ok=True)
+        write_result(place, encode_result(result))
+    (tmp_path / "bug").unlink()
+    archive, _ = run(tmp_path, breaking, retry_failed=True)
+    assert archive.counts()["failed"] == 0
+    assert [archive.result(id).fitness == (7.0,) for id in ids] == [True, *[False] * (len(ids) - 1)]
 
 
 PROGRAM = """

@@ -417,6 +417,20 @@ def test_a_swarm_that_failed_is_tried_again_whole(tmp_path, monkeypatch):
         assert losses(resumed) == pytest.approx(losses(swarms(tmp_path / "b", pool, **buggy).run()), rel=1e-4)
 
 
+def test_a_stack_that_failed_is_tried_again_and_keeps_the_checkpoints_that_it_should(tmp_path, monkeypatch):
+    bug = tmp_path / "bug"
+    monkeypatch.setenv("BUG", str(bug))
+    bug.touch()
+    changes = {"config": config("stacking_nets.Buggy"), "budget": Budget(candidates=2), "keep_checkpoints": 1}
+    with threads(1) as pool:
+        with pytest.raises(SearchError, match="no candidate finished"):
+            search(tmp_path / "a", pool, **changes).run()
+        bug.unlink()
+        resumed = search(tmp_path / "a", pool, retry_failed=True, **changes).run()
+        assert losses(resumed) == pytest.approx(losses(search(tmp_path / "b", pool, **changes).run()), rel=1e-4)
+    assert len([*(tmp_path / "a").glob("candidates/*/checkpoint.ckpt")]) == 1
+
+
 def test_particles_whose_module_breaks_fail_with_its_error(tmp_path):
     with threads(1) as pool, pytest.raises(SearchError, match=r"of the first 3 candidates failed: .*is too much"):
         touchy(

@@ -126,9 +126,9 @@ class WandbReporter(Reporter):
         service.begin(search.directory.absolute() / "wandb", search.notify)
         token = search_token(search.name, search.seed, self._archive.meta.get("created"))
         self._state = WandbState(service.directory, token, f"{entity or ''}/{project}")
-        self._state.delete_unfinished_runs()
         if (retried := read_meta(self._archive.meta, RetriedRecord)) is not None:
-            self._state.uploaded.difference_update(retried.places)  # what was uploaded may have been a failure
+            self._state.report_again(retried.replaced)
+        self._state.delete_unfinished_runs()
         self._destination: dict[str, Any] = {"project": project, "entity": entity}
         self._search_run = self._open_search_run(search, service)
         if self.candidates:

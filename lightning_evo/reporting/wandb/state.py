@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ class WandbState:
         self.uploaded = _Ids(stored.get("uploaded", ()))
         self.local = _Ids(stored.get("kept", ()))
         self.search_run: str | None = stored.get("searched")
+        self._replaced: dict[str, int] = stored.get("replaced", {})
 
     def save(self) -> None:
         """Write the file; after a kill, either the old or the new one is there."""
@@ -62,6 +63,7 @@ class WandbState:
             "uploaded": self.uploaded.ranges(),
             "kept": self.local.ranges(),
             "searched": self.search_run,
+            "replaced": self._replaced,
         }
         path = self.directory / STATE_FILE
         try:
@@ -77,6 +79,18 @@ class WandbState:
     def search_run_id(self) -> str:
         """The id of the search's own run."""
         return f"{self.token}-search"
+
+    def report_again(self, replaced: Mapping[int, int]) -> None:
+        """Take candidates whose failure a new result replaces for not reported, once for each replacement.
+
+        Args:
+            replaced: Candidate -> the number of the result that is replaced.
+        """
+        for id, number in replaced.items():
+            if self._replaced.get(str(id)) != number:
+                self.uploaded.discard(id)
+                self.local.discard(id)
+                self._replaced[str(id)] = number
 
     def delete_run(self, run_id: str) -> None:
         """Delete the local directories of a run."""

@@ -154,6 +154,27 @@ def test_a_continued_search_writes_only_what_was_not_written_and_one_file_for_ea
     assert [line["_step"] for line in own.history if "candidates/completed" in line] == list(range(1, 9))
 
 
+def test_a_candidate_that_was_tried_again_has_its_new_result_and_is_written_once(tmp_path, monkeypatch):
+    directory, settings = tmp_path / "run", {"function": _broken_for_some, "algorithm": RandomSearch()}
+    monkeypatch.setenv("BUG", "there")
+    assert search(directory, reporters=[offline()], **settings).run().counts()["failed"]
+    monkeypatch.delenv("BUG")
+    written = []
+    for _ in range(2):
+        search(directory, reporters=[offline()], retry_failed=True, **settings).run()
+        runs = read_offline(directory / "wandb")  # refuses a run in two files
+        candidates = {name: run for name, run in runs.items() if run.job_type == "candidate"}
+        assert {(run.summary["status"], run.exit_code) for run in candidates.values()} == {("completed", 0)}
+        written.append({name: run.path.stat().st_mtime_ns for name, run in candidates.items()})
+    assert written[0] == written[1]
+
+
+def _broken_for_some(genome, seed, directory):
+    if "BUG" in os.environ and genome[X] > 0:
+        raise RuntimeError("a bug")
+    return {"y": genome[X] ** 2}
+
+
 def test_without_candidates_the_search_alone_has_a_run(tmp_path):
     search(tmp_path / "run", candidates=3, reporters=[offline(candidates=False)]).run()
     assert [run.job_type for run in read_offline(tmp_path / "run" / "wandb").values()] == ["search"]
