@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 from collections.abc import Iterator, Mapping
@@ -68,10 +69,10 @@ class ArchiveLocation:
                 return cls(None, url)
             if not url.database or url.database == ":memory:":
                 raise ArchiveError(f"{location}: an in-memory archive isn't persistent; name a file")
-            return cls(Path(url.database).absolute())
+            return cls(Path(os.path.expanduser(url.database)).absolute())
         if not str(location).strip() or "\0" in str(location):
             raise ArchiveError(f"{str(location)!r}: neither a directory, an archive file nor a database URL")
-        path = Path(location).absolute()
+        path = Path(os.path.expanduser(location)).absolute()
         with translated_file(path):
             is_file = path.is_file()
         if is_file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
+import os
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -162,7 +163,7 @@ class Evolution:
         self.algorithm = algorithm or RegularizedEvolution()
         self.workers = workers or Workers()
         # Wherever the program, a callback or a candidate goes meanwhile.
-        self.directory = Path(directory).expanduser().absolute()
+        self.directory = Path(os.path.expanduser(directory)).absolute()  # `~nobody` is no user: a name like others
         self.database = database
         self.fitness_epoch: FitnessEpoch = fitness_epoch
         self.keep_checkpoints = keep_checkpoints

@@ -57,14 +57,14 @@ class ConfigFileError(yaml.YAMLError, ValueError):
 
 
 def read_config_file(path: str | Path) -> str:
-    """The text of a config file, or of a pipe such as ``<(command)``.
+    """The text of a config file, or of a pipe such as ``<(command)``; ``~`` is your home directory.
 
     Raises:
         ConfigFileError: If it can't be read, is larger than 2 MiB, isn't UTF-8 (with or without a byte order mark), or
             is a pipe to which nobody writes.
     """
     try:
-        data = _bounded(str(path))
+        data = _bounded(os.path.expanduser(path))
     except (OSError, ValueError) as error:  # ValueError: a path that holds a NUL
         raise ConfigFileError(f"{str(path)!r}: {getattr(error, 'strerror', None) or error}") from None
     if len(data) > MAX_BYTES:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import yaml
 from commands import write
@@ -105,3 +107,38 @@ def test_a_class_that_mixes_both_knows_its_search(search, monkeypatch):
     assert made.cli_class is Ours
     assert made.attributes["greeting"] == "hi"
     assert made.build(seen[0].trainable.resolve({"routine.lr": 0.5}), {"logger": False}).model.lr == 0.5
+
+
+@pytest.mark.parametrize(
+    ("settings", "environment"),
+    [
+        ({"default_env": True}, {"PL_FIT__CONFIG": "base.yaml"}),
+        ({"default_env": True}, {"PL_CONFIG": "all.yaml"}),
+        ({"fit": {"default_config_files": ["base.yaml"]}}, {}),
+        ({"default_config_files": ["all.yaml"]}, {}),
+    ],
+)
+def test_environment_and_default_files_are_a_searchs_as_a_fits(settings, environment, tmp_path, monkeypatch):
+    base = {
+        "seed_everything": 7,
+        "model": {"class_path": "toys.ToyNet", "init_args": {"lr": 0.05}},
+        "data": {"class_path": "toys.ToyData"},
+        "trainer": {"accelerator": "cpu", "max_epochs": 9},
+    }
+    section = {"space": {"trainer.max_epochs": [1, 2]}, "objectives": [{"monitor": "val_acc"}], "final": None}
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump({**base, "evolution": {**section, "budget": {"candidates": 1}}}))
+    (tmp_path / "all.yaml").write_text(yaml.safe_dump({"fit": yaml.safe_load((tmp_path / "base.yaml").read_text())}))
+    monkeypatch.chdir(tmp_path)
+    for name, value in {**environment, "PL_FIT__TRAINER__MAX_EPOCHS": "5"}.items():
+        monkeypatch.setenv(name, value)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "LightningCLI's args parameter")
+        arguments = ["fit", "--evolution.directory=run", "--trainer.log_every_n_steps=3"]
+        EvolutionCLI(parser_kwargs=settings, args=arguments)
+    with Archive(tmp_path / "run") as archive:
+        assert archive.meta["seed"] == 7
+        (row,) = archive.candidates()
+    config = yaml.safe_load((tmp_path / "run" / "candidates" / "000000" / "config.yaml").read_text())
+    assert config["trainer"]["max_epochs"] == row["trainer.max_epochs"]  # the gene's, whatever the environment says
+    assert config["trainer"]["log_every_n_steps"] == 3
+    assert config["model"]["init_args"]["lr"] == 0.05
