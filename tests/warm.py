@@ -367,6 +367,7 @@ def _be_forkserver(connection: socket.socket, path: Sequence[str]) -> None:
     os.environ.update(environment)
     os.chdir(directory)
     sys.path[:] = _path("", path)
+    sys.orig_argv = [sys.executable, "-c", code]  # it may begin anew
     with contextlib.suppress(SystemExit):
         exec(code, {})
     os._exit(0)

@@ -21,7 +21,7 @@ from lightning_evo.evolution.screening import QualityRecord
 from lightning_evo.evolution.search import Search
 from lightning_evo.evolution.stacking import ALONE, Grouping, member_results
 from lightning_evo.execution import Executor, find_result
-from lightning_evo.execution.results import RESULT_FILE, ReplacedWorker
+from lightning_evo.execution.results import RESULT_FILE, ImportedByWorkers, ReplacedWorker
 from lightning_evo.genome import FAILED, Candidate, Result
 from lightning_evo.genome.records import StackRecord, UncountedFlopsRecord
 from lightning_evo.reporting.progress import ProgressDisplay, RunningCandidate, SearchState
@@ -294,6 +294,7 @@ class Controller:
             self._submit(group)
             return
         self._count_replaced(done.job, result)
+        self._tell_imported(result)
         ended = self._results(group, result)
         if result.fatal:
             for candidate, own in ended:
@@ -338,6 +339,15 @@ class Controller:
                 "its worker is replaced, so that nothing of it reaches the next candidate (said once)"
             )
         self._left.update(replaced.left.keys())
+
+    def _tell_imported(self, result: Result) -> None:
+        """Say, once for each, which modules couldn't be imported for all workers at once."""
+        imported = result.entry(ImportedByWorkers)
+        for name, reason in () if imported is None else imported.reasons.items():
+            note = f"importing {name} {reason}: each worker imports it by itself"
+            if note not in self._noted:
+                self._noted.add(note)
+                self.progress.message(f"{note} (said once)")
 
     def _results(self, group: list[Candidate], result: Result) -> list[tuple[Candidate, Result]]:
         """The candidates that have a result now that a job has ended with ``result``, each with its own."""

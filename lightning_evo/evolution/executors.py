@@ -34,7 +34,8 @@ def check_main_module(given: object, workers: Workers, trainable: Trainable) -> 
     if given is not None:
         end_in_import()
     else:
-        refuse_unguarded(workers.threads or default_threads(workers.slots or 1), (*DEFAULT_PRELOAD, *trainable.preload))
+        threads = workers.threads or default_threads(workers.slots or 1)
+        refuse_unguarded(threads, DEFAULT_PRELOAD, _users_modules(workers, trainable))
 
 
 def plan(trainable: Trainable, workers: Workers, swarm_size: int | None) -> list[tuple[str, ...]]:
@@ -73,7 +74,7 @@ def make_executor(
             raise SearchError(
                 "evolution.workers.slots: set the number of candidates that the given executor runs at once"
             )
-        for name in ("time_limit", "threads", "recycle_after"):
+        for name in ("time_limit", "threads", "recycle_after", "preload"):
             if getattr(workers, name) is not None:
                 raise SearchError(f"evolution.workers.{name}: only local workers support it, not the given executor")
         return FuturesExecutor(given, slots=workers.slots)
@@ -84,5 +85,10 @@ def make_executor(
         threads=workers.threads,
         max_retries=workers.max_retries,
         recycle_after=workers.recycle_after,
-        preload=(*DEFAULT_PRELOAD, *trainable.preload),
+        preload=DEFAULT_PRELOAD,
+        modules=_users_modules(workers, trainable),
     )
+
+
+def _users_modules(workers: Workers, trainable: Trainable) -> Sequence[str]:
+    return trainable.preload if workers.preload is None else workers.preload

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from importlib.util import find_spec
 from typing import Literal
 
 from lightning_evo.genome import Json
@@ -79,6 +80,8 @@ class Workers:
             that don't change the network's structure (see :mod:`lightning_evo.evolution.stacking`). ``auto``: up to 16.
             This many candidates are bred per free slot, before the results of the others are known. Default: train each
             candidate separately.
+        preload: Modules that are imported once for all workers, as far as forks can inherit them, instead of by each of
+            them. Default: those that the config names classes of. ``[]``: none.
         chdir: Run each candidate in its own directory, where files that it writes to its working directory don't meet
             those of others. Relative paths in the config mean what they mean without it.
     """
@@ -91,6 +94,7 @@ class Workers:
     recycle_after: int | None = None
     stack: int | Literal["auto"] | None = None
     chdir: bool = False
+    preload: list[str] | None = None
 
     def __post_init__(self) -> None:
         for name in ("slots", "devices_per_candidate", "threads", "recycle_after"):
@@ -108,6 +112,15 @@ class Workers:
             raise ValueError(f"max_retries: {self.max_retries!r} is not at least 0")
         if self.time_limit is not None:
             seconds(self.time_limit, "time_limit")
+        for name in self.preload or ():
+            if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
+                raise ValueError(f"preload: {name!r} is not the name of a module, such as 'package.module'")
+            try:
+                there = find_spec(name) is not None
+            except ModuleNotFoundError:
+                there = False
+            if not there:
+                raise ValueError(f"preload: there is no module {name!r}")
         if not isinstance(self.chdir, bool):
             raise ValueError(f"chdir: {self.chdir!r} is not true or false")
         if self.stack is None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from multiprocessing import connection, forkserver, resource_tracker
 
 from lightning_evo.execution.children import MARK, adopt_orphans, end_marked, mark
+from lightning_evo.execution.user_modules import orders
 from lightning_evo.execution.worker import JobState, own_process
 from lightning_evo.utils.process import die_with_parent
 
@@ -112,15 +113,22 @@ _starting = threading.Lock()
 _lasting: tuple[int, queue.SimpleQueue[Callable[[], None]]] | None = None  # of which process, and its thread's work
 
 
-def start_forkserver(preload: Sequence[str], environment: Mapping[str, str]) -> None:
-    """Start the forkserver, which all of a process's executors share, unless it runs; doesn't wait for its imports."""
+def start_forkserver(preload: Sequence[str], environment: Mapping[str, str], modules: Sequence[str] = ()) -> None:
+    """Start the forkserver, which all of a process's executors share, unless it runs; doesn't wait for its imports.
+
+    Args:
+        preload: Modules that it imports.
+        environment: Variables that it has besides those of this process.
+        modules: Modules of the user that it imports as well, where that is safe: see :mod:`.user_modules`.
+    """
     resource_tracker.ensure_running()  # would unblock SIGINT if the forkserver's start had to do it
     with _starting:
         end_marked()
         room = __name__.rpartition(".")[0]
         # With what every worker needs to start, pebble's and this room's imports.
-        forkserver.set_forkserver_preload([f"{room}.server", *preload, "pebble", __name__, f"{room}.process_state"])
-        _call_in_lasting_thread(lambda: _ensure_forkserver(environment))
+        ours = [f"{room}.process_state", f"{room}.server_imports"]
+        forkserver.set_forkserver_preload([f"{room}.server", *preload, "pebble", __name__, *ours])
+        _call_in_lasting_thread(lambda: _ensure_forkserver({**environment, **orders(modules)}))
 
 
 def _ensure_forkserver(environment: Mapping[str, str]) -> None:

@@ -52,6 +52,8 @@ class LocalExecutor:
         recycle_after: Replace a slot's worker after this many jobs. Default: never.
         redirect_output: Send what a job prints to ``output.log`` in its directory, which a retry continues.
         preload: Modules the forkserver imports once; missing ones are passed over.
+        modules: Modules of the user that it imports once as well. One that fails, or leaves what a fork mustn't inherit
+            (threads, child processes, CUDA, changes of what numbers are computed), is imported by each worker itself.
 
     Raises:
         ValueError: If a number is out of range.
@@ -66,6 +68,7 @@ class LocalExecutor:
         recycle_after: int | None = None,
         redirect_output: bool = True,
         preload: Sequence[str] = DEFAULT_PRELOAD,
+        modules: Sequence[str] = (),
     ) -> None:
         if imports_main_module():
             # A worker process imports the program's main module; running the search there would never end.
@@ -93,7 +96,7 @@ class LocalExecutor:
         self._queue: queue.PriorityQueue[tuple[bool, Pending | None]] = queue.PriorityQueue()
         self._ended: queue.SimpleQueue[tuple[Pending, Result] | None] = queue.SimpleQueue()
         settings = [WorkerSettings(self.threads, group, os.getcwd()) for group in groups]
-        start_forkserver(preload, settings[0].thread_environment)
+        start_forkserver(preload, settings[0].thread_environment, modules)
         self._workers = [WarmWorker(one, slot, redirect_output) for slot, one in enumerate(settings)]
         self._slot_threads = [
             threading.Thread(target=self._serve, args=(worker,), name=f"slot-{worker.slot}", daemon=True)

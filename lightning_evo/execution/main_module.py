@@ -22,7 +22,7 @@ _TRIAL = "lightning-evo: import of the main module"
 _EXIT_CODE = 2
 
 
-def refuse_unguarded(threads: int, preload: Sequence[str] = ()) -> None:
+def refuse_unguarded(threads: int, preload: Sequence[str] = (), modules: Sequence[str] = ()) -> None:
     """End the program with one line on standard error if worker processes would run the search that begins here again.
 
     They import the main module. Where it calls this under ``if __name__ == "__main__":``, nothing is to be done; otherwise a
@@ -31,6 +31,7 @@ def refuse_unguarded(threads: int, preload: Sequence[str] = ()) -> None:
     Args:
         threads: Threads of a worker, as the process is forked from the server that workers are forked from.
         preload: What that server imports, if it isn't running.
+        modules: Modules of the user that it imports as well.
 
     Raises:
         SystemExit: With code 2 if the import begins a search too, or fails.
@@ -42,7 +43,7 @@ def refuse_unguarded(threads: int, preload: Sequence[str] = ()) -> None:
         return
     # No guard that can be read, but there may be another kind of guard, and a package's `__main__` isn't imported at all.
     settle_output()  # Python flushes it before it starts a process, and fails where it can't be written
-    start_forkserver(preload, WorkerSettings(threads).thread_environment)
+    start_forkserver(preload, WorkerSettings(threads).thread_environment, modules)
     process = multiprocessing.get_context("forkserver").Process(target=_nothing, name=_TRIAL)
     process.start()
     process.join()

@@ -623,15 +623,15 @@ class ProcessState:
     """
 
     def __init__(self) -> None:
+        self._effects: dict[str, list[str]] = {}  # module -> of what numbers depend on, what importing it changed
+        self._in_job = False
+        self._lasting: dict[str, str] = {}
         self._watch = ImportWatch(self._before_import, self._after_import)
-        self._watch.install()
+        self._watch.install()  # reading a state may import something
         self._modules = ModuleState()
         self._modules.add(list(sys.modules.values()))
         self._fresh = {kind.name: kind.read() for kind in _present()}
         self._running = {kind.name: kind.read() for kind in RUNNING}
-        self._effects: dict[str, list[str]] = {}  # module -> of what numbers depend on, what importing it changed
-        self._in_job = False
-        self._lasting: dict[str, str] = {}
 
     def prepare(self, modules: Iterable[str]) -> bool:
         """Import the modules that a job names; what that changes counts as fresh.

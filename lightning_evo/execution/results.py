@@ -55,6 +55,28 @@ class ReplacedWorker:
         return cls(dict(record))
 
 
+@dataclass(frozen=True)
+class ImportedByWorkers:
+    """In ``Result.extra`` of a worker's first job: modules that each worker imports by itself, and why.
+
+    Args:
+        reasons: Module -> what importing it does that no fork may inherit.
+    """
+
+    key: ClassVar[str] = "imported_by_workers"
+
+    reasons: Mapping[str, str]
+
+    def to_dict(self) -> dict[str, str]:
+        """As JSON."""
+        return dict(self.reasons)
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, str]) -> Self:
+        """Read what :meth:`to_dict` gave."""
+        return cls(dict(record))
+
+
 def encode_result(result: Result) -> str:
     """The result as JSON text, as it can be stored (:meth:`Result.to_json <lightning_evo.genome.Result.to_json>`)."""
     if result.status not in _STATUSES:

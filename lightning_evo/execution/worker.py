@@ -16,7 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_evo.execution.results import RESULT_FILE, ReplacedWorker, encode_result, write_result
+from lightning_evo.execution.results import RESULT_FILE, ImportedByWorkers, ReplacedWorker, encode_result, write_result
+from lightning_evo.execution.user_modules import take_left_out
 from lightning_evo.genome import FAILED, Result
 from lightning_evo.utils.files import open_unlinked
 from lightning_evo.utils.output import settle_output
@@ -109,6 +110,9 @@ def run_job(
             started=started if result.started is None else result.started,
             ended=time.time() if result.ended is None else result.ended,
         )
+        if left_out := take_left_out():
+            record = ImportedByWorkers(left_out)
+            result = replace(result, extra={**result.extra, record.key: record.to_dict()})
         text = _record(_with(result, lasting), directory)
         fit = _free_memory(collect=_state is not None or time.time() - started > _LONG)
         if _process is not None and (all_lasting := _process.end_what_runs()) != lasting:

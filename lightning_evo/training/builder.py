@@ -103,6 +103,7 @@ class BuilderTrainable(ModuleTrainable):
         self.blueprint = Builder(function=build)
         self.accelerator = accelerator
         self._known: tuple[str, ...] = ()
+        self.preload = self.modules(None)
 
     @property
     def function(self) -> Build:

@@ -244,6 +244,7 @@ class HydraTrainable(ModuleTrainable):
         trainer = blueprint.section(composed, "trainer") or {}
         self.accelerator = str(trainer.get("accelerator") or "auto")
         self._composed = composed
+        self.preload = self.modules(composed)
 
     @property
     def hydra(self) -> HydraBlueprint:

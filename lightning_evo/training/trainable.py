@@ -74,7 +74,7 @@ class Trainable(Protocol):
     accelerator: str = "auto"
     """On what its candidates run, as the Trainer takes it; decides which slots this machine has."""
     preload: tuple[str, ...] = ()
-    """Modules that local workers import once, before their first candidate."""
+    """Modules of the user that candidates need: imported once for all local workers, where that can be done."""
     trains_modules: bool = False
     """Whether candidates are LightningModules in Trainers, so that callbacks take part, several can train in one stack
     (:meth:`stack_task`), and their structures can be compared (:meth:`structure_task`)."""
@@ -353,7 +353,7 @@ class ConfigTrainable(ModuleTrainable):
         self._classes = {name: public_name(kind) for name, kind in fixed.items() if kind is not None}
         cli_module = cli_class.__module__
         # The user's own module may do anything when imported.
-        self.preload = (cli_module,) if cli_module.startswith("lightning") else ()
+        self.preload = (*((cli_module,) if cli_module.startswith("lightning") else ()), *self.modules(self.config))
 
     def describe(self) -> dict[str, Any]:
         """The resolved config, and the LightningCLI that reads it, with the classes that are fixed in it."""
@@ -553,6 +553,7 @@ class FunctionTrainable(Trainable):
         self.function = function
         self.accelerator = accelerator
         self.seed = None
+        self.preload = (function.__module__,) if isinstance(getattr(function, "__module__", None), str) else ()
 
     def describe(self) -> dict[str, Any]:
         """The function's import path."""

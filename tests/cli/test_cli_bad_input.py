@@ -326,6 +326,14 @@ CASES = {
         put("workers", "stack", value=1),
         "evolution.workers.stack: 1 is not 'auto' or a number of at least 2",
     ),
+    "a module that isn't there": (
+        put("workers", "preload", value=["toys", "nope.part"]),
+        "evolution.workers.preload: there is no module 'nope.part'",
+    ),
+    "a file in the place of a module": (
+        put("workers", "preload", value=["./net.py"]),
+        "evolution.workers.preload: './net.py' is not the name of a module, such as 'package.module'",
+    ),
     "a stack of no number": (put("workers", "stack", value="many"), "evolution.workers.stack: "),
     "a stack across devices": (
         put("workers", value={"stack": 4, "devices_per_candidate": 2}),
