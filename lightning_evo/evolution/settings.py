@@ -112,15 +112,8 @@ class Workers:
             raise ValueError(f"max_retries: {self.max_retries!r} is not at least 0")
         if self.time_limit is not None:
             seconds(self.time_limit, "time_limit")
-        for name in self.preload or ():
-            if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
-                raise ValueError(f"preload: {name!r} is not the name of a module, such as 'package.module'")
-            try:
-                there = find_spec(name) is not None
-            except ModuleNotFoundError:
-                there = False
-            if not there:
-                raise ValueError(f"preload: there is no module {name!r}")
+        if self.preload is not None:
+            _check_modules("preload", self.preload)
         if not isinstance(self.chdir, bool):
             raise ValueError(f"chdir: {self.chdir!r} is not true or false")
         if self.stack is None:
@@ -202,6 +195,26 @@ def _read_seconds(duration: float | str) -> float | None:
         return math.inf
     except (ValueError, TypeError):
         return None
+
+
+def _check_modules(name: str, modules: object) -> None:
+    if not isinstance(modules, (list, tuple)):
+        raise ValueError(f"{name}: {modules!r} is not a list of modules' names")
+    for module in modules:
+        parts = module.split(".") if isinstance(module, str) else [""]
+        if not all(part.isidentifier() for part in parts) or module == "__main__":
+            raise ValueError(f"{name}: {module!r} is not the name of a module, such as 'package.module'")
+        try:
+            there = find_spec(module) is not None  # imports the package that it is in
+        except ModuleNotFoundError:
+            there = False
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            reason = f"{type(error).__name__}: {error}".removesuffix(": ")
+            raise ValueError(f"{name}: {module!r} can't be imported: {reason}") from error
+        if not there:
+            raise ValueError(f"{name}: there is no module {module!r}")
 
 
 def _check_whole(name: str, number: object) -> None:

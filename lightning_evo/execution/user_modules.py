@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -51,25 +52,53 @@ def import_in_server() -> None:
     """Import what the environment asks for; called in the forkserver, before it forks.
 
     A module that can't be imported is left to the workers, where it fails with its traceback. One that no fork may inherit
-    is left to them too: it starts threads or child processes, initializes CUDA, or changes what numbers are computed. As
-    what it has done can't be undone, the server then begins anew, in this very process, and leaves it out.
+    is left to them too: it starts threads or child processes, initializes CUDA, takes a signal of the server's, or changes
+    what numbers are computed. As what it has done can't be undone, the server then begins anew, in this very process, and
+    leaves it out.
     """
     text = os.environ.pop(_VARIABLE, "")
     if not text:
         return
-    environment = dict(os.environ)
+    environment, directory = dict(os.environ), os.getcwd()
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     asked = json.loads(text)
     _left_out.update(asked["left_out"])
     sys.path[:] = [*asked["path"], *(each for each in sys.path if each not in asked["path"])]
+    unsafe: dict[str, str] = {}
     for name in asked["modules"]:
         if name in _left_out or name in sys.modules:
             continue
         before = _state()
-        with _silence(), suppress(BaseException):  # SystemExit included: the worker says what it was
-            import_module(name)
+        try:
+            with _silence():
+                import_module(name)
+        except BaseException as error:  # SystemExit included
+            _left_out[name] = f"fails ({(str(error).splitlines() or [''])[0][:200] or type(error).__name__})"
         if reason := _difference(before, _state()):
-            again = {**asked, "left_out": {**_left_out, name: reason}}
-            os.execve(sys.executable, sys.orig_argv, {**environment, _VARIABLE: json.dumps(again)})
+            unsafe[name] = reason
+    if unsafe:
+        # What an execution keeps.
+        os.chdir(directory)
+        for number, handler in handlers.items():
+            if handler is signal.SIG_DFL and signal.getsignal(number) is signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        again = {**asked, "left_out": {**asked["left_out"], **unsafe}}
+        os.execve(sys.executable, sys.orig_argv, {**environment, _VARIABLE: json.dumps(again)})
+
+
+_OF_THE_SERVER = {
+    "signal handlers",
+    "signal mask",
+    "signal wake-up",
+    "timers",
+    "working directory",
+    "umask",
+    "resource limits",
+    "torch's threads",
+}
+"""Kinds of state that the server needs as they are, or that a worker sets before it imports anything."""
 
 
 def _state() -> dict[str, Any]:
@@ -77,7 +106,7 @@ def _state() -> dict[str, Any]:
     from lightning_evo.execution.process_state import KINDS, RUNNING
 
     torch: Any = sys.modules.get("torch")
-    lasting = [kind for kind in KINDS if kind.computes or kind.put_back is None]
+    lasting = [kind for kind in KINDS if kind.computes or kind.put_back is None or kind.name in _OF_THE_SERVER]
     state = {kind.name: kind.read() for kind in (*lasting, *RUNNING) if kind.module in sys.modules}
     if _OWN_THREADS.exists():
         state["threads of native code"] = len(os.listdir(_OWN_THREADS)) - threading.active_count()

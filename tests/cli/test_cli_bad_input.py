@@ -330,6 +330,7 @@ CASES = {
         put("workers", "preload", value=["toys", "nope.part"]),
         "evolution.workers.preload: there is no module 'nope.part'",
     ),
+    "a text in the place of modules": (put("workers", "preload", value="toys"), "evolution.workers.preload: "),
     "a file in the place of a module": (
         put("workers", "preload", value=["./net.py"]),
         "evolution.workers.preload: './net.py' is not the name of a module, such as 'package.module'",
