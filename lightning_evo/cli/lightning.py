@@ -218,7 +218,8 @@ class _SearchingCLI(CLIWithHooks):
 
     def evolution(self) -> Evolution:
         parser, parsed = subcommand_parser(self, "fit"), self.config["fit"].clone()
-        section = load_yaml(dump(parser, parsed, validate=True))[GROUP]
+        # The section alone: other sections may hold what no config can.
+        section = load_yaml(dump(_section_parser(), Namespace({GROUP: parsed[GROUP]}), validate=True))[GROUP]
         for name in (GROUP, "config", *subcommand_arguments(self, "fit")):
             parsed.pop(name, None)
         try:

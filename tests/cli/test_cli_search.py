@@ -314,3 +314,14 @@ def test_workers_killed_in_the_middle_cost_nothing_but_time(tmp_path, undisturbe
     assert rows_of(tmp_path / "run") == undisturbed
     with Archive(tmp_path / "run") as archive:
         assert max(row["attempts"] for row in archive.candidates()) > 1
+
+
+def test_a_default_that_no_config_can_hold_is_left_to_its_class(tmp_path):
+    def change(config, whole):
+        config["trainer"]["callbacks"] = [{"class_path": "Timer"}]  # whose interval is an Enum by default
+        whole["evolution"]["budget"] = {"candidates": 1}
+        whole["evolution"]["final"] = None
+
+    main(write(tmp_path, change))
+    with Archive(tmp_path / "run") as archive:
+        assert archive.counts()["completed"] == 1
