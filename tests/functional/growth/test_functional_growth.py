@@ -212,9 +212,9 @@ def test_any_network_grows_by_any_steps_as_announced_and_trains_on(data):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("plain_convolutions")
-@settings(max_examples=200, **SEARCH)
+@settings(max_examples=100, **SEARCH)
 @given(st.data())
-def test_two_hundred_sequences_of_steps_do(data):
+def test_a_hundred_sequences_of_steps_do(data):
     check_sequence(data)
 
 
