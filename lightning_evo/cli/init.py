@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import re
+import shlex
 import tempfile
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,27 +33,48 @@ def run(arguments: Sequence[str]) -> None:
         "-c",
         "--config",
         action="append",
-        required=True,
+        default=[],
         metavar="FILE",
         help="a config file of the project, as for fit; can be repeated",
+    )
+    parser.add_argument(
+        "--cli", metavar="PROGRAM", help="the project's own LightningCLI, as for fit: package.module:main or train.py"
+    )
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="a module to import first, as for fit; can be repeated",
     )
     parser.add_argument(
         "--to", type=Path, default=Path("search.yaml"), metavar="FILE", help="the file to write (default: %(default)s)"
     )
     parser.add_argument("--force", action="store_true", help="replace the file if it exists")
     options = parser.parse_args(list(arguments))
+    if not options.config and options.cli is None:
+        _refuse("give --config FILE, or with --cli PROGRAM the project's own LightningCLI")
     if options.to.exists() and not options.force:
         _refuse(f"--to {options.to}: exists; give another name, or --force")
-    trainable = _read(options.config)
+    command = _command(options.cli, options.imports, options.config)
+    trainable = _read(options.config, options.cli, options.imports)
     proposals = _accepted(trainable)
     metrics = _tried(trainable, proposals)
     monitor, mode, known = objective(metrics)
-    write_atomically(options.to, _text(options.config, proposals, metrics, monitor, mode, known))
+    name = Path(options.config[0]).stem if options.config else Path(re.split("[.:]", options.cli)[0]).name
+    write_atomically(options.to, _text(command, f"runs/{name}", proposals, metrics, monitor, mode, known))
     on = [proposal.path for proposal in proposals if not proposal.reason]
     show(f"{options.to}: {len(on)} genes ({', '.join(on)}); {len(proposals) - len(on)} more are commented out")
     show(f"the first candidate trains; it logs {', '.join(metrics)}; the objective is {monitor} ({mode})")
-    configs = " ".join(f"--config {name}" for name in (*options.config, options.to))
-    show(f"start it with: lightning-evo fit {configs}")
+    show(f"start it with: lightning-evo fit {command} --config {shlex.quote(str(options.to))}")
+
+
+def _command(cli: str | None, imports: Sequence[str], files: Sequence[str]) -> str:
+    """The arguments of ``init`` that ``fit`` takes as well."""
+    words = ["--cli", cli] if cli is not None else []
+    words += [word for name in imports for word in ("--import", name)]
+    return shlex.join([*words, *(word for name in files for word in ("--config", name))])
 
 
 def objective(metrics: Iterable[str]) -> tuple[str, str, bool]:
@@ -100,13 +122,25 @@ def _refuse(message: str) -> NoReturn:
     refuse(ValueError(f"init: {message}"))
 
 
-def _read(files: Sequence[str]) -> Any:
-    """What the config files describe together."""
+def _read(files: Sequence[str], cli: str | None, imports: Sequence[str]) -> Any:
+    """What the config files describe together, read by a project's own LightningCLI where it is named."""
     import lightning_evo.cli.lightning  # noqa: F401 - short class names resolve only among classes that are imported
     from lightning_evo.training import Blueprint, ConfigError, ConfigTrainable
+    from lightning_evo.training.programs import Program, ProgramError
     from lightning_evo.utils.config_files import ConfigFileError, load_yaml_strictly, read_config_file
+    from lightning_evo.utils.imports import import_by_name
 
-    blueprint, config = Blueprint(), None
+    words = ("fit", *(word for name in files for word in ("--config", name)))
+    blueprint = Blueprint(program=None if cli is None else Program(cli, words), imports=tuple(imports))
+    config = None
+    try:
+        for name in imports:
+            import_by_name(name)
+        blueprint.made_by  # noqa: B018 - runs the program
+    except (ImportError, ProgramError) as error:
+        if isinstance(error, ImportError) and not imports:
+            raise
+        _refuse(f"{'--cli' if isinstance(error, ProgramError) else '--import'} {error}")
     for name in files:
         try:
             part = load_yaml_strictly(read_config_file(name))
@@ -123,7 +157,7 @@ def _read(files: Sequence[str]) -> Any:
     try:
         return ConfigTrainable(config or {}, blueprint)
     except ConfigError as error:
-        _refuse(f"--config {' '.join(files)}: {error}")
+        _refuse(f"{_command(cli, imports, files)}: {error}")
 
 
 def _accepted(trainable: Any) -> list[Any]:
@@ -131,8 +165,11 @@ def _accepted(trainable: Any) -> list[Any]:
     from lightning_evo.cli.proposals import proposed_genes
     from lightning_evo.genome import SearchSpace, SpaceError, read_gene
 
+    arguments = trainable.blueprint.made_by[1]
+    fixed = {"model": arguments.get("model_class"), "data": arguments.get("datamodule_class")}
+    classes = {section: kind for section, kind in fixed.items() if isinstance(kind, type)}
     accepted = []
-    for proposal in proposed_genes(trainable.config):
+    for proposal in proposed_genes(trainable.config, classes, trainable.stacked_sections):
         try:
             trainable.check(SearchSpace({proposal.path: read_gene(proposal.gene)}), [])
         except (SpaceError, ValueError):
@@ -220,13 +257,18 @@ def _train(trainable: Any, proposals: Sequence[Any]) -> Any:
 
 
 def _text(
-    files: Sequence[str], proposals: Sequence[Any], metrics: Mapping[str, float], monitor: str, mode: str, known: bool
+    command: str,
+    directory: str,
+    proposals: Sequence[Any],
+    metrics: Mapping[str, float],
+    monitor: str,
+    mode: str,
+    known: bool,
 ) -> str:
     """The search as YAML, with comments."""
-    configs = " ".join(f"--config {name}" for name in files)
     lines = [
-        f"# A search proposed by `lightning-evo init {configs}`. Look through the genes, then start it with",
-        f"#   lightning-evo fit {configs} --config THIS_FILE",
+        f"# A search proposed by `lightning-evo init {command}`. Look through the genes, then start it with",
+        f"#   lightning-evo fit {command} --config THIS_FILE",
         "evolution:",
         "  space:",
     ]
@@ -247,7 +289,7 @@ def _text(
         '    # wall_time: "08:00:00"',
         "  # callbacks:",
         "  #   - class_path: EarlyFitnessPrediction  # stop candidates unlikely to beat the best",
-        f"  directory: {_flow('runs/' + Path(files[0]).stem)}",
+        f"  directory: {_flow(directory)}",
         "  seed: 1",
     ]
     return "\n".join(lines) + "\n"

@@ -7,7 +7,7 @@ import inspect
 import math
 import re
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -34,17 +34,23 @@ class Proposal:
     reason: str = ""
 
 
-def proposed_genes(config: Mapping[str, Any], classes: Mapping[str, type] | None = None) -> list[Proposal]:
-    """Genes for the arguments of model, data, optimizer and scheduler in a complete config.
+def proposed_genes(
+    config: Mapping[str, Any],
+    classes: Mapping[str, type] | None = None,
+    of_module: Sequence[str] = ("model", "optimizer", "lr_scheduler"),
+) -> list[Proposal]:
+    """Genes for the arguments of model, optimizer, scheduler and data in a complete config.
 
     Args:
         config: Plain data.
         classes: Section -> its class, where the section has none (a LightningCLI of one model class).
+        of_module: The sections that make the LightningModule and its optimizers; others but the Trainer's are data's.
     """
     found: list[Proposal] = []
-    for section in ("model", "data", "optimizer", "lr_scheduler"):
+    others = (name for name in config if name != "trainer" and name not in of_module)
+    for section in (*of_module, *others):
         if isinstance(part := config.get(section), Mapping):
-            found += _of_section(section, part, (classes or {}).get(section), section == "data")
+            found += _of_section(section, part, (classes or {}).get(section), section not in of_module)
     return found
 
 

@@ -6,7 +6,7 @@ import pickle
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from lightning.pytorch import Callback
 
@@ -20,6 +20,7 @@ from lightning_evo.training import Trainable
 from lightning_evo.training.request import FitnessEpoch
 from lightning_evo.training.structure import StructureComparison
 from lightning_evo.utils.imports import import_by_name, in_session
+from lightning_evo.utils.signatures import constructor_parameters
 
 __all__ = [
     "check_arguments",
@@ -27,11 +28,15 @@ __all__ = [
     "check_continuing",
     "check_sendable",
     "compare_in_worker",
+    "list_of",
     "refuse_structural",
     "search_callback_kinds",
+    "setting_of",
 ]
 
 EPOCHS = "trainer.max_epochs"
+
+T = TypeVar("T")
 
 
 def check_arguments(
@@ -60,6 +65,42 @@ def check_arguments(
         raise SearchError(f"evolution.keep_checkpoints: {keep_checkpoints!r} is not at least 0")
 
 
+def setting_of(kind: type[T], given: object, name: str) -> T:
+    """What was given for an argument of a search: an object of its kind, or the mapping that a config would hold.
+
+    Raises:
+        SearchError: If it is neither, or the mapping doesn't make one. The message begins with the argument's config path.
+    """
+    if isinstance(given, kind):
+        return given
+    arguments = constructor_parameters(kind)
+    if not isinstance(given, Mapping):
+        known = ", ".join(arguments)
+        raise SearchError(f"evolution.{name}: {given!r} is neither {kind.__name__}(...) nor a mapping of {known}")
+    if unknown := [key for key in given if key not in arguments]:
+        raise SearchError(f"evolution.{name}: {kind.__name__} has no {unknown[0]!r}; it has {', '.join(arguments)}")
+    try:
+        return kind(**given)
+    except (TypeError, ValueError) as error:
+        raise SearchError(f"evolution.{name}: {error}") from None
+
+
+def list_of(kind: type[T], given: object, name: str, called: str) -> tuple[T, ...]:
+    """What was given for a list of objects of a kind; ``None``: an empty one.
+
+    Raises:
+        SearchError: If it is no list, or something in it isn't of the kind, which is named as it is ``called``.
+    """
+    if given is None:
+        return ()
+    if not isinstance(given, (list, tuple)):
+        raise SearchError(f"evolution.{name}: {given!r} is not a list of which each is {called}")
+    for i, one in enumerate(given):
+        if not isinstance(one, kind):
+            raise SearchError(f"evolution.{name}[{i}]: {one!r} is not {called}")
+    return tuple(given)
+
+
 def check_sendable(trainable: Trainable) -> None:
     """Raise :class:`SearchError` if a function is evolved that worker processes can't import."""
     function = getattr(trainable, "function", None)
@@ -79,13 +120,10 @@ def search_callback_kinds(callbacks: Sequence[Callback], trainable: Trainable) -
     """The kinds of callbacks that take part in the search.
 
     Raises:
-        SearchError: If something given isn't a callback or can't be handed to another process, or a function is evolved,
-            which no callback can watch.
+        SearchError: If a callback can't be handed to another process, or a function is evolved, which no callback can watch.
     """
     for i, callback in enumerate(callbacks):
         where = f"evolution.callbacks[{i}]"
-        if not isinstance(callback, Callback):
-            raise SearchError(f"{where}: {callback!r} is not a lightning.pytorch Callback")
         if not trainable.trains_modules:
             raise SearchError(f"{where}: {type(callback).__name__} has no Trainer to work in: a function is evolved")
         try:

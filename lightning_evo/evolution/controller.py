@@ -93,6 +93,7 @@ class Controller:
         self._begun: list[Candidate] = []  # a swarm that isn't asked for whole yet
         self._uncounted: set[str] = set()  # operations whose FLOPs aren't counted, that were reported
         self._alone: dict[int, str] = {}  # why candidates that were to train in a stack are trained by themselves
+        self._trained, self._together = 0, 0  # candidates whose training was begun, and those of them in stacks
         self._damaged: Counter[int] = Counter()  # how often a job's start was damaged after it was looked at
         self._duplicates: dict[int, list[Candidate]] = {}
         self._duplicates_in_a_row = 0
@@ -182,6 +183,8 @@ class Controller:
             raise SearchError(
                 f"{self.state.end}: no candidate finished; the first failed: {self.state.first_errors[0]}"
             )
+        if self._grouping.free and self._trained > 1 and not self._together:
+            self.progress.message(self._why_nothing_stacked())
         self.progress.message(self._farewell())
 
     # -- asking --------------------------------------------------------------------------------------------------------
@@ -267,6 +270,8 @@ class Controller:
         else:
             job = self._jobs.together(group, {each.id for each in group if each.id not in self._unfinished})
         self._running[job.id] = group
+        self._trained += len(group)
+        self._together += len(group) if len(group) > 1 else 0
         future = self.executor.submit(job)
         future.add_done_callback(lambda future: self._done.put(_Done(job.id, future)))
 
@@ -477,6 +482,16 @@ class Controller:
 
     def _elapsed(self) -> float:
         return self._elapsed_before + time.monotonic() - self._started
+
+    def _why_nothing_stacked(self) -> str:
+        """Why no candidates trained together, though there are genes that might have differed among them."""
+        fixed = [path for path, reason in (self._grouping.reasons or {}).items() if reason]
+        if not fixed:
+            return "nothing was stacked: never were there two candidates at once for a free slot"
+        return (
+            "nothing was stacked: candidates that were there at once never agreed in "
+            f"{', '.join(fixed)}, which must be equal within a stack"
+        )
 
     def _farewell(self) -> str:
         kept = self._checkpoints

@@ -24,8 +24,10 @@ from lightning_evo.evolution.checks import (
     check_continuing,
     check_sendable,
     compare_in_worker,
+    list_of,
     refuse_structural,
     search_callback_kinds,
+    setting_of,
 )
 from lightning_evo.evolution.controller import Controller
 from lightning_evo.evolution.description import complete, describe
@@ -69,7 +71,8 @@ __all__ = ["Evolution"]
 class Evolution:
     """A search: a space, an algorithm, objectives and a budget, over a LightningCLI config or a function.
 
-    Running the same search again in the same directory continues it.
+    Running the same search again in the same directory continues it. Objectives, budget, workers and ``final`` may be given
+    as the mappings that a config holds in their places.
 
     Args:
         space: Config path -> gene, or what :func:`~lightning_evo.genome.read_gene` reads as one: a list of choices, or a
@@ -149,27 +152,35 @@ class Evolution:
             raise SearchError(
                 "evolution.objectives: nothing is set; name at least one metric, such as {monitor: val_acc}"
             )
+        if not isinstance(objectives, (list, tuple)):
+            raise SearchError(f"evolution.objectives: {objectives!r} is not a list of objectives")
+        objectives = [setting_of(Objective, one, f"objectives[{i}]") for i, one in enumerate(objectives)]
         monitors = [objective.monitor for objective in objectives]
         if len(set(monitors)) < len(monitors):
             raise SearchError(f"evolution.objectives: {monitors} names a metric twice")
         check_arguments(directory, database, seed, fitness_epoch, keep_checkpoints)
+        if algorithm is not None and not isinstance(algorithm, Algorithm):
+            raise SearchError(f"evolution.algorithm: {algorithm!r} is not an Algorithm, such as RandomSearch()")
+        for name, flag in (("trust", trust), ("retry_failed", retry_failed)):
+            if not isinstance(flag, bool):
+                raise SearchError(f"evolution.{name}: {flag!r} is not true or false")
         try:
             genes, beside = with_single_paths(_genes(space))
             self.space = SearchSpace(genes)
         except SpaceError as error:
             raise SearchError(f"evolution.space: {error}") from None
         self.objectives = tuple(objectives)
-        self.budget = budget
+        self.budget = setting_of(Budget, budget, "budget")
         self.algorithm = algorithm or RegularizedEvolution()
-        self.workers = workers or Workers()
+        self.workers = Workers() if workers is None else setting_of(Workers, workers, "workers")
         # Wherever the program, a callback or a candidate goes meanwhile.
         self.directory = Path(os.path.expanduser(directory)).absolute()  # `~nobody` is no user: a name like others
         self.database = database
         self.fitness_epoch: FitnessEpoch = fitness_epoch
         self.keep_checkpoints = keep_checkpoints
-        self.final = final
-        self.callbacks = tuple(callbacks or ())
-        self.reporters = tuple(reporters or ())
+        self.final = None if final is None else setting_of(Final, final, "final")
+        self.callbacks = list_of(Callback, callbacks, "callbacks", "a lightning.pytorch Callback")
+        self.reporters = list_of(Reporter, reporters, "reporters", "a Reporter")
         self.trust = trust
         self.retry_failed = retry_failed
         self.trainable: Trainable = (

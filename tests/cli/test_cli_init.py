@@ -151,3 +151,35 @@ def test_a_gene_that_cannot_be_built_is_commented_out_with_the_reason(tmp_path, 
     reason = r"can't be built: (Runtime|Value)Error: width 8 is too much"
     assert re.search(rf"# model\.init_args\.width: \[2, 4, 8\]  # now 4; {reason}", text)
     assert "\n    model.init_args.lr: {low: 0.01, high: 1.0, log: true}" in text
+
+
+def test_a_projects_own_cli_is_proposed_a_search_that_it_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    main(["init", "--cli", "their_cli:main"])
+    told = capsys.readouterr().out
+    assert "start it with: lightning-evo fit --cli their_cli:main --config search.yaml" in told
+    text = (tmp_path / "search.yaml").read_text()
+    assert "\n    routine.lr: {low: 0.01, high: 1.0, log: true}" in text
+    assert "routine.width" not in text  # it follows the data's
+    assert "directory: runs/their_cli" in text
+    main(["fit", "--cli", "their_cli:main", "--config", "search.yaml", "--evolution.budget.candidates=1"])
+    with Archive(tmp_path / "runs" / "their_cli") as archive:
+        assert archive.counts()["completed"] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "give --config FILE, or with --cli PROGRAM the project's own LightningCLI"),
+        (["--cli", "their_cli:nothing"], "--cli their_cli:nothing: "),
+        (["--config", "config.yaml", "--import", "no_such_module"], "--import No module named 'no_such_module'"),
+    ],
+)
+def test_what_init_needs_is_said(words, said, tmp_path, monkeypatch, capsys):
+    write(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "search.yaml").unlink()
+    with pytest.raises(SystemExit) as ended:
+        main(["init", *words])
+    assert ended.value.code == 2
+    assert f"init: {said}" in capsys.readouterr().err

@@ -582,6 +582,16 @@ def test_without_a_gene_that_may_differ_nothing_is_stacked_and_it_is_said_why(tm
     assert not archive.extras("stack")
 
 
+def test_where_no_two_candidates_agree_in_what_is_fixed_it_is_said_that_nothing_was_stacked(tmp_path):
+    space = {**RATES, WIDTH: Ordinal([2, 3, 4, 5, 6, 7])}
+    with threads(1) as pool:
+        made = search(tmp_path, pool, space=space, algorithm=RandomSearch(), budget=Budget(candidates=2))
+        archive = made.run()
+    assert len({row[WIDTH] for row in archive.candidates()}) == 2
+    said = f"nothing was stacked: candidates that were there at once never agreed in {WIDTH}, which must be equal"
+    assert sum(said in text for text in made._progress.messages) == 1
+
+
 def test_the_search_is_described_without_its_stacks(tmp_path):
     assert search(tmp_path).describe() == search(tmp_path, workers=Workers(slots=1)).describe()
     assert "stack" not in json.dumps(search(tmp_path).describe())
