@@ -175,11 +175,11 @@ def test(arguments: list[str]) -> None:
         run([python, "-m", "mypy"])
     if version or asked.fast:
         rest = ["--fast", *rest]
-    # Three tests at a time on two cores: searches and killed processes are waited for, which leaves cores idle. Who is
+    # Four tests at a time on two cores: searches and killed processes are waited for, which leaves cores idle. Who is
     # done takes over half of another's tests, as a few long ones would else be left to one at the end.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each of some hundred processes would compile the package anew
-    run([python, "-m", "pytest", "-n", "3", "--dist", "worksteal", *rest])
+    run([python, "-m", "pytest", "-n", "4", "--dist", "worksteal", *rest])
 
 
 def main(arguments: list[str]) -> None:

@@ -31,7 +31,7 @@ def ran(tasks, monkeypatch):
     return commands
 
 
-PYTEST = ["-m", "pytest", "-n", "3", "--dist", "worksteal"]
+PYTEST = ["-m", "pytest", "-n", "4", "--dist", "worksteal"]
 
 
 def test_ci_runs_the_readmes_command():
