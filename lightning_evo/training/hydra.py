@@ -70,6 +70,10 @@ class HydraBlueprint(Blueprint):
     imports: tuple[str, ...] = ()
     sections: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for name in ("overrides", "imports"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # an archive holds lists
+
     def compose(self, genome: Mapping[str, Any], links: Sequence[Any] = ()) -> dict[str, Any]:
         """What Hydra composes with a genome's values, as plain data; interpolations stay.
 
@@ -80,13 +84,14 @@ class HydraBlueprint(Blueprint):
             ConfigError: If Hydra refuses it.
         """
         with _LOCK, _refusals():
-            groups = {name: value for name, value in genome.items() if self._is_group(name, value)}
+            whole = expanded(genome, links)
+            groups = {name: value for name, value in whole.items() if self._is_group(name, value)}
             config = self._composed(tuple(f"{name}={value}" for name, value in groups.items()))
-            values = {name: value for name, value in genome.items() if name not in groups}
             with open_dict(config):
                 del config["hydra"]
-            for name, value in expanded(values, links).items():
-                _put(config, name, value)
+            for name, value in whole.items():
+                if name not in groups:
+                    _put(config, name, value)
             plain = OmegaConf.to_container(config, resolve=False)
         assert isinstance(plain, dict)
         return {str(key): value for key, value in plain.items()}
@@ -302,8 +307,11 @@ def _put(config: DictConfig, name: str, value: Any) -> None:
     path = name.lstrip("+")
     missing = object()
     if path == name and OmegaConf.select(config, path, default=missing, throw_on_resolution_failure=False) is missing:
-        parent = path.rpartition(".")[0]
+        parent, _, key = path.rpartition(".")
         beside = OmegaConf.select(config, parent, throw_on_resolution_failure=False) if parent else config
+        if isinstance(beside, DictConfig) and OmegaConf.is_missing(beside, key):
+            OmegaConf.update(config, path, value, merge=False)  # `???`: it is to be given
+            return
         have = f"; there are {', '.join(map(str, beside))}" if isinstance(beside, DictConfig) and len(beside) else ""
         raise ConfigError(f"the composed config has no {path}{have}; a new key is written +{path}")
     OmegaConf.update(config, path, value, merge=False, force_add=True)

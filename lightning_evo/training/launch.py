@@ -151,7 +151,7 @@ def launch_of(trainable: Any) -> LaunchRecord | None:
         record = LaunchRecord(_command(), "", _BUILDER, {"build": {"class": named}} if named else {})
     elif isinstance(blueprint, Blueprint) and type(blueprint) is not Blueprint:
         given = _plain({each.name: getattr(blueprint, each.name) for each in fields(blueprint)})
-        inherited = {each.name for each in fields(Blueprint)}
+        inherited = {each.name for each in fields(Blueprint)} - {"imports"}
         known = {name: value for name, value in given.items() if name not in inherited}
         record = LaunchRecord(_command(), "", public_name(type(blueprint)), known)
     elif isinstance(blueprint, Blueprint) and blueprint.program is not None:

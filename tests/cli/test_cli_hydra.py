@@ -56,7 +56,8 @@ def test_a_hydra_project_is_searched_as_it_is_and_opens_what_is_exported(project
     main(command)
     assert rows("runs/hydra", capsys) == found
 
-    main(["export", "runs/hydra", "--to", "best"])
+    main(["export", "runs/hydra", "--to", "best", "--torch-export"])
+    assert (project / "best" / "model.pt2").exists()
     opened = warm.run(
         [sys.executable, "train.py", "--config-path", "best", "--config-name", "config", "ckpt_path=best/model.ckpt"],
         cwd=project,

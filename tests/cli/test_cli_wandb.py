@@ -78,6 +78,7 @@ WORK = (
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # it waits most of the time, for the agent and for W&B's own processes
 def test_an_agent_drives_searches_whose_runs_are_its_own(tmp_path, server):
     folder = Path(shutil.copytree(EXAMPLE, tmp_path / "example", ignore=shutil.ignore_patterns("__pycache__", "runs")))
     sweep = yaml.safe_load((folder / "sweep.yaml").read_text())
@@ -93,7 +94,7 @@ def test_an_agent_drives_searches_whose_runs_are_its_own(tmp_path, server):
         env={**environment(server, tmp_path), "PATH": path},
         capture_output=True,
         text=True,
-        timeout=250,
+        timeout=550,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 import toys
 from lightning_evo.genome import Categorical, Objective, SearchSpace, SpaceError
+from lightning_evo.genome.links import Link
 from lightning_evo.training.blueprint import ConfigError
 from lightning_evo.training.hydra import HydraBlueprint, HydraTrainable
 
@@ -51,6 +52,14 @@ def test_a_gene_is_a_value_that_others_follow_or_the_option_of_a_group(blueprint
     assert (model.hparams.width, model.hparams.lr) == (16, 0.5)
     assert blueprint.compose({"+added": {"a": [1]}})["added"] == {"a": [1]}
     assert blueprint.compose({})["extra"] == 1
+
+
+def test_what_follows_a_gene_follows_a_group_and_may_be_one(blueprint):
+    pairs = [("width", "epochs"), ("model", "needed"), ("+kind", "model")]
+    links = [Link(source, target, "evolution.links") for source, target in pairs]
+    composed = blueprint.compose({"width": 8, "model": "slow"}, links)
+    assert (composed["width"], composed["epochs"], composed["needed"]) == (8, 8, "slow")
+    assert blueprint.compose({"+kind": "slow"}, links)["model"]["lr"] == 0.001
 
 
 def test_parts_are_found_and_built(blueprint, tmp_path):

@@ -22,15 +22,19 @@ class Classifier(LightningModule):
         self.net, self.optimizer = net, optimizer
         self.val_acc, self.test_acc = MulticlassAccuracy(10, average="micro"), MulticlassAccuracy(10, average="micro")
 
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """The logits."""
+        return self.net(images)
+
     def training_step(self, batch, batch_idx):
-        return F.cross_entropy(self.net(batch[0]), batch[1])
+        return F.cross_entropy(self(batch[0]), batch[1])
 
     def validation_step(self, batch, batch_idx):
-        self.val_acc(self.net(batch[0]), batch[1])
+        self.val_acc(self(batch[0]), batch[1])
         self.log("val/acc", self.val_acc, on_step=False, on_epoch=True)
 
     def test_step(self, batch, batch_idx):
-        self.test_acc(self.net(batch[0]), batch[1])
+        self.test_acc(self(batch[0]), batch[1])
         self.log("test/acc", self.test_acc, on_step=False, on_epoch=True)
 
     def configure_optimizers(self):
