@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+import re
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -102,7 +105,9 @@ def list_of(kind: type[T], given: object, name: str, called: str) -> tuple[T, ..
 
 
 def check_sendable(trainable: Trainable) -> None:
-    """Raise :class:`SearchError` if a function is evolved that worker processes can't import."""
+    """Raise :class:`SearchError` if what is evolved is a function, or names a class, that worker processes can't import."""
+    if name := _of_session(trainable):
+        raise SearchError(f"{name} can't be imported by worker processes: move it from the session to a file")
     function = getattr(trainable, "function", None)
     if function is None:
         return
@@ -114,6 +119,15 @@ def check_sendable(trainable: Trainable) -> None:
         ) from None
     if in_session(function):
         raise SearchError(f"{function!r} can't be imported by worker processes: move it from the session to a file")
+
+
+def _of_session(trainable: Trainable) -> str:
+    """The class that a config or its LightningCLI takes from a main module without a file (a notebook); empty: none."""
+    if hasattr(sys.modules["__main__"], "__file__"):
+        return ""
+    told = json.dumps(trainable.config, default=str) + repr(trainable.describe())
+    found = re.search(r"__main__\.(\w+)", told)
+    return found[1] if found else ""
 
 
 def search_callback_kinds(callbacks: Sequence[Callback], trainable: Trainable) -> list[type[SearchCallback]]:

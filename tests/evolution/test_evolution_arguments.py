@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 
 import pytest
+import warm
 from searching import evolution
 
 from lightning_evo import Budget, Final, Objective, Workers
@@ -52,3 +55,31 @@ def test_settings_may_be_mappings(tmp_path):
 def test_what_is_of_another_kind_is_named_with_what_is_accepted(given, said, tmp_path):
     with pytest.raises(SearchError, match=re.escape(f"evolution.{said}")):
         evolution(tmp_path, None, **given)
+
+
+SESSION = """
+from lightning_evo import Budget, Evolution, Objective
+from lightning_evo.evolution import SearchError
+from lightning_evo.training import Blueprint, ConfigTrainable
+from toys import ToyData, ToyNet
+
+class Net(ToyNet):
+    pass
+
+trainer = {"max_epochs": 1, "accelerator": "cpu"}
+fixed = ConfigTrainable({"trainer": trainer}, Blueprint(cli_arguments={"model_class": Net, "datamodule_class": ToyData}))
+named = {"model": {"class_path": "__main__.Net"}, "data": {"class_path": "toys.ToyData"}, "trainer": trainer}
+for config, gene in ((fixed, "model.lr"), (named, "model.init_args.lr")):
+    try:
+        Evolution({gene: [0.1, 0.2]}, [Objective("val_acc")], Budget(candidates=1), config=config).run()
+    except SearchError as error:
+        print(error)
+"""
+
+
+def test_a_class_of_a_session_is_refused_before_workers_look_for_it(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", SESSION]
+    done = warm.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "Net can't be imported by worker processes: move it from the session to a file\n" * 2
+    assert not (tmp_path / "runs").exists()
